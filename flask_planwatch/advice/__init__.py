@@ -1,0 +1,1 @@
+"""What to do about a hit: candidate indexes and rewrites, rendered for people. Pure."""

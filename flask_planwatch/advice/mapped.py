@@ -1,0 +1,23 @@
+"""How the application's own code names a table, as plain strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class MappedTable:
+    """A table that SQLAlchemy knows.
+
+    `module` and `class_name` name the class that maps the table, or, if none does, a class whose
+    metadata holds it. `attributes` maps each column to the class's attribute; it is empty if no
+    class maps the table. `json_columns` are those with PostgreSQL's JSON types, whose comparator
+    has `.astext`. `metadata_key` is the table's key in the metadata.
+    """
+
+    module: str
+    class_name: str
+    metadata_key: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    json_columns: frozenset[str] = frozenset()

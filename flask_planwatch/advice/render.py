@@ -1,0 +1,177 @@
+"""Renders a candidate index as SQLAlchemy and as Alembic code, in the app's own names."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+
+from sqlglot import expressions as sql
+
+from ..plan.predicate import Structure, parse
+from .index import Candidate
+from .mapped import MappedTable
+
+
+class _NoPython(Exception):
+    """The expression has a part that is better left as SQL text."""
+
+
+def sqlalchemy_index(candidate: Candidate, mapped: MappedTable | None) -> str:
+    """Return Python that defines the index on the mapped class, or on the table without one."""
+    table, imports = _table(candidate, mapped)
+    columns = _Columns(mapped, table)
+    structure = parse(candidate.expression)
+    try:
+        if structure is None:
+            raise _NoPython
+        expression = _python(structure, columns)
+        names = "Index, func" if "func." in expression else "Index"
+        code = f"Index({_string(candidate.name)}, {expression})"
+    except _NoPython:
+        names = "Index, text"
+        index = f"Index({_string(candidate.name)}, text({_sql_text(candidate.key)}))"
+        table_object = f"{table}.__table__" if mapped and mapped.attributes else table
+        code = f"{table_object}.append_constraint({index})"
+    if mapped is None:
+        names = _with(names, "MetaData", "Table")
+    return "\n".join([f"from sqlalchemy import {names}", *imports, "", code])
+
+
+def alembic_operation(candidate: Candidate) -> str:
+    """Return the upgrade and downgrade functions of an Alembic migration.
+
+    CREATE INDEX CONCURRENTLY cannot run in a transaction, hence the autocommit block.
+    """
+    block = "    with op.get_context().autocommit_block():"
+    if candidate.relation.partitioned:
+        upgrade = [f"        op.execute({_string(statement)})" for statement in candidate.ddl]
+        downgrade = [f"        op.execute({_string(candidate.drop)})"]
+        imports = ["from alembic import op"]
+    else:
+        table = _string(candidate.relation.name)
+        schema = (
+            f", schema={_string(candidate.relation.schema)}"
+            if candidate.relation.schema_prefix
+            else ""
+        )
+        upgrade = [
+            "        op.create_index(",
+            f"            {_string(candidate.name)},",
+            f"            {table},",
+            f"            [sa.text({_sql_text(candidate.key)})],",
+            *([f"            schema={_string(candidate.relation.schema)},"] if schema else []),
+            "            postgresql_concurrently=True,",
+            "        )",
+        ]
+        downgrade = [
+            "        op.drop_index(",
+            f"            {_string(candidate.name)},",
+            f"            table_name={table},",
+            *([f"            schema={_string(candidate.relation.schema)},"] if schema else []),
+            "            postgresql_concurrently=True,",
+            "        )",
+        ]
+        imports = ["import sqlalchemy as sa", "from alembic import op"]
+    return "\n".join(
+        [
+            *imports,
+            *["", "", "def upgrade():", block, *upgrade],
+            *["", "", "def downgrade():", block, *downgrade],
+        ]
+    )
+
+
+class _Columns:
+    """Spells a column as an attribute of the class, or of the table."""
+
+    def __init__(self, mapped: MappedTable | None, table: str) -> None:
+        self._mapped = mapped
+        self._table = table
+
+    def attribute(self, column: str) -> str:
+        """Return the Python for a column."""
+        if self._mapped and self._mapped.attributes:
+            if column not in self._mapped.attributes:
+                raise _NoPython
+            return f"{self._table}.{self._mapped.attributes[column]}"
+        if column.isidentifier() and not keyword.iskeyword(column):
+            return f"{self._table}.c.{column}"
+        return f"{self._table}.c[{_string(column)}]"
+
+    def is_json(self, column: str) -> bool:
+        """Whether the attribute has the comparator of PostgreSQL's JSON types."""
+        return self._mapped is not None and column in self._mapped.json_columns
+
+
+def _table(candidate: Candidate, mapped: MappedTable | None) -> tuple[str, list[str]]:
+    """Return the Python name of the class or table, and the lines that provide it."""
+    variable = re.sub(r"\W", "_", candidate.relation.name)
+    if not variable.isidentifier() or keyword.iskeyword(variable):
+        variable = f"table_{variable}"
+    if mapped is None:
+        schema = (
+            f", schema={_string(candidate.relation.schema)}"
+            if candidate.relation.schema_prefix
+            else ""
+        )
+        name = _string(candidate.relation.name)
+        return variable, [
+            "",
+            f"{variable} = Table({name}, MetaData(){schema}, autoload_with=engine)",
+        ]
+    provided = [f"from {mapped.module} import {mapped.class_name.partition('.')[0]}"]
+    if mapped.attributes:
+        return mapped.class_name, provided
+    tables = f"{mapped.class_name}.metadata.tables"
+    return variable, [*provided, "", f"{variable} = {tables}[{_string(mapped.metadata_key)}]"]
+
+
+def _python(node: Structure, columns: _Columns) -> str:
+    """Return the SQLAlchemy expression for a part of the index; raises _NoPython."""
+    if isinstance(node, sql.Paren):
+        return _python(node.this, columns)
+    if isinstance(node, sql.Column):
+        return columns.attribute(node.name)
+    if isinstance(node, sql.Literal):
+        return _string(node.name) if node.is_string else node.name
+    if isinstance(node, sql.Anonymous) and node.name.isidentifier():
+        arguments = ", ".join(_python(argument, columns) for argument in node.expressions)
+        return f"func.{node.name.lower()}({arguments})"
+    if isinstance(node, sql.JSONExtractScalar | sql.JSONExtract):
+        return _json_path(node, columns)
+    raise _NoPython
+
+
+def _json_path(node: Structure, columns: _Columns) -> str:
+    """Return `User.data["a"]["b"].astext` for `data -> 'a' ->> 'b'`."""
+    keys: list[str] = []
+    current: Structure = node
+    while isinstance(current, sql.JSONExtractScalar | sql.JSONExtract):
+        key = current.expression
+        if not isinstance(key, sql.Literal):
+            raise _NoPython
+        keys.insert(0, _string(key.name) if key.is_string else key.name)
+        outer = current is node
+        current = current.this.unnest()
+        if not outer and isinstance(current, sql.JSONExtractScalar):
+            raise _NoPython
+    if not isinstance(current, sql.Column) or not columns.is_json(current.name):
+        raise _NoPython
+    path = "".join(f"[{key}]" for key in keys)
+    suffix = ".astext" if isinstance(node, sql.JSONExtractScalar) else ""
+    return f"{columns.attribute(current.name)}{path}{suffix}"
+
+
+def _with(names: str, *more: str) -> str:
+    return ", ".join(sorted([*names.split(", "), *more], key=lambda name: (name.islower(), name)))
+
+
+def _string(text: str) -> str:
+    """Return a Python string in double quotes, as formatters write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _sql_text(text: str) -> str:
+    """Return the argument of text(): a colon that could start a parameter is escaped."""
+    return _string(re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", text))

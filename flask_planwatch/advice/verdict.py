@@ -1,0 +1,101 @@
+"""Turns the planner's answer to a candidate index into a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..finding import Verdict, VerdictStatus
+from ..plan.evidence import Suspicion
+from ..plan.tree import Plan
+from ..plan.usage import indexed_in
+
+#: A comparison of an expression without statistics is taken for a third of the rows by these, and
+#: for half a percent by the others (DEFAULT_INEQ_SEL and DEFAULT_EQ_SEL of selfuncs.h).
+_ONE_SIDED = frozenset({"<", "<=", ">", ">="})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The plans with a candidate index in place, by HypoPG or built and rolled back.
+
+    `forced` is the plan with sequential scans off. `measured` tells whether the expression had
+    statistics, so that the costs are more than a default guess.
+    """
+
+    method: str
+    index: str
+    plan: Plan
+    forced: Plan
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Declined:
+    """The planner could use the index and would rather not: its own plan is the better one."""
+
+    reason: str
+
+
+def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) -> Verdict | Declined:
+    """Return what a trial proves.
+
+    The proof is structure: the predicate is answered by that index, instead of being computed row
+    by row. A cost that fell proves nothing by itself.
+    """
+    if _uses(trial.plan, trial.index, suspicion):
+        return Verdict(
+            VerdictStatus.VERIFIED,
+            "the planner used the index",
+            cost_before=before.total_cost,
+            cost_after=trial.plan.total_cost,
+            guess=not trial.measured,
+            method=trial.method,
+            proof=_proof(trial, suspicion),
+        )
+    applicable = _uses(trial.forced, trial.index, suspicion)
+    if applicable and small:
+        return Verdict(
+            VerdictStatus.VERIFIED,
+            "the planner used the index once sequential scans were off, as it will when the table "
+            "has grown",
+            method=trial.method,
+            proof=_proof(trial, suspicion),
+        )
+    if applicable and not trial.measured and suspicion.conjunct.operator in _ONE_SIDED:
+        return Verdict(
+            VerdictStatus.UNTESTED,
+            "the planner can use the index, but without statistics of the expression it takes the "
+            'comparison for a third of the table; PLANWATCH_VERIFY="build" would measure it',
+            method=trial.method,
+        )
+    if applicable:
+        return Declined("with an index to choose, the planner would rather not use it")
+    return Verdict(
+        VerdictStatus.REJECTED,
+        "the planner cannot use this index for the statement, even with sequential scans off: its "
+        "collation or operator may be another one",
+        method=trial.method,
+    )
+
+
+def _uses(plan: Plan, index: str, suspicion: Suspicion) -> bool:
+    """Whether this index answers the suspicious predicate. Partitions have indexes of their own."""
+    named = suspicion.relation.partitioned or any(node.index == index for node in plan.nodes)
+    return named and indexed_in(plan, suspicion)
+
+
+def _proof(trial: Trial, suspicion: Suspicion) -> tuple[str, ...]:
+    scan = suspicion.scans[0]
+    after = next(
+        (
+            node.title
+            for plan in (trial.plan, trial.forced)
+            for node in plan.scans
+            if node.qualified_relation == scan.qualified_relation
+        ),
+        "",
+    )
+    return (
+        f"{suspicion.subject} was computed row by row and is now an index condition",
+        f"{scan.title} became {after}",
+    )

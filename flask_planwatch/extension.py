@@ -1,0 +1,115 @@
+"""PlanWatch: settings read, engines listened to, worker and reporters attached."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from flask import Flask, appcontext_pushed, current_app, has_app_context, request_started
+from sqlalchemy.engine import Engine
+
+from .finding import Finding
+from .settings import read_settings
+from .watcher import Watcher
+
+EXTENSION = "planwatch"
+
+
+class PlanWatch:
+    """Watches the plans of a Flask app's statements on PostgreSQL.
+
+    Give it the app, or call `init_app` later; it may watch several apps. It listens to all engines
+    of Flask-SQLAlchemy, whether `db.init_app(app)` is called before or after, and to those given to
+    `watch`. State is kept per app, in `app.extensions["planwatch"]`.
+
+    Raises SettingError for a wrong `PLANWATCH_` key in `app.config`, and RuntimeError if the app
+    has a PlanWatch already.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Start to watch an app; see the class for what it raises."""
+        if EXTENSION in app.extensions:
+            raise RuntimeError("A PlanWatch was initialised for this app already.")
+        settings = read_settings(app.config, debug=app.debug, testing=app.testing)
+        watcher = app.extensions[EXTENSION] = Watcher(app, settings)
+        self._apps.add(app)
+        if not settings.enabled:
+            return
+        watcher.attach()
+        # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
+        appcontext_pushed.connect(_attach, app)
+        request_started.connect(_attach_at_last, app)
+
+    def watch(self, engine: Any, app: Flask | None = None) -> None:
+        """Listen to an engine that Flask-SQLAlchemy does not own.
+
+        Engines that are not on PostgreSQL by psycopg2 or psycopg, and async ones, are left alone;
+        that is said once, in the log. Raises TypeError for what is no engine.
+        """
+        if not isinstance(engine, Engine) and not hasattr(engine, "sync_engine"):
+            raise TypeError(f"watch() takes a SQLAlchemy engine, not {type(engine).__name__}.")
+        self._watcher(app).watch(engine)
+
+    def unwatch(self, engine: Any, app: Flask | None = None) -> None:
+        """Stop to listen to an engine, and close PlanWatch's connection to its database."""
+        self._watcher(app).unwatch(engine)
+
+    def flush(self, timeout: float, app: Flask | None = None) -> bool:
+        """Wait up to `timeout` seconds for the statements captured so far.
+
+        Returns True only if each of them ended in an Inspection or a named Skip.
+        """
+        return self._watcher(app).worker.flush(timeout)
+
+    def findings(self, app: Flask | None = None) -> tuple[Finding, ...]:
+        """Return the active findings of this process, most severe first."""
+        return self._watcher(app).store.findings()
+
+    def clear(self, app: Flask | None = None) -> None:
+        """Forget the active findings; what is still wrong will be found again."""
+        self._watcher(app).store.clear()
+
+    def stats(self, app: Flask | None = None) -> dict[str, Any]:
+        """Return the counters of this process.
+
+        `captured`, `inspected`, `dropped`, `over_budget` and `errors` are numbers of statements,
+        `skipped` maps each SkipReason that occurred to its number, `findings` is the number of
+        active ones, `waiting` of captures not done yet, `own_ms` the time that PlanWatch's thread
+        spent, `worker_alive` whether the thread is running.
+        """
+        return self._watcher(app).stats()
+
+    def _watcher(self, app: Flask | None) -> Watcher:
+        if app is None:
+            app = self._only_app()
+        watcher = app.extensions.get(EXTENSION)
+        if not isinstance(watcher, Watcher):
+            raise RuntimeError(f"PlanWatch was not initialised for the app {app.name!r}.")
+        return watcher
+
+    def _only_app(self) -> Flask:
+        if has_app_context():
+            return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+        apps = list(self._apps)
+        if len(apps) == 1:
+            return apps[0]
+        raise RuntimeError(
+            "PlanWatch does not know which app is meant: it was initialised with "
+            f"{len(apps)} apps. Push an app context, or pass app=…."
+        )
+
+
+def _attach(app: Flask, **_: Any) -> None:
+    watcher: Watcher = app.extensions[EXTENSION]
+    watcher.attach()
+
+
+def _attach_at_last(app: Flask, **_: Any) -> None:
+    _attach(app)
+    appcontext_pushed.disconnect(_attach, app)
+    request_started.disconnect(_attach_at_last, app)

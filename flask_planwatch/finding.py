@@ -1,0 +1,314 @@
+"""What reporters receive: the outcome of inspecting one statement.
+
+Nothing here holds a compared value, a connection or a plan node of the driver; everything is
+frozen and safe to keep, to log and to send to a signal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .plan.tree import Plan
+
+
+class Severity(StrEnum):
+    """How much a finding costs today."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for the most severe, so that sorting puts it first."""
+        return ("critical", "warning", "info").index(self)
+
+
+class AdviceKind(StrEnum):
+    """What sort of change an advice asks for."""
+
+    CREATE_INDEX = "create-index"
+    REWRITE = "rewrite"
+
+
+class VerdictStatus(StrEnum):
+    """What the planner said of an advice."""
+
+    VERIFIED = "verified"
+    REJECTED = "rejected"
+    UNTESTED = "untested"
+    NOT_APPLICABLE = "not-applicable"
+
+
+class SkipReason(StrEnum):
+    """Why a captured statement has no plan: the closed list that counters and pages use."""
+
+    PERMISSION_DENIED = "permission-denied"
+    NOT_VISIBLE = "not-visible"
+    STATEMENT_INVALID = "statement-invalid"
+    STATEMENT_TIMEOUT = "statement-timeout"
+    LOCK_TIMEOUT = "lock-timeout"
+    SERVER_UNAVAILABLE = "server-unavailable"
+    CONNECTION_LOST = "connection-lost"
+    MULTIPLE_STATEMENTS = "multiple-statements"
+    PARAMETERS_TOO_LARGE = "parameters-too-large"
+    RECENTLY_INSPECTED = "recently-inspected"
+    UNREADABLE_PLAN = "unreadable-plan"
+    EXPLAIN_FAILED = "explain-failed"
+    UNWATCHED = "unwatched"
+    INTERNAL_ERROR = "internal-error"
+
+    @property
+    def explanation(self) -> str:
+        """One sentence for a person."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    SkipReason.PERMISSION_DENIED: "PlanWatch's database role may not read a relation of it",
+    SkipReason.NOT_VISIBLE: (
+        "it names something that only the application's own session sees, such as a temporary "
+        "table, an uncommitted table or a schema of its search_path"
+    ),
+    SkipReason.STATEMENT_INVALID: "the server refused the statement itself",
+    SkipReason.STATEMENT_TIMEOUT: "planning took longer than PLANWATCH_STATEMENT_TIMEOUT_MS",
+    SkipReason.LOCK_TIMEOUT: "a relation stayed locked longer than PLANWATCH_LOCK_TIMEOUT_MS",
+    SkipReason.SERVER_UNAVAILABLE: "PlanWatch could not connect to the server",
+    SkipReason.CONNECTION_LOST: "PlanWatch's connection broke, twice",
+    SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
+    SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
+    SkipReason.RECENTLY_INSPECTED: (
+        "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
+    ),
+    SkipReason.UNREADABLE_PLAN: "the server's plan has a form that PlanWatch cannot read",
+    SkipReason.EXPLAIN_FAILED: "the server could not explain it",
+    SkipReason.UNWATCHED: "its engine was let go before it could be inspected",
+    SkipReason.INTERNAL_ERROR: "PlanWatch itself failed on it",
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """The line of code that ran a statement.
+
+    `library` is True if no frame of the application's own code was on the stack, so that the
+    line belongs to a library that the application called.
+    """
+
+    path: str
+    line: int
+    function: str
+    library: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement without its values.
+
+    `text` keeps the placeholders of the driver; literals that were written into it are `?`.
+    `bind` is Flask-SQLAlchemy's bind key, None for the default engine and for plain engines.
+    """
+
+    fingerprint: str
+    text: str
+    bind: str | None = None
+
+
+@dataclass(frozen=True)
+class StatementError:
+    """How a statement failed: the driver's exception class and the SQLSTATE, if there was one."""
+
+    name: str
+    sqlstate: str | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the planner said of an advice, and what the saying rests on.
+
+    Costs are the planner's own units, of the whole statement. `guess` is True if `cost_after`
+    rests on the planner's default guess because the expression has no statistics yet. `proof`
+    lists what changed in the plan. `parts` says how: `hypopg` or `build`.
+    """
+
+    status: VerdictStatus
+    reason: str = ""
+    cost_before: float | None = None
+    cost_after: float | None = None
+    guess: bool = False
+    method: str | None = None
+    proof: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.cost_before is None or self.cost_after is None:
+            return f"{self.status}: {self.reason}" if self.reason else str(self.status)
+        costs = f"cost {self.cost_before:g} -> {self.cost_after:g}"
+        if self.guess:
+            costs += " by the planner's default guess, as the expression has no statistics yet"
+        return (
+            f"{self.status}: {self.reason}, {costs}" if self.reason else f"{self.status}, {costs}"
+        )
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change that would help, in every form that the application's team may want it.
+
+    `summary` is one line: the DDL of an index, or what to write instead. `ddl` holds SQL
+    statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python.
+    An empty rendering means that this kind of advice has no such form.
+    """
+
+    kind: AdviceKind
+    summary: str
+    verdict: Verdict
+    ddl: tuple[str, ...] = ()
+    sqlalchemy: str = ""
+    alembic: str = ""
+    explanation: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The advice as JSON-ready data, for `planwatch_advice_data`."""
+        return {
+            "kind": str(self.kind),
+            "summary": self.summary,
+            "ddl": list(self.ddl),
+            "sqlalchemy": self.sqlalchemy,
+            "alembic": self.alembic,
+            "explanation": self.explanation,
+            "verdict": str(self.verdict.status),
+            "reason": self.verdict.reason,
+            "cost_before": self.verdict.cost_before,
+            "cost_after": self.verdict.cost_after,
+            "cost_after_is_a_guess": self.verdict.guess,
+            "proof": list(self.verdict.proof),
+        }
+
+
+def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
+    """Return the 12 hex digits that name a finding wherever it is seen."""
+    identity = "\0".join((fingerprint, rule, relation, subject))
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem in the plan of one statement.
+
+    `relation` is the schema-qualified table, quoted where PostgreSQL would quote it; `subject` is
+    the normalised expression, column list or node that the finding is about. `evidence` holds
+    JSON-ready facts (rows, costs, the plan node) without compared values. Durations are in ms.
+    """
+
+    rule: str
+    severity: Severity
+    statement: Statement
+    relation: str
+    subject: str
+    problem: str
+    evidence: dict[str, Any] = field(default_factory=dict, hash=False)
+    advice: tuple[Advice, ...] = ()
+    location: Location | None = None
+    endpoint: str | None = None
+    duration_ms: float | None = None
+    calls: int = 1
+    error: StatementError | None = None
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits that stay the same for the same problem."""
+        return finding_id(self.statement.fingerprint, self.rule, self.relation, self.subject)
+
+    @property
+    def fingerprint(self) -> str:
+        """The statement's fingerprint."""
+        return self.statement.fingerprint
+
+    @property
+    def origin(self) -> str:
+        """Where the statement came from; a library's line is led by the endpoint."""
+        place = str(self.location) if self.location else "an unknown line"
+        if self.location and self.location.library:
+            place = f"library code at {place}"
+        if self.endpoint is None:
+            return place
+        if self.location and not self.location.library:
+            return f"{place} (endpoint {self.endpoint})"
+        return f"endpoint {self.endpoint}, {place}"
+
+    @property
+    def message(self) -> str:
+        """What, where and what to do, in one paragraph."""
+        lead = f"{self.rule}: {self.problem} From {self.origin}."
+        if not self.advice:
+            return lead
+        first = self.advice[0]
+        return f"{lead} Fix: {first.summary} [{first.verdict}]"
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why a statement could not be inspected. `detail` never holds a compared value."""
+
+    reason: SkipReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.reason.explanation}" + (
+            f" ({self.detail})" if self.detail else ""
+        )
+
+
+@dataclass(frozen=True)
+class Dismissal:
+    """Something that looked wrong and, on evidence, is not.
+
+    `by_parameters` is True if other parameters could have turned it into a finding.
+    """
+
+    rule: str
+    relation: str
+    subject: str
+    reason: str
+    by_parameters: bool = False
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The outcome for one captured statement: a plan with its findings, or a Skip."""
+
+    statement: Statement
+    duration_ms: float
+    plan: Plan | None = None
+    findings: tuple[Finding, ...] = ()
+    dismissals: tuple[Dismissal, ...] = ()
+    skip: Skip | None = None
+    location: Location | None = None
+    endpoint: str | None = None
+    error: StatementError | None = None
+
+    def settles(self, finding: Finding) -> bool:
+        """Whether this inspection shows that an earlier finding of the statement is gone.
+
+        It does if the finding was not raised although these parameters would have raised it: the
+        plan still reads the relation, and neither folded the predicate away nor was dismissed
+        for the sake of the values.
+        """
+        if self.plan is None or finding.fingerprint != self.statement.fingerprint:
+            return False
+        if any(current.id == finding.id for current in self.findings):
+            return False
+        if any(
+            dismissal.by_parameters
+            and (dismissal.rule, dismissal.relation, dismissal.subject)
+            == (finding.rule, finding.relation, finding.subject)
+            for dismissal in self.dismissals
+        ):
+            return False
+        return self.plan.tests(finding.evidence.get("scanned", [finding.relation]))

@@ -1,0 +1,121 @@
+"""(schema, table, column) -> how the application's own classes name it, as plain strings.
+
+The classes are found by SQLAlchemy's public means: each captured ORM construct names the entities
+that it selects or changes, and an entity's registry knows all classes beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import JSON, Column, MetaData, Table, inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.orm import Mapper, registry
+
+from .advice.mapped import MappedTable
+from .plan.schema import Relation
+
+
+class Mappings:
+    """The registries that one app was seen to use."""
+
+    def __init__(self) -> None:
+        self._registries: WeakSet[registry] = WeakSet()
+        self._lock = threading.Lock()
+
+    def learn(self, entities: Iterable[Any]) -> None:
+        """Remember the registries of these mapped classes; anything else is passed over."""
+        for entity in entities:
+            try:
+                mapper = inspect(entity, raiseerr=False)
+            except NoInspectionAvailable:
+                continue
+            mapper = getattr(mapper, "mapper", None)
+            if isinstance(mapper, Mapper):
+                with self._lock:
+                    self._registries.add(mapper.registry)
+
+    def learn_registry(self, known: registry) -> None:
+        """Remember a registry, such as that of Flask-SQLAlchemy's `db.Model`."""
+        with self._lock:
+            self._registries.add(known)
+
+    def find(self, relation: Relation, entities: Iterable[Any] = ()) -> MappedTable | None:
+        """Return how the app names a relation, or None if no class leads to it.
+
+        `entities` are those of the statement at hand; they are learnt on the way.
+        """
+        self.learn(entities)
+        with self._lock:
+            registries = list(self._registries)
+        mappers = [mapper for known in registries for mapper in known.mappers]
+        for mapper in sorted(mappers, key=_name):
+            # Of several classes on one table, the one that others inherit from.
+            if mapper.inherits is None or mapper.inherits.local_table is not mapper.local_table:
+                own = mapper.local_table
+                if isinstance(own, Table) and _is(own, relation):
+                    return _mapped_class(mapper, own)
+        for mapper in sorted(mappers, key=_name):
+            table = _table_in(_metadata(mapper), relation)
+            if table is not None:
+                return _mapped_table(mapper, table)
+        return None
+
+
+def entities_of(construct: Any) -> Iterator[Any]:
+    """Yield the mapped classes that a SQLAlchemy construct selects from or changes."""
+    description = getattr(construct, "entity_description", None)
+    if isinstance(description, dict):
+        yield description.get("entity")
+    for column in getattr(construct, "column_descriptions", None) or ():
+        yield column.get("entity")
+
+
+def _name(mapper: Mapper[Any]) -> tuple[str, str]:
+    return (mapper.class_.__module__, mapper.class_.__qualname__)
+
+
+def _metadata(mapper: Mapper[Any]) -> MetaData:
+    """Return the metadata that the code reaches as `Class.metadata`."""
+    metadata = getattr(mapper.class_, "metadata", None)
+    return metadata if isinstance(metadata, MetaData) else mapper.registry.metadata
+
+
+def _table_in(metadata: MetaData, relation: Relation) -> Table | None:
+    return next((table for table in metadata.tables.values() if _is(table, relation)), None)
+
+
+def _is(table: Table, relation: Relation) -> bool:
+    """Whether a table is the relation; one without a schema is found by the search path."""
+    if table.name != relation.name:
+        return False
+    return table.schema == relation.schema or (table.schema is None and not relation.schema_prefix)
+
+
+def _mapped_class(mapper: Mapper[Any], table: Table) -> MappedTable:
+    attributes = {}
+    for column in table.columns:
+        if column in mapper.columns.values():
+            attributes[column.name] = mapper.get_property_by_column(column).key
+    return _described(mapper, table, attributes)
+
+
+def _mapped_table(mapper: Mapper[Any], table: Table) -> MappedTable:
+    return _described(mapper, table, {})
+
+
+def _described(mapper: Mapper[Any], table: Table, attributes: dict[str, str]) -> MappedTable:
+    return MappedTable(
+        module=mapper.class_.__module__,
+        class_name=mapper.class_.__qualname__,
+        metadata_key=table.key,
+        attributes=attributes,
+        json_columns=frozenset(column.name for column in table.columns if _has_astext(column)),
+    )
+
+
+def _has_astext(column: Column[Any]) -> bool:
+    return isinstance(column.type, JSON) and hasattr(column.comparator, "astext")

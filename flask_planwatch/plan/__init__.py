@@ -1,0 +1,1 @@
+"""PostgreSQL's plans as data: read once, never changed, never connected to anything."""

@@ -1,0 +1,82 @@
+"""What a rule suspects, what it asks for, and what it is given to judge by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .predicate import Conjunct, Operand
+from .schema import Relation, Schema
+from .tree import Node, Plan
+
+
+class Need(StrEnum):
+    """A further plan that a rule may ask for."""
+
+    #: The same statement with sequential scans switched off.
+    SEQSCAN_OFF = "seqscan-off"
+    #: The suspicious predicate alone on its relation, with sequential scans switched off.
+    PREDICATE_ALONE = "predicate-alone"
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """Something in a plan that looks wrong, before any evidence.
+
+    `relation` is the table that a person would name (a partitioned table for its partitions);
+    `scans` are the nodes that read it with this predicate. `other_rows` is the number of rows
+    that the other side of a join is expected to deliver, None for a predicate of one relation.
+    """
+
+    rule: str
+    relation: Relation
+    subject: str
+    scans: tuple[Node, ...]
+    conjunct: Conjunct
+    operand: Operand
+    other: Operand
+    needs: frozenset[Need]
+    other_rows: float | None = None
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes two suspicions of one plan the same."""
+        return (self.rule, self.relation.key, self.subject)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a rule may judge by. Durations are in ms; plans are None if not asked for."""
+
+    plan: Plan
+    schema: Schema
+    statement: str
+    min_rows: int
+    growth: bool
+    duration_ms: float
+    returned_rows: int | None
+    seqscan_off: Plan | None = None
+    alone: Plan | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A suspicion that evidence confirmed. `small` marks what costs nothing yet."""
+
+    suspicion: Suspicion
+    problem: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A suspicion that evidence refuted, with the reason in a few words.
+
+    `by_parameters` is True if the same plan with other values could be a hit.
+    """
+
+    suspicion: Suspicion
+    reason: str
+    by_parameters: bool = False

@@ -1,0 +1,130 @@
+"""What the catalog says of the relations in a plan, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Volatility(StrEnum):
+    """How far a function's result depends on more than its arguments.
+
+    The classes of https://www.postgresql.org/docs/current/xfunc-volatility.html; only IMMUTABLE
+    expressions can be indexed. UNKNOWN: the catalog does not say, with a reason.
+    """
+
+    IMMUTABLE = "immutable"
+    STABLE = "stable"
+    VOLATILE = "volatile"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, and its type as PostgreSQL's format_type prints it."""
+
+    name: str
+    type: str
+
+    @property
+    def base_type(self) -> str:
+        """The type without its length: `character varying` for `character varying(255)`."""
+        return self.type.partition("(")[0].strip()
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index. `keys` are its columns or expressions as PostgreSQL prints them, in order."""
+
+    name: str
+    keys: tuple[str, ...]
+    definition: str
+    unique: bool
+    valid: bool
+    predicate: str | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, partition, materialised view or foreign table.
+
+    `key` is `schema.name` unquoted, the name that plans use; `display` is quoted, and qualified
+    only if the search path does not find it. `rows` is an estimate. `root` is the key of the
+    topmost partitioned table that this is a part of, or its own. `partitions` lists a partitioned
+    table's direct partitions by key. `has_statistics` tells whether it was ever analysed.
+    """
+
+    key: str
+    schema: str
+    name: str
+    display: str
+    quoted_name: str
+    kind: str
+    rows: float
+    root: str
+    columns: tuple[Column, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    partitions: tuple[str, ...] = ()
+    has_statistics: bool = False
+
+    @property
+    def schema_prefix(self) -> str:
+        """What an object beside the relation needs before its name: `other_schema.` or nothing."""
+        return self.display.removesuffix(self.quoted_name)
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether it is a partitioned table, which holds no rows itself."""
+        return self.kind == "p"
+
+    @property
+    def indexable(self) -> bool:
+        """Whether an index can be created on it."""
+        return self.kind in {"r", "p", "m"}
+
+    def column(self, name: str) -> Column | None:
+        """Return the column of this name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The relations of one plan, their partitioned roots, and the partitions of those."""
+
+    relations: Mapping[str, Relation] = field(default_factory=dict)
+
+    def get(self, key: str | None) -> Relation | None:
+        """Return the relation of this key."""
+        return self.relations.get(key) if key else None
+
+    def root(self, relation: Relation) -> Relation:
+        """Return the topmost partitioned table that the relation is a part of, or itself."""
+        return self.relations.get(relation.root, relation)
+
+    def rows(self, relation: Relation) -> float:
+        """Return the estimated rows of a relation with all its partitions."""
+        if not relation.partitioned:
+            return relation.rows
+        return sum(leaf.rows for leaf in self.leaves(relation))
+
+    def leaves(self, relation: Relation) -> list[Relation]:
+        """Return the relations below a partitioned one that hold rows, or itself."""
+        if not relation.partitioned:
+            return [relation]
+        children = [self.relations[key] for key in relation.partitions if key in self.relations]
+        return [leaf for child in children for leaf in self.leaves(child)]
+
+
+@dataclass(frozen=True)
+class ExpressionFacts:
+    """What the server says of an expression.
+
+    `text` is the shortest spelling that the server reads as the same expression. `reason` says
+    which part makes it STABLE or VOLATILE, or why that could not be resolved.
+    """
+
+    text: str
+    volatility: Volatility
+    reason: str = ""

@@ -1,0 +1,214 @@
+"""The plan tree: what `EXPLAIN (FORMAT JSON, VERBOSE)` prints, as frozen data.
+
+Only the fields below are read, so a plan never carries more than this module names. Unknown nodes
+and keys are kept out, missing costs count as 0, and a plan of thousands of levels is read without
+recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+#: The fields of a node that hold predicates.
+CONDITIONS = (
+    "Filter",
+    "Index Cond",
+    "Recheck Cond",
+    "Hash Cond",
+    "Merge Cond",
+    "Join Filter",
+    "One-Time Filter",
+    "TID Cond",
+)
+
+#: The conditions that an index answers, as opposed to those tested on each row that was read.
+INDEX_CONDITIONS = ("Index Cond", "Recheck Cond")
+
+#: The conditions that compare the two sides of a join.
+JOIN_CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter")
+
+
+class UnreadablePlan(ValueError):
+    """What was given is not a plan of PostgreSQL's JSON format."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of a plan. Costs are the planner's units, `rows` are per worker and per loop."""
+
+    type: str
+    schema: str | None
+    relation: str | None
+    alias: str | None
+    index: str | None
+    startup_cost: float
+    total_cost: float
+    rows: float
+    width: int
+    parallel: bool
+    conditions: tuple[tuple[str, str], ...]
+    subplan: str | None
+    children: tuple[Node, ...]
+
+    @property
+    def qualified_relation(self) -> str | None:
+        """`schema.relation` without quotes, as the plan names it; None for a node without one."""
+        if self.relation is None:
+            return None
+        return f"{self.schema}.{self.relation}" if self.schema else self.relation
+
+    @property
+    def title(self) -> str:
+        """The first line of the node in the text format."""
+        name = f"Parallel {self.type}" if self.parallel else self.type
+        if self.index:
+            name += f" using {self.index}"
+        if self.relation:
+            name += f" on {self.relation}"
+        return name
+
+    def condition(self, kind: str) -> str | None:
+        """Return the predicate text of this kind, one of CONDITIONS, or None."""
+        return dict(self.conditions).get(kind)
+
+    def walk(self) -> Iterator[Node]:
+        """Yield this node and all below it, parents first."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend(reversed(node.children))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one statement."""
+
+    root: Node
+
+    @classmethod
+    def from_json(cls, document: object) -> Plan:
+        """Read the JSON of an EXPLAIN: a list of one object, that object, or its `Plan`.
+
+        Raises UnreadablePlan if there is no plan node in it.
+        """
+        if isinstance(document, list) and document:
+            document = document[0]
+        if isinstance(document, Mapping) and isinstance(document.get("Plan"), Mapping):
+            document = document["Plan"]
+        if not isinstance(document, Mapping) or "Node Type" not in document:
+            raise UnreadablePlan("no plan node found in what EXPLAIN returned")
+        return cls(_read(document))
+
+    @property
+    def total_cost(self) -> float:
+        """The estimated cost of the whole statement."""
+        return self.root.total_cost
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, parents first."""
+        return tuple(self.root.walk())
+
+    @cached_property
+    def scans(self) -> tuple[Node, ...]:
+        """The nodes that read a relation.
+
+        A Bitmap Heap Scan reads it; the Bitmap Index Scans below it name no relation.
+        """
+        return tuple(
+            node for node in self.nodes if node.relation is not None and node.type != "ModifyTable"
+        )
+
+    @cached_property
+    def parents(self) -> Mapping[int, Node]:
+        """The parent of each node, by the id() of the child."""
+        return {id(child): node for node in self.nodes for child in node.children}
+
+    def tests(self, relations: list[str]) -> bool:
+        """Whether a scan of one of these `schema.relation`s tests something or uses an index."""
+        for scan in self.scans:
+            if scan.qualified_relation in relations:
+                prefix = f"{scan.alias}."
+                if scan.index or scan.conditions or scan.type == "Bitmap Heap Scan":
+                    return True
+                if any(
+                    prefix in text
+                    for node in self.nodes
+                    for kind, text in node.conditions
+                    if kind in JOIN_CONDITIONS
+                ):
+                    return True
+        return False
+
+    def as_text(self) -> str:
+        """The plan in the manner of EXPLAIN's text format."""
+        lines: list[str] = []
+        waiting: list[tuple[Node, int]] = [(self.root, 0)]
+        while waiting:
+            node, depth = waiting.pop()
+            indent = "      " * depth
+            arrow = f"{indent[:-4]}->  " if depth else ""
+            lines.append(
+                f"{arrow}{node.title}  (cost={node.startup_cost:.2f}..{node.total_cost:.2f} "
+                f"rows={node.rows:.0f} width={node.width})"
+            )
+            lines.extend(f"{indent}  {kind}: {text}" for kind, text in node.conditions)
+            waiting.extend((child, depth + 1) for child in reversed(node.children))
+        return "\n".join(lines)
+
+
+def _read(document: Mapping[str, Any]) -> Node:
+    """Build the node and all below it, children first, without recursion."""
+    waiting: list[tuple[Mapping[str, Any], list[Node], list[Node] | None]] = [(document, [], None)]
+    finished: list[Node] = []
+    while waiting:
+        current, siblings, children = waiting.pop()
+        target = finished if current is document else siblings
+        if children is not None:
+            target.append(_node(current, tuple(children)))
+            continue
+        children = []
+        waiting.append((current, siblings, children))
+        below = current.get("Plans")
+        nested = [child for child in below if _is_node(child)] if isinstance(below, list) else []
+        waiting.extend((child, children, None) for child in reversed(nested))
+    return finished[0]
+
+
+def _is_node(document: object) -> bool:
+    return isinstance(document, Mapping) and "Node Type" in document
+
+
+def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
+    return Node(
+        type=str(document["Node Type"]),
+        schema=_text(document, "Schema"),
+        relation=_text(document, "Relation Name"),
+        alias=_text(document, "Alias"),
+        index=_text(document, "Index Name"),
+        startup_cost=_number(document, "Startup Cost"),
+        total_cost=_number(document, "Total Cost"),
+        rows=_number(document, "Plan Rows"),
+        width=int(_number(document, "Plan Width")),
+        parallel=document.get("Parallel Aware") is True,
+        conditions=tuple(
+            (kind, document[kind]) for kind in CONDITIONS if isinstance(document.get(kind), str)
+        ),
+        subplan=_text(document, "Subplan Name"),
+        children=children,
+    )
+
+
+def _text(document: Mapping[str, Any], key: str) -> str | None:
+    value = document.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _number(document: Mapping[str, Any], key: str) -> float:
+    value = document.get(key)
+    return float(value) if isinstance(value, int | float | Decimal) else 0.0

@@ -1,0 +1,58 @@
+"""The active findings of one app in this process, and what each inspection changed in them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+from ..finding import Finding, Inspection
+
+#: Active findings that are kept. Far more than a team can read; the oldest goes first.
+MAX_FINDINGS = 1000
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one inspection changed: findings that are new, seen again, and gone."""
+
+    detected: tuple[Finding, ...] = ()
+    repeated: tuple[Finding, ...] = ()
+    resolved: tuple[Finding, ...] = ()
+
+
+class Store:
+    """Keeps each active finding by its id. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._active: OrderedDict[str, Finding] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def record(self, inspection: Inspection) -> Changes:
+        """Take in an inspection and return what changed."""
+        detected: list[Finding] = []
+        repeated: list[Finding] = []
+        with self._lock:
+            for finding in inspection.findings:
+                known = self._active.pop(finding.id, None)
+                (detected if known is None else repeated).append(finding)
+                self._active[finding.id] = finding
+            resolved = [old for old in self._active.values() if inspection.settles(old)]
+            for finding in resolved:
+                del self._active[finding.id]
+            while len(self._active) > MAX_FINDINGS:
+                self._active.popitem(last=False)
+        resolved = [replace(old, location=inspection.location or old.location) for old in resolved]
+        return Changes(tuple(detected), tuple(repeated), tuple(resolved))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the active findings, most severe first, then the largest table first."""
+        with self._lock:
+            active = list(self._active.values())
+        active.sort(key=lambda one: (one.severity.rank, -one.evidence.get("table_rows", 0), one.id))
+        return tuple(active)
+
+    def clear(self) -> None:
+        """Forget all findings, without calling them resolved."""
+        with self._lock:
+            self._active.clear()

@@ -1,0 +1,23 @@
+"""Joins Flask-DebugToolbar where the app has it; imports nothing of it."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+PANEL = "flask_planwatch.report.panel.PlanWatchPanel"
+
+_PANELS = "DEBUG_TB_PANELS"
+
+
+def add_panel(app: Flask) -> bool:
+    """Append PlanWatch's panel to those of the toolbar; False if the app has no toolbar (yet).
+
+    The list is only extended, never made: the toolbar would take one that it finds at its own
+    initialisation for the user's choice, and drop its default panels.
+    """
+    if _PANELS not in app.config:
+        return False
+    panels = app.config[_PANELS]
+    if PANEL not in panels:
+        app.config[_PANELS] = type(panels)([*panels, PANEL])
+    return True

@@ -1,0 +1,240 @@
+"""
+functional-predicate
+====================
+
+What it finds
+-------------
+
+A comparison whose one side is an expression around a column, such as ``lower(email) = ?``,
+``data ->> 'type' = ?``, ``date_trunc('day', created_at) = ?`` or ``price * 2 > ?``, on a table that
+has no index on that very expression. The plan then reads the table, or all rows that another
+condition left over, and computes the expression for each of them: a Seq Scan with a Filter, an
+index scan that only filters, or a join that compares the expression with the other side.
+
+Why it hurts
+------------
+
+An index on the bare column cannot serve: it is sorted by ``email``, not by ``lower(email)``. The
+statement gets slower with each row that the table gains, and it is easy to miss because the index
+on the column exists and the development database is small.
+
+How to fix it
+-------------
+
+If the expression is IMMUTABLE, create an index on it. PlanWatch cuts the expression from the
+server's own text, so that the planner recognises it, and lets the planner confirm that it would use
+the index. PostgreSQL refuses an index on a STABLE or VOLATILE expression, such as
+``date_trunc('day', …)`` of a ``timestamptz``, ``to_char`` or an enum cast to text: there the advice
+is another way to write the condition, mostly a half-open range on the bare column.
+
+When it stays silent
+--------------------
+
+- A bare column is compared, or a column in a cast that only relabels its type.
+- An index on the expression exists, even if the planner preferred not to use it this time.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
+  of it as ``info``.
+- An index scan tests the expression on only a few rows that another condition found.
+- The statement returned a large part of the table, so that an index would not help.
+- A LIMIT was reached before much of the table was read.
+- A join compares the expression with a column that has an index of its own, or the join delivers
+  so many rows that looking each one up would be slower.
+- The comparison is one that no btree index answers (``<>``, ``LIKE``, ``@>``), or the expression
+  stands alone as a condition, or under OR: nothing tells how many rows that is worth.
+- A cast that the type of a parameter forced on the column, as in ``id = 5.0``.
+- PostgreSQL says, with an index to choose, that it would rather not use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sqlglot import expressions as sql
+
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.predicate import BTREE_OPERATORS, Operand, conjuncts, parse
+from ..plan.schema import Relation, Schema
+from ..plan.scrub import scrub_condition
+from ..plan.tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
+from ..plan.usage import cast_in_statement, indexed_in, reads_whole_relation
+
+NAME = "functional-predicate"
+
+#: An index scan that costs less finds few rows, so what it filters afterwards is cheap.
+#: dexter (https://github.com/ankane/dexter) leaves statements below this cost alone.
+MIN_INDEX_SCAN_COST = 100.0
+
+#: Above this share of the rows PostgreSQL prefers a Seq Scan to an index, whatever the index:
+#: with the default costs a Bitmap Heap Scan breaks even between a fifth and a half.
+MAX_USEFUL_SHARE = 0.3
+
+#: A join that looks up more than this share of a table's rows is faster by hashing it whole:
+#: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
+#: tables with wide rows shift that by a factor of ten.
+MAX_LOOKUP_SHARE = 0.02
+
+#: A scan takes 0.001 to 0.025 ms for each unit of estimated cost. One that took less cannot have
+#: read the whole table, so a LIMIT stopped it.
+MIN_MS_PER_COST = 0.0005
+
+#: Casts that change a type's label and nothing else: an index on the column still serves.
+RELABELLED = frozenset({("character varying", "text"), ("cidr", "inet")})
+
+
+def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
+    """Return each expression around a column that the plan computes row by row."""
+    found: dict[tuple[str, str, str], Suspicion] = {}
+    for suspicion in _suspicions(plan, schema):
+        earlier = found.get(suspicion.identity)
+        if earlier is None:
+            found[suspicion.identity] = suspicion
+        elif suspicion.other_rows is None and earlier.other_rows is None:
+            scans = tuple(dict.fromkeys((*earlier.scans, *suspicion.scans)))
+            found[suspicion.identity] = replace(earlier, scans=scans)
+    return list(found.values())
+
+
+def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
+    """Return a Hit if no index can serve the expression and an index would be worth having."""
+    cast = suspicion.operand.cast_column
+    if cast and not cast_in_statement(cast[0], evidence.statement):
+        return Miss(suspicion, "the cast comes from a parameter's type, not from the statement")
+    if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
+        return Miss(suspicion, "an index on the expression exists")
+    rows = evidence.schema.rows(suspicion.relation)
+    small = rows < evidence.min_rows
+    if small and not evidence.growth:
+        return Miss(suspicion, f"the table has only {rows:.0f} rows")
+    if small and not any(reads_whole_relation(scan) for scan in suspicion.scans):
+        return Miss(suspicion, "an index leaves only a few rows to test")
+    if suspicion.other_rows is not None:
+        if _other_side_is_indexed(suspicion, evidence):
+            return Miss(suspicion, "the other side of the join has an index")
+        if not small and suspicion.other_rows > rows * MAX_LOOKUP_SHARE:
+            return Miss(suspicion, "the join needs too large a part of the table")
+    elif not small:
+        share = (evidence.returned_rows or 0) / max(rows, 1)
+        if _returns_its_rows(evidence.plan) and share > MAX_USEFUL_SHARE:
+            return Miss(suspicion, f"it returned {share:.0%} of the table", by_parameters=True)
+        full_cost = sum(scan.total_cost for scan in suspicion.scans)
+        limited = any(node.type == "Limit" for node in evidence.plan.nodes)
+        if limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST:
+            return Miss(suspicion, "a LIMIT was reached early", by_parameters=True)
+    return Hit(suspicion, _problem(suspicion, rows), _facts(suspicion, evidence, rows), small)
+
+
+def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
+    scans = {scan.alias: scan for scan in plan.scans if scan.alias}
+    for node in plan.nodes:
+        for kind, condition in node.conditions:
+            if kind in INDEX_CONDITIONS:
+                continue
+            for conjunct in conjuncts(condition):
+                if conjunct.operator not in BTREE_OPERATORS:
+                    continue
+                for operand, other in conjunct.sides:
+                    scan = _scan_of(operand, other, scans)
+                    if scan is None:
+                        continue
+                    relation = schema.get(scan.qualified_relation)
+                    if relation is None or not _is_expression(operand, relation):
+                        continue
+                    joins = kind in JOIN_CONDITIONS
+                    if not _is_costly(scan) or (joins and not reads_whole_relation(scan)):
+                        continue
+                    yield Suspicion(
+                        rule=NAME,
+                        relation=schema.root(relation),
+                        subject=operand.without_alias(),
+                        scans=(scan,),
+                        conjunct=conjunct,
+                        operand=operand,
+                        other=other,
+                        needs=frozenset({Need.SEQSCAN_OFF, Need.PREDICATE_ALONE}),
+                        other_rows=_other_rows(node, scan) if joins else None,
+                    )
+
+
+def _scan_of(operand: Operand, other: Operand, scans: dict[str, Node]) -> Node | None:
+    """Return the scan whose relation alone the operand reads, and the other side does not."""
+    if len(operand.aliases) != 1 or operand.aliases & other.aliases:
+        return None
+    return scans.get(next(iter(operand.aliases)))
+
+
+def _is_expression(operand: Operand, relation: Relation) -> bool:
+    if operand.column is not None or operand.text.startswith("ROW("):
+        return False
+    if operand.cast_column is not None:
+        column = relation.column(operand.cast_column[0])
+        target = operand.cast_column[1].partition("(")[0]
+        if column is None or column.base_type == target:
+            return False
+        return (column.base_type, target) not in RELABELLED
+    structure = parse(operand.text)
+    return structure is not None and not structure.find(sql.Select, sql.Subquery)
+
+
+def _is_costly(scan: Node) -> bool:
+    return reads_whole_relation(scan) or scan.total_cost >= MIN_INDEX_SCAN_COST
+
+
+def _other_rows(join: Node, scan: Node) -> float:
+    """Return the rows that the side of the join without the scan is expected to deliver."""
+    for index, child in enumerate(join.children[:2]):
+        if any(node is scan for node in child.walk()):
+            others = [side for place, side in enumerate(join.children[:2]) if place != index]
+            return others[0].rows if others else 0.0
+    return 0.0
+
+
+def _other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
+    column = suspicion.other.column
+    scan = next((s for s in evidence.plan.scans if s.alias in suspicion.other.aliases), None)
+    relation = evidence.schema.get(scan.qualified_relation) if scan else None
+    if column is None or relation is None:
+        return False
+    return any(index.valid and index.keys[:1] == (column,) for index in relation.indexes)
+
+
+def _returns_its_rows(plan: Plan) -> bool:
+    """Whether each row that the scan lets pass is returned, so that they can be counted."""
+    return len(plan.scans) == 1 and not any(
+        node.type in {"Aggregate", "Unique", "Limit", "ModifyTable", "Group"} for node in plan.nodes
+    )
+
+
+def _problem(suspicion: Suspicion, rows: float) -> str:
+    scan = suspicion.scans[0]
+    if reads_whole_relation(scan):
+        does = f"reads all of {suspicion.relation.display}, about {rows:.0f} rows"
+    else:
+        does = f"reads a large part of {suspicion.relation.display} by {scan.index or scan.type}"
+    useless = _indexes_on_column(suspicion)
+    why = "no index holds that expression"
+    if useless:
+        named = " and ".join(useless)
+        why += f"; {named} on the bare column cannot serve it"
+    return f"the statement {does}, and computes {suspicion.subject} for each of them: {why}."
+
+
+def _indexes_on_column(suspicion: Suspicion) -> list[str]:
+    columns = suspicion.operand.column_names
+    return [
+        index.name
+        for index in suspicion.relation.indexes
+        if index.valid and index.keys[:1] and index.keys[0] in columns
+    ]
+
+
+def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
+    return {
+        "scanned": sorted({scan.qualified_relation or "" for scan in suspicion.scans}),
+        "node": suspicion.scans[0].title,
+        "condition": scrub_condition(suspicion.conjunct.text),
+        "table_rows": round(rows),
+        "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
+        "total_cost": evidence.plan.total_cost,
+        "indexes_on_column": _indexes_on_column(suspicion),
+    }

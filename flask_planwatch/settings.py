@@ -126,7 +126,8 @@ SETTINGS: tuple[Setting, ...] = (
         300.0,
         _number,
         "a number of seconds, 0 or more",
-        "Seconds before the same statement is inspected again. 0: once in each request.",
+        "Seconds before the same statement is inspected again. 0: once in each request, and at "
+        "each execution outside of one.",
         debug_default=0.0,
     ),
     Setting(

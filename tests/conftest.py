@@ -125,9 +125,15 @@ def fresh_story(server: servers.Server, templates: Callable[..., str]) -> Iterat
     yield from _database(server, templates(server))
 
 
+@pytest.fixture(scope="module")
+def each_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
+    """A copy of the story's database on each server in turn, for the tests of one module."""
+    yield from _database(any_server, templates(any_server))
+
+
 @pytest.fixture
 def any_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
-    """A copy of the story's database on each server in turn."""
+    """A copy of the story's database on each server in turn, for a test that changes it."""
     yield from _database(any_server, templates(any_server))
 
 

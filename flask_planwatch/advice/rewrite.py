@@ -33,6 +33,8 @@ def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple
     operand, relation = hit.suspicion.operand, hit.suspicion.relation
     structure = parse(operand.without_alias())
     names = operand.column_names
+    if isinstance(structure, sql.Anonymous) and structure.name.lower() in {"concat", "concat_ws"}:
+        return _concatenate(names)
     column = relation.column(names[0]) if len(names) == 1 else None
     if structure is None or column is None:
         return _store(names)
@@ -45,8 +47,6 @@ def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple
             return _move_to_the_other_side(column.name, attribute)
     if isinstance(structure, sql.Cast) and isinstance(structure.this.unnest(), sql.Column):
         return _compare_in_own_type(column.name, column.type, attribute)
-    if isinstance(structure, sql.Anonymous) and structure.name.lower() in {"concat", "concat_ws"}:
-        return _concatenate(names)
     return _store(names)
 
 

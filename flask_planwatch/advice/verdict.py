@@ -9,10 +9,6 @@ from ..plan.evidence import Suspicion
 from ..plan.tree import Plan
 from ..plan.usage import indexed_in
 
-#: A comparison of an expression without statistics is taken for a third of the rows by these, and
-#: for half a percent by the others (DEFAULT_INEQ_SEL and DEFAULT_EQ_SEL of selfuncs.h).
-_ONE_SIDED = frozenset({"<", "<=", ">", ">="})
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -61,11 +57,11 @@ def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) ->
             method=trial.method,
             proof=_proof(trial, suspicion),
         )
-    if applicable and not trial.measured and suspicion.conjunct.operator in _ONE_SIDED:
+    if applicable and not trial.measured:
         return Verdict(
             VerdictStatus.UNTESTED,
-            "the planner can use the index, but without statistics of the expression it takes the "
-            'comparison for a third of the table; PLANWATCH_VERIFY="build" would measure it',
+            "the planner can use the index, but would rather not as long as it can only guess how "
+            'many rows match; PLANWATCH_VERIFY = "build" would measure it',
             method=trial.method,
         )
     if applicable:

@@ -6,6 +6,8 @@ import re
 
 from .schema import Relation
 
+_TWICE_IN_PARENTHESES = re.compile(r"\(\(([^()]*)\)\)")
+_COLUMN_IN_PARENTHESES = re.compile(r'\((\w+|"[^"]+")\)::')
 _STRING_TO_TEXT = re.compile(r"('(?:[^']|'')*')::text\b(?!\[)")
 
 
@@ -17,8 +19,9 @@ def shorter_spelling(expression: str, relation: Relation) -> str:
     is the same expression.
     """
     shorter = _STRING_TO_TEXT.sub(r"\1", expression)
+    shorter = _TWICE_IN_PARENTHESES.sub(r"(\1)", shorter)
     for column in relation.columns:
         if column.base_type == "character varying":
             name = re.escape(column.name)
             shorter = re.sub(rf'\(({name}|"{name}")\)::text\b(?!\[)', r"\1", shorter)
-    return shorter
+    return _COLUMN_IN_PARENTHESES.sub(r"\1::", shorter)

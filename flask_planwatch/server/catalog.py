@@ -137,8 +137,7 @@ def _rows(transaction: Transaction, row: tuple[Any, ...]) -> float:
     if pages == 0:
         return 0.0
     if tuples > 0 and known_pages > 0:
-        density: float = tuples / known_pages
-        return density * pages
+        return float(tuples / known_pages * pages)
     shrink: float = min(1.0, pages / ASSUMED_PAGES) if tuples < 0 else 1.0
     return _estimate(transaction, schema, name) * shrink
 

@@ -8,6 +8,7 @@ is looked up with the types that its arguments really have: `date_trunc` is IMMU
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sqlglot import expressions as sql
 
@@ -24,7 +25,10 @@ _POLYMORPHIC = "('any', 'anyelement', 'anyarray', 'anynonarray', 'anyenum', 'any
 'anycompatiblerange', 'anycompatiblemultirange')"
 
 _FUNCTION = f"""
-SELECT p.provolatile::text FROM pg_proc p
+SELECT p.provolatile::text, (
+    SELECT count(*) FROM unnest(%s::oid[]) WITH ORDINALITY AS given (type, place)
+    JOIN unnest(p.proargtypes::oid[]) WITH ORDINALITY AS wanted (type, place) USING (place, type))
+FROM pg_proc p
 WHERE p.proname = %s AND (%s = '' AND pg_function_is_visible(p.oid)
                           OR p.pronamespace::regnamespace::text = %s)
   AND p.pronargs - p.pronargdefaults <= %s AND (p.pronargs >= %s OR p.provariadic <> 0)
@@ -39,7 +43,8 @@ WHERE p.proname = %s AND (%s = '' AND pg_function_is_visible(p.oid)
 """
 
 _OPERATOR = f"""
-SELECT p.provolatile::text FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
+SELECT p.provolatile::text, (o.oprleft = %s)::int + (o.oprright = %s)::int
+FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
 JOIN pg_type r ON r.oid = o.oprright LEFT JOIN pg_type l ON l.oid = o.oprleft
 WHERE o.oprname = %s AND pg_operator_is_visible(o.oid)
   AND (o.oprleft = %s OR l.typname IN {_POLYMORPHIC})
@@ -47,13 +52,13 @@ WHERE o.oprname = %s AND pg_operator_is_visible(o.oid)
 """
 
 _CAST = """
-SELECT CASE WHEN c.castmethod = 'b' THEN 'i' WHEN c.castmethod = 'f' THEN p.provolatile::text END
+SELECT CASE WHEN c.castmethod = 'b' THEN 'i' ELSE p.provolatile::text END, 1
 FROM pg_cast c LEFT JOIN pg_proc p ON p.oid = c.castfunc
 WHERE c.castsource = %s AND c.casttarget = %s AND c.castmethod <> 'i'
 """
 
 _INPUT_OUTPUT = """
-SELECT max(CASE p.provolatile WHEN 'i' THEN 'i' WHEN 's' THEN 's' ELSE 'v' END)
+SELECT max(p.provolatile)::text, 1 -- 'i' < 's' < 'v'
 FROM pg_type t JOIN pg_proc p
   ON p.oid = CASE WHEN t.oid = %s THEN t.typoutput ELSE t.typinput END
 WHERE t.oid IN (%s, %s)
@@ -148,8 +153,9 @@ class _Catalog:
             elif isinstance(node, sql.Substring | sql.Trim | sql.StrPosition | sql.Overlay):
                 # The text forms; each has a bytea twin that is IMMUTABLE as well.
                 yield type(node).__name__.upper(), Volatility.IMMUTABLE
-            elif isinstance(node, sql.Neg):
-                yield "the operator -", self._operator("-", None, node.this)
+            elif isinstance(node, sql.Neg | sql.BitwiseNot):
+                symbol = "-" if isinstance(node, sql.Neg) else "~"
+                yield f"the operator {symbol}", self._operator(symbol, None, node.this)
             elif isinstance(node, sql.Binary) and not isinstance(node, _HARMLESS):
                 yield self._binary(node)
             elif not isinstance(node, _HARMLESS):
@@ -171,13 +177,15 @@ class _Catalog:
     def _function(self, name: str, arguments: list[Structure], schema: str = "") -> Volatility:
         types = self._types(arguments)
         count = len(arguments)
-        rows = self._transaction.fetch(_FUNCTION, (name, schema, schema, count, count, types))
+        rows = self._transaction.fetch(
+            _FUNCTION, (types, name, schema, schema, count, count, types)
+        )
         return self._only(rows, name)
 
     def _operator(self, symbol: str, left: Structure | None, right: Structure) -> Volatility:
         types = self._types([right] if left is None else [left, right])
         given = (0, *types) if left is None else types
-        return self._only(self._transaction.fetch(_OPERATOR, (symbol, *given)), symbol)
+        return self._only(self._transaction.fetch(_OPERATOR, (*given, symbol, *given)), symbol)
 
     def _cast(self, node: sql.Cast) -> Volatility:
         if isinstance(node.this, sql.Literal):
@@ -191,8 +199,10 @@ class _Catalog:
             rows = self._transaction.fetch(_INPUT_OUTPUT, (source, source, target))
         return self._only(rows, f"the cast to {_print(node.to)}")
 
-    def _only(self, rows: list[tuple[str]], part: str) -> Volatility:
-        classes = {row[0] for row in rows}
+    def _only(self, rows: list[tuple[Any, ...]], part: str) -> Volatility:
+        """Return the volatility of the closest match; a polymorphic argument is less close."""
+        closest = max((closeness for _, closeness in rows), default=0)
+        classes = {volatility for volatility, closeness in rows if closeness == closest}
         if len(classes) != 1 or None in classes:
             raise _Unresolved(f"{part} could not be told apart in the catalog")
         return _CLASSES[classes.pop()]

@@ -1,0 +1,301 @@
+"""functional-predicate speaks on the story, is silent on its twins, and after the fix."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func
+from sqlalchemy.orm import aliased
+
+from flask_planwatch import AdviceKind, Severity, VerdictStatus
+
+from ..models import Badge, Order, User, roles_users
+
+Other = aliased(User)
+
+lower_email = func.lower(User.email)
+
+#: Statements that must be found: the expression in the finding, and the advised index's key or,
+#: for what PostgreSQL refuses to index, a word of the rewrite.
+SPEAKS = {
+    "function": (
+        sa.select(User).where(lower_email == "user7@example.com"),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "the constant comes first": (
+        sa.select(User).where(sa.literal("user7@example.com") == lower_email),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "in list": (
+        sa.select(User).where(lower_email.in_(["a", "b", "c"])),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "among other conditions": (
+        sa.select(User).where(User.state == "Active", lower_email == "x", User.first != "y"),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "first() adds a limit": (
+        sa.select(User).where(lower_email == "user99999@example.com").limit(1),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "range with both ends": (
+        sa.select(User).where(func.length(User.first).between(2, 3)),
+        "length(first)",
+        "(length(first))",
+    ),
+    "json key": (
+        sa.select(User).where(User.data["type"].astext == "T7"),
+        "data ->> 'type'::text",
+        "((data ->> 'type'))",
+    ),
+    "cast of a json value": (
+        sa.select(User).where(sa.cast(User.data["n"].astext, sa.Integer) == 7),
+        "((data ->> 'n'::text))::integer",
+        "(((data ->> 'n')::integer))",
+    ),
+    "operator": (
+        sa.select(User).where(User.points + 1 == 7),
+        "points + 1",
+        "((points + 1))",
+    ),
+    "concatenation": (
+        sa.select(User).where(User.first + User.last == "First7Last7"),
+        "first || last",
+        "((first || last))",
+    ),
+    "coalesce": (
+        sa.select(User).where(func.coalesce(User.first, "") == "First7"),
+        "COALESCE(first, ''::text)",
+        "(COALESCE(first, ''))",
+    ),
+    "date_trunc of a timestamp": (
+        sa.select(User).where(func.date_trunc("hour", User.local_at) == sa.text("'2020-03-01'")),
+        "date_trunc('hour'::text, local_at)",
+        "(date_trunc('hour', local_at))",
+    ),
+    "nested functions": (
+        sa.select(User).where(func.lower(func.left(User.email, 5)) == "user7"),
+        'lower("left"((email)::text, 5))',
+        '(lower("left"(email, 5)))',
+    ),
+    "attribute named unlike its column": (
+        sa.select(User).where(func.upper(User.nickname) == "NICK7"),
+        "upper(nick)",
+        "(upper(nick))",
+    ),
+    "explicit cast": (
+        sa.select(User).where(sa.cast(User.points, sa.Text) == "7"),
+        "(points)::text",
+        "((points::text))",
+    ),
+    "alias": (
+        sa.select(Other).where(func.lower(Other.email) == "x"),
+        "lower((email)::text)",
+        "(lower(email))",
+    ),
+    "join to a small table": (
+        sa.select(User.id).join(Badge, func.lower(User.first) == func.lower(Badge.owner)),
+        "lower(first)",
+        "(lower(first))",
+    ),
+    "sub-query": (
+        sa.select(Badge).where(
+            sa.exists().where(func.lower(User.first) == Badge.owner, Badge.id == 3)
+        ),
+        "lower(first)",
+        "(lower(first))",
+    ),
+    "date_trunc of a timestamptz": (
+        sa.select(User).where(func.date_trunc("day", User.created_at) == sa.text("'2020-03-01'")),
+        "date_trunc('day'::text, created_at)",
+        "half-open range",
+    ),
+    "date of a timestamptz": (
+        sa.select(User).where(sa.cast(User.created_at, sa.Date) == sa.text("'2020-03-01'")),
+        "(created_at)::date",
+        "half-open range",
+    ),
+    "to_char": (
+        sa.select(User).where(func.to_char(User.created_at, "YYYY-MM") == "2020-03"),
+        "to_char(created_at, 'YYYY-MM'::text)",
+        "half-open range",
+    ),
+    "enum as text": (
+        sa.select(User).where(sa.cast(User.mood, sa.Text) == "sad", User.id > 0),
+        "(mood)::text",
+        "own type",
+    ),
+    "concat": (
+        sa.select(User).where(func.concat(User.first, User.last) == "First7Last7"),
+        "concat(first, last)",
+        "||",
+    ),
+    "arithmetic on a timestamptz": (
+        sa.select(User).where(
+            User.created_at + sa.text("interval '1 day'") == sa.text("timestamptz '2020-03-01'")
+        ),
+        "created_at + '1 day'::interval",
+        "other side",
+    ),
+}
+
+
+@pytest.fixture
+def watched(each_story, watch):
+    return watch(each_story.url)
+
+
+@pytest.mark.parametrize("name", SPEAKS)
+def test_speaks(watched, name):
+    statement, expression, advised = SPEAKS[name]
+    (finding,) = watched.ask(statement)
+    assert finding.rule == "functional-predicate"
+    assert finding.subject == expression
+    advice = finding.advice[0]
+    if advice.kind is AdviceKind.CREATE_INDEX:
+        assert advice.summary.endswith(advised)
+    else:
+        assert advice.verdict.status is VerdictStatus.NOT_APPLICABLE
+        assert advised in advice.summary
+        assert "refuses an index" in advice.explanation
+
+
+@pytest.mark.parametrize("name", [name for name in SPEAKS if "(" in SPEAKS[name][2]])
+def test_is_silent_after_the_fix(any_story, watch, name):
+    statement, _, _ = SPEAKS[name]
+    watched = watch(any_story.url)
+    (finding,) = watched.ask(statement)
+    any_story.execute(*finding.advice[0].ddl, "ANALYZE")
+    assert watched.ask(statement) == []
+
+
+#: The twins: statements on which the rule must not say a word.
+SILENT = {
+    "bare column": sa.select(User).where(User.email == "User7@Example.com"),
+    "relabelling cast": sa.select(User).where(sa.cast(User.email, sa.Text) == "User7@Example.com"),
+    "collation": sa.select(User).where(sa.collate(User.email, "C") == "User7@Example.com"),
+    "cast forced by a parameter": sa.select(User).where(
+        User.points == sa.bindparam("p", Decimal("5.0"), sa.Numeric)
+    ),
+    "pattern": sa.select(User).where(lower_email.like("user7%")),
+    "unequal": sa.select(User).where(lower_email != "x"),
+    "json containment": sa.select(User).where(User.data.contains({"type": "T7"})),
+    "alternatives": sa.select(User).where(sa.or_(lower_email == "x", User.first == "y")),
+    "few rows found by another index": sa.select(User).where(User.id == 7, lower_email == "x"),
+    "most of the table returned": sa.select(User.id).where(func.lower(User.state) == "active"),
+    "limit reached early": sa.select(User.id).where(func.lower(User.state) == "active").limit(3),
+    "small table": sa.select(Badge).where(func.lower(Badge.owner) == "owner7"),
+    "join of everything": sa.select(sa.func.count()).select_from(User).join(
+        Other, func.lower(User.first) == func.lower(Other.first)
+    ),
+    "join to a column with an index": sa.select(User.id).join(
+        Badge, User.points == func.length(Badge.owner)
+    ),
+    "select list": sa.select(lower_email).where(User.id == 7),
+    "order by": sa.select(User.id).order_by(lower_email).limit(5),
+    "catalog": sa.text("SELECT relname FROM pg_class WHERE upper(relname::text) = 'X'"),
+    "function of no column": sa.select(User).where(User.email == func.lower("X")),
+    "volatile on the other side": sa.select(User.id).where(User.id == func.length("abc")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_is_silent_on_twins(watched, name):
+    assert watched.ask(SILENT[name]) == []
+    assert watched.planwatch.stats()["inspected"] == 1
+
+
+def test_names_the_parent_of_partitions(watched):
+    (finding,) = watched.ask(sa.select(Order).where(func.lower(Order.Code) == "c7"))
+    assert finding.relation == '"Shop"."Order"'
+    assert finding.subject == 'lower("Order Code")'
+    assert finding.evidence["scanned"] == ["Shop.Order 1", "Shop.order_2a"]
+    assert finding.evidence["table_rows"] == pytest.approx(60_000, rel=0.1)
+
+
+def test_names_the_index_on_the_bare_column(watched):
+    (finding,) = watched.ask(sa.select(User).where(lower_email == "x"))
+    assert finding.evidence["indexes_on_column"] == ["user_email_key"]
+    assert "user_email_key on the bare column cannot serve it" in finding.problem
+
+
+def test_silent_when_another_expression_index_was_preferred(any_story, watch):
+    any_story.execute(
+        'CREATE INDEX a ON "user" (lower(first))',
+        'CREATE INDEX b ON "user" (lower(last))',
+        "ANALYZE",
+    )
+    watched = watch(any_story.url)
+    both = sa.select(User).where(func.lower(User.first) == "x", func.lower(User.last) == "y")
+    assert watched.ask(both) == []
+
+
+def test_an_invalid_index_does_not_count(any_story, watch):
+    any_story.execute(
+        'CREATE INDEX broken ON "user" (lower(email))',
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass",
+    )
+    watched = watch(any_story.url)
+    assert len(watched.ask(sa.select(User).where(lower_email == "x"))) == 1
+
+
+def test_table_without_a_class(watched):
+    (finding,) = watched.ask(sa.select(roles_users).where(func.lower(roles_users.c.label) == "x"))
+    assert finding.relation == "roles_users"
+
+
+def test_index_scan_that_only_filters(watched):
+    statement = sa.select(User.id).where(User.points > 60_000, lower_email == "x")
+    (finding,) = watched.ask(statement)
+    assert finding.subject == "lower((email)::text)"
+
+
+def test_walk_along_the_primary_key(watched):
+    statement = sa.select(User).where(lower_email == "x").order_by(User.id).limit(10)
+    (finding,) = watched.ask(statement)
+    assert finding.subject == "lower((email)::text)"
+
+
+def test_update_and_delete(each_story, watch):
+    watched = watch(each_story.url)
+    for statement in (
+        sa.update(User).values(first="x").where(lower_email == "nobody"),
+        sa.delete(User).where(lower_email == "nobody"),
+    ):
+        with watched.app.app_context():
+            watched.db.session.execute(statement)
+            watched.db.session.rollback()
+    findings = watched.findings()
+    assert {finding.subject for finding in findings} == {"lower((email)::text)"}
+    assert len(findings) == 2
+
+
+def test_growth_speaks_of_small_tables(each_story, watch):
+    watched = watch(each_story.url, PLANWATCH_GROWTH=True)
+    (finding,) = watched.ask(SILENT["small table"])
+    assert finding.severity is Severity.INFO
+    assert finding.advice[0].summary.endswith("ON badge (lower(owner))")
+
+
+def test_growth_is_silent_where_an_index_exists(any_story, watch):
+    any_story.execute("CREATE INDEX ON badge (lower(owner))")
+    watched = watch(any_story.url, PLANWATCH_GROWTH=True)
+    assert watched.ask(SILENT["small table"]) == []
+
+
+def test_parallel_scan(any_story, watch):
+    any_story.execute(
+        f"ALTER DATABASE {any_story.name} SET parallel_setup_cost = 0",
+        f"ALTER DATABASE {any_story.name} SET min_parallel_table_scan_size = 0",
+    )
+    watched = watch(any_story.url)
+    (finding,) = watched.ask(sa.select(User).where(lower_email == "x"))
+    assert "Parallel" in finding.evidence["node"]
+    assert finding.evidence["table_rows"] == pytest.approx(100_000, rel=0.05)

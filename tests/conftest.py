@@ -39,14 +39,14 @@ class Database:
     def execute(self, *statements: str) -> None:
         """Run statements one by one in autocommit, outside every watched engine."""
         engine = sa.create_engine(self.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with engine.connect().execution_options(no_parameters=True) as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
     def scalar(self, statement: str) -> object:
         """Return the first value of a query, asked outside every watched engine."""
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)
-        with engine.connect() as connection:
+        with engine.connect().execution_options(no_parameters=True) as connection:
             return connection.exec_driver_sql(statement).scalar()
 
 

@@ -90,12 +90,12 @@ def candidate(
 
 def index_name(relation: Relation, expression: str, taken: frozenset[str]) -> str:
     """Return a name of at most 63 bytes that tells table and expression and is not `taken`."""
-    words = [
-        word.lower()
-        for word in _WORD.findall(_CAST_TYPE.sub("", expression))
-        if word.lower() not in _KEYWORDS
-    ]
-    wanted = "_".join(["ix", re.sub(r"\W+", "_", relation.name).strip("_"), *words])
+    table = re.sub(r"\W+", "_", relation.name).strip("_")
+    words = _WORD.findall(_CAST_TYPE.sub("", expression))
+    # In lower case, so that the name needs no quotes.
+    wanted = "_".join(
+        ["ix", table.lower(), *(word.lower() for word in words if word.lower() not in _KEYWORDS)]
+    )
     name, attempt = _shortened(wanted, ""), 1
     while name in taken:
         attempt += 1

@@ -1,0 +1,151 @@
+"""Each rendering of an advised index is run, and the finding is then resolved."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import func
+
+from flask_planwatch.advice.index import MAX_NAME_BYTES, index_name
+from flask_planwatch.plan.schema import Relation
+
+from .models import Base, Order, User, roles_users
+
+STATEMENTS = {
+    "reserved table name": sa.select(User).where(func.lower(User.email) == "x"),
+    "attribute named unlike its column": sa.select(User).where(func.upper(User.nickname) == "X"),
+    "json": sa.select(User).where(User.data["type"].astext == "T7"),
+    "nested json": sa.select(User).where(User.data["a"]["b"].astext == "T7"),
+    "operator": sa.select(User).where(User.points % 7 == 3),
+    "literal with a colon": sa.select(User).where(
+        User.first.op("||")(sa.literal_column("' :b'")) == "x"
+    ),
+    "nested functions": sa.select(User).where(func.lower(func.left(User.email, 5)) == "user7"),
+    "table without a class": sa.select(roles_users).where(func.lower(roles_users.c.label) == "x"),
+    "partitioned, in a schema": sa.select(Order).where(func.lower(Order.Code) == "c7"),
+}
+
+
+def run_ddl(database, advice):
+    database.execute(*advice.ddl)
+
+
+def run_sqlalchemy(database, advice):
+    *lines, last = advice.sqlalchemy.splitlines()
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
+    names: dict[str, object] = {"engine": engine}
+    before = {table: set(table.indexes) for table in Base.metadata.tables.values()}
+    exec("\n".join(lines), names)
+    index = eval(last, names)
+    try:
+        made = {one for table in before for one in table.indexes if one not in before[table]} or {
+            index
+        }
+        (index,) = made
+        index.create(engine)
+    finally:
+        for table, indexes in before.items():
+            table.indexes.intersection_update(indexes)
+
+
+def run_alembic(database, advice, direction="upgrade"):
+    names: dict[str, object] = {}
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with Operations.context(context), context.begin_transaction():
+            exec(advice.alembic, names)
+            names[direction]()  # type: ignore[operator]
+
+
+RENDERINGS = {"ddl": run_ddl, "sqlalchemy": run_sqlalchemy, "alembic": run_alembic}
+
+
+@pytest.mark.parametrize("rendering", RENDERINGS)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_rendering_resolves_the_finding(fresh_story, watch, name, rendering):
+    watched = watch(fresh_story.url)
+    (finding,) = watched.ask(STATEMENTS[name])
+    RENDERINGS[rendering](fresh_story, finding.advice[0])
+    fresh_story.execute("ANALYZE")
+    assert watched.ask(STATEMENTS[name]) == []
+
+
+@pytest.mark.parametrize("name", ["reserved table name", "partitioned, in a schema"])
+def test_alembic_downgrade_drops_the_index(fresh_story, watch, name):
+    watched = watch(fresh_story.url)
+    (finding,) = watched.ask(STATEMENTS[name])
+    count = "SELECT count(*) FROM pg_class WHERE relname LIKE 'ix%lower%'"
+    run_alembic(fresh_story, finding.advice[0])
+    assert fresh_story.scalar(count)
+    run_alembic(fresh_story, finding.advice[0], "downgrade")
+    assert fresh_story.scalar(count) == 0
+
+
+def test_partitioned_ddl_locks_out_no_writer(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    (finding,) = watched.ask(STATEMENTS["partitioned, in a schema"])
+    ddl = finding.advice[0].ddl
+    assert [re.sub(r"\s+", " ", line) for line in ddl] == [
+        'CREATE INDEX ix_order_lower_order_code ON ONLY "Shop"."Order" (lower("Order Code"))',
+        'CREATE INDEX CONCURRENTLY ix_order_1_lower_order_code ON "Shop"."Order 1" '
+        '(lower("Order Code"))',
+        'ALTER INDEX "Shop".ix_order_lower_order_code '
+        'ATTACH PARTITION "Shop".ix_order_1_lower_order_code',
+        'CREATE INDEX ix_order_2_lower_order_code ON ONLY "Shop".order_2 (lower("Order Code"))',
+        'CREATE INDEX CONCURRENTLY ix_order_2a_lower_order_code ON "Shop".order_2a '
+        '(lower("Order Code"))',
+        'ALTER INDEX "Shop".ix_order_2_lower_order_code '
+        'ATTACH PARTITION "Shop".ix_order_2a_lower_order_code',
+        'ALTER INDEX "Shop".ix_order_lower_order_code '
+        'ATTACH PARTITION "Shop".ix_order_2_lower_order_code',
+    ]
+
+
+def test_uses_the_names_of_the_mapped_class(story, watch):
+    watched = watch(story.url)
+    (finding,) = watched.ask(STATEMENTS["attribute named unlike its column"])
+    assert finding.advice[0].sqlalchemy == (
+        "from sqlalchemy import Index, func\n"
+        "from tests.models import User\n"
+        "\n"
+        'Index("ix_user_upper_nick", func.upper(User.nickname))'
+    )
+
+
+def test_a_statement_without_any_class_reflects_the_table(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    fresh_story.execute(
+        "CREATE TABLE plain AS SELECT 'A' || g AS name FROM generate_series(1, 5000) g"
+    )
+    (finding,) = watched.ask(sa.text("SELECT * FROM plain WHERE lower(name) = 'x'"))
+    assert "autoload_with=engine" in finding.advice[0].sqlalchemy
+    run_sqlalchemy(fresh_story, finding.advice[0])
+    assert watched.ask(sa.text("SELECT * FROM plain WHERE lower(name) = 'x'")) == []
+
+
+def test_a_taken_name_is_avoided(fresh_story, watch):
+    fresh_story.execute('CREATE INDEX ix_user_lower_email ON "user" (points)')
+    watched = watch(fresh_story.url)
+    (finding,) = watched.ask(STATEMENTS["reserved table name"])
+    assert " ix_user_lower_email_2 " in finding.advice[0].summary
+
+
+def relation(name: str) -> Relation:
+    return Relation(
+        key=f"public.{name}", schema="public", name=name, display=name, quoted_name=name,
+        kind="r", rows=0, root=f"public.{name}",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["t" * 63, "ü" * 31, "Ordner mit Leerzeichen", '"'])
+def test_names_fit_and_collide_with_nothing(table):
+    first = index_name(relation(table), "lower(a_rather_long_column_name)", frozenset())
+    second = index_name(relation(table), "lower(a_rather_long_column_name)", frozenset({first}))
+    assert first != second
+    assert len(first.encode()) <= MAX_NAME_BYTES
+    assert len(second.encode()) <= MAX_NAME_BYTES

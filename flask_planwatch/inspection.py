@@ -120,6 +120,7 @@ class Inspector:
             growth=self.settings.growth,
             duration_ms=capture.duration_ms,
             returned_rows=capture.returned_rows,
+            show_values=self.settings.show_parameters,
         )
         if Need.SEQSCAN_OFF in suspicion.needs:
             forced = explain(self.session, query, seqscan=False)

@@ -47,7 +47,10 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a rule may judge by. Durations are in ms; plans are None if not asked for."""
+    """All that a rule may judge by. Durations are in ms; plans are None if not asked for.
+
+    `show_values` tells whether a Hit may repeat compared values.
+    """
 
     plan: Plan
     schema: Schema
@@ -56,6 +59,7 @@ class Evidence:
     growth: bool
     duration_ms: float
     returned_rows: int | None
+    show_values: bool = False
     seqscan_off: Plan | None = None
     alone: Plan | None = None
 

@@ -229,10 +229,11 @@ def _indexes_on_column(suspicion: Suspicion) -> list[str]:
 
 
 def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
+    condition = suspicion.conjunct.text
     return {
         "scanned": sorted({scan.qualified_relation or "" for scan in suspicion.scans}),
         "node": suspicion.scans[0].title,
-        "condition": scrub_condition(suspicion.conjunct.text),
+        "condition": condition if evidence.show_values else scrub_condition(condition),
         "table_rows": round(rows),
         "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
         "total_cost": evidence.plan.total_cost,

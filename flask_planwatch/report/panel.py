@@ -1,0 +1,315 @@
+"""PlanWatch's panel in Flask-DebugToolbar: the findings of a request, and its other statements.
+
+The toolbar imports this module by its dotted name, see toolbar.py. The panel is for debugging, so
+it shows the values of parameters; all it shows is escaped by the templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from reprlib import Repr
+from textwrap import dedent
+from typing import Any
+
+from flask import Flask, current_app
+from flask_debugtoolbar.panels import DebugPanel
+from flask_debugtoolbar.utils import format_fname
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from werkzeug import Request, Response
+
+from ..capture import MAX_STATEMENTS_SHOWN, Seen, request_record
+from ..finding import Finding, Inspection
+from ..watcher import Watcher
+
+#: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
+#: comes later than this feels slow.
+PATIENCE = 0.5
+
+#: Characters of one statement, and parameters of it, that are shown: a bulk insert has millions.
+MAX_TEXT_SHOWN = 10_000
+MAX_PARAMETERS_SHOWN = 50
+
+_FAILED = (
+    "<p>PlanWatch could not fill its panel. The error was counted, and the log says where it came "
+    "from; the response is not affected.</p>"
+)
+
+
+class PlanWatchPanel(DebugPanel):
+    """Shows what PlanWatch found in the statements of the request, most severe first.
+
+    It waits up to half a second for them, and never raises: an error is counted in
+    `PlanWatch.stats()`.
+    """
+
+    name = "PlanWatch"
+    has_content = True
+
+    def __init__(self, jinja_env: Environment, context: dict[str, Any] | None = None) -> None:
+        super().__init__(jinja_env, context)
+        self._subtitle = ""
+        self._content = ""
+
+    def nav_title(self) -> str:
+        """The name in the toolbar."""
+        return "PlanWatch"
+
+    def nav_subtitle(self) -> str:
+        """How many findings there are."""
+        return self._subtitle
+
+    def title(self) -> str:
+        """The heading of the panel."""
+        return "PlanWatch"
+
+    def url(self) -> str:
+        """Nowhere: the content is part of the page."""
+        return ""
+
+    def content(self) -> str:
+        """The HTML, as process_response has made it."""
+        return self._content
+
+    def process_response(self, request: Request, response: Response) -> None:
+        """Collect and render what the panel shows, once for each response."""
+        watcher = None
+        try:
+            app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+            watcher = app.extensions.get("planwatch")
+            report = None
+            if isinstance(watcher, Watcher) and watcher.settings.enabled:
+                report = collect(app, watcher)
+            self._subtitle = report.summary if report else "off"
+            content = _environment().get_template("panel.html").render(report=report)
+            # The toolbar encodes the page strictly; a statement or path may hold a lone surrogate.
+            self._content = content.encode("utf-8", "backslashreplace").decode()
+        except Exception as error:  # noqa: BLE001 - a page must not break for its panel
+            self._subtitle, self._content = "failed", _FAILED
+            if isinstance(watcher, Watcher):
+                with suppress(Exception):
+                    watcher.failed(error)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution, with the inspection that it had by the time the panel was made."""
+
+    seen: Seen
+    inspection: Inspection | None
+
+    @classmethod
+    def of(cls, seen: Seen) -> Execution:
+        """Take the inspection off the ticket once: the worker may replace it meanwhile."""
+        return cls(seen, seen.ticket.inspection if seen.ticket else None)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """All executions of one statement in the request."""
+
+    executions: tuple[Execution, ...]
+
+    @property
+    def calls(self) -> int:
+        """How often it ran."""
+        return len(self.executions)
+
+    @property
+    def total_ms(self) -> float:
+        """How long all executions took."""
+        return sum(execution.seen.duration_ms for execution in self.executions)
+
+    @property
+    def shown(self) -> Execution:
+        """The execution that tells most: the latest with a plan, else with a Skip, else the first.
+
+        Its parameters are shown, as the plan was made with them.
+        """
+        inspected = [one for one in self.executions if one.inspection]
+        planned = [one for one in inspected if one.inspection and one.inspection.plan]
+        return (planned or inspected or self.executions[:1])[-1]
+
+    @property
+    def inspection(self) -> Inspection | None:
+        """The latest inspection with a plan, else one with a Skip, if there was any."""
+        return self.shown.inspection
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What its inspections found; the worst is not always the latest."""
+        return [
+            finding
+            for execution in self.executions
+            if execution.inspection
+            for finding in execution.inspection.findings
+        ]
+
+    @property
+    def text(self) -> str:
+        """The statement, without its literals if it was inspected."""
+        return self.inspection.statement.text if self.inspection else self.shown.seen.key
+
+    @property
+    def state(self) -> str:
+        """What became of its plan: `inspected`, `skipped`, `waiting` or `not sampled`."""
+        if self.inspection:
+            return "skipped" if self.inspection.skip else "inspected"
+        return "waiting" if self.shown.seen.ticket else "not sampled"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the panel shows. `found` and `others` are of this request, `earlier` of former ones."""
+
+    found: tuple[tuple[Finding, Statement], ...]
+    others: tuple[Statement, ...]
+    earlier: tuple[Finding, ...]
+    stats: Mapping[str, Any]
+    complete: bool
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an inspection was not done in time."""
+        return any(statement.state == "waiting" for statement in self.others)
+
+    @property
+    def summary(self) -> str:
+        """A few words for the toolbar."""
+        if self.found:
+            return plural(len(self.found), "finding")
+        here = "waiting" if self.waiting else "no findings"
+        return f"{here}, {len(self.earlier)} earlier" if self.earlier else here
+
+
+def collect(app: Flask, watcher: Watcher) -> Report:
+    """Wait for the findings of the current request, and return what there is to show."""
+    record = request_record(app)
+    seen = record.seen if record else []
+    watcher.worker.wait([one.ticket for one in seen if one.ticket], PATIENCE, interim=True)
+    statements = _statements(Execution.of(one) for one in seen)
+    found = {
+        finding.id: (finding, statement)
+        for statement in statements
+        for execution in statement.executions
+        if execution.inspection
+        for finding in execution.inspection.findings
+    }
+    guilty = {id(statement) for _, statement in found.values()}
+    return Report(
+        found=tuple(
+            sorted(found.values(), key=lambda one: (one[0].severity.rank, -one[1].total_ms))
+        ),
+        others=tuple(one for one in statements if id(one) not in guilty),
+        earlier=tuple(one for one in watcher.store.findings() if one.id not in found),
+        stats=watcher.stats(),
+        complete=len(seen) < MAX_STATEMENTS_SHOWN,
+    )
+
+
+def _statements(executions: Iterable[Execution]) -> list[Statement]:
+    """Group executions by fingerprint; those not inspected follow others of the same text."""
+    executions = list(executions)
+    fingerprints = {
+        one.seen.key: one.inspection.statement.fingerprint for one in executions if one.inspection
+    }
+    groups: dict[str, list[Execution]] = {}
+    for one in executions:
+        groups.setdefault(fingerprints.get(one.seen.key, one.seen.key), []).append(one)
+    return [Statement(tuple(group)) for group in groups.values()]
+
+
+@cache
+def _environment() -> Environment:
+    """The panel's own Jinja: the app's and the toolbar's may have other filters and undefineds."""
+    environment = Environment(
+        autoescape=True,
+        loader=PackageLoader("flask_planwatch.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        lay_out=lay_out,
+        number=number,
+        parameters=parameters,
+        place=place,
+        plural=plural,
+        sentence=sentence,
+    )
+    environment.globals["max_parameters"] = MAX_PARAMETERS_SHOWN
+    return environment
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 finding` or `2 findings`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def number(value: float) -> str:
+    """Return a cost or a duration with the three digits that a person compares."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def sentence(text: str) -> str:
+    """Return a reason or a problem as a sentence of its own."""
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def place(path: str) -> str:
+    """Return a path relative to the app or to where Python found the module."""
+    short: str = format_fname(path)
+    return short if path.startswith("<") else short.strip("<>")
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 120
+
+
+def parameters(values: Any) -> list[tuple[str, str]]:
+    """Return names, or numbers from 1, and shortened values of a driver's parameters."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values or (), start=1)
+    return [(str(name), _repr.repr(value)) for name, value in items]
+
+
+_PIECES = re.compile(
+    r"""(?P<quoted> "[^"]*" | '[^']*' )
+    |   (?P<open> \( \s* (?P<query> (?:SELECT|WITH)\b )? )
+    |   (?P<close> \) )
+    |   \s+ (?P<clause>
+            (?<!DISTINCT\ ) (?<!DELETE\ ) FROM
+          | (?: (?:LEFT|RIGHT|FULL|CROSS|INNER) \s (?:OUTER\ )? )? JOIN
+          | WHERE | GROUP\ BY | HAVING | WINDOW | ORDER\ BY | LIMIT | OFFSET | FOR\ UPDATE
+          | UNION | INTERSECT | EXCEPT | SET | VALUES | ON\ CONFLICT | RETURNING
+        ) \b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def lay_out(text: str) -> str:
+    """Return a statement with each clause on a line of its own.
+
+    A text that has lines already keeps them.
+    """
+    if len(text) > MAX_TEXT_SHOWN:
+        rest = plural(len(text) - MAX_TEXT_SHOWN, "more character")
+        text = f"{text[:MAX_TEXT_SHOWN]}… ({rest})"
+    if "\n" in text.strip():
+        return dedent(text).strip()
+    queries = [True]
+
+    def piece(match: re.Match[str]) -> str:
+        if match["open"]:
+            queries.append(match["query"] is not None)
+        elif match["close"] and len(queries) > 1:
+            queries.pop()
+        elif match["clause"] and queries[-1]:
+            # Only a query has clauses: EXTRACT(year FROM …) stays on its line.
+            return "\n" + "  " * (queries.count(True) - 1) + match["clause"]
+        return match[0]
+
+    return _PIECES.sub(piece, text)

@@ -1,0 +1,61 @@
+"""A real browser, and a server for it to visit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Flask
+from playwright.sync_api import Browser, Error, sync_playwright
+from werkzeug.serving import make_server
+
+from . import servers
+
+#: Names a Chromium; without it the first one on the path is taken, else Playwright's own.
+VARIABLE = "PLANWATCH_TEST_CHROMIUM"
+
+_COMMANDS = ("chromium", "chromium-browser", "google-chrome")
+
+#: It runs as root in a container, and asks nobody but the tests' own server for anything.
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Chromium; without one, skip the test, or fail where all is required."""
+    command = os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, _COMMANDS)), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=command, args=list(_ARGUMENTS))
+        except Error as error:
+            servers.missing(f"no Chromium to start: {error.message.splitlines()[0]}")
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def serve(app: Flask) -> Iterator[str]:
+    """Serve an app from a thread of its own, and return the URL to visit."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, name="tests.serve")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

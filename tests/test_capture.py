@@ -1,0 +1,196 @@
+"""What is captured, what is passed over, and with which parameters, duration and error."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func
+
+from flask_planwatch.signals import statement_inspected
+
+from .models import Badge, User
+
+LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
+
+
+@pytest.fixture(params=["psycopg2", "psycopg"])
+def watched(request, story, watch):
+    return watch(story.url_for(request.param))
+
+
+@pytest.fixture
+def inspections(watched):
+    """The inspections of a test, complete once the worker was flushed."""
+    received = []
+
+    def receive(sender, inspection):
+        received.append(inspection)
+
+    def complete():
+        assert watched.planwatch.flush(10)
+        return received
+
+    with statement_inspected.connected_to(receive, watched.app):
+        yield complete
+
+
+def run(watched, *statements, **options):
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        connection = connection.execution_options(**options)
+        for statement in statements:
+            if isinstance(statement, str):
+                connection.exec_driver_sql(statement)
+            else:
+                connection.execute(statement)
+
+
+CAPTURED = {
+    "core select": LOGIN,
+    "insert": sa.insert(Badge).values(id=1000, owner="x"),
+    "update": sa.update(User).values(first="x").where(User.id == 1),
+    "delete": sa.delete(User).where(User.id == 1),
+    "text": sa.text("SELECT * FROM badge WHERE id = :id").bindparams(id=1),
+    "driver-level": "SELECT 1 FROM badge WHERE owner LIKE 'a%%'",
+    "comment first": "/* hello */ -- there\n ( SELECT 1 )",
+    "with": "WITH x AS (SELECT 1 AS a) SELECT a FROM x",
+    "for update": sa.select(Badge).with_for_update(),
+    "no parameters": sa.select(func.count()).select_from(Badge),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_captured_and_explained(watched, inspections, name):
+    run(watched, CAPTURED[name])
+    (inspection,) = inspections()
+    assert inspection.skip is None
+    assert inspection.plan.total_cost > 0
+
+
+PASSED_OVER = {
+    "ddl": "CREATE TABLE t_passed (id int)",
+    "ddl construct": sa.schema.CreateTable(sa.Table("t_p", sa.MetaData(), sa.Column("a", sa.Text))),
+    "explain": "EXPLAIN SELECT 1",
+    "set": "SET LOCAL statement_timeout = 0",
+    "savepoint": "SAVEPOINT a",
+    "call": "DO $$ BEGIN END $$",
+    "show": "SHOW server_version",
+}
+
+
+@pytest.mark.parametrize("name", PASSED_OVER)
+def test_passed_over(watched, inspections, name):
+    run(watched, PASSED_OVER[name])
+    assert inspections() == []
+    assert watched.planwatch.stats()["captured"] == 0
+    assert watched.planwatch.stats()["skipped"] == {}
+
+
+def test_many_parameter_sets_are_passed_over(watched, inspections):
+    rows = [{"id": 2000 + number, "owner": "x"} for number in range(3)]
+    with watched.app.app_context():
+        session = watched.db.session
+        session.execute(sa.insert(Badge), rows)
+        session.execute(
+            sa.insert(Badge).returning(Badge.id), [{**r, "id": r["id"] + 9} for r in rows]
+        )
+        session.rollback()
+    assert inspections() == []
+
+
+def test_one_statement_opts_out(watched, inspections):
+    run(watched, LOGIN.execution_options(planwatch=False))
+    run(watched, LOGIN, planwatch=False)
+    assert inspections() == []
+    run(watched, LOGIN, planwatch=True)
+    assert len(inspections()) == 1
+
+
+def test_literals_in_driver_level_sql_share_one_fingerprint(watched, inspections):
+    run(watched, *(f"SELECT 1 FROM badge WHERE id = {id_} AND owner <> 'o{id_}'" for id_ in (1, 2)))
+    first, second = inspections()
+    assert first.statement == second.statement
+    assert first.statement.text == "SELECT ? FROM badge WHERE id = ? AND owner <> ?"
+
+
+def test_same_text_with_other_literals_is_sampled_once(story, watch):
+    watched = watch(story.url)
+    watched.app.config["PLANWATCH_SAMPLE_INTERVAL"] = 300
+    run(watched, *(f"SELECT 1 FROM badge WHERE id = {id_}" for id_ in range(5)))
+    assert watched.planwatch.flush(10)
+    stats = watched.planwatch.stats()
+    assert (stats["inspected"], stats["skipped"]) == (1, {"recently-inspected": 4})
+
+
+def test_fingerprint_ignores_values_and_length_of_lists(watched, inspections):
+    run(
+        watched, sa.select(User).where(User.id.in_([1])), sa.select(User).where(User.id.in_([2, 3]))
+    )
+    first, second = inspections()
+    assert first.statement == second.statement
+    assert "IN (...)" in first.statement.text
+
+
+def test_duration_is_that_of_the_statement(watched, inspections):
+    run(watched, sa.select(func.pg_sleep(0.1)))
+    (inspection,) = inspections()
+    assert 100 <= inspection.duration_ms < 2000
+
+
+def test_failed_statement_keeps_its_error(watched, inspections):
+    with pytest.raises(sa.exc.DBAPIError):
+        run(watched, "SET LOCAL statement_timeout = 10", sa.select(func.pg_sleep(1), User.id))
+    (inspection,) = inspections()
+    assert inspection.error.sqlstate == "57014"
+    assert inspection.plan is not None
+
+
+def test_failed_login_scan_is_critical(watched):
+    slow = LOGIN.where(func.pg_sleep(0.01).is_not(None))
+    with pytest.raises(sa.exc.DBAPIError):
+        run(watched, "SET LOCAL statement_timeout = 1", slow)
+    (finding,) = watched.findings()
+    assert finding.severity == "critical"
+    assert finding.error.sqlstate == "57014"
+
+
+def test_wrong_sql_is_a_named_skip(watched, inspections):
+    with pytest.raises(sa.exc.DBAPIError):
+        run(watched, "SELECT nonsense FROM badge")
+    (inspection,) = inspections()
+    assert inspection.skip.reason == "statement-invalid"
+
+
+def test_values_of_a_dict_that_the_app_reuses(watched, inspections):
+    parameters = {"id": 1}
+    statement = sa.text("SELECT * FROM badge WHERE id = :id")
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        connection.execute(statement, parameters)
+        parameters["id"] = object()
+    (inspection,) = inspections()
+    assert inspection.skip is None
+
+
+def test_listeners_and_handlers_that_use_the_database_cause_no_loop(watched):
+    def receive(sender, inspection):
+        watched.db.session.execute(LOGIN).all()
+
+    with statement_inspected.connected_to(receive, watched.app):
+        run(watched, LOGIN)
+        assert watched.planwatch.flush(10)
+    assert watched.planwatch.stats()["captured"] == 1
+
+
+def test_no_text_of_an_autocommit_engine_is_written(story, watch):
+    """An AUTOCOMMIT engine must not make PlanWatch's own transaction writable."""
+    watched = watch(story.url, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
+    run(watched, LOGIN)
+    assert len(watched.findings()) == 1
+
+
+def test_server_side_cursor(watched, inspections):
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        result = connection.execution_options(stream_results=True).execute(LOGIN)
+        result.fetchmany(1)
+        result.close()
+    (inspection,) = inspections()
+    assert inspection.skip is None

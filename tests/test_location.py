@@ -1,0 +1,208 @@
+"""Which line a finding names: in a view, a template, a command, a test, and in a library."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from flask import render_template_string
+from sqlalchemy import func
+
+from flask_planwatch.location import location_finder
+
+from .models import User
+
+LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
+
+HERE = __file__
+
+
+def line_of(mark):
+    with open(HERE, encoding="utf-8") as source:
+        return next(
+            n for n, line in enumerate(source, 1) if f"# {mark}" in line and "line_of" not in line
+        )
+
+
+@pytest.fixture
+def watched(story, watch):
+    return watch(story.url, SECRET_KEY="test")
+
+
+def test_in_a_view(watched):
+    def view():
+        return str(watched.db.session.execute(LOGIN).all())  # in the view
+
+    watched.app.add_url_rule("/", "users.list", view)
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert (finding.location.path, finding.location.line) == (HERE, line_of("in the view"))
+    assert finding.location.function.endswith("view")
+    assert finding.endpoint == "users.list"
+    assert not finding.location.library
+    assert f"{HERE}:{finding.location.line}" in finding.message
+    assert "endpoint users.list" in finding.message
+
+
+def test_in_a_helper_of_the_view(watched):
+    def helper():
+        return watched.db.session.execute(LOGIN).all()  # in the helper
+
+    watched.app.add_url_rule("/", "index", lambda: str(helper()))
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert finding.location.line == line_of("in the helper")
+
+
+def test_before_request(watched):
+    @watched.app.before_request
+    def load():
+        watched.db.session.execute(LOGIN).all()  # before the request
+
+    watched.app.add_url_rule("/", "index", lambda: "")
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert finding.location.line == line_of("before the request")
+
+
+def test_in_a_template(watched, tmp_path):
+    (tmp_path / "page.html").write_text("<ul>\n{% for row in rows() %}\n<li>\n{% endfor %}\n</ul>")
+    watched.app.jinja_loader.searchpath[:] = [str(tmp_path)]
+
+    def view():
+        from flask import render_template
+
+        session = watched.db.session
+        return render_template("page.html", rows=iter_lazily(session))
+
+    watched.app.add_url_rule("/", "index", view)
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert finding.location.line == line_of("lazily")
+
+
+def iter_lazily(session):
+    return lambda: session.execute(LOGIN).all()  # lazily
+
+
+def test_line_of_a_template_itself(watched, tmp_path):
+    """A statement that a template causes by itself: its own line, not that of generated code."""
+    (tmp_path / "page.html").write_text("<p>\n<p>\n{{ session.execute(statement).all() }}\n")
+    watched.app.jinja_loader.searchpath[:] = [str(tmp_path)]
+
+    def view():
+        from flask import render_template
+
+        return render_template("page.html", session=watched.db.session, statement=LOGIN)
+
+    watched.app.add_url_rule("/", "index", view)
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert finding.location.path == str(tmp_path / "page.html")
+    assert finding.location.line == 3
+
+
+def test_in_a_command(watched):
+    @watched.app.cli.command("report")
+    def report():
+        watched.db.session.execute(LOGIN).all()  # in the command
+
+    result = watched.app.test_cli_runner().invoke(args=["report"])
+    assert result.exit_code == 0, result.output
+    (finding,) = watched.findings()
+    assert finding.location.line == line_of("in the command")
+    assert finding.endpoint is None
+
+
+def test_in_a_test(watched):
+    with watched.app.app_context():
+        watched.db.session.execute(LOGIN).all()  # in the test
+    (finding,) = watched.findings()
+    assert finding.location.line == line_of("in the test")
+
+
+def test_at_the_login_of_flask_security(story, watch):
+    """No frame of the app's own is on the stack: the line is the library's, the endpoint leads."""
+    from flask_security import RoleMixin, Security, SQLAlchemyUserDatastore, UserMixin
+    from flask_sqlalchemy import SQLAlchemy
+
+    from flask_planwatch import PlanWatch
+
+    watched = watch(story.url)
+    app = type(watched.app)("login")
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=story.url, SECRET_KEY="k", SECURITY_PASSWORD_SALT="s",
+        SECURITY_PASSWORD_HASH="plaintext", WTF_CSRF_ENABLED=False, PLANWATCH_SAMPLE_INTERVAL=0,
+        SECURITY_PASSWORD_SCHEMES=["plaintext"],
+    )  # fmt: skip
+    db = SQLAlchemy(app)
+    links = db.Table(
+        "member_roles",
+        sa.Column("member_id", sa.ForeignKey("member.id")),
+        sa.Column("role_id", sa.ForeignKey("role.id")),
+    )
+
+    class Role(db.Model, RoleMixin):
+        id = sa.Column(sa.Integer, primary_key=True)
+        name = sa.Column(sa.String(80), unique=True)
+
+    class Member(db.Model, UserMixin):
+        id = sa.Column(sa.Integer, primary_key=True)
+        email = sa.Column(sa.String(255), unique=True)
+        password = sa.Column(sa.String(255))
+        active = sa.Column(sa.Boolean)
+        fs_uniquifier = sa.Column(sa.String(64), unique=True)
+        roles = db.relationship("Role", secondary=links)
+
+    Security(app, SQLAlchemyUserDatastore(db, Member, Role))
+    planwatch = PlanWatch(app)
+    with app.app_context():
+        db.create_all()
+        db.session.execute(
+            sa.text(
+                "INSERT INTO member (email, active, fs_uniquifier) "
+                "SELECT 'U' || g || '@x.org', true, g FROM generate_series(1, 5000) g"
+            )
+        )
+        db.session.commit()
+        db.session.execute(sa.text("ANALYZE member").execution_options(planwatch=False))
+        db.session.commit()
+    planwatch.flush(10, app)
+    app.test_client().post("/login", data={"email": "u7@x.org", "password": "wrong"})
+    assert planwatch.flush(10, app)
+    (finding,) = [f for f in planwatch.findings(app) if f.relation == "member"]
+    assert finding.location.library
+    assert "flask_security" in finding.location.path
+    assert finding.endpoint == "security.login"
+    assert "From endpoint security.login, library code at " in finding.message
+    assert HERE not in finding.message
+    with app.app_context():
+        db.session.remove()
+        db.drop_all()
+        db.engine.dispose()
+
+
+def test_an_app_that_is_installed_is_its_own_code(tmp_path):
+    """An app deployed into site-packages is still the app; what lies beside it is a library."""
+    package = tmp_path / "site-packages" / "shop"
+    asked = compile("def ask(find):\n    return find()", str(package / "views.py"), "exec")
+    names: dict[str, object] = {"__name__": "shop.views"}
+    exec(asked, names)
+
+    def location(root):
+        return names["ask"](location_finder(str(root)))
+
+    assert location(package).path == str(package / "views.py")
+    assert not location(package).library
+    assert location(tmp_path / "elsewhere").path == HERE
+
+
+def test_text_without_a_template_file(watched):
+    def view():
+        return render_template_string(
+            "{{ session.execute(statement).all() }}", session=watched.db.session, statement=LOGIN
+        )
+
+    watched.app.add_url_rule("/", "index", view)
+    watched.app.test_client().get("/")
+    (finding,) = watched.findings()
+    assert finding.location.path == HERE

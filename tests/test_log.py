@@ -1,0 +1,204 @@
+"""The log: levels, fields, once in an interval, resolved once, and no compared values."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func
+
+from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
+
+from .models import Badge, User
+
+FIELDS = {
+    "planwatch_id": str,
+    "planwatch_rule": str,
+    "planwatch_severity": str,
+    "planwatch_fingerprint": str,
+    "planwatch_tables": list,
+    "planwatch_expression": str,
+    "planwatch_evidence": dict,
+    "planwatch_advice": str,
+    "planwatch_advice_kind": str,
+    "planwatch_advice_data": list,
+    "planwatch_verdict": str,
+    "planwatch_cost_before": float | None,
+    "planwatch_cost_after": float | None,
+    "planwatch_duration_ms": float,
+    "planwatch_calls": int,
+    "planwatch_endpoint": str | None,
+    "planwatch_bind": str | None,
+    "db.system.name": str,
+    "db.query.text": str,
+    "code.file.path": str,
+    "code.line.number": int,
+    "code.function.name": str,
+}
+
+
+def login(email):
+    return sa.select(User.id).where(func.lower(User.email) == email)
+
+
+@pytest.fixture(autouse=True)
+def log(caplog):
+    caplog.set_level(logging.INFO, "flask_planwatch")
+    return caplog
+
+
+def test_fields_and_level(story, watch, log):
+    watch(story.url, PLANWATCH_VERIFY="build").ask(login("x"))
+    (record,) = log.records
+    assert (record.name, record.levelno) == ("flask_planwatch", logging.WARNING)
+    for name, kind in FIELDS.items():
+        assert isinstance(record.__dict__[name], kind), name
+    ours = {name for name in record.__dict__ if name.startswith(("planwatch", "db.", "code."))}
+    assert ours == set(FIELDS)
+    assert record.__dict__["db.system.name"] == "postgresql"
+    assert record.planwatch_advice.startswith("CREATE INDEX CONCURRENTLY ix_user_lower_email")
+    assert record.planwatch_cost_after < record.planwatch_cost_before
+    json.dumps({name: record.__dict__[name] for name in FIELDS})
+
+
+def test_message_says_what_where_and_what_to_do(story, watch, log):
+    watch(story.url).ask(login("x"))
+    message = log.records[0].getMessage()
+    for part in (
+        '"user"',
+        "lower((email)::text)",
+        "user_email_key",
+        "conftest.py:",
+        "CREATE INDEX",
+    ):
+        assert part in message
+
+
+def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
+    watched = watch(fresh_story.url)
+    for number in range(3):
+        watched.ask(login(f"x{number}"))
+    (record,) = log.records
+    fresh_story.execute('CREATE INDEX ON "user" (lower(email))')
+    for number in range(3):
+        watched.ask(login(f"x{number}"))
+    _, resolved = log.records
+    assert resolved.levelno == logging.INFO
+    assert "resolved" in resolved.getMessage()
+    assert resolved.planwatch_id == record.planwatch_id
+
+
+def test_again_after_the_interval(story, watch, log):
+    watched = watch(story.url, PLANWATCH_LOG_INTERVAL=0)
+    for _ in range(3):
+        watched.ask(login("x"))
+    assert len(log.records) == 3
+
+
+def test_growth_is_info(story, watch, log):
+    watch(story.url, PLANWATCH_GROWTH=True).ask(
+        sa.select(Badge).where(func.lower(Badge.owner) == "x")
+    )
+    (record,) = log.records
+    assert record.levelno == logging.INFO
+    assert record.planwatch_severity == "info"
+
+
+@pytest.mark.parametrize(
+    "ignore",
+    [
+        "functional-predicate",
+        "functional-predicate:user",
+        'functional-predicate:"user"',
+        "functional-predicate:lower((email)::text)",
+    ],
+)
+def test_ignored(story, watch, log, ignore):
+    assert watch(story.url, PLANWATCH_IGNORE=[ignore]).ask(login("x")) == []
+    assert log.records == []
+
+
+def test_ignored_by_id(story, watch, log):
+    (finding,) = watch(story.url).ask(login("x"))
+    log.clear()
+    assert watch(story.url, PLANWATCH_IGNORE=[finding.id]).ask(login("y")) == []
+    assert log.records == []
+
+
+def test_signals_are_sent_inside_the_app_context(fresh_story, watch):
+    watched, heard = watch(fresh_story.url), []
+
+    def hear(name):
+        def receive(sender, **what):
+            from flask import current_app
+
+            heard.append((name, sender is watched.app is current_app._get_current_object(), what))
+
+        return receive
+
+    receivers = {
+        signal: hear(signal.name)
+        for signal in (finding_detected, finding_resolved, statement_inspected)
+    }
+    for signal, receiver in receivers.items():
+        signal.connect(receiver, watched.app)
+    watched.ask(login("x"))
+    watched.ask(login("y"))
+    fresh_story.execute('CREATE INDEX ON "user" (lower(email))')
+    watched.ask(login("z"))
+    assert [name.removeprefix("planwatch-") for name, _, _ in heard] == [
+        "statement-inspected",
+        "finding-detected",
+        "statement-inspected",
+        "statement-inspected",
+        "finding-resolved",
+    ]
+    assert all(inside for _, inside, _ in heard)
+    assert heard[1][2]["finding"].id == heard[-1][2]["finding"].id
+
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        login(SECRET),
+        sa.text(f"SELECT * FROM \"user\" WHERE lower(email) = '{SECRET}'"),
+        sa.text(
+            f"SELECT * FROM \"user\" WHERE first <> E'{SECRET}\\\\n' "
+            f"AND lower(email) IN ('a', '{SECRET}')"
+        ),
+        sa.select(User).where(User.data["type"].astext == SECRET, User.state != SECRET),
+        sa.select(User).where(func.lower(User.email).in_([SECRET, "b"])).limit(5),
+        sa.select(sa.text("nope")).where(User.first == SECRET),
+    ],
+)  # fmt: skip
+def test_no_compared_value_leaves_the_process(story, watch, log, statement):
+    watched, sent = watch(story.url), []
+
+    def receive(sender, inspection):
+        sent.append(repr(inspection) + (inspection.plan.as_text() if inspection.plan else ""))
+
+    with statement_inspected.connected_to(receive, watched.app):
+        try:
+            watched.ask(statement)
+        except sa.exc.ProgrammingError:
+            watched.findings()
+    everything = sent + [record.getMessage() + repr(record.__dict__) for record in log.records]
+    assert sent
+    assert SECRET not in "".join(everything)
+
+
+def test_shown_where_the_user_says_so(story, watch):
+    watched, sent = watch(story.url, PLANWATCH_SHOW_PARAMETERS=True), []
+
+    def receive(sender, inspection):
+        sent.append(inspection.plan.as_text())
+
+    with statement_inspected.connected_to(receive, watched.app):
+        (finding,) = watched.ask(login(SECRET))
+    assert SECRET in sent[0]
+    assert SECRET in finding.evidence["condition"]

@@ -1,0 +1,488 @@
+"""The panel in Flask-DebugToolbar, as its HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+import sysconfig
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask, redirect
+from flask_debugtoolbar import DebugToolbarExtension
+
+from flask_planwatch import Finding, PlanWatch, Severity, Statement, Verdict, VerdictStatus
+from flask_planwatch.finding import Advice, AdviceKind
+from flask_planwatch.inspection import Inspector
+from flask_planwatch.report import panel
+from flask_planwatch.report.toolbar import PANEL
+
+from .conftest import Watched
+from .models import Badge, User
+
+PAGE = "<!doctype html><html><head><title>page</title></head><body>the page</body></html>"
+
+Visit = Callable[..., "Shown"]
+
+
+def login(email: str) -> sa.Select:
+    return sa.select(User.id).where(sa.func.lower(User.email) == email)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The panel of one response."""
+
+    subtitle: str
+    html: str
+
+    @property
+    def text(self) -> str:
+        """What a person reads, without tags, white space folded."""
+        visible = re.sub(r"<(style|script)>.*?</\1>|<[^>]+>", " ", self.html, flags=re.DOTALL)
+        return " ".join(html.unescape(visible).split())
+
+    def section(self, title: str) -> Shown:
+        """The section with this heading."""
+        sections = re.findall(r"^<section>.*?^</section>", self.html, re.DOTALL | re.MULTILINE)
+        (found,) = (one for one in sections if f"<h2>{title}" in one)
+        return Shown(self.subtitle, found)
+
+
+def open_panel(app: Flask, path: str = "/") -> Shown:
+    response = app.test_client().get(path)
+    assert response.status_code == 200
+    assert "the page" in response.text
+    item = re.search(r'<li id="flDebugPlanWatchPanel">(.*?)</li>', response.text, re.DOTALL)
+    assert item, "the toolbar has no panel of PlanWatch"
+    subtitle = re.search(r"<small>(.*?)</small>", item[1])
+    content = re.search(
+        r'<div id="flDebugPlanWatchPanel-content".*?<div class="flDebugScroll">(.*?)'
+        r'</div>\s*</div>\s*</div>\s*(?=<div id="flDebugW)',
+        response.text,
+        re.DOTALL,
+    )
+    assert content
+    return Shown(html.unescape(subtitle[1]) if subtitle else "", content[1])
+
+
+@pytest.fixture
+def toolbar_app(watch: Callable[..., Watched]) -> Callable[..., Watched]:
+    """Return a function that makes a watched app with a toolbar."""
+
+    def make(url: str, **config: object) -> Watched:
+        watched = watch(url, **{"SECRET_KEY": "secret", "DEBUG_TB_ENABLED": True, **config})
+        DebugToolbarExtension(watched.app)
+        return watched
+
+    return make
+
+
+@pytest.fixture
+def visit(toolbar_app: Callable[..., Watched]) -> Visit:
+    """Return a function that runs statements in one request, and returns the panel."""
+
+    def run(url: str, *statements: sa.Executable, **config: object) -> Shown:
+        watched = toolbar_app(url, **config)
+        watched.app.add_url_rule("/", "page", running(watched, *statements))
+        return open_panel(watched.app)
+
+    return run
+
+
+def running(watched: Watched, *statements: sa.Executable) -> Callable[[], str]:
+    """Return a view that runs statements; what the server refuses is rolled back."""
+
+    def view() -> str:
+        for statement in statements:
+            try:
+                watched.db.session.execute(statement)
+            except sa.exc.DBAPIError:
+                watched.db.session.rollback()
+        return PAGE
+
+    return view
+
+
+def bare_app(*extensions: Callable[[Flask], object], **config: object) -> Flask:
+    app = Flask("tests.app")
+    app.config.update(SECRET_KEY="secret", DEBUG_TB_ENABLED=True, **config)
+    for extension in extensions:
+        extension(app)
+    app.add_url_rule("/", view_func=lambda: PAGE)
+    return app
+
+
+BOTH_ORDERS = pytest.mark.parametrize(
+    "extensions",
+    [(PlanWatch, DebugToolbarExtension), (DebugToolbarExtension, PlanWatch)],
+    ids=["planwatch first", "toolbar first"],
+)
+
+
+@BOTH_ORDERS
+def test_panel_joins_the_default_panels_in_either_order(extensions):
+    app = bare_app(*extensions)
+    assert open_panel(app).subtitle == "no findings"
+    defaults = bare_app(DebugToolbarExtension).config["DEBUG_TB_PANELS"]
+    assert len(defaults) > 5
+    assert app.config["DEBUG_TB_PANELS"] == (*defaults, PANEL)
+
+
+@BOTH_ORDERS
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_panel_joins_the_users_own_panels_in_either_order(extensions, kind):
+    own = "flask_debugtoolbar.panels.timer.TimerDebugPanel"
+    app = bare_app(*extensions, DEBUG_TB_PANELS=kind([own]))
+    assert open_panel(app).subtitle == "no findings"
+    assert app.config["DEBUG_TB_PANELS"] == kind([own, PANEL])
+
+
+@BOTH_ORDERS
+def test_panel_that_the_user_named_is_not_added_again(extensions):
+    app = bare_app(*extensions, DEBUG_TB_PANELS=[PANEL])
+    open_panel(app)
+    assert app.config["DEBUG_TB_PANELS"] == [PANEL]
+
+
+def test_no_panel_without_a_toolbar():
+    app = Flask("tests.app")
+    PlanWatch(app)
+    app.add_url_rule("/", view_func=lambda: PAGE)
+    assert app.test_client().get("/").text == PAGE
+    assert "DEBUG_TB_PANELS" not in app.config
+
+
+def test_findings_come_most_severe_first(story, visit):
+    shown = visit(
+        story.url,
+        sa.select(Badge.id).where(sa.func.lower(Badge.owner) == "x"),
+        login("user7@example.com"),
+        sa.text("SELECT 1 / (points - points) FROM \"user\" WHERE lower(nick) = 'nick7'"),
+        PLANWATCH_GROWTH=True,
+    )
+    found = shown.section("Found in this request")
+    assert re.findall(r'<article class="(\w+)">', found.html) == ["critical", "warning", "info"]
+    assert "failed with DivisionByZero (22012)" in found.text
+    assert shown.subtitle == "3 findings"
+
+
+def test_finding_says_what_where_and_what_to_do(story, visit):
+    shown = visit(
+        story.url,
+        login("user7@example.com"),
+        login("user8@example.com"),
+        PLANWATCH_VERIFY="build",
+    )
+    text = shown.section("Found in this request").text
+    assert "functional-predicate" in text
+    assert 'The statement reads all of "user"' in text
+    assert "./tests/test_panel.py:" in text
+    assert "in running.<locals>.view" in text
+    assert "endpoint page" in text
+    assert "library code" not in text
+    assert "2 calls, " in text
+    assert 'SELECT "user".id FROM "user" WHERE lower("user".email) = %(lower_1)s' in text
+    assert "lower_1 'user7@example.com'" in text
+    assert re.search(
+        r"Create index verified cost 3,6\d\d → [\d,.]+ The planner used the index\.", text
+    )
+    assert "lower((email)::text) was computed row by row and is now an index condition" in text
+    for code in (
+        'CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email));',
+        'Index("ix_user_lower_email", func.lower(User.email))',
+        "with op.get_context().autocommit_block():",
+    ):
+        assert code in text
+    assert "Plan Copy Seq Scan on user (cost=0.00.." in text
+
+
+def view_in_file(watched: Watched, path: str) -> Callable[[], str]:
+    """Return a view with a finding whose code claims to be in this file."""
+    source = "def find():\n    session.execute(statement)\n    return page"
+    names = {
+        "session": watched.db.session,
+        "statement": login("user7@example.com"),
+        "page": PAGE,
+        "__name__": "some_library.queries",
+    }
+    exec(compile(source, path, "exec"), names)
+    return names["find"]
+
+
+def test_library_code_is_marked(story, toolbar_app):
+    watched = toolbar_app(story.url)
+    path = Path(sysconfig.get_path("purelib"), "some_library", "queries.py")
+    watched.app.add_url_rule("/", "page", view_in_file(watched, str(path)))
+    text = open_panel(watched.app).text
+    assert "library code some_library/queries.py:2 in find endpoint page" in text
+
+
+def test_panel_waits_for_the_findings(story, visit, monkeypatch):
+    inspect = Inspector.inspect
+
+    def slowly(inspector, capture):
+        threading.Event().wait(0.2)
+        return inspect(inspector, capture)
+
+    monkeypatch.setattr(Inspector, "inspect", slowly)
+    assert visit(story.url, login("user7@example.com")).subtitle == "1 finding"
+
+
+def test_panel_does_not_wait_for_ever(story, toolbar_app, monkeypatch):
+    assert panel.PATIENCE == 0.5
+    monkeypatch.setattr(panel, "PATIENCE", 0.05)
+    released = threading.Event()
+    inspect = Inspector.inspect
+
+    def blocked(inspector, capture):
+        assert released.wait(30)
+        return inspect(inspector, capture)
+
+    monkeypatch.setattr(Inspector, "inspect", blocked)
+    watched = toolbar_app(story.url)
+    watched.app.add_url_rule("/", "page", running(watched, login("user7@example.com")))
+    watched.app.add_url_rule("/next", "next", running(watched))
+    try:
+        shown = open_panel(watched.app)
+    finally:
+        released.set()
+    assert shown.subtitle == "waiting"
+    assert "Nothing yet: some statements still wait" in shown.section("Found in this request").text
+    assert re.search(r" 1 [\d.]+ waiting$", shown.section("Other statements").text)
+    assert watched.findings()
+    assert open_panel(watched.app, "/next").subtitle == "no findings, 1 earlier"
+
+
+def test_proof_that_a_lock_of_the_request_holds_up_comes_later(fresh_story, toolbar_app):
+    watched = toolbar_app(fresh_story.url, PLANWATCH_VERIFY="build")
+    lock = sa.text('LOCK TABLE "user" IN ROW EXCLUSIVE MODE')
+    watched.app.add_url_rule("/", "page", running(watched, lock, login("user7@example.com")))
+    watched.app.add_url_rule("/next", "next", running(watched))
+    found = open_panel(watched.app).section("Found in this request").text
+    assert "Create index untested The table was locked, most likely by the request itself" in found
+    assert watched.findings()
+    assert "Create index verified" in open_panel(watched.app, "/next").section("Found earlier").text
+
+
+def test_other_statements_say_what_became_of_their_plan(story, visit):
+    by_id = sa.select(User.id).where(User.id == 7)
+    shown = visit(
+        story.url,
+        by_id,
+        by_id,
+        by_id,
+        sa.text("CREATE TEMPORARY TABLE own (a int)"),
+        sa.text("SELECT a FROM own"),
+        sa.text("SELECT id FROM \"user\" WHERE email = 'literal'"),
+        PLANWATCH_INSPECTIONS_PER_MINUTE=2,
+    )
+    assert shown.subtitle == "no findings"
+    rows = [
+        Shown("", row).text
+        for row in re.findall(r"<tr>(.*?)</tr>", shown.section("Other statements").html, re.DOTALL)
+    ]
+    assert len(rows) == 4
+    assert re.fullmatch(
+        r'SELECT "user"\.id FROM "user" WHERE "user"\.id = %\(id_1\)s id_1 7 '
+        r"Plan Copy Index Only Scan using user_pkey on user .* 3 [\d.]+ inspected cost [\d.]+",
+        rows[1],
+    )
+    assert re.search(r"^SELECT a FROM own 1 [\d.]+ skipped not-visible : it names", rows[2])
+    assert re.search(
+        r"'literal' 1 [\d.]+ not sampled over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE$",
+        rows[3],
+    )
+
+
+def test_statements_that_differ_in_literals_only_are_one(story, visit):
+    shown = visit(
+        story.url,
+        sa.text("SELECT id FROM \"user\" WHERE lower(email) = 'a'"),
+        sa.text("SELECT id FROM \"user\" WHERE lower(email) = 'b'"),
+    )
+    assert shown.subtitle == "1 finding"
+    assert "2 calls, " in shown.text
+    assert "Other statements" not in shown.text
+
+
+def test_dismissals_are_shown_with_their_reason(story, visit):
+    day = sa.func.date_trunc("day", User.created_at)
+    limited = sa.select(User.id).where(day == "2020-03-01 00:00+00").order_by(User.id).limit(20)
+    text = visit(story.url, limited).section("Other statements").text
+    assert re.search(
+        r"1 looked at and found fine functional-predicate: "
+        r"date_trunc\('day'::text, created_at\) on \"user\" is fine because \w+",
+        text,
+    )
+
+
+def test_findings_of_a_request_that_redirected_are_shown_as_earlier(story, toolbar_app):
+    watched = toolbar_app(story.url, DEBUG_TB_INTERCEPT_REDIRECTS=False)
+
+    @watched.app.post("/login")
+    def log_in():
+        watched.db.session.execute(login("user7@example.com"))
+        return redirect("/")
+
+    watched.app.add_url_rule("/", "page", running(watched, login("user8@example.com")))
+    watched.app.add_url_rule("/other", "other", running(watched, sa.select(Badge.id)))
+    assert watched.app.test_client().post("/login").status_code == 302
+    assert watched.findings()
+    shown = open_panel(watched.app, "/other")
+    assert shown.subtitle == "no findings, 1 earlier"
+    earlier = shown.section("Found earlier")
+    assert "endpoint log_in" in earlier.text
+    assert "CREATE INDEX CONCURRENTLY ix_user_lower_email" in earlier.text
+    assert "user7@example.com" not in shown.html
+    assert "Found earlier" not in open_panel(watched.app).text
+
+
+def test_health_of_planwatch_is_shown(story, visit):
+    text = visit(
+        story.url,
+        sa.select(Badge.id),
+        sa.text("CREATE TEMPORARY TABLE own (a int)"),
+        sa.text("SELECT a FROM own"),
+        sa.select(User.id).limit(1),
+        PLANWATCH_INSPECTIONS_PER_MINUTE=2,
+    ).text
+    assert re.search(
+        r"PlanWatch in this process: 3 statements captured, 1 inspected, "
+        r"1 skipped \(not-visible 1\), 0 waiting, 1 over budget ; [\d.]+ ms of its own thread\.",
+        text,
+    )
+
+
+def test_every_value_is_escaped(story, toolbar_app):
+    story.execute(
+        'CREATE TABLE "<b>table</b>" (name text)',
+        "INSERT INTO \"<b>table</b>\" SELECT '<b>row</b>' || g FROM generate_series(1, 2000) g",
+        'ANALYZE "<b>table</b>"',
+    )
+    watched = toolbar_app(story.url, PLANWATCH_INSPECTIONS_PER_MINUTE=2)
+    view = running(
+        watched,
+        sa.text('SELECT 1 FROM "<b>table</b>" WHERE lower(name) = :value').bindparams(
+            value="<b>parameter</b>"
+        ),
+        sa.text("SELECT 1 FROM \"user\" WHERE data ->> '<b>key</b>' = 'x'"),
+        sa.text("SELECT '<b>literal</b>'"),
+    )
+    watched.app.add_url_rule("/", "<b>endpoint</b>", view)
+    shown = open_panel(watched.app)
+    assert shown.subtitle == "2 findings"
+    for value in ("table", "parameter", "key", "literal", "endpoint"):
+        assert f"<b>{value}</b>" in shown.text
+    assert "<b>" not in shown.html
+
+
+def test_path_that_utf8_cannot_hold_does_not_break_the_page(story, toolbar_app):
+    watched = toolbar_app(story.url)
+    watched.app.add_url_rule("/", "page", view_in_file(watched, "/srv/\udc80.py"))
+    assert "/srv/\\udc80.py:2 in find" in open_panel(watched.app).text
+
+
+@pytest.mark.parametrize(
+    "extensions", [[], [lambda app: PlanWatch(app)]], ids=["not initialised", "disabled"]
+)
+def test_panel_says_that_planwatch_is_off(extensions):
+    app = bare_app(
+        *extensions, DebugToolbarExtension, DEBUG_TB_PANELS=[PANEL], PLANWATCH_ENABLED=False
+    )
+    shown = open_panel(app)
+    assert shown.subtitle == "off"
+    assert "PlanWatch does not watch this app" in shown.text
+
+
+def test_failing_panel_leaves_the_page_alone(monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("with a value")
+
+    monkeypatch.setattr(panel, "collect", fail)
+    planwatch = PlanWatch()
+    app = bare_app(planwatch.init_app, DebugToolbarExtension)
+    shown = open_panel(app)
+    assert shown.subtitle == "failed"
+    assert shown.text.startswith("PlanWatch could not fill its panel.")
+    assert planwatch.stats(app)["errors"] == 1
+    assert "ZeroDivisionError" in caplog.text
+    assert "with a value" not in caplog.text
+
+    monkeypatch.setattr("flask_planwatch.watcher.Watcher.failed", fail)
+    assert open_panel(app).subtitle == "failed"
+
+
+def rendered(advice: Advice) -> str:
+    statement = Statement("fingerprint", 'SELECT 1 FROM "user"', bind="reports")
+    finding = Finding(
+        "some-rule", Severity.WARNING, statement, '"user"', "subject", "a problem.", {}, (advice,)
+    )
+    report = panel.Report(
+        found=(),
+        others=(),
+        earlier=(finding,),
+        stats=PlanWatch(Flask("tests.app")).stats(),
+        complete=False,
+    )
+    with Flask("tests.app").app_context():
+        content = panel._environment().get_template("panel.html").render(report=report)
+    return Shown("", content).text
+
+
+def test_rejected_advice_is_not_sold_as_a_fix():
+    verdict = Verdict(VerdictStatus.REJECTED, "the planner cannot use it")
+    advice = Advice(AdviceKind.CREATE_INDEX, "x", verdict, ("CREATE INDEX",), explanation="Then.")
+    text = rendered(advice)
+    assert "Create index rejected The planner cannot use it. What was tried SQL" in text
+    assert "Then." not in text
+
+
+def test_rewrite_is_shown_as_a_sentence_with_its_code():
+    verdict = Verdict(VerdictStatus.NOT_APPLICABLE)
+    advice = Advice(AdviceKind.REWRITE, "compare a range", verdict, sqlalchemy=".where(a < b)")
+    assert "Rewrite not applicable Compare a range. SQLAlchemy Copy .where(a < b)" in rendered(
+        advice
+    )
+
+
+def test_guessed_cost_and_bind_are_marked():
+    verdict = Verdict(VerdictStatus.VERIFIED, "", 1234.5, 8.314, guess=True)
+    text = rendered(Advice(AdviceKind.CREATE_INDEX, "x", verdict, ("CREATE INDEX",)))
+    assert "cost 1,234 → 8.31 The new cost is the planner's default guess" in text
+    assert "bind reports" in text
+    assert "The request ran more statements than are listed here." in text
+
+
+def test_clauses_of_a_statement_get_lines_of_their_own():
+    text = (
+        'SELECT "a from b", EXTRACT(year FROM t) FROM "x where" LEFT OUTER JOIN y ON x.a IS '
+        "DISTINCT FROM y.a WHERE x.b IN (SELECT b FROM z WHERE c = 'order by') ORDER BY t LIMIT %s"
+    )
+    assert panel.lay_out(text).splitlines() == [
+        'SELECT "a from b", EXTRACT(year FROM t)',
+        'FROM "x where"',
+        "LEFT OUTER JOIN y ON x.a IS DISTINCT FROM y.a",
+        "WHERE x.b IN (SELECT b",
+        "  FROM z",
+        "  WHERE c = 'order by')",
+        "ORDER BY t",
+        "LIMIT %s",
+    ]
+
+
+def test_statement_with_lines_keeps_them():
+    assert panel.lay_out("\n  SELECT 1\n    FROM x WHERE y\n") == "SELECT 1\n  FROM x WHERE y"
+
+
+def test_long_values_are_shortened():
+    shown = panel.lay_out("x" * (panel.MAX_TEXT_SHOWN + 2))
+    assert shown == "x" * panel.MAX_TEXT_SHOWN + "… (2 more characters)"
+    ((name, value),) = panel.parameters(("y" * 10_000,))
+    assert name == "1"
+    assert len(value) <= 120
+    assert panel.parameters(None) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from functools import cached_property, partial
 from time import monotonic, perf_counter
 from typing import Any
@@ -134,11 +135,13 @@ class Watcher:
         place = (
             f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step else "an unknown line"
         )
-        self._log.tell_once(
-            logging.WARNING,
-            f"PlanWatch went on after {type(error).__name__} at {place}; others of this kind are "
-            "only counted, in PlanWatch.stats().",
-        )
+        # What failed may be a handler of the log itself.
+        with suppress(Exception):
+            self._log.tell_once(
+                logging.WARNING,
+                f"PlanWatch went on after {type(error).__name__} at {place}; others of this kind "
+                "are only counted, in PlanWatch.stats().",
+            )
 
     def mapped_table(self, capture: Capture, relation: Relation) -> MappedTable | None:
         """Return how the app's code names a relation."""
@@ -152,9 +155,9 @@ class Watcher:
             self._skipped[inspection.skip.reason] += 1
         with self._app.app_context():
             changes = self.store.record(inspection)
-            if inspection.skip is not None:
-                self._log.report_skip(inspection.skip, inspection.statement.text)
             try:
+                if inspection.skip is not None:
+                    self._log.report_skip(inspection.skip, inspection.statement.text)
                 self._log.report(changes)
             except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
                 self.failed(error)
@@ -229,7 +232,7 @@ class _WatchedEngine:
         self._watching = False
         self.watch.unlisten()
         event.remove(self.watch.engine, "engine_disposed", self._disposed)
-        self.session.close(DISPOSE_PATIENCE)
+        self.session.end(DISPOSE_PATIENCE)
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job."""

@@ -104,14 +104,13 @@ class OwnSession:
     ) -> None:
         self.statement_timeout_ms = statement_timeout_ms
         self.lock_timeout_ms = lock_timeout_ms
-        self._dialect = engine.dialect
-        if url is None:
-            # recreate() keeps the creator, the arguments and the listeners of the app's pool.
-            self._pool = engine.pool.recreate()
-        else:
+        self._engine = engine
+        if url is not None:
             url = url.set(drivername=engine.url.drivername)
-            self._pool = create_engine(url, poolclass=NullPool).pool
+            self._engine = create_engine(url, poolclass=NullPool)
+        self._dialect = self._engine.dialect
         self._connection: PoolProxiedConnection | None = None
+        self._ended = False
         self._lock = threading.Lock()
 
     @contextmanager
@@ -135,6 +134,8 @@ class OwnSession:
                 yield transaction
             finally:
                 self._rollback()
+                if self._ended:
+                    self._discard()
 
     def close(self, patience: float = -1) -> None:
         """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
@@ -145,6 +146,11 @@ class OwnSession:
         finally:
             self._lock.release()
 
+    def end(self, patience: float) -> None:
+        """Give the connection up for good: later transactions raise ServerError."""
+        self._ended = True
+        self.close(patience)
+
     def abandon(self) -> None:
         """Forget, in a forked child, the connection that belongs to the parent process.
 
@@ -153,7 +159,6 @@ class OwnSession:
         if self._connection is not None:
             _ABANDONED.append(self._connection)
         self._connection = None
-        self._pool = self._pool.recreate()
         self._lock = threading.Lock()
 
     def _begin(self, sql: str) -> _DriverTransaction:
@@ -170,9 +175,12 @@ class OwnSession:
         raise AssertionError("unreachable")
 
     def _connect(self) -> PoolProxiedConnection:
+        if self._ended:
+            raise ServerError(SkipReason.UNWATCHED)
         if self._connection is None:
             try:
-                connection = self._pool.connect()
+                # recreate() keeps the creator, the arguments and the listeners of the app's pool.
+                connection = self._engine.pool.recreate().connect()
                 driver: Any = connection.driver_connection
                 driver.rollback()
                 # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.

@@ -1,0 +1,192 @@
+"""The worker: order, second tries, fork, prefork servers, and the end of the interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from flask_planwatch import worker as worker_module
+from flask_planwatch.worker import Worker
+
+
+@pytest.fixture
+def worker():
+    made = Worker(let_go=lambda: None, abandon=lambda: None)
+    yield made
+    made.close(1)
+
+
+def test_jobs_run_in_order_on_one_thread(worker):
+    ran = []
+
+    def job(number):
+        def run(ticket, last_try):
+            ran.append((number, threading.get_ident()))
+            return True
+
+        return run
+
+    assert not worker.alive
+    for number in range(20):
+        assert worker.submit(job(number)) is not None
+    assert worker.flush(5)
+    assert [number for number, _ in ran] == list(range(20))
+    assert {ident for _, ident in ran} == {worker.ident}
+
+
+def test_a_second_try_and_no_third(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.1)
+    tries = []
+
+    def job(ticket, last_try):
+        tries.append(last_try)
+        return last_try
+
+    ticket = worker.submit(job)
+    assert worker.flush(5)
+    assert tries == [False, True]
+    assert ticket.done
+
+
+def test_other_jobs_do_not_wait_for_a_second_try(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.3)
+    ran = []
+    worker.submit(lambda ticket, last_try: ran.append("first") or last_try)
+    second = worker.submit(lambda ticket, last_try: ran.append("second") or True)
+    assert worker.wait([second], 0.2)
+    assert ran == ["first", "second"]
+    assert worker.flush(5)
+    assert ran == ["first", "second", "first"]
+
+
+def test_flush_waits_for_what_was_accepted_before_only(worker):
+    blocked = threading.Event()
+    worker.submit(lambda ticket, last_try: blocked.wait(5) or True)
+    assert not worker.flush(0.05)
+    blocked.set()
+    assert worker.flush(5)
+
+
+def test_flush_on_the_thread_itself_does_not_deadlock(worker):
+    answers = []
+    worker.submit(lambda ticket, last_try: answers.append(worker.flush(5)) or True)
+    assert worker.flush(5)
+    assert answers == [False]
+
+
+def test_nothing_is_accepted_after_the_end(worker):
+    worker.close(0.1)
+    assert worker.submit(lambda ticket, last_try: True) is None
+    assert worker.dropped == 1
+
+
+def test_a_forked_child_starts_afresh(story, watch):
+    """Parent and child inspect on connections of their own, and the parent's stays whole."""
+    import sqlalchemy as sa
+    from sqlalchemy import func
+
+    from .models import User
+
+    watched = watch(story.url)
+    statement = sa.select(User.id).where(func.lower(User.email) == "x")
+    watched.ask(statement)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with watched.app.app_context():
+            watched.db.engine.dispose(close=False)
+        watched.planwatch.clear()
+        findings = watched.ask(statement)
+        os.write(writer, json.dumps([len(findings), watched.planwatch.stats()]).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        found, stats = json.loads(pipe.read())
+    os.waitpid(pid, 0)
+    assert found == 1
+    assert stats["skipped"] == {}
+    watched.planwatch.clear()
+    assert len(watched.ask(statement)) == 1
+    assert watched.planwatch.stats()["skipped"] == {}
+
+
+def environment(database, **more):
+    return {**os.environ, "PREFORK_DATABASE_URL": database.url, **more}
+
+
+def test_a_command_reports_before_the_interpreter_ends(story):
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "tests.prefork_app", "report"],
+        env=environment(story),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "functional-predicate: the statement reads all of" in done.stderr
+    assert "prefork_app.py" in done.stderr
+
+
+@contextmanager
+def gunicorn(database, *options, **more):
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2",
+            *options, "tests.prefork_app:app",
+        ],
+        env=environment(database, **more),
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{port}/", server
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=30)
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fetch(url):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_every_worker_of_a_prefork_server_reports(story, preload):
+    with gunicorn(story, *preload, PREFORK_ASK_AT_IMPORT="1") as (url, server):
+        seen = {}
+        deadline = time.monotonic() + 30
+        while len(seen) < 2 and time.monotonic() < deadline:
+            stats = fetch(url)
+            seen[stats["pid"]] = stats
+        assert len(seen) == 2
+        for stats in seen.values():
+            assert stats["findings"] == 1
+            assert stats["skipped"] == {}
+            assert stats["errors"] == 0
+            assert stats["worker_alive"]
+        assert server.poll() is None

@@ -1,0 +1,58 @@
+"""A Flask-Security app whose login reads every user, and PlanWatch, which says so.
+
+`python -m example_app` starts it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+from flask_security import SQLAlchemyUserDatastore, uia_email_mapper
+from sqlalchemy import URL
+
+from .extensions import csrf, db, planwatch, security, toolbar
+from .models import Role, User
+from .views import pages
+
+
+def create_app(database_url: str | URL, **settings: Any) -> Flask:
+    """Return the example on a PostgreSQL database whose tables `seeding.prepare` has made."""
+    app = Flask(__name__)
+    app.debug = True
+    app.config.update(
+        # For this demonstration only: an app of yours keeps its own two secret.
+        SECRET_KEY="planwatch-example-secret-key",
+        SECURITY_PASSWORD_SALT="planwatch-example-salt",
+        # One round hashes in no time, so that what a login waits for is its query.
+        SECURITY_PASSWORD_HASH="pbkdf2_sha512",
+        SECURITY_PASSWORD_HASH_PASSLIB_OPTIONS={"pbkdf2_sha512__rounds": 1},
+        # The reason for lower("user".email) = lower(…); Flask-Security's default says the same.
+        SECURITY_USER_IDENTITY_ATTRIBUTES=[
+            {"email": {"mapper": uia_email_mapper, "case_insensitive": True}}
+        ],
+        SECURITY_LOGIN_USER_TEMPLATE="login.html",
+        SECURITY_POST_LOGOUT_VIEW="/login",
+        SQLALCHEMY_DATABASE_URI=database_url,
+        # The database is the example's own, so PlanWatch may build an index there as a trial.
+        PLANWATCH_VERIFY="build",
+        DEBUG_TB_ENABLED=True,
+        DEBUG_TB_PANELS=(
+            "flask_debugtoolbar.panels.timer.TimerDebugPanel",
+            "flask_debugtoolbar.panels.request_vars.RequestVarsDebugPanel",
+            "flask_debugtoolbar.panels.sqlalchemy.SQLAlchemyDebugPanel",
+            "flask_debugtoolbar.panels.logger.LoggingPanel",
+        ),
+        SQLALCHEMY_RECORD_QUERIES=True,
+        # `views.hold_login_redirect` does for the login what this would do for each redirect.
+        DEBUG_TB_INTERCEPT_REDIRECTS=False,
+    )
+    app.config.update(settings)
+
+    db.init_app(app)
+    csrf.init_app(app)
+    security.init_app(app, SQLAlchemyUserDatastore(db, User, Role))
+    toolbar.init_app(app)
+    planwatch.init_app(app)
+    app.register_blueprint(pages)
+    return app

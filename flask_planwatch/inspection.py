@@ -6,13 +6,13 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from . import fingerprint
 from .advice.index import Candidate, candidate
 from .advice.mapped import MappedTable
 from .advice.render import alembic_operation, sqlalchemy_index
-from .advice.rewrite import is_refused, rewrite
+from .advice.rewrite import is_refused, rewrite, rewrite_with_value
 from .advice.verdict import Declined, verdict
 from .capture import Capture
 from .finding import (
@@ -30,7 +30,8 @@ from .finding import (
 )
 from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
-from .plan.scrub import scrub_plan
+from .plan.scrub import mask, scrub_plan
+from .plan.structure import Structure
 from .plan.tree import Plan
 from .rules import RULES, Rule
 from .server import catalog, expressions, whatif
@@ -68,6 +69,7 @@ class Inspector:
     settings: Settings
     session: Session
     mapped_table: Callable[[Capture, Relation], MappedTable | None]
+    structure: Structure = field(default_factory=Structure)
 
     def inspect(self, capture: Capture) -> Outcome:
         """Return the outcome for a capture; a Skip if the server could not explain it.
@@ -88,9 +90,11 @@ class Inspector:
         refuse_several(query)
         plan = explain(self.session, query)
         schema = catalog.read_schema(self.session, plan)
+        varying = self.structure.varying(statement_of(capture).fingerprint, plan)
         findings, dismissals, blocked = [], [], False
-        for rule, suspicion in suspicions(plan, schema):
-            result = rule.judge(suspicion, self._evidence(capture, query, plan, schema, suspicion))
+        for rule, suspicion in suspicions(plan, schema, varying):
+            evidence = self._evidence(capture, query, plan, schema, suspicion, varying)
+            result = rule.judge(suspicion, evidence)
             if isinstance(result, Hit):
                 advised = self._advise(capture, query, plan, schema, result)
                 if isinstance(advised, Declined):
@@ -103,14 +107,20 @@ class Inspector:
             if isinstance(result, Miss):
                 dismissals.append(_dismissal(result))
         findings.sort(key=lambda finding: (finding.severity.rank, -finding.evidence["table_rows"]))
-        shown = plan if self.settings.show_parameters else scrub_plan(plan)
+        shown = plan if self.settings.show_parameters else scrub_plan(plan, varying)
         inspection = inspection_of(
             capture, plan=shown, findings=tuple(findings), dismissals=tuple(dismissals)
         )
         return Outcome(inspection, blocked)
 
     def _evidence(
-        self, capture: Capture, query: Query, plan: Plan, schema: Schema, suspicion: Suspicion
+        self,
+        capture: Capture,
+        query: Query,
+        plan: Plan,
+        schema: Schema,
+        suspicion: Suspicion,
+        varying: frozenset[str],
     ) -> Evidence:
         evidence = Evidence(
             plan=plan,
@@ -121,6 +131,7 @@ class Inspector:
             duration_ms=capture.duration_ms,
             returned_rows=capture.returned_rows,
             show_values=self.settings.show_parameters,
+            varying=varying,
         )
         if Need.SEQSCAN_OFF in suspicion.needs:
             forced = explain(self.session, query, seqscan=False)
@@ -138,6 +149,8 @@ class Inspector:
     def _advise(
         self, capture: Capture, query: Query, plan: Plan, schema: Schema, hit: Hit
     ) -> _Advised | Declined:
+        if hit.suspicion.holds_value:
+            return _Advised((rewrite_with_value(hit),))
         relation, expression = hit.suspicion.relation, hit.suspicion.subject
         facts = expressions.describe(self.session, relation, expression)
         mapped = self.mapped_table(capture, relation)
@@ -183,7 +196,7 @@ class Inspector:
             severity=_severity(capture, hit),
             statement=statement_of(capture),
             relation=suspicion.relation.display,
-            subject=suspicion.subject,
+            subject=suspicion.shown,
             problem=hit.problem,
             evidence=hit.evidence,
             advice=advice,
@@ -204,7 +217,7 @@ class _Advised:
     blocked: bool = False
 
 
-def suspicions(plan: Plan, schema: Schema) -> list[tuple[Rule, Suspicion]]:
+def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:
     """Return what the rules suspect; a predicate belongs to the first rule that claims it."""
     claimed: set[tuple[str, str]] = set()
     found = []
@@ -213,7 +226,10 @@ def suspicions(plan: Plan, schema: Schema) -> list[tuple[Rule, Suspicion]]:
             predicate = (suspicion.relation.key, suspicion.subject)
             if predicate not in claimed:
                 claimed.add(predicate)
-                found.append((rule, suspicion))
+                text = suspicion.operand.text
+                too_long = mask(text, keep_names=True) != text
+                holds_value = too_long or mask(text) in varying
+                found.append((rule, replace(suspicion, holds_value=holds_value)))
     return found
 
 
@@ -265,7 +281,7 @@ def _dismissal(miss: Miss) -> Dismissal:
     return Dismissal(
         rule=suspicion.rule,
         relation=suspicion.relation.display,
-        subject=suspicion.subject,
+        subject=suspicion.shown,
         reason=miss.reason,
         by_parameters=miss.by_parameters,
     )

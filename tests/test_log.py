@@ -202,3 +202,30 @@ def test_shown_where_the_user_says_so(story, watch):
         (finding,) = watched.ask(login(SECRET))
     assert SECRET in sent[0]
     assert SECRET in finding.evidence["condition"]
+
+
+def test_a_json_key_that_varies_counts_as_a_value(story, watch, log):
+    watched, sent = watch(story.url), []
+
+    def receive(sender, inspection):
+        sent.append(repr(inspection))
+
+    def by_key(key):
+        return sa.select(User.id).where(User.data[key].astext == "x")
+
+    (finding,) = watched.ask(by_key("type"))
+    assert finding.subject == "data ->> 'type'::text"
+    log.clear()
+    with statement_inspected.connected_to(receive, watched.app):
+        (finding,) = watched.ask(by_key(SECRET))
+    assert finding.subject == "data ->> ?::text"
+    assert finding.advice[0].kind == "rewrite"
+    assert SECRET not in "".join(sent + [repr(record.__dict__) for record in log.records])
+
+
+def test_a_long_constant_counts_as_a_value(story, watch, log):
+    (finding,) = watch(story.url).ask(
+        sa.select(User.id).where(func.coalesce(User.first, SECRET * 20) == "x")
+    )
+    assert SECRET not in "".join(finding.message for finding in [finding])
+    assert SECRET not in repr([record.__dict__ for record in log.records])

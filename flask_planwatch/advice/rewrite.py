@@ -29,6 +29,22 @@ def rewrite(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> Adv
     )
 
 
+def rewrite_with_value(hit: Hit) -> Advice:
+    """Return the advice for an expression that holds a value, not only structural constants."""
+    names = hit.suspicion.operand.column_names
+    return Advice(
+        kind=AdviceKind.REWRITE,
+        summary=f"store what is looked up in {' and '.join(names)} by a changing key in a column, "
+        "or in rows, of its own",
+        verdict=Verdict(
+            VerdictStatus.NOT_APPLICABLE,
+            "an index holds the expression with one constant, and here that is long, or changes "
+            "between executions",
+        ),
+        explanation="If there are only a few such constants, an index for each of them serves.",
+    )
+
+
 def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple[str, str, str]:
     operand, relation = hit.suspicion.operand, hit.suspicion.relation
     structure = parse(operand.without_alias())

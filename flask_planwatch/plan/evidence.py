@@ -8,6 +8,7 @@ from typing import Any
 
 from .predicate import Conjunct, Operand
 from .schema import Relation, Schema
+from .scrub import mask
 from .tree import Node, Plan
 
 
@@ -25,8 +26,10 @@ class Suspicion:
     """Something in a plan that looks wrong, before any evidence.
 
     `relation` is the table that a person would name (a partitioned table for its partitions);
-    `scans` are the nodes that read it with this predicate. `other_rows` is the number of rows
-    that the other side of a join is expected to deliver, None for a predicate of one relation.
+    `subject` is the normalised expression in the server's words, to be used as SQL; `scans` are the
+    nodes that read the relation with this predicate. `other_rows` is the number of rows that the
+    other side of a join is expected to deliver, None for a predicate of one relation.
+    `holds_value` tells that a constant in the subject is no part of the structure.
     """
 
     rule: str
@@ -38,18 +41,24 @@ class Suspicion:
     other: Operand
     needs: frozenset[Need]
     other_rows: float | None = None
+    holds_value: bool = False
 
     @property
     def identity(self) -> tuple[str, str, str]:
         """What makes two suspicions of one plan the same."""
         return (self.rule, self.relation.key, self.subject)
 
+    @property
+    def shown(self) -> str:
+        """The subject as people may see it: a value inside it is masked."""
+        return mask(self.subject, keep_names=not self.holds_value)
+
 
 @dataclass(frozen=True)
 class Evidence:
     """All that a rule may judge by. Durations are in ms; plans are None if not asked for.
 
-    `show_values` tells whether a Hit may repeat compared values.
+    `show_values` tells whether a Hit may repeat compared values; for `varying` see scrub_plan.
     """
 
     plan: Plan
@@ -60,6 +69,7 @@ class Evidence:
     duration_ms: float
     returned_rows: int | None
     show_values: bool = False
+    varying: frozenset[str] = frozenset()
     seqscan_off: Plan | None = None
     alone: Plan | None = None
 

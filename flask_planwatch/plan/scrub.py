@@ -26,24 +26,30 @@ LITERALS = frozenset(
 )
 
 
-def scrub_plan(plan: Plan) -> Plan:
-    """Return the plan without compared values, built anew from the leaves up."""
+def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
+    """Return the plan without compared values, built anew from the leaves up.
+
+    `varying` are the masked expressions whose constants are known to be values, too.
+    """
     scrubbed: dict[int, Node] = {}
     for node in reversed(plan.nodes):
         scrubbed[id(node)] = replace(
             node,
-            conditions=tuple((kind, scrub_condition(text)) for kind, text in node.conditions),
+            conditions=tuple(
+                (kind, scrub_condition(text, varying)) for kind, text in node.conditions
+            ),
             children=tuple(scrubbed[id(child)] for child in node.children),
         )
     return Plan(scrubbed[id(plan.root)])
 
 
-def scrub_condition(condition: str) -> str:
-    """Return a condition of a plan without compared values."""
+def scrub_condition(condition: str, varying: frozenset[str] = frozenset()) -> str:
+    """Return a condition of a plan without compared values; for `varying` see scrub_plan."""
     parts = []
     for conjunct in conjuncts(condition):
         if conjunct.operator:
-            left, right = scrub_operand(conjunct.left), scrub_operand(conjunct.right)
+            left = scrub_operand(conjunct.left, varying)
+            right = scrub_operand(conjunct.right, varying)
             if conjunct.operator == "= ANY":
                 right = f"({right})"
             parts.append(f"{left} {conjunct.operator} {right}")
@@ -52,9 +58,12 @@ def scrub_condition(condition: str) -> str:
     return " AND ".join(f"({part})" for part in parts) or UNREADABLE
 
 
-def scrub_operand(operand: Operand) -> str:
+def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
     """Return one side of a comparison; the constants around a column are structure."""
-    return mask(operand.text, keep_names=bool(operand.columns))
+    masked = mask(operand.text)
+    if not operand.columns or masked in varying:
+        return masked
+    return mask(operand.text, keep_names=True)
 
 
 def mask(text: str, *, keep_names: bool = False) -> str:

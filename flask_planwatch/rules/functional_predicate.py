@@ -216,7 +216,7 @@ def _problem(suspicion: Suspicion, rows: float) -> str:
     if useless:
         named = " and ".join(useless)
         why += f"; {named} on the bare column cannot serve it"
-    return f"the statement {does}, and computes {suspicion.subject} for each of them: {why}."
+    return f"the statement {does}, and computes {suspicion.shown} for each of them: {why}."
 
 
 def _indexes_on_column(suspicion: Suspicion) -> list[str]:
@@ -233,7 +233,9 @@ def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, o
     return {
         "scanned": sorted({scan.qualified_relation or "" for scan in suspicion.scans}),
         "node": suspicion.scans[0].title,
-        "condition": condition if evidence.show_values else scrub_condition(condition),
+        "condition": (
+            condition if evidence.show_values else scrub_condition(condition, evidence.varying)
+        ),
         "table_rows": round(rows),
         "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
         "total_cost": evidence.plan.total_cost,

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from . import fingerprint
-from .advice.index import Candidate, candidate
 from .advice.mapped import MappedTable
-from .advice.render import alembic_operation, sqlalchemy_index
-from .advice.rewrite import is_refused, rewrite, rewrite_with_value
-from .advice.verdict import Declined, verdict
+from .advice.verdict import Declined
+from .advising import Adviser
 from .capture import Capture
 from .finding import (
     Advice,
-    AdviceKind,
     Dismissal,
     Finding,
     Inspection,
@@ -25,19 +22,17 @@ from .finding import (
     Skip,
     SkipReason,
     Statement,
-    Verdict,
-    VerdictStatus,
 )
 from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
+from .plan.schema import Relation, Schema
 from .plan.scrub import mask, scrub_plan
 from .plan.structure import Structure
 from .plan.tree import Plan
 from .rules import RULES, Rule
-from .server import catalog, expressions, whatif
+from .server import catalog
 from .server.explain import Query, explain, explain_predicate, refuse_several
 from .server.session import ServerError, Session
-from .settings import VERIFY_BUILD, VERIFY_OFF, Settings
+from .settings import Settings
 
 #: A statement that took this long, in ms, is critical whatever its share.
 CRITICAL_MS = 1000.0
@@ -82,47 +77,42 @@ class Inspector:
             return Outcome(inspection_of(capture, skip=Skip(error.reason, error.detail)))
 
     def _inspect(self, capture: Capture) -> Outcome:
-        if capture.parameters_too_large:
-            raise ServerError(SkipReason.PARAMETERS_TOO_LARGE)
-        if capture.error and (capture.error.sqlstate or "")[:2] == "42":
-            raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
-        query = Query(capture.text, capture.parameters, capture.escaped)
-        refuse_several(query)
+        query = _query(capture)
         plan = explain(self.session, query)
         schema = catalog.read_schema(self.session, plan)
         varying = self.structure.varying(statement_of(capture).fingerprint, plan)
-        findings, dismissals, blocked = [], [], False
+        evidence = self._evidence(capture, plan, schema, varying)
+        adviser = Adviser(self.session, self.settings.verify, query, plan, schema)
+        findings, misses, blocked = [], [], False
         for rule, suspicion in suspicions(plan, schema, varying):
-            evidence = self._evidence(capture, query, plan, schema, suspicion, varying)
+            evidence = self._gather(evidence, query, suspicion)
             result = rule.judge(suspicion, evidence)
-            if isinstance(result, Hit):
-                advised = self._advise(capture, query, plan, schema, result)
-                if isinstance(advised, Declined):
-                    result = Miss(suspicion, advised.reason, by_parameters=True)
-                else:
-                    finding = self._finding(capture, result, advised.advice)
-                    blocked = blocked or advised.blocked
-                    if not self._ignored(finding):
-                        findings.append(finding)
             if isinstance(result, Miss):
-                dismissals.append(_dismissal(result))
+                misses.append(result)
+                continue
+            mapped = self.mapped_table(capture, suspicion.relation)
+            advised = adviser.advise(result, mapped)
+            if isinstance(advised, Declined):
+                misses.append(Miss(suspicion, advised.reason, by_parameters=True))
+                continue
+            finding = _finding(capture, result, advised.advice)
+            blocked = blocked or advised.blocked
+            if not self._ignored(finding):
+                findings.append(finding)
         findings.sort(key=lambda finding: (finding.severity.rank, -finding.evidence["table_rows"]))
-        shown = plan if self.settings.show_parameters else scrub_plan(plan, varying)
         inspection = inspection_of(
-            capture, plan=shown, findings=tuple(findings), dismissals=tuple(dismissals)
+            capture,
+            plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),
+            findings=tuple(findings),
+            dismissals=tuple(_dismissal(miss) for miss in misses),
         )
         return Outcome(inspection, blocked)
 
     def _evidence(
-        self,
-        capture: Capture,
-        query: Query,
-        plan: Plan,
-        schema: Schema,
-        suspicion: Suspicion,
-        varying: frozenset[str],
+        self, capture: Capture, plan: Plan, schema: Schema, varying: frozenset[str]
     ) -> Evidence:
-        evidence = Evidence(
+        """Return what is known without asking the server again."""
+        return Evidence(
             plan=plan,
             schema=schema,
             statement=capture.text,
@@ -133,88 +123,58 @@ class Inspector:
             show_values=self.settings.show_parameters,
             varying=varying,
         )
-        if Need.SEQSCAN_OFF in suspicion.needs:
+
+    def _gather(self, evidence: Evidence, query: Query, suspicion: Suspicion) -> Evidence:
+        """Add the plans that a suspicion needs; those of the statement are fetched once."""
+        forced = evidence.seqscan_off
+        if Need.SEQSCAN_OFF in suspicion.needs and forced is None:
             forced = explain(self.session, query, seqscan=False)
-            evidence = replace(evidence, seqscan_off=forced)
+        alone = None
         if Need.PREDICATE_ALONE in suspicion.needs:
-            try:
-                alone = explain_predicate(self.session, suspicion)
-            except ServerError as error:
-                if error.reason in _NO_SERVER:
-                    raise
-                alone = None
-            evidence = replace(evidence, alone=alone)
-        return evidence
+            alone = self._explain_alone(suspicion)
+        return replace(evidence, seqscan_off=forced, alone=alone)
 
-    def _advise(
-        self, capture: Capture, query: Query, plan: Plan, schema: Schema, hit: Hit
-    ) -> _Advised | Declined:
-        if hit.suspicion.holds_value:
-            return _Advised((rewrite_with_value(hit),))
-        relation, expression = hit.suspicion.relation, hit.suspicion.subject
-        facts = expressions.describe(self.session, relation, expression)
-        mapped = self.mapped_table(capture, relation)
-        if is_refused(facts):
-            return _Advised((rewrite(hit, facts, mapped),))
-        taken = catalog.index_names(self.session, relation.schema)
-        index = candidate(relation, facts.text, schema, taken)
+    def _explain_alone(self, suspicion: Suspicion) -> Plan | None:
+        """Return the plan of the predicate alone, None if the server cannot plan it that way."""
         try:
-            proved = self._prove(query, index, plan, hit, facts)
-        except whatif.NotImmutable:
-            refused = replace(
-                facts, volatility=Volatility.STABLE, reason="the server says it is not IMMUTABLE"
-            )
-            return _Advised((rewrite(hit, refused, mapped),))
-        except whatif.Blocked:
-            reason = "the table was locked, most likely by the request itself; one more try follows"
-            return _Advised((_index_advice(index, mapped, _untested(reason)),), blocked=True)
-        if isinstance(proved, Declined):
-            return proved
-        return _Advised((_index_advice(index, mapped, proved),))
-
-    def _prove(
-        self, query: Query, index: Candidate, plan: Plan, hit: Hit, facts: ExpressionFacts
-    ) -> Verdict | Declined:
-        if self.settings.verify == VERIFY_OFF:
-            return _untested('PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index')
-        try:
-            if self.settings.verify == VERIFY_BUILD:
-                trial = whatif.try_by_building(self.session, query, index)
-            else:
-                trial = whatif.try_with_hypopg(self.session, query, index)
-        except whatif.Untestable as untestable:
-            reason = str(untestable)
-            if facts.volatility is Volatility.UNKNOWN:
-                reason = f"whether it may be indexed is not known ({facts.reason}), and {reason}"
-            return _untested(reason)
-        return verdict(trial, hit.suspicion, plan, small=hit.small)
-
-    def _finding(self, capture: Capture, hit: Hit, advice: tuple[Advice, ...]) -> Finding:
-        suspicion = hit.suspicion
-        return Finding(
-            rule=suspicion.rule,
-            severity=_severity(capture, hit),
-            statement=statement_of(capture),
-            relation=suspicion.relation.display,
-            subject=suspicion.shown,
-            problem=hit.problem,
-            evidence=hit.evidence,
-            advice=advice,
-            location=capture.location,
-            endpoint=capture.endpoint,
-            duration_ms=round(capture.duration_ms, 3),
-            calls=capture.calls,
-            error=capture.error,
-        )
+            return explain_predicate(self.session, suspicion)
+        except ServerError as error:
+            if error.reason in _NO_SERVER:
+                raise
+            return None
 
     def _ignored(self, finding: Finding) -> bool:
         return self.settings.ignores(finding.rule, finding.relation, finding.subject, finding.id)
 
 
-@dataclass(frozen=True)
-class _Advised:
-    advice: tuple[Advice, ...]
-    blocked: bool = False
+def _query(capture: Capture) -> Query:
+    """Return what to explain; raises ServerError for what must not be sent again."""
+    if capture.parameters_too_large:
+        raise ServerError(SkipReason.PARAMETERS_TOO_LARGE)
+    if capture.error and (capture.error.sqlstate or "")[:2] == "42":
+        raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
+    query = Query(capture.text, capture.parameters, capture.escaped)
+    refuse_several(query)
+    return query
+
+
+def _finding(capture: Capture, hit: Hit, advice: tuple[Advice, ...]) -> Finding:
+    suspicion = hit.suspicion
+    return Finding(
+        rule=suspicion.rule,
+        severity=_severity(capture, hit),
+        statement=statement_of(capture),
+        relation=suspicion.relation.display,
+        subject=suspicion.shown,
+        problem=hit.problem,
+        evidence=hit.evidence,
+        advice=advice,
+        location=capture.location,
+        endpoint=capture.endpoint,
+        duration_ms=round(capture.duration_ms, 3),
+        calls=capture.calls,
+        error=capture.error,
+    )
 
 
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:
@@ -285,21 +245,3 @@ def _dismissal(miss: Miss) -> Dismissal:
         reason=miss.reason,
         by_parameters=miss.by_parameters,
     )
-
-
-def _index_advice(index: Candidate, mapped: MappedTable | None, verdict_: Verdict) -> Advice:
-    return Advice(
-        kind=AdviceKind.CREATE_INDEX,
-        summary="; ".join(index.ddl),
-        verdict=verdict_,
-        ddl=index.ddl,
-        sqlalchemy=sqlalchemy_index(index, mapped),
-        alembic=alembic_operation(index),
-        explanation=(
-            "Run ANALYZE on the table afterwards: an expression has no statistics before."
-        ),
-    )
-
-
-def _untested(reason: str) -> Verdict:
-    return Verdict(VerdictStatus.UNTESTED, reason)

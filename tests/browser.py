@@ -19,7 +19,7 @@ VARIABLE = "PLANWATCH_TEST_CHROMIUM"
 
 _COMMANDS = ("chromium", "chromium-browser", "google-chrome")
 
-#: It runs as root in a container, and asks nobody but the tests' own server for anything.
+#: Its sandbox refuses root, as whom containers run tests; it asks nobody else for anything.
 _ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",
@@ -51,7 +51,7 @@ def chromium() -> Iterator[Browser]:
 def serve(app: Flask) -> Iterator[str]:
     """Serve an app from a thread of its own, and return the URL to visit."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, name="tests.serve")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="tests.serve")
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.port}"

@@ -26,7 +26,15 @@ from .models import Badge, User
 
 PAGE = "<!doctype html><html><head><title>page</title></head><body>the page</body></html>"
 
+PATIENCE = panel.PATIENCE
+
 Visit = Callable[..., "Shown"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the panel wait longer: what it shows must not depend on how busy this computer is."""
+    monkeypatch.setattr(panel, "PATIENCE", 30)
 
 
 def login(email: str) -> sa.Select:
@@ -234,7 +242,7 @@ def test_panel_waits_for_the_findings(story, visit, monkeypatch):
 
 
 def test_panel_does_not_wait_for_ever(story, toolbar_app, monkeypatch):
-    assert panel.PATIENCE == 0.5
+    assert PATIENCE == 0.5
     monkeypatch.setattr(panel, "PATIENCE", 0.05)
     released = threading.Event()
     inspect = Inspector.inspect
@@ -311,13 +319,11 @@ def test_statements_that_differ_in_literals_only_are_one(story, visit):
 
 
 def test_dismissals_are_shown_with_their_reason(story, visit):
-    day = sa.func.date_trunc("day", User.created_at)
-    limited = sa.select(User.id).where(day == "2020-03-01 00:00+00").order_by(User.id).limit(20)
-    text = visit(story.url, limited).section("Other statements").text
-    assert re.search(
-        r"1 looked at and found fine functional-predicate: "
-        r"date_trunc\('day'::text, created_at\) on \"user\" is fine because \w+",
-        text,
+    small = sa.select(Badge.id).where(sa.func.lower(Badge.owner) == "x")
+    text = visit(story.url, small).section("Other statements").text
+    assert (
+        "1 looked at and found fine functional-predicate: lower(owner) on badge is fine because "
+        "the table has only 40 rows" in text
     )
 
 

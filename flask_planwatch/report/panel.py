@@ -194,16 +194,12 @@ def collect(app: Flask, watcher: Watcher) -> Report:
     found = {
         finding.id: (finding, statement)
         for statement in statements
-        for execution in statement.executions
-        if execution.inspection
-        for finding in execution.inspection.findings
+        for finding in statement.findings
     }
-    guilty = {id(statement) for _, statement in found.values()}
+    by_weight = sorted(found.values(), key=lambda one: (one[0].severity.rank, -one[1].total_ms))
     return Report(
-        found=tuple(
-            sorted(found.values(), key=lambda one: (one[0].severity.rank, -one[1].total_ms))
-        ),
-        others=tuple(one for one in statements if id(one) not in guilty),
+        found=tuple(by_weight),
+        others=tuple(statement for statement in statements if not statement.findings),
         earlier=tuple(one for one in watcher.store.findings() if one.id not in found),
         stats=watcher.stats(),
         complete=len(seen) < MAX_STATEMENTS_SHOWN,

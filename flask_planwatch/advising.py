@@ -75,9 +75,14 @@ class Adviser:
             whatif.try_by_building if self.verify == VERIFY_BUILD else whatif.try_with_hypopg
         )
         try:
-            trial = try_index(self.session, self.query, index)
+            trial = try_index(self.session, self.query, index, hit.suspicion)
         except whatif.Untestable as untestable:
             reason = str(untestable)
+            if "collate" in self.query.text.lower():
+                reason = (
+                    "the statement has a COLLATE, which EXPLAIN does not print and the index may "
+                    f"need, and {reason}"
+                )
             if facts.volatility is Volatility.UNKNOWN:
                 reason = f"whether it may be indexed is not known ({facts.reason}), and {reason}"
             return _untested(reason)

@@ -6,6 +6,7 @@ Nothing here waits, reads or writes anything outside the process, and no excepti
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,13 +26,17 @@ from .worker import Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses.
 _EXPLAINABLE = re.compile(
-    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|insert|update|delete|merge|with|values|table)\b",
+    # Possessive and atomic: a text of nothing but comments must not take longer and longer.
+    r"(?>\s+|\(|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*+\*/)*+(?:select|insert|update|delete|merge|with|values|table)\b",
     re.IGNORECASE | re.DOTALL,
 )
 
 #: Parameters with more bytes or characters are not sent to the server again: planning with them
 #: costs what they cost, and the plan repeats them.
 MAX_PARAMETER_SIZE = 1_000_000
+
+#: What any value counts for at least, in bytes.
+_VALUE_SIZE = 8
 
 #: Statements of one request that the panel lists.
 MAX_STATEMENTS_SHOWN = 1000
@@ -50,6 +55,7 @@ class Capture:
     for placeholders. `key` is the statement as compiled, the same object for each execution.
     `returned_rows` is None where the driver does not know. `calls`, `total_ms` and `all_total_ms`
     say how often the statement ran so far, how long that took, and how long all statements took.
+    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's.
     """
 
     text: str
@@ -67,6 +73,7 @@ class Capture:
     error: StatementError | None = None
     parameters_too_large: bool = False
     construct: Any = None
+    connection: Any = None
 
 
 class Sink(Protocol):
@@ -104,7 +111,7 @@ class RequestRecord:
     """
 
     def __init__(self) -> None:
-        self.sampled: set[str] = set()
+        self.sampled: set[tuple[str | None, str]] = set()
         self.seen: list[Seen] = []
 
 
@@ -231,13 +238,13 @@ class Watch:
         seen = Seen(key, parameters, duration_ms)
         if not due:
             seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
-        elif record is not None and sampler.interval == 0 and key in record.sampled:
+        elif record is not None and sampler.interval == 0 and (self.bind, key) in record.sampled:
             seen.note = "inspected once in this request"
         elif not sampler.spend(tally):
             seen.note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None:
-                record.sampled.add(key)
+                record.sampled.add((self.bind, key))
             capture = self._capture(
                 cursor, statement, parameters, context, key, tally, duration_ms, error
             )
@@ -258,7 +265,7 @@ class Watch:
         duration_ms: float,
         error: StatementError | None,
     ) -> Capture:
-        too_large = _size(parameters) > MAX_PARAMETER_SIZE
+        too_large = _is_too_large(parameters)
         rows = getattr(cursor, "rowcount", -1)
         return Capture(
             text=statement,
@@ -276,22 +283,31 @@ class Watch:
             error=error,
             parameters_too_large=too_large,
             construct=None if context.compiled is None else context.compiled.statement,
+            connection=_weak_reference(context.root_connection),
         )
 
 
-def _values(parameters: Any) -> Any:
-    return parameters.values() if isinstance(parameters, dict) else parameters or ()
-
-
-def _size(parameters: Any) -> int:
-    """Return about how many bytes the parameters take, counting texts and lists of them."""
-    size = 0
-    for value in _values(parameters):
+def _is_too_large(parameters: Any) -> bool:
+    """Whether the parameters take more than MAX_PARAMETER_SIZE, looking no further than that."""
+    size, waiting = 0, [parameters]
+    while waiting and size <= MAX_PARAMETER_SIZE:
+        value = waiting.pop()
+        # The drivers wrap JSON in an object that holds the document.
+        value = getattr(value, "obj", getattr(value, "adapted", value))
         if isinstance(value, str | bytes | bytearray | memoryview):
             size += len(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
         elif isinstance(value, list | tuple):
-            size += sum(len(item) if isinstance(item, str | bytes) else 8 for item in value)
-    return size
+            waiting.extend(value)
+        size += _VALUE_SIZE
+    return size > MAX_PARAMETER_SIZE
+
+
+def _weak_reference(connection: Any) -> Any:
+    if connection.invalidated or connection.closed:
+        return None
+    return weakref.ref(connection.connection.dbapi_connection)
 
 
 def _copied(parameters: Any) -> Any:

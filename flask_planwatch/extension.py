@@ -10,9 +10,7 @@ from sqlalchemy.engine import Engine
 
 from .finding import Finding
 from .settings import read_settings
-from .watcher import Watcher
-
-EXTENSION = "planwatch"
+from .watcher import EXTENSION, Watcher
 
 
 class PlanWatch:

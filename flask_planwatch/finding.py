@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .plan.scrub import mask
 from .plan.tree import Plan
+from .plan.usage import is_gone
 
 
 class Severity(StrEnum):
@@ -53,6 +55,8 @@ class SkipReason(StrEnum):
     LOCK_TIMEOUT = "lock-timeout"
     SERVER_UNAVAILABLE = "server-unavailable"
     CONNECTION_LOST = "connection-lost"
+    POOL_LISTENER_FAILED = "pool-listener-failed"
+    SHARED_CONNECTION = "shared-connection"
     MULTIPLE_STATEMENTS = "multiple-statements"
     PARAMETERS_TOO_LARGE = "parameters-too-large"
     RECENTLY_INSPECTED = "recently-inspected"
@@ -78,6 +82,12 @@ _EXPLANATIONS = {
     SkipReason.LOCK_TIMEOUT: "a relation stayed locked longer than PLANWATCH_LOCK_TIMEOUT_MS",
     SkipReason.SERVER_UNAVAILABLE: "PlanWatch could not connect to the server",
     SkipReason.CONNECTION_LOST: "PlanWatch's connection broke, twice",
+    SkipReason.POOL_LISTENER_FAILED: (
+        "the application's own listener or creator failed on PlanWatch's connection"
+    ),
+    SkipReason.SHARED_CONNECTION: (
+        "the application's engine has one connection for all, and that is not PlanWatch's to use"
+    ),
     SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
     SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
     SkipReason.RECENTLY_INSPECTED: (
@@ -296,19 +306,28 @@ class Inspection:
     def settles(self, finding: Finding) -> bool:
         """Whether this inspection shows that an earlier finding of the statement is gone.
 
-        It does if the finding was not raised although these parameters would have raised it: the
-        plan still reads the relation, and neither folded the predicate away nor was dismissed
-        for the sake of the values.
+        It does if the finding was not raised although these parameters would have raised it: an
+        index answers the expression now, or evidence that holds for all values dismissed it.
         """
         if self.plan is None or finding.fingerprint != self.statement.fingerprint:
             return False
         if any(current.id == finding.id for current in self.findings):
             return False
-        if any(
-            dismissal.by_parameters
-            and (dismissal.rule, dismissal.relation, dismissal.subject)
-            == (finding.rule, finding.relation, finding.subject)
-            for dismissal in self.dismissals
-        ):
-            return False
-        return self.plan.tests(finding.evidence.get("scanned", [finding.relation]))
+        for dismissal in self.dismissals:
+            subject = (dismissal.rule, dismissal.relation, dismissal.subject)
+            if subject == (finding.rule, finding.relation, finding.subject):
+                return not dismissal.by_parameters
+        return is_gone(self.plan, set(finding.evidence["scanned"]), finding.subject)
+
+    def replaces(self, finding: Finding) -> bool:
+        """Whether one of the findings is an earlier one under another name.
+
+        A constant in an expression turned out to be a value, so that it is masked from now on.
+        """
+        return any(
+            current.rule == finding.rule
+            and current.relation == finding.relation
+            and current.fingerprint == finding.fingerprint
+            and current.subject == mask(finding.subject) != finding.subject
+            for current in self.findings
+        )

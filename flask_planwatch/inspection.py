@@ -25,12 +25,12 @@ from .finding import (
 )
 from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from .plan.schema import Relation, Schema
-from .plan.scrub import mask, scrub_plan
+from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
 from .plan.tree import Plan
 from .rules import RULES, Rule
 from .server import catalog
-from .server.explain import Query, explain, explain_predicate, refuse_several
+from .server.explain import Query, explain, predicate_query, refuse_several
 from .server.session import ServerError, Session
 from .settings import Settings
 
@@ -80,7 +80,9 @@ class Inspector:
         query = _query(capture)
         plan = explain(self.session, query)
         schema = catalog.read_schema(self.session, plan)
-        varying = self.structure.varying(statement_of(capture).fingerprint, plan)
+        # Two lines of code may use one statement with a key of their own each.
+        origin = f"{statement_of(capture).fingerprint} {capture.location}"
+        varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
         adviser = Adviser(self.session, self.settings.verify, query, plan, schema)
         findings, misses, blocked = [], [], False
@@ -137,7 +139,7 @@ class Inspector:
     def _explain_alone(self, suspicion: Suspicion) -> Plan | None:
         """Return the plan of the predicate alone, None if the server cannot plan it that way."""
         try:
-            return explain_predicate(self.session, suspicion)
+            return explain(self.session, predicate_query(suspicion), seqscan=False)
         except ServerError as error:
             if error.reason in _NO_SERVER:
                 raise
@@ -187,9 +189,8 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
             if predicate not in claimed:
                 claimed.add(predicate)
                 text = suspicion.operand.text
-                too_long = mask(text, keep_names=True) != text
-                holds_value = too_long or mask(text) in varying
-                found.append((rule, replace(suspicion, holds_value=holds_value)))
+                unsafe = holds_value(text) or mask(text) in varying
+                found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
 
 

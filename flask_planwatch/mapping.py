@@ -51,7 +51,13 @@ class Mappings:
         self.learn(entities)
         with self._lock:
             registries = list(self._registries)
-        mappers = [mapper for known in registries for mapper in known.mappers]
+        # A class that was made inside a function cannot be imported.
+        mappers = [
+            mapper
+            for known in registries
+            for mapper in known.mappers
+            if "<locals>" not in mapper.class_.__qualname__
+        ]
         for mapper in sorted(mappers, key=_name):
             # Of several classes on one table, the one that others inherit from.
             if mapper.inherits is None or mapper.inherits.local_table is not mapper.local_table:

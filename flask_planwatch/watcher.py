@@ -13,6 +13,7 @@ from typing import Any
 from flask import Flask, current_app, has_app_context
 from sqlalchemy import TextClause, event
 from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool
 
 from . import signals
 from .advice.mapped import MappedTable
@@ -28,6 +29,8 @@ from .sampling import Sampler
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
 from .worker import Ticket, Worker
+
+EXTENSION = "planwatch"
 
 #: Drivers whose connections PlanWatch knows how to use from its own thread.
 DRIVERS = ("psycopg2", "psycopg")
@@ -148,29 +151,30 @@ class Watcher:
         return self._mappings.find(relation, entities_of(capture.construct))
 
     def publish(self, inspection: Inspection) -> None:
-        """Tell an inspection to the store, the log and the signals, inside the app's context."""
+        """Tell an inspection to the store, the log and the signals."""
         if inspection.skip is None:
             self._inspected += 1
         else:
             self._skipped[inspection.skip.reason] += 1
-        with self._app.app_context():
-            changes = self.store.record(inspection)
-            try:
-                if inspection.skip is not None:
-                    self._log.report_skip(inspection.skip, inspection.statement.text)
-                self._log.report(changes)
-            except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
-                self.failed(error)
-            self._send(signals.statement_inspected, inspection=inspection)
-            for finding in changes.detected:
-                self._send(signals.finding_detected, finding=finding)
-            for finding in changes.resolved:
-                self._send(signals.finding_resolved, finding=finding)
+        changes = self.store.record(inspection)
+        try:
+            if inspection.skip is not None:
+                self._log.report_skip(inspection.skip, inspection.statement.text)
+            self._log.report(changes)
+        except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
+            self.failed(error)
+        self._send(signals.statement_inspected, inspection=inspection)
+        for finding in changes.detected:
+            self._send(signals.finding_detected, finding=finding)
+        for finding in changes.resolved:
+            self._send(signals.finding_resolved, finding=finding)
 
     def _send(self, signal: Any, **what: Any) -> None:
+        """Call the receivers of a signal inside the app's context, which is made only for them."""
         for receiver in signal.receivers_for(self._app):
             try:
-                receiver(self._app, **what)
+                with self._app.app_context():
+                    receiver(self._app, **what)
             except Exception as error:  # noqa: BLE001 - one receiver must not silence the others
                 self.failed(error)
 
@@ -246,6 +250,9 @@ class _WatchedEngine:
         except Exception as error:  # noqa: BLE001 - the worker must live on
             self._watcher.failed(error)
         finally:
+            if isinstance(self.watch.engine.pool, NullPool):
+                # An app without a pool does not expect a connection to stay.
+                self.session.close()
             self._watcher._own_ms += (perf_counter() - started) * 1000
         return True
 
@@ -254,6 +261,8 @@ class _WatchedEngine:
             return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
         if isinstance(capture.construct, TextClause | None) and self._was_inspected(capture):
             return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
+        if capture.connection is not None:
+            self.session.app_connection = capture.connection
         try:
             return self._inspector.inspect(capture)
         except Exception as error:  # noqa: BLE001 - one statement must not end the watching

@@ -164,7 +164,9 @@ def watch() -> Iterator[Callable[..., Watched]]:
 
     def make(url: str, **config: object) -> Watched:
         app = Flask("tests.app")
-        app.config.update(SQLALCHEMY_DATABASE_URI=url, PLANWATCH_SAMPLE_INTERVAL=0, **config)
+        app.config.update(
+            {"SQLALCHEMY_DATABASE_URI": url, "PLANWATCH_SAMPLE_INTERVAL": 0, **config}
+        )
         app.config.setdefault("SQLALCHEMY_BINDS", {})
         db = SQLAlchemy(app, metadata=metadata)
         watched = Watched(app, db, PlanWatch(app))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import func
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from flask_planwatch.advice.index import MAX_NAME_BYTES, index_name
 from flask_planwatch.plan.schema import Relation
@@ -21,9 +22,7 @@ STATEMENTS = {
     "json": sa.select(User).where(User.data["type"].astext == "T7"),
     "nested json": sa.select(User).where(User.data["a"]["b"].astext == "T7"),
     "operator": sa.select(User).where(User.points % 7 == 3),
-    "literal with a colon": sa.select(User).where(
-        User.first.op("||")(sa.literal_column("' :b'")) == "x"
-    ),
+    "key with a colon": sa.select(User).where(User.data[":b"].astext == "x"),
     "nested functions": sa.select(User).where(func.lower(func.left(User.email, 5)) == "user7"),
     "table without a class": sa.select(roles_users).where(func.lower(roles_users.c.label) == "x"),
     "partitioned, in a schema": sa.select(Order).where(func.lower(Order.Code) == "c7"),
@@ -126,6 +125,53 @@ def test_a_statement_without_any_class_reflects_the_table(fresh_story, watch):
     assert "autoload_with=engine" in finding.advice[0].sqlalchemy
     run_sqlalchemy(fresh_story, finding.advice[0])
     assert watched.ask(sa.text("SELECT * FROM plain WHERE lower(name) = 'x'")) == []
+
+
+def test_capitals_and_colons(fresh_story, watch):
+    """A function that needs quotes, and a key that would be a parameter of text()."""
+    fresh_story.execute(
+        'CREATE FUNCTION "Shout"(text) RETURNS text LANGUAGE sql IMMUTABLE '
+        "AS 'SELECT upper($1)'",
+        "CREATE TABLE log (id int, data jsonb) PARTITION BY LIST (id)",
+        "CREATE TABLE log_1 PARTITION OF log DEFAULT",
+        "INSERT INTO log SELECT g, jsonb_build_object(' :k', g) FROM generate_series(1, 5000) g",
+        "ANALYZE log",
+    )
+    watched = watch(fresh_story.url)
+    for text, rendering in (
+        ("""SELECT * FROM "user" WHERE "Shout"(first) = 'FIRST7'""", "sqlalchemy"),
+        ("SELECT * FROM log WHERE data ->> ' \\:k' = '7'", "alembic"),
+    ):
+        (finding,) = watched.ask(sa.text(text))
+        RENDERINGS[rendering](fresh_story, finding.advice[0])
+        fresh_story.execute("ANALYZE")
+        assert watched.ask(sa.text(text)) == []
+
+
+def test_a_class_that_cannot_be_imported_is_not_named(fresh_story, watch):
+    class Local(DeclarativeBase):
+        pass
+
+    class Account(Local):
+        __tablename__ = "account"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    fresh_story.execute(
+        "CREATE TABLE account AS SELECT g AS id, 'A' || g AS name FROM generate_series(1, 5000) g"
+    )
+    watched = watch(fresh_story.url)
+    (finding,) = watched.ask(sa.select(Account).where(func.lower(Account.name) == "x"))
+    assert "<locals>" not in finding.advice[0].sqlalchemy
+    run_sqlalchemy(fresh_story, finding.advice[0])
+
+
+def test_two_expressions_never_share_a_name(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    for expression in (User.points + 1, User.points * 2):
+        (finding,) = watched.ask(sa.select(User).where(expression == 7))
+        fresh_story.execute(*finding.advice[0].ddl, "ANALYZE")
+        watched.planwatch.clear()
 
 
 def test_a_taken_name_is_avoided(fresh_story, watch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
@@ -194,3 +196,25 @@ def test_server_side_cursor(watched, inspections):
         result.close()
     (inspection,) = inspections()
     assert inspection.skip is None
+
+
+def test_a_text_of_comments_takes_no_time(watched):
+    started = time.perf_counter()
+    run(watched, "/* c */ " * 60 + "SET LOCAL work_mem = '4MB'")
+    # The naive expression takes years, so that no machine is too slow for this bound.
+    assert time.perf_counter() - started < 60
+    assert watched.planwatch.stats()["captured"] == 0
+
+
+def test_each_bind_is_inspected_in_a_request(story, watch):
+    watched = watch(story.url, SQLALCHEMY_BINDS={"second": story.url})
+
+    def view():
+        for engine in watched.db.engines.values():
+            with engine.connect() as connection:
+                connection.execute(LOGIN)
+        return ""
+
+    watched.app.add_url_rule("/", view_func=view)
+    watched.app.test_client().get("/")
+    assert {finding.statement.bind for finding in watched.findings()} == {None, "second"}

@@ -139,13 +139,16 @@ def test_several_statements_in_one_text(fresh_story, watch):
 
 def test_a_semicolon_in_a_literal_is_no_second_statement(watched):
     run(watched, "SELECT * FROM badge WHERE owner = 'a; b';")
+    run(watched, "SELECT * FROM badge; -- by id; or not")
     assert skipped(watched) == {}
 
 
 def test_large_parameters_are_not_sent_again(watched):
     run(watched, sa.select(Badge.id).where(Badge.owner == "x" * 10_000_000))
     run(watched, sa.text("SELECT :a").bindparams(a=["x" * 600_000] * 2))
-    assert skipped(watched) == {"parameters-too-large": 2}
+    document = {"many": [{"x": "y" * 1000}] * 2000}
+    run(watched, sa.select(User.id).where(User.data == document))
+    assert skipped(watched) == {"parameters-too-large": 3}
 
 
 def test_planning_that_takes_too_long(fresh_story, watch):
@@ -301,7 +304,39 @@ def test_pool_listeners_of_the_app_that_raise(fresh_story, watch):
 
     watched.app.add_url_rule("/", view_func=lambda: str(watched.db.session.execute(LOGIN).all()))
     assert watched.app.test_client().get("/").status_code == 200
-    assert skipped(watched) == {"server-unavailable": 1}
+    assert skipped(watched) == {"pool-listener-failed": 1}
+
+
+def test_a_creator_that_hands_out_one_connection(fresh_story, watch):
+    """As test-suites do: PlanWatch must not roll the app's own transaction back, or close it."""
+    watched = watch(fresh_story.url)
+    only = sa.create_engine(fresh_story.url, poolclass=sa.NullPool).raw_connection()
+    raw = only.driver_connection
+    engine = sa.create_engine(
+        "postgresql+psycopg2://", creator=lambda: raw, poolclass=sa.StaticPool
+    )
+    watched.planwatch.watch(engine, watched.app)
+    with engine.connect() as connection:
+        connection.execute(sa.insert(Badge).values(id=7000, owner="kept"))
+        connection.execute(sa.select(Badge.id)).all()
+        assert set(skipped(watched)) == {"shared-connection"}
+        connection.commit()
+    watched.planwatch.unwatch(engine, watched.app)
+    assert not raw.closed
+    only.close()
+    assert fresh_story.scalar("SELECT owner FROM badge WHERE id = 7000") == "kept"
+
+
+def test_without_a_pool_no_connection_stays(fresh_story, watch):
+    engine_options = {"poolclass": sa.NullPool}
+    watched = watch(fresh_story.url, SQLALCHEMY_ENGINE_OPTIONS=engine_options)
+    run(watched, LOGIN)
+    assert len(watched.findings()) == 1
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    deadline = time.monotonic() + 5
+    while fresh_story.scalar(others) != 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert fresh_story.scalar(others) == 1
 
 
 def test_hooks_have_a_name_for_every_reason():

@@ -174,6 +174,11 @@ SECRET = "s3cr3t"
         sa.select(User).where(User.data["type"].astext == SECRET, User.state != SECRET),
         sa.select(User).where(func.lower(User.email).in_([SECRET, "b"])).limit(5),
         sa.select(sa.text("nope")).where(User.first == SECRET),
+        sa.select(User.id).where(func.strpos(User.first, SECRET) == 7),
+        sa.select(User.id).where(func.coalesce(User.first, SECRET) == "x"),
+        sa.select(User.id).where(User.first == func.replace(User.last, SECRET, "y")),
+        sa.select(User.id).where(sa.case((User.first == SECRET, 1), else_=0) == 1),
+        sa.select(User.id).where(sa.func.coalesce(User.first == SECRET, False) == User.points),
     ],
 )  # fmt: skip
 def test_no_compared_value_leaves_the_process(story, watch, log, statement):

@@ -16,6 +16,8 @@ from ..plan.schema import Relation, Schema
 MAX_NAME_BYTES = 63
 
 _WORD = re.compile(r"[^\W\d]\w*")
+#: Calls around columns, or one JSON key: the words in them name the expression.
+_SIMPLE = re.compile(r"""[\w(]+\(["\w, ]+\)+|"?\w+"? ->> '\w+'""")
 _CAST_TYPE = re.compile(r"::[\w ]+(\[\])?")
 _KEYWORDS = {"from", "both", "leading", "trailing", "for", "in", "case", "when", "then", "else"}
 
@@ -92,6 +94,9 @@ def index_name(relation: Relation, expression: str, taken: frozenset[str]) -> st
     """Return a name of at most 63 bytes that tells table and expression and is not `taken`."""
     table = re.sub(r"\W+", "_", relation.name).strip("_")
     words = _WORD.findall(_CAST_TYPE.sub("", expression))
+    if not _SIMPLE.fullmatch(expression):
+        # The words alone do not tell `points + 1` from `points * 2`.
+        words.append(hashlib.sha256(expression.encode()).hexdigest()[:6])
     # In lower case, so that the name needs no quotes.
     wanted = "_".join(
         ["ix", table.lower(), *(word.lower() for word in words if word.lower() not in _KEYWORDS)]

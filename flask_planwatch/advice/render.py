@@ -45,8 +45,8 @@ def alembic_operation(candidate: Candidate) -> str:
     """
     block = "    with op.get_context().autocommit_block():"
     if candidate.relation.partitioned:
-        upgrade = [f"        op.execute({_string(statement)})" for statement in candidate.ddl]
-        downgrade = [f"        op.execute({_string(candidate.drop)})"]
+        upgrade = [f"        op.execute({_sql_text(statement)})" for statement in candidate.ddl]
+        downgrade = [f"        op.execute({_sql_text(candidate.drop)})"]
         imports = ["from alembic import op"]
     else:
         table = _string(candidate.relation.name)
@@ -136,6 +136,9 @@ def _python(node: Structure, columns: _Columns) -> str:
     if isinstance(node, sql.Literal):
         return _string(node.name) if node.is_string else node.name
     if isinstance(node, sql.Anonymous) and node.name.isidentifier():
+        # The server prints its own keywords in capitals; other capitals would need quotes.
+        if not (node.name.islower() or node.name.isupper()):
+            raise _NoPython
         arguments = ", ".join(_python(argument, columns) for argument in node.expressions)
         return f"func.{node.name.lower()}({arguments})"
     if isinstance(node, sql.JSONExtractScalar | sql.JSONExtract):
@@ -144,18 +147,17 @@ def _python(node: Structure, columns: _Columns) -> str:
 
 
 def _json_path(node: Structure, columns: _Columns) -> str:
-    """Return `User.data["a"]["b"].astext` for `data -> 'a' ->> 'b'`."""
+    """Return `User.data["a"]["b"].astext` for `data -> 'a' ->> 'b'` and `data['a'] ->> 'b'`."""
     keys: list[str] = []
     current: Structure = node
-    while isinstance(current, sql.JSONExtractScalar | sql.JSONExtract):
-        key = current.expression
-        if not isinstance(key, sql.Literal):
+    while isinstance(current, sql.JSONExtractScalar | sql.JSONExtract | sql.Bracket):
+        if current is not node and isinstance(current, sql.JSONExtractScalar):
             raise _NoPython
-        keys.insert(0, _string(key.name) if key.is_string else key.name)
-        outer = current is node
+        key = current.expressions[0] if isinstance(current, sql.Bracket) else current.expression
+        if not (isinstance(key, sql.Literal) and key.is_string):
+            raise _NoPython
+        keys.insert(0, _string(key.name))
         current = current.this.unnest()
-        if not outer and isinstance(current, sql.JSONExtractScalar):
-            raise _NoPython
     if not isinstance(current, sql.Column) or not columns.is_json(current.name):
         raise _NoPython
     path = "".join(f"[{key}]" for key in keys)

@@ -10,7 +10,11 @@ from ..plan.predicate import Structure, parse
 from ..plan.schema import ExpressionFacts, Volatility
 from .mapped import MappedTable
 
-_TIMES = {"timestamp with time zone", "timestamp without time zone"}
+#: Types whose values a half-open range can hold.
+_MOMENTS = ("timestamp", "date")
+
+#: What to_char makes of a moment from the year down, and the period that it names.
+_PERIODS = {"YYYY": "year", "YYYY-MM": "month", "YYYYMM": "month", "YYYY-MM-DD": "day"}
 
 
 def rewrite(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> Advice:
@@ -34,14 +38,14 @@ def rewrite_with_value(hit: Hit) -> Advice:
     names = hit.suspicion.operand.column_names
     return Advice(
         kind=AdviceKind.REWRITE,
-        summary=f"store what is looked up in {' and '.join(names)} by a changing key in a column, "
-        "or in rows, of its own",
+        summary=f"compare {' and '.join(names)} in another way: the expression holds a value, so "
+        "that an index on it would serve that value only",
         verdict=Verdict(
             VerdictStatus.NOT_APPLICABLE,
-            "an index holds the expression with one constant, and here that is long, or changes "
-            "between executions",
+            "an index holds the expression with one constant, and here that is a value",
         ),
-        explanation="If there are only a few such constants, an index for each of them serves.",
+        explanation="Store what is looked up by a changing key in a column, or in rows, of its "
+        "own. If the value is always the same, an index on the expression with it serves.",
     )
 
 
@@ -53,35 +57,41 @@ def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple
         return _concatenate(names)
     column = relation.column(names[0]) if len(names) == 1 else None
     if structure is None or column is None:
-        return _store(names)
+        return _compare_alone(names)
     attribute = _attribute(column.name, relation.name, mapped)
-    if column.type.partition("(")[0].strip() in _TIMES or column.type.startswith("timestamp"):
-        unit = _period(structure)
-        if unit:
-            return _half_open_range(column.name, attribute, unit)
+    if column.type.startswith(_MOMENTS):
+        if (period := _period(structure)) is not None:
+            return _half_open_range(column.name, attribute, period)
         if isinstance(structure, sql.Add | sql.Sub):
             return _move_to_the_other_side(column.name, attribute)
+        return _name_the_time_zone(column.name)
     if isinstance(structure, sql.Cast) and isinstance(structure.this.unnest(), sql.Column):
         return _compare_in_own_type(column.name, column.type, attribute)
-    return _store(names)
+    return _compare_alone(names)
 
 
 def _period(structure: Structure) -> str | None:
-    """Return the length of time that the expression cuts a moment down to, or None."""
-    if isinstance(structure, sql.Cast) and structure.to.sql(dialect="postgres") == "DATE":
+    """Return the period of time that the expression cuts a moment down to, or None.
+
+    Only a period that has one beginning and one end is a range: the month of any year is none.
+    """
+    if isinstance(structure, sql.Cast) and structure.to.this is sql.DataType.Type.DATE:
         return "day"
     if isinstance(structure, sql.Extract):
-        return structure.this.name.lower() if structure.this.name.lower() == "year" else "period"
-    if isinstance(structure, sql.Anonymous):
-        name = structure.name.lower()
-        if name == "date_trunc" and structure.expressions:
-            unit = structure.expressions[0]
-            literal = unit.find(sql.Literal)
-            return literal.name if literal else "period"
-        if name == "date":
+        return "year" if structure.this.name.lower() == "year" else None
+    if not isinstance(structure, sql.Anonymous):
+        return None
+    literal = structure.find(sql.Literal)
+    named = literal.name if literal else ""
+    match structure.name.lower():
+        case "date":
             return "day"
-        if name in {"to_char", "date_part", "timezone"}:
-            return "period"
+        case "date_trunc":
+            return named
+        case "date_part":
+            return "year" if named == "year" else None
+        case "to_char":
+            return _PERIODS.get(named)
     return None
 
 
@@ -103,6 +113,15 @@ def _move_to_the_other_side(column: str, attribute: str) -> tuple[str, str, str]
     )
 
 
+def _name_the_time_zone(column: str) -> tuple[str, str, str]:
+    return (
+        f"name the time zone: ask for EXTRACT(… FROM {column} AT TIME ZONE '…')",
+        "With a time zone of its own the expression does not depend on the session, so that it is "
+        "IMMUTABLE and can be indexed.",
+        "",
+    )
+
+
 def _compare_in_own_type(column: str, type_name: str, attribute: str) -> tuple[str, str, str]:
     return (
         f"compare {column} in its own type, {type_name}, without the cast",
@@ -120,10 +139,10 @@ def _concatenate(names: tuple[str, ...]) -> tuple[str, str, str]:
     )
 
 
-def _store(names: tuple[str, ...]) -> tuple[str, str, str]:
+def _compare_alone(names: tuple[str, ...]) -> tuple[str, str, str]:
     columns = " and ".join(names)
     return (
-        f"store the result in a column of its own, kept up to date with {columns}, and index that",
+        f"compare {columns} alone, and work out the value to compare with before the statement",
         "If the function always gives the same result for the same arguments, declaring it "
         "IMMUTABLE allows an index on the expression, or a generated column.",
         "",

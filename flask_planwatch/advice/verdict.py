@@ -14,7 +14,8 @@ from ..plan.usage import indexed_in
 class Trial:
     """The plans with a candidate index in place, by HypoPG or built and rolled back.
 
-    `forced` is the plan with sequential scans off. `measured` tells whether the expression had
+    `forced` is the plan with sequential scans off, `alone` that of the predicate alone, where the
+    whole statement may hide the index. `measured` tells whether the expression had
     statistics, so that the costs are more than a default guess.
     """
 
@@ -23,6 +24,7 @@ class Trial:
     plan: Plan
     forced: Plan
     measured: bool
+    alone: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) ->
             cost_after=trial.plan.total_cost,
             guess=not trial.measured,
             method=trial.method,
-            proof=_proof(trial, suspicion),
+            proof=_proof(trial.plan, suspicion),
         )
     applicable = _uses(trial.forced, trial.index, suspicion)
     if applicable and small:
@@ -55,13 +57,20 @@ def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) ->
             "the planner used the index once sequential scans were off, as it will when the table "
             "has grown",
             method=trial.method,
-            proof=_proof(trial, suspicion),
+            proof=_proof(trial.forced, suspicion),
         )
     if applicable and not trial.measured:
         return Verdict(
             VerdictStatus.UNTESTED,
             "the planner can use the index, but would rather not as long as it can only guess how "
             'many rows match; PLANWATCH_VERIFY = "build" would measure it',
+            method=trial.method,
+        )
+    if trial.alone is not None and _uses(trial.alone, trial.index, suspicion):
+        return Verdict(
+            VerdictStatus.UNTESTED,
+            "the planner used the index for this predicate alone, but HypoPG could not show it in "
+            'the whole statement; PLANWATCH_VERIFY = "build" would',
             method=trial.method,
         )
     if applicable:
@@ -80,18 +89,14 @@ def _uses(plan: Plan, index: str, suspicion: Suspicion) -> bool:
     return named and indexed_in(plan, suspicion)
 
 
-def _proof(trial: Trial, suspicion: Suspicion) -> tuple[str, ...]:
+def _proof(plan: Plan, suspicion: Suspicion) -> tuple[str, ...]:
     scan = suspicion.scans[0]
-    after = next(
-        (
-            node.title
-            for plan in (trial.plan, trial.forced)
-            for node in plan.scans
-            if node.qualified_relation == scan.qualified_relation
-        ),
-        "",
-    )
+    after = [
+        node.title
+        for node in plan.scans
+        if node.qualified_relation == scan.qualified_relation and node.title != scan.title
+    ]
     return (
         f"{suspicion.subject} was computed row by row and is now an index condition",
-        f"{scan.title} became {after}",
+        *(f"{scan.title} became {title}" for title in after[:1]),
     )

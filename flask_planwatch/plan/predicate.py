@@ -39,6 +39,11 @@ class PrintedSQL(Postgres):
 
     NORMALIZE_FUNCTIONS = False
 
+    class Tokenizer(Postgres.Tokenizer):
+        """Reads `show`, `call` and the like as names: no condition starts a command."""
+
+        COMMANDS: ClassVar[set[TokenType]] = set()
+
     class Parser(PostgresParser):
         """Reads each call as an anonymous function."""
 
@@ -136,10 +141,12 @@ def parse(text: str) -> Structure | None:
     Names of functions are kept as printed; never print the result back as SQL to run.
     """
     try:
-        expression = parse_one(text, dialect=PrintedSQL)
+        # As a select item, so that a column named like a command is not taken for one.
+        select = parse_one(f"SELECT {text}", dialect=PrintedSQL)
     except (sqlglot.errors.SqlglotError, RecursionError):
         return None
-    return expression if isinstance(expression, Structure) else None
+    items = select.expressions if isinstance(select, sql.Select) else []
+    return items[0] if len(items) == 1 and isinstance(items[0], Structure) else None
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,8 @@ def _is_column(tokens: tuple[Token, ...], index: int) -> bool:
     alias, dot, name = tokens[index : index + 3]
     if dot.token_type is not TokenType.DOT or not (_is_word(alias) and _is_word(name)):
         return False
-    if index and tokens[index - 1].token_type is TokenType.DOT:
+    # What follows `::` is the name of a type.
+    if index and tokens[index - 1].token_type in (TokenType.DOT, TokenType.DCOLON):
         return False
     following = tokens[index + 3] if index + 3 < len(tokens) else None
     return following is None or following.token_type not in (TokenType.L_PAREN, TokenType.DOT)

@@ -22,10 +22,15 @@ class Volatility(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, and its type as PostgreSQL's format_type prints it."""
+    """A column: its name, and its type as PostgreSQL's format_type prints it.
+
+    `distinct` is pg_stats' n_distinct: a number of values, or, if below 0, the share of the rows
+    that have a value of their own; 0 if the column was never analysed.
+    """
 
     name: str
     type: str
+    distinct: float = 0.0
 
     @property
     def base_type(self) -> str:
@@ -35,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """An index. `keys` are its columns or expressions as PostgreSQL prints them, in order."""
+    """An index. `keys` are its columns by name, and its expressions as PostgreSQL prints them."""
 
     name: str
     keys: tuple[str, ...]

@@ -1,7 +1,8 @@
 """Takes values out of what may leave the process.
 
-A constant inside an expression around a column (a JSON key, `date_trunc`'s field) is part of the
-structure and stays, unless it is too long to be a name. Every other constant becomes `?`.
+A constant inside an expression around a column is part of the structure if it stands where one
+names a part of the column's value: a JSON key, `date_trunc`'s field, `substr`'s position. Only
+those on the lists below count, and only if they are short. Every other constant becomes `?`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,35 @@ from dataclasses import replace
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from .predicate import Operand, conjuncts, tokenize
+from .predicate import Operand, Tokens, conjuncts, tokenize
 from .tree import Node, Plan
 
 #: A structural constant is a name of something; PostgreSQL's own names end at 63 bytes.
 MAX_STRUCTURAL_LENGTH = 63
+
+#: What a path into a JSON document or an array follows.
+_PATHS = frozenset(
+    {TokenType.ARROW, TokenType.DARROW, TokenType.HASH_ARROW, TokenType.DHASH_ARROW}
+    | {TokenType.L_BRACKET}
+)
+
+#: Functions with a field, format, path or configuration among their arguments.
+_CALLS_WITH_NAMES = frozenset(
+    {"date_trunc", "date_part", "date_bin", "to_char", "to_date", "to_timestamp", "timezone"}
+    | {"to_tsvector", "jsonb_extract_path", "jsonb_extract_path_text", "json_extract_path"}
+    | {"json_extract_path_text", "encode", "decode"}
+)
+
+#: Functions with positions, lengths or precisions among their arguments.
+_CALLS_WITH_POSITIONS = frozenset(
+    {"substr", "substring", "left", "right", "split_part", "round", "trunc", "mod", "div"}
+    | {"overlay", "lpad", "rpad", "regexp_replace", "array_length", "width_bucket"}
+)
+
+_ARITHMETIC = frozenset({"+", "-", "*", "/", "%"})
+
+#: What stands in for "nothing", as in `coalesce(name, '')`.
+_NEUTRAL = frozenset({"", "0", "1"})
 
 #: What stands for a value, and for a condition that could not be read.
 MASK = "?"
@@ -67,25 +92,76 @@ def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
 
 
 def mask(text: str, *, keep_names: bool = False) -> str:
-    """Return `text` with each literal replaced; `keep_names` leaves the short ones."""
+    """Return `text` with each literal replaced; `keep_names` leaves the structural ones."""
     try:
         tokens = tokenize(text).tokens
     except SqlglotError:
         return UNREADABLE
     pieces, position = [], 0
     for index, token in enumerate(tokens):
-        if token.token_type not in LITERALS or _counts_something(index, text):
+        if token.token_type not in LITERALS or _counts_something(text, index):
             continue
-        if keep_names and len(token.text) <= MAX_STRUCTURAL_LENGTH:
+        if keep_names and _is_structural(text, index):
             continue
         pieces += [text[position : token.start], MASK]
         position = token.end + 1
     return "".join([*pieces, text[position:]])
 
 
-def _counts_something(index: int, text: str) -> bool:
-    """Whether the number is a name of the plan's own, as in `SubPlan 2` or `$0`."""
+def holds_value(expression: str) -> bool:
+    """Whether an expression around a column has a constant that is no part of the structure."""
+    return mask(expression, keep_names=True) != expression
+
+
+def _is_structural(text: str, index: int) -> bool:
+    """Whether the literal at this token names a part of what it stands beside."""
+    tokens = tokenize(text).tokens
+    literal, before = tokens[index], tokens[index - 1] if index else None
+    after = tokens[index + 1] if index + 1 < len(tokens) else None
+    if len(literal.text) > MAX_STRUCTURAL_LENGTH:
+        return False
+    if literal.text in _NEUTRAL or not any(character.isalnum() for character in literal.text):
+        return True
+    if before is not None and before.token_type in _PATHS:
+        return True
+    if before is not None and before.text.upper() == "ZONE":
+        return True
+    if literal.token_type is TokenType.NUMBER:
+        beside = {token.text for token in (before, after) if token is not None}
+        if beside & _ARITHMETIC:
+            return True
+    if after is not None and before is not None and before.text in _ARITHMETIC:
+        return after.token_type is TokenType.DCOLON and "interval" in text[after.end :][:10]
+    return _enclosing_call(text, index) in (
+        _CALLS_WITH_NAMES
+        if literal.token_type is TokenType.STRING
+        else _CALLS_WITH_NAMES | _CALLS_WITH_POSITIONS
+    )
+
+
+def _enclosing_call(text: str, index: int) -> str:
+    """Return the name of the function whose arguments hold this token, or nothing."""
+    reading = tokenize(text)
+    name = _before_opening(reading, index)
+    return reading.tokens[name].text.lower() if name >= 0 else ""
+
+
+def _before_opening(reading: Tokens, index: int) -> int:
+    """Return the place of the token before the parenthesis around this one, or -1."""
+    for place in range(index - 1, 0, -1):
+        opens = reading.tokens[place].token_type is TokenType.L_PAREN
+        if opens and reading.depths[place] < reading.depths[index]:
+            return place - 1
+    return -1
+
+
+def _counts_something(text: str, index: int) -> bool:
+    """Whether the number is a name or a size, as in `SubPlan 2`, `$0` or `numeric(10,2)`."""
     if index == 0:
         return False
-    before = tokenize(text).tokens[index - 1]
-    return before.token_type is TokenType.PARAMETER or before.text in {"SubPlan", "InitPlan", "CTE"}
+    reading = tokenize(text)
+    before = reading.tokens[index - 1]
+    if before.token_type is TokenType.PARAMETER or before.text in {"SubPlan", "InitPlan", "CTE"}:
+        return True
+    name = _before_opening(reading, index)
+    return name >= 1 and reading.tokens[name - 1].token_type is TokenType.DCOLON

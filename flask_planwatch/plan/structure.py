@@ -18,15 +18,18 @@ MAX_STATEMENTS = 1000
 
 
 class Structure:
-    """Remembers, for each statement, the expressions with constants that its plans showed."""
+    """Remembers the expressions with constants that the plans of each statement showed.
+
+    `origin` is the identity of a statement and of the line of code that it came from.
+    """
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, defaultdict[str, set[str]]] = OrderedDict()
 
-    def varying(self, fingerprint: str, plan: Plan) -> frozenset[str]:
+    def varying(self, origin: str, plan: Plan) -> frozenset[str]:
         """Learn from a plan, and return the masked expressions whose constants have changed."""
-        seen = self._seen.setdefault(fingerprint, defaultdict(set))
-        self._seen.move_to_end(fingerprint)
+        seen = self._seen.setdefault(origin, defaultdict(set))
+        self._seen.move_to_end(origin)
         while len(self._seen) > MAX_STATEMENTS:
             self._seen.popitem(last=False)
         for expression in _expressions(plan):

@@ -50,6 +50,7 @@ class Node:
     rows: float
     width: int
     parallel: bool
+    join_type: str | None
     conditions: tuple[tuple[str, str], ...]
     subplan: str | None
     children: tuple[Node, ...]
@@ -129,22 +130,6 @@ class Plan:
         """The parent of each node, by the id() of the child."""
         return {id(child): node for node in self.nodes for child in node.children}
 
-    def tests(self, relations: list[str]) -> bool:
-        """Whether a scan of one of these `schema.relation`s tests something or uses an index."""
-        for scan in self.scans:
-            if scan.qualified_relation in relations:
-                prefix = f"{scan.alias}."
-                if scan.index or scan.conditions or scan.type == "Bitmap Heap Scan":
-                    return True
-                if any(
-                    prefix in text
-                    for node in self.nodes
-                    for kind, text in node.conditions
-                    if kind in JOIN_CONDITIONS
-                ):
-                    return True
-        return False
-
     def as_text(self) -> str:
         """The plan in the manner of EXPLAIN's text format."""
         lines: list[str] = []
@@ -196,6 +181,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         rows=_number(document, "Plan Rows"),
         width=int(_number(document, "Plan Width")),
         parallel=document.get("Parallel Aware") is True,
+        join_type=_text(document, "Join Type"),
         conditions=tuple(
             (kind, document[kind]) for kind in CONDITIONS if isinstance(document.get(kind), str)
         ),

@@ -1,6 +1,8 @@
-"""Questions that several rules ask of a plan."""
+"""Questions that several parts ask of a plan."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
@@ -21,18 +23,37 @@ def reads_whole_relation(scan: Node) -> bool:
 
 def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:
     """Whether an index answers the suspicious expression on its relation in this plan."""
-    if plan is None:
-        return False
-    relations = {scan.qualified_relation for scan in suspicion.scans}
-    return any(
-        operand.without_alias() == suspicion.subject and operand.aliases == {scan.alias}
-        for scan in plan.scans
-        if scan.qualified_relation in relations
-        for kind, condition in scan.conditions
-        if kind in INDEX_CONDITIONS
-        for conjunct in conjuncts(condition)
-        for operand in (conjunct.left, conjunct.right)
+    relations = {scan.qualified_relation or "" for scan in suspicion.scans}
+    return plan is not None and any(
+        kind in INDEX_CONDITIONS for _, kind in _tests(plan, relations, suspicion.subject)
     )
+
+
+def is_gone(plan: Plan, relations: set[str], subject: str) -> bool:
+    """Whether a plan shows that an expression is no longer computed row by row.
+
+    An index answers it, or an index scan took its place without a word, as a partial index does.
+    A relation that is not read, or read whole without the expression, proves nothing: the values
+    may have folded the predicate away.
+    """
+    kinds = {kind for _, kind in _tests(plan, relations, subject)}
+    if kinds:
+        return kinds <= set(INDEX_CONDITIONS)
+    scans = [scan for scan in plan.scans if scan.qualified_relation in relations]
+    return bool(scans) and not any(reads_whole_relation(scan) for scan in scans)
+
+
+def _tests(plan: Plan, relations: set[str], subject: str) -> Iterator[tuple[Node, str]]:
+    """Yield each scan of the relations whose expression is tested, and the kind of condition."""
+    scans = {scan.alias: scan for scan in plan.scans if scan.qualified_relation in relations}
+    for node in plan.nodes:
+        for kind, condition in node.conditions:
+            for conjunct in conjuncts(condition):
+                for operand in (conjunct.left, conjunct.right):
+                    alias = next(iter(operand.aliases), None)
+                    indexed = kind not in INDEX_CONDITIONS or node.alias == alias
+                    if alias in scans and indexed and operand.without_alias() == subject:
+                        yield scans[alias], kind
 
 
 def cast_in_statement(column: str, statement: str) -> bool:

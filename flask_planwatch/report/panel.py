@@ -23,7 +23,7 @@ from werkzeug import Request, Response
 
 from ..capture import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..finding import Finding, Inspection
-from ..watcher import Watcher
+from ..watcher import EXTENSION, Watcher
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
@@ -79,7 +79,7 @@ class PlanWatchPanel(DebugPanel):
         watcher = None
         try:
             app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-            watcher = app.extensions.get("planwatch")
+            watcher = app.extensions.get(EXTENSION)
             report = None
             if isinstance(watcher, Watcher) and watcher.settings.enabled:
                 report = collect(app, watcher)

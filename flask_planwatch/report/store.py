@@ -38,8 +38,9 @@ class Store:
                 (detected if known is None else repeated).append(finding)
                 self._active[finding.id] = finding
             resolved = [old for old in self._active.values() if inspection.settles(old)]
-            for finding in resolved:
-                del self._active[finding.id]
+            replaced = [old for old in self._active.values() if inspection.replaces(old)]
+            for finding in (*resolved, *replaced):
+                self._active.pop(finding.id, None)
             while len(self._active) > MAX_FINDINGS:
                 self._active.popitem(last=False)
         resolved = [replace(old, location=inspection.location or old.location) for old in resolved]

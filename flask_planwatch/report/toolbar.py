@@ -15,7 +15,8 @@ def add_panel(app: Flask) -> bool:
     The list is only extended, never made: the toolbar would take one that it finds at its own
     initialisation for the user's choice, and drop its default panels.
     """
-    if _PANELS not in app.config:
+    # A toolbar that is switched off leaves its list in the config, too.
+    if _PANELS not in app.config or not app.config.get("DEBUG_TB_ENABLED"):
         return False
     panels = app.config[_PANELS]
     if PANEL not in panels:

@@ -35,29 +35,34 @@ When it stays silent
 - The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
   of it as ``info``.
 - An index scan tests the expression on only a few rows that another condition found.
-- The statement returned a large part of the table, so that an index would not help.
+- A large part of the rows passed, or the column has only a few different values, so that an index
+  would not help.
 - A LIMIT was reached before much of the table was read.
-- A join compares the expression with a column that has an index of its own, or the join delivers
-  so many rows that looking each one up would be slower.
+- A join compares the expression with a column that has an index of its own, or needs so many rows
+  that looking each one up would be slower, or each row, as the outer side of an outer join.
 - The comparison is one that no btree index answers (``<>``, ``LIKE``, ``@>``), or the expression
   stands alone as a condition, or under OR: nothing tells how many rows that is worth.
 - A cast that the type of a parameter forced on the column, as in ``id = 5.0``.
+- The table is one of PostgreSQL's own, or a foreign one.
 - PostgreSQL says, with an index to choose, that it would rather not use it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sqlglot import expressions as sql
-
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.predicate import BTREE_OPERATORS, Operand, conjuncts, parse
+from ..plan.predicate import BTREE_OPERATORS, Conjunct, Operand, conjuncts, parse
 from ..plan.schema import Relation, Schema
 from ..plan.scrub import scrub_condition
-from ..plan.tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
-from ..plan.usage import cast_in_statement, indexed_in, reads_whole_relation
+from ..plan.tree import JOIN_CONDITIONS, Node, Plan
+from ..plan.usage import (
+    cast_in_statement,
+    indexed_in,
+    reads_whole_relation,
+)
 
 NAME = "functional-predicate"
 
@@ -81,6 +86,14 @@ MIN_MS_PER_COST = 0.0005
 #: Casts that change a type's label and nothing else: an index on the column still serves.
 RELABELLED = frozenset({("character varying", "text"), ("cidr", "inet")})
 
+#: Scans that an index could replace.
+SCANS = frozenset({"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan"})
+
+#: Nobody creates indexes on these.
+SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
+
+_SUBQUERY = re.compile(r"\$\d|\b(?:InitPlan|SubPlan)\b")
+
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each expression around a column that the plan computes row by row."""
@@ -97,63 +110,80 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index can serve the expression and an index would be worth having."""
+    schema = evidence.schema
     cast = suspicion.operand.cast_column
     if cast and not cast_in_statement(cast[0], evidence.statement):
         return Miss(suspicion, "the cast comes from a parameter's type, not from the statement")
     if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
         return Miss(suspicion, "an index on the expression exists")
-    rows = evidence.schema.rows(suspicion.relation)
+    rows = sum(relation.rows for relation in _scanned(suspicion, schema))
     small = rows < evidence.min_rows
     if small and not evidence.growth:
-        return Miss(suspicion, f"the table has only {rows:.0f} rows")
+        return Miss(suspicion, f"only {rows:.0f} rows are read")
     if small and not any(reads_whole_relation(scan) for scan in suspicion.scans):
         return Miss(suspicion, "an index leaves only a few rows to test")
+    if suspicion.other_rows is not None and _other_side_is_indexed(suspicion, evidence):
+        return Miss(suspicion, "the other side of the join has an index")
+    if not small:
+        needless = _needs_much_anyway(suspicion, evidence, rows)
+        if needless:
+            return Miss(suspicion, needless, by_parameters=True)
+    return Hit(suspicion, _problem(suspicion, schema), _facts(suspicion, evidence, rows), small)
+
+
+def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
+    """Return why reading much of the table is right for these values, or nothing."""
     if suspicion.other_rows is not None:
-        if _other_side_is_indexed(suspicion, evidence):
-            return Miss(suspicion, "the other side of the join has an index")
-        if not small and suspicion.other_rows > rows * MAX_LOOKUP_SHARE:
-            return Miss(suspicion, "the join needs too large a part of the table")
-    elif not small:
-        share = (evidence.returned_rows or 0) / max(rows, 1)
-        if _returns_its_rows(evidence.plan) and share > MAX_USEFUL_SHARE:
-            return Miss(suspicion, f"it returned {share:.0%} of the table", by_parameters=True)
-        full_cost = sum(scan.total_cost for scan in suspicion.scans)
-        limited = any(node.type == "Limit" for node in evidence.plan.nodes)
-        if limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST:
-            return Miss(suspicion, "a LIMIT was reached early", by_parameters=True)
-    return Hit(suspicion, _problem(suspicion, rows), _facts(suspicion, evidence, rows), small)
+        too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
+        return "the join needs too large a part of the table" if too_many else ""
+    if evidence.returned_rows is not None and _counts_its_rows(evidence.plan):
+        share = evidence.returned_rows / max(rows, 1)
+        if share > MAX_USEFUL_SHARE:
+            return f"{share:.0%} of the rows pass"
+    elif 0 < (distinct := _distinct_values(suspicion)) < 1 / MAX_USEFUL_SHARE:
+        return f"the column has only {distinct:.0f} values"
+    full_cost = sum(scan.total_cost for scan in suspicion.scans)
+    limited = any(node.type == "Limit" for node in evidence.plan.nodes)
+    if limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST:
+        return "a LIMIT was reached early"
+    return ""
 
 
 def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
-    scans = {scan.alias: scan for scan in plan.scans if scan.alias}
+    scans = {scan.alias: scan for scan in plan.scans if scan.alias and scan.type in SCANS}
+    for node, joins, conjunct in _tested_conjuncts(plan):
+        for operand, other in conjunct.sides:
+            scan = _scan_of(operand, other, scans)
+            relation = schema.get(scan.qualified_relation) if scan else None
+            if scan is None or relation is None or not _is_expression(operand, relation):
+                continue
+            if joins:
+                if not reads_whole_relation(scan) or _keeps_every_row(node, scan):
+                    continue
+            elif node is not scan or not _is_costly(scan):
+                continue
+            yield Suspicion(
+                rule=NAME,
+                relation=schema.root(relation),
+                subject=operand.without_alias(),
+                scans=(scan,),
+                conjunct=conjunct,
+                operand=operand,
+                other=other,
+                needs=frozenset({Need.SEQSCAN_OFF, Need.PREDICATE_ALONE}),
+                other_rows=_other_side(node, scan).rows if joins else None,
+            )
+
+
+def _tested_conjuncts(plan: Plan) -> Iterator[tuple[Node, bool, Conjunct]]:
+    """Yield what is tested row by row: the node, whether it is a join, and the comparison."""
     for node in plan.nodes:
         for kind, condition in node.conditions:
-            if kind in INDEX_CONDITIONS:
-                continue
-            for conjunct in conjuncts(condition):
-                if conjunct.operator not in BTREE_OPERATORS:
-                    continue
-                for operand, other in conjunct.sides:
-                    scan = _scan_of(operand, other, scans)
-                    if scan is None:
-                        continue
-                    relation = schema.get(scan.qualified_relation)
-                    if relation is None or not _is_expression(operand, relation):
-                        continue
-                    joins = kind in JOIN_CONDITIONS
-                    if not _is_costly(scan) or (joins and not reads_whole_relation(scan)):
-                        continue
-                    yield Suspicion(
-                        rule=NAME,
-                        relation=schema.root(relation),
-                        subject=operand.without_alias(),
-                        scans=(scan,),
-                        conjunct=conjunct,
-                        operand=operand,
-                        other=other,
-                        needs=frozenset({Need.SEQSCAN_OFF, Need.PREDICATE_ALONE}),
-                        other_rows=_other_rows(node, scan) if joins else None,
-                    )
+            joins = kind in JOIN_CONDITIONS and len(node.children) >= 2
+            if joins or kind == "Filter":
+                for conjunct in conjuncts(condition):
+                    if conjunct.operator in BTREE_OPERATORS:
+                        yield node, joins, conjunct
 
 
 def _scan_of(operand: Operand, other: Operand, scans: dict[str, Node]) -> Node | None:
@@ -164,29 +194,53 @@ def _scan_of(operand: Operand, other: Operand, scans: dict[str, Node]) -> Node |
 
 
 def _is_expression(operand: Operand, relation: Relation) -> bool:
+    """Whether an operand is an expression around columns that an index might hold."""
+    columns = [relation.column(name) for name in operand.column_names]
+    if not relation.indexable or relation.schema in SYSTEM_SCHEMAS or None in columns:
+        return False
     if operand.column is not None or operand.text.startswith("ROW("):
         return False
     if operand.cast_column is not None:
-        column = relation.column(operand.cast_column[0])
+        column = columns[0]
         target = operand.cast_column[1].partition("(")[0]
-        if column is None or column.base_type == target:
-            return False
-        return (column.base_type, target) not in RELABELLED
-    structure = parse(operand.text)
-    return structure is not None and not structure.find(sql.Select, sql.Subquery)
+        relabels = column is not None and (column.base_type, target) in RELABELLED
+        return column is not None and column.base_type != target and not relabels
+    # A sub-query's result is not known when an index is built.
+    return not _SUBQUERY.search(operand.text) and parse(operand.text) is not None
 
 
 def _is_costly(scan: Node) -> bool:
     return reads_whole_relation(scan) or scan.total_cost >= MIN_INDEX_SCAN_COST
 
 
-def _other_rows(join: Node, scan: Node) -> float:
-    """Return the rows that the side of the join without the scan is expected to deliver."""
-    for index, child in enumerate(join.children[:2]):
-        if any(node is scan for node in child.walk()):
-            others = [side for place, side in enumerate(join.children[:2]) if place != index]
-            return others[0].rows if others else 0.0
-    return 0.0
+def _other_side(join: Node, scan: Node) -> Node:
+    """Return the side of a join that the scan is not on."""
+    outer, inner = join.children[:2]
+    return inner if any(node is scan for node in outer.walk()) else outer
+
+
+def _keeps_every_row(join: Node, scan: Node) -> bool:
+    """Whether the join needs each row of the scan, whether it has a match or not."""
+    outer = _other_side(join, scan) is join.children[1]
+    kept = {"Left", "Anti", "Full"} if outer else {"Right", "Right Anti", "Full"}
+    return join.join_type in kept
+
+
+def _scanned(suspicion: Suspicion, schema: Schema) -> list[Relation]:
+    keys = dict.fromkeys(scan.qualified_relation for scan in suspicion.scans)
+    return [relation for key in keys if (relation := schema.get(key))]
+
+
+def _distinct_values(suspicion: Suspicion) -> float:
+    """Return how many values the expression can have at most, 0 if that is not known.
+
+    A function of one column has no more values than the column.
+    """
+    names = suspicion.operand.column_names
+    column = suspicion.relation.column(names[0]) if len(names) == 1 else None
+    if column is None or suspicion.conjunct.operator != "=":
+        return 0.0
+    return max(column.distinct, 0.0)
 
 
 def _other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
@@ -198,24 +252,28 @@ def _other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
     return any(index.valid and index.keys[:1] == (column,) for index in relation.indexes)
 
 
-def _returns_its_rows(plan: Plan) -> bool:
-    """Whether each row that the scan lets pass is returned, so that they can be counted."""
+def _counts_its_rows(plan: Plan) -> bool:
+    """Whether the driver's row count is the number of rows that the scan lets pass."""
     return len(plan.scans) == 1 and not any(
-        node.type in {"Aggregate", "Unique", "Limit", "ModifyTable", "Group"} for node in plan.nodes
+        node.type in {"Aggregate", "Unique", "Limit", "Group"} for node in plan.nodes
     )
 
 
-def _problem(suspicion: Suspicion, rows: float) -> str:
-    scan = suspicion.scans[0]
-    if reads_whole_relation(scan):
-        does = f"reads all of {suspicion.relation.display}, about {rows:.0f} rows"
+def _problem(suspicion: Suspicion, schema: Schema) -> str:
+    scan, table = suspicion.scans[0], suspicion.relation.display
+    scanned = _scanned(suspicion, schema)
+    rows = sum(relation.rows for relation in scanned)
+    leaves = len(schema.leaves(suspicion.relation))
+    if not reads_whole_relation(scan):
+        does = f"reads a large part of {table} by {scan.index or scan.type}"
+    elif len(scanned) < leaves:
+        does = f"reads {len(scanned)} of the {leaves} partitions of {table}, about {rows:.0f} rows"
     else:
-        does = f"reads a large part of {suspicion.relation.display} by {scan.index or scan.type}"
-    useless = _indexes_on_column(suspicion)
+        does = f"reads all of {table}, about {rows:.0f} rows"
     why = "no index holds that expression"
+    useless = _indexes_on_column(suspicion)
     if useless:
-        named = " and ".join(useless)
-        why += f"; {named} on the bare column cannot serve it"
+        why += f"; {' and '.join(useless)} on the bare column cannot serve it"
     return f"the statement {does}, and computes {suspicion.shown} for each of them: {why}."
 
 

@@ -42,16 +42,23 @@ ORDER BY c.oid
 _COLUMNS = """
 SELECT a.attrelid, a.attname,
     format_type(coalesce(nullif(t.typbasetype, 0), t.oid),
-                CASE WHEN t.typbasetype = 0 THEN a.atttypmod ELSE t.typtypmod END)
+                CASE WHEN t.typbasetype = 0 THEN a.atttypmod ELSE t.typtypmod END),
+    coalesce((SELECT s.n_distinct FROM pg_stats s
+              WHERE s.schemaname = n.nspname AND s.tablename = c.relname
+                AND s.attname = a.attname AND NOT s.inherited), 0)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
 
 _INDEXES = """
 SELECT i.indrelid, c.relname,
-    ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, false)
-          FROM generate_series(1, i.indnkeyatts) k ORDER BY k),
+    ARRAY(SELECT coalesce(a.attname, pg_get_indexdef(i.indexrelid, k, false))
+          FROM generate_series(1, i.indnkeyatts) k
+          LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k - 1]
+                                  AND a.attnum <> 0
+          ORDER BY k),
     pg_get_indexdef(i.indexrelid), i.indisunique, i.indisvalid,
     pg_get_expr(i.indpred, i.indrelid), am.amname
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam

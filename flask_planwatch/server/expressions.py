@@ -76,7 +76,11 @@ _HARMLESS = (
 #: What SQL spells with words of its own; the server's function behind it, and its arguments.
 _SPECIAL = {"COALESCE", "GREATEST", "LEAST", "NULLIF"}
 
-_CURRENT = (sql.CurrentDate, sql.CurrentTime, sql.CurrentTimestamp, sql.CurrentUser)
+#: Words that stand for a function of the moment or the session.
+_CURRENT = (
+    sql.CurrentDate, sql.CurrentTime, sql.CurrentTimestamp, sql.CurrentUser, sql.CurrentRole,
+    sql.CurrentSchema, sql.CurrentCatalog, sql.SessionUser, sql.Localtime, sql.Localtimestamp,
+)  # fmt: skip
 
 
 class _Unresolved(Exception):

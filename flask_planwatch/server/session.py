@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from ..finding import SkipReason
@@ -110,6 +111,9 @@ class OwnSession:
             self._engine = create_engine(url, poolclass=NullPool)
         self._dialect = self._engine.dialect
         self._connection: PoolProxiedConnection | None = None
+        #: A weak reference to the driver's connection that the app used last.
+        self.app_connection: Callable[[], Any] = lambda: None
+        self._shared = False
         self._ended = False
         self._lock = threading.Lock()
 
@@ -177,22 +181,39 @@ class OwnSession:
     def _connect(self) -> PoolProxiedConnection:
         if self._ended:
             raise ServerError(SkipReason.UNWATCHED)
+        if self._shared:
+            raise ServerError(SkipReason.SHARED_CONNECTION)
         if self._connection is None:
             try:
                 # recreate() keeps the creator, the arguments and the listeners of the app's pool.
                 connection = self._engine.pool.recreate().connect()
+                self._refuse_shared(connection)
                 driver: Any = connection.driver_connection
                 driver.rollback()
                 # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
                 driver.autocommit = False
                 if hasattr(driver, "prepare_threshold"):
                     driver.prepare_threshold = None
+            except ServerError:
+                raise
             except Exception as error:
-                raise ServerError(
-                    SkipReason.SERVER_UNAVAILABLE, type(error).__name__, sqlstate_of(error)
-                ) from error
+                # The app's own listeners and creator run here, too.
+                reason = SkipReason.POOL_LISTENER_FAILED
+                if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
+                    reason = SkipReason.SERVER_UNAVAILABLE
+                raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
             self._connection = connection
         return self._connection
+
+    def _refuse_shared(self, connection: PoolProxiedConnection) -> None:
+        """Raise ServerError if a creator handed out the connection that the app is using.
+
+        A rollback on it would undo the app's work, so it is not even given back.
+        """
+        if connection.dbapi_connection is self.app_connection():
+            _ABANDONED.append(connection)
+            self._shared = True
+            raise ServerError(SkipReason.SHARED_CONNECTION)
 
     def _rollback(self) -> None:
         if self._connection is None:
@@ -211,7 +232,7 @@ class OwnSession:
                 connection.close()
 
 
-#: Connections of a parent process; see OwnSession.abandon.
+#: Connections that are not ours to close: a parent process's, or the app's own.
 _ABANDONED: list[PoolProxiedConnection] = []
 
 

@@ -323,7 +323,7 @@ def test_dismissals_are_shown_with_their_reason(story, visit):
     text = visit(story.url, small).section("Other statements").text
     assert (
         "1 looked at and found fine functional-predicate: lower(owner) on badge is fine because "
-        "the table has only 40 rows" in text
+        "only 40 rows are read" in text
     )
 
 

@@ -6,6 +6,7 @@ from .extension import PlanWatch
 from .finding import (
     Advice,
     AdviceKind,
+    Dismissal,
     Finding,
     Inspection,
     Location,
@@ -13,6 +14,7 @@ from .finding import (
     Skip,
     SkipReason,
     Statement,
+    StatementError,
     Verdict,
     VerdictStatus,
 )
@@ -21,6 +23,7 @@ from .settings import SettingError
 __all__ = [
     "Advice",
     "AdviceKind",
+    "Dismissal",
     "Finding",
     "Inspection",
     "Location",
@@ -30,6 +33,7 @@ __all__ = [
     "Skip",
     "SkipReason",
     "Statement",
+    "StatementError",
     "Verdict",
     "VerdictStatus",
 ]

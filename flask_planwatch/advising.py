@@ -62,7 +62,7 @@ class Adviser:
             facts = replace(facts, volatility=Volatility.STABLE, reason=reason)
             return Advised((rewrite(hit, facts, mapped),))
         except whatif.Blocked:
-            reason = "the table was locked, most likely by the request itself; one more try follows"
+            reason = "the table was locked, most likely by the request's own transaction"
             return Advised((_create_index(index, mapped, _untested(reason)),), blocked=True)
         if isinstance(proved, Declined):
             return proved

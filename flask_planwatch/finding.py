@@ -144,7 +144,7 @@ class Verdict:
 
     Costs are the planner's own units, of the whole statement. `guess` is True if `cost_after`
     rests on the planner's default guess because the expression has no statistics yet. `proof`
-    lists what changed in the plan. `parts` says how: `hypopg` or `build`.
+    lists what changed in the plan. `method` says how it was tried: `hypopg` or `build`.
     """
 
     status: VerdictStatus

@@ -9,16 +9,24 @@ from functools import lru_cache
 from sqlglot.errors import SqlglotError
 
 from .plan.predicate import tokenize
-from .plan.scrub import LITERALS, MASK, UNREADABLE
+from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
 
 #: SQLAlchemy's mark for parameters that it expands at each execution, such as an IN list.
 _POSTCOMPILE = re.compile(r"__\[POSTCOMPILE_\w+(?:~~.*?~~)?\]")
 
-#: A list of nothing but placeholders and masked literals, as in `IN (?, ?, %s)`.
-_VALUE = r"(?:\?|%s|%\(\w+\)s|\$\d+)(?:::[\w ]+)?"
-_VALUE_LIST = re.compile(rf"\bIN\s*\(\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*\)", re.IGNORECASE)
+#: A placeholder or masked literal, with the cast that a driver may give it.
+_VALUE = r"(?:\?|%s|%\(\w+\)s|\$\d+)(?:::[\w ]+(?:\([?, ]+\))?(?:\[\])*)?"
 _ROW = rf"\(\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*\)"
-_ROWS = re.compile(rf"\bVALUES\s+({_ROW})(?:\s*,\s*{_ROW})+", re.IGNORECASE)
+
+#: Lists of nothing but values or rows of them, as in `IN (?, ?, %s)` and `VALUES (?), (?)`.
+_LIST = re.compile(rf"\bIN\s*\(\s*(?:{_VALUE}|{_ROW})(?:\s*,\s*(?:{_VALUE}|{_ROW}))*\s*\)", re.I)
+_ROWS = re.compile(rf"\bVALUES\s+({_ROW})(?:\s*,\s*{_ROW})+", re.I)
+
+#: The sign of a negative number: nothing is there to subtract it from.
+_SIGN = re.compile(r"([(,=<>]|\b(?:BETWEEN|AND|OR|LIMIT|OFFSET|THEN|ELSE|IN)\b)(\s?)-\s?\?", re.I)
+
+#: Numbered parameters count on after a list, however long that is.
+_NUMBERED = re.compile(r"\$\d+")
 
 #: Hex digits of a fingerprint: 64 bits tell apart all statements that one app can have.
 _LENGTH = 16
@@ -37,13 +45,16 @@ def normalise(text: str) -> str:
         return UNREADABLE
     pieces, position = [], 0
     for token in tokens:
+        if token.start < position:
+            continue
         if text[position : token.start].strip() or (position and position < token.start):
             pieces.append(" ")
+        position = literal_end(text, token)
         masked = token.token_type in LITERALS and not text[: token.start].endswith("$")
-        pieces.append(MASK if masked else text[token.start : token.end + 1])
-        position = token.end + 1
+        pieces.append(MASK if masked else text[token.start : position])
     folded = "".join(pieces).strip().rstrip(";").rstrip()
-    return _ROWS.sub(r"VALUES \1, ...", _VALUE_LIST.sub("IN (...)", folded))
+    folded = _SIGN.sub(r"\1\2?", folded)
+    return _ROWS.sub(r"VALUES \1, ...", _LIST.sub("IN (...)", folded))
 
 
 def fingerprint(text: str, bind: str | None) -> str:
@@ -53,5 +64,5 @@ def fingerprint(text: str, bind: str | None) -> str:
     identified by its exact text.
     """
     normalised = normalise(text)
-    identity = text if normalised == UNREADABLE else normalised
+    identity = text if normalised == UNREADABLE else _NUMBERED.sub(MASK, normalised)
     return hashlib.sha256(f"{bind or ''}\0{identity}".encode()).hexdigest()[:_LENGTH]

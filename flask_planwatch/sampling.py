@@ -50,8 +50,9 @@ class Sampler:
         with self._lock:
             now = self._clock()
             if self._per_minute != float("inf"):
-                earned = (now - self._refilled) * self._per_minute / 60
-                self._allowance = min(self._per_minute, self._allowance + earned)
+                # A clock may be set back; a budget below 1 is one inspection in some minutes.
+                earned = max(0.0, now - self._refilled) * self._per_minute / 60
+                self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
                 self._refilled = now
                 if self._allowance < 1:
                     self.over_budget += 1
@@ -72,7 +73,7 @@ class Tallies:
     def add(self, key: str, *, explainable: bool) -> Tally:
         """Start to count a statement; the oldest gives way if there are too many."""
         with self._lock:
-            while len(self._tallies) >= MAX_STATEMENTS:
+            while key not in self._tallies and len(self._tallies) >= MAX_STATEMENTS:
                 del self._tallies[next(iter(self._tallies))]
             return self._tallies.setdefault(key, Tally(explainable))
 

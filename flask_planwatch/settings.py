@@ -20,6 +20,11 @@ PREFIX = "PLANWATCH_"
 #: The verbs of PLANWATCH_VERIFY.
 VERIFY_AUTO, VERIFY_BUILD, VERIFY_OFF = "auto", "build", "off"
 
+#: The largest value of an integer parameter of PostgreSQL.
+_MAX_TIMEOUT = 2**31 - 1
+
+_NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^."]+)')
+
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _FINDING_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -52,8 +57,9 @@ class Setting:
 
 
 def _boolean(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
+    # from_prefixed_env reads 0 and 1 as numbers.
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
     if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
         return value.strip().lower() in _TRUE
     raise ValueError
@@ -75,7 +81,7 @@ def _whole_number(value: Any) -> int:
 
 def _positive(value: Any) -> int:
     number = _whole_number(value)
-    if number == 0:
+    if not 0 < number <= _MAX_TIMEOUT:
         raise ValueError
     return number
 
@@ -104,6 +110,9 @@ def _database_url(value: Any) -> Any:
 
 
 def _ignore(value: Any) -> tuple[str, ...]:
+    if isinstance(value, int) and _FINDING_ID.fullmatch(str(value)):
+        # A finding's id of nothing but digits, as from_prefixed_env reads it.
+        value = str(value)
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list | tuple | set | frozenset):
@@ -248,10 +257,21 @@ class Settings:
 
     def ignores(self, rule: str, relation: str, subject: str, finding_id: str) -> bool:
         """Whether PLANWATCH_IGNORE names this finding."""
-        table = relation.rpartition(".")[2]
-        names = {rule, finding_id, *(f"{rule}:{part}" for part in (relation, table, subject))}
-        names.add(f"{rule}:{table.strip(chr(34))}")
-        return not names.isdisjoint(self.ignore)
+        table = _name_parts(relation)
+        for entry in self.ignore:
+            name, _, of_what = entry.partition(":")
+            if finding_id == entry:
+                return True
+            named = {"", subject, table[-1], ".".join(table)}
+            parts = _name_parts(of_what)
+            if name == rule and (of_what in named or parts in (table, table[-1:])):
+                return True
+        return False
+
+
+def _name_parts(name: str) -> list[str]:
+    """Return the schema and table of a name, without quotes."""
+    return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(name)]
 
 
 def read_settings(config: Mapping[str, Any], *, debug: bool, testing: bool) -> Settings:

@@ -82,10 +82,13 @@ class Watcher:
         if known is not None:
             self._mappings.learn_registry(known)
         for bind, engine in engines.items():
-            self.watch(engine, bind)
+            self.watch(engine, bind, own_url=True)
 
-    def watch(self, engine: Any, bind: str | None = None) -> None:
-        """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
+    def watch(self, engine: Any, bind: str | None = None, *, own_url: bool = False) -> None:
+        """Listen to an engine, unless that happens already or PlanWatch cannot use it.
+
+        `own_url` tells that PLANWATCH_DATABASE_URL names this engine's database.
+        """
         if not self._enabled or engine in self._engines:
             return
         dialect = getattr(engine, "sync_engine", engine).dialect
@@ -99,7 +102,7 @@ class Watcher:
             return
         with self._lock:
             if engine not in self._engines:
-                self._engines[engine] = _WatchedEngine(self, engine, bind)
+                self._engines[engine] = _WatchedEngine(self, engine, bind, own_url)
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
@@ -193,11 +196,11 @@ class Watcher:
 class _WatchedEngine:
     """One engine of one app: its hooks, PlanWatch's connection, and the sink of its captures."""
 
-    def __init__(self, watcher: Watcher, engine: Engine, bind: str | None) -> None:
+    def __init__(self, watcher: Watcher, engine: Engine, bind: str | None, own_url: bool) -> None:
         settings = read_settings(watcher._app.config, debug=False, testing=False)
         self.session = OwnSession(
             engine,
-            url=settings.database_url_for(bind),
+            url=settings.database_url_for(bind) if own_url else None,
             statement_timeout_ms=settings.statement_timeout_ms,
             lock_timeout_ms=settings.lock_timeout_ms,
         )

@@ -6,10 +6,10 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from flask import Flask
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from werkzeug.serving import make_server
 
 from . import servers
@@ -36,15 +36,14 @@ _ARGUMENTS = (
 def chromium() -> Iterator[Browser]:
     """Start Chromium; without one, skip the test, or fail where all is required."""
     command = os.environ.get(VARIABLE) or next(filter(None, map(shutil.which, _COMMANDS)), None)
-    with sync_playwright() as playwright:
+    with ExitStack() as stack:
         try:
+            playwright = stack.enter_context(sync_playwright())
             browser = playwright.chromium.launch(executable_path=command, args=list(_ARGUMENTS))
-        except Error as error:
-            servers.missing(f"no Chromium to start: {error.message.splitlines()[0]}")
-        try:
-            yield browser
-        finally:
-            browser.close()
+        except Exception as error:  # noqa: BLE001 - Playwright's own program may not start either
+            servers.missing(f"no Chromium to start: {str(error).splitlines()[0]}")
+        stack.callback(browser.close)
+        yield browser
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+@cache
 def find_server(name: str) -> Server:
     """Return a server, starting the embedded one if need be."""
     variable = _VARIABLES[name]

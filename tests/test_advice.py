@@ -130,8 +130,7 @@ def test_a_statement_without_any_class_reflects_the_table(fresh_story, watch):
 def test_capitals_and_colons(fresh_story, watch):
     """A function that needs quotes, and a key that would be a parameter of text()."""
     fresh_story.execute(
-        'CREATE FUNCTION "Shout"(text) RETURNS text LANGUAGE sql IMMUTABLE '
-        "AS 'SELECT upper($1)'",
+        "CREATE FUNCTION \"Shout\"(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)'",
         "CREATE TABLE log (id int, data jsonb) PARTITION BY LIST (id)",
         "CREATE TABLE log_1 PARTITION OF log DEFAULT",
         "INSERT INTO log SELECT g, jsonb_build_object(' :k', g) FROM generate_series(1, 5000) g",

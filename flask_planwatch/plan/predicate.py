@@ -205,6 +205,8 @@ def _operator(text: str) -> tuple[int, int]:
     reading = tokenize(text)
     for token, depth in zip(reading.tokens, reading.depths, strict=True):
         symbol = depth == 0 and set(text[token.start : token.end + 1]) <= _SYMBOLS
+        # The star of a whole row, as in `t.*`, is no operator.
+        symbol = symbol and not text[: token.start].endswith(".")
         if symbol and (end == 0 or token.start == end):
             start = start if end else token.start
             end = token.end + 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.tokens import Token, TokenType
 
 from .predicate import Operand, Tokens, conjuncts, tokenize
 from .tree import Node, Plan
@@ -99,13 +99,22 @@ def mask(text: str, *, keep_names: bool = False) -> str:
         return UNREADABLE
     pieces, position = [], 0
     for index, token in enumerate(tokens):
-        if token.token_type not in LITERALS or _counts_something(text, index):
+        if token.start < position or token.token_type not in LITERALS:
             continue
-        if keep_names and _is_structural(text, index):
+        if _counts_something(text, index) or (keep_names and _is_structural(text, index)):
             continue
         pieces += [text[position : token.start], MASK]
-        position = token.end + 1
+        position = literal_end(text, token)
     return "".join([*pieces, text[position:]])
+
+
+def literal_end(text: str, token: Token) -> int:
+    """Return where a token ends, with the digits that sqlglot leaves over of `8_675_309`."""
+    end: int = token.end + 1
+    if token.token_type is TokenType.NUMBER:
+        while end < len(text) and (text[end].isalnum() or text[end] == "_"):
+            end += 1
+    return end
 
 
 def holds_value(expression: str) -> bool:
@@ -123,7 +132,8 @@ def _is_structural(text: str, index: int) -> bool:
     if literal.text in _NEUTRAL or not any(character.isalnum() for character in literal.text):
         return True
     if before is not None and before.token_type in _PATHS:
-        return True
+        # An array that is spelled out holds values.
+        return index < 2 or tokens[index - 2].token_type is not TokenType.ARRAY
     if before is not None and before.text.upper() == "ZONE":
         return True
     if literal.token_type is TokenType.NUMBER:

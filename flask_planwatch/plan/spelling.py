@@ -6,9 +6,11 @@ import re
 
 from .schema import Relation
 
+_STRING = re.compile(r"'(?:[^']|'')*'")
+_STAND_IN = re.compile("\x00(\\d+)\x00")
+_STAND_IN_TO_TEXT = re.compile("(\x00\\d+\x00)::text\\b(?!\\[)")
 _TWICE_IN_PARENTHESES = re.compile(r"\(\(([^()]*)\)\)")
 _COLUMN_IN_PARENTHESES = re.compile(r'\((\w+|"[^"]+")\)::')
-_STRING_TO_TEXT = re.compile(r"('(?:[^']|'')*')::text\b(?!\[)")
 
 
 def shorter_spelling(expression: str, relation: Relation) -> str:
@@ -18,10 +20,15 @@ def shorter_spelling(expression: str, relation: Relation) -> str:
     `data ->> 'type'::text` becomes `data ->> 'type'`. The caller lets the server confirm that it
     is the same expression.
     """
-    shorter = _STRING_TO_TEXT.sub(r"\1", expression)
+    strings = _STRING.findall(expression)
+    numbers = iter(range(len(strings)))
+    # What is inside a string must stay, so a stand-in takes its place meanwhile.
+    shorter = _STRING.sub(lambda _: f"\x00{next(numbers)}\x00", expression)
+    shorter = _STAND_IN_TO_TEXT.sub(r"\1", shorter)
     shorter = _TWICE_IN_PARENTHESES.sub(r"(\1)", shorter)
     for column in relation.columns:
         if column.base_type == "character varying":
             name = re.escape(column.name)
             shorter = re.sub(rf'\(({name}|"{name}")\)::text\b(?!\[)', r"\1", shorter)
-    return _COLUMN_IN_PARENTHESES.sub(r"\1::", shorter)
+    shorter = _COLUMN_IN_PARENTHESES.sub(r"\1::", shorter)
+    return _STAND_IN.sub(lambda match: strings[int(match[1])], shorter)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 #: The fields of a node that hold predicates.
@@ -36,9 +37,12 @@ class UnreadablePlan(ValueError):
     """What was given is not a plan of PostgreSQL's JSON format."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
-    """One step of a plan. Costs are the planner's units, `rows` are per worker and per loop."""
+    """One step of a plan. Costs are the planner's units, `rows` are per worker and per loop.
+
+    A node is equal to itself only: to compare or hash all that is below it would be deep.
+    """
 
     type: str
     schema: str | None
@@ -197,4 +201,8 @@ def _text(document: Mapping[str, Any], key: str) -> str | None:
 
 def _number(document: Mapping[str, Any], key: str) -> float:
     value = document.get(key)
-    return float(value) if isinstance(value, int | float | Decimal) else 0.0
+    try:
+        number = float(value) if isinstance(value, int | float | Decimal) else 0.0
+    except OverflowError:
+        return 0.0
+    return number if isfinite(number) else 0.0

@@ -8,7 +8,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from .evidence import Suspicion
-from .predicate import conjuncts, tokenize
+from .predicate import Operand, conjuncts, tokenize
+from .scrub import mask
 from .tree import INDEX_CONDITIONS, Node, Plan
 
 
@@ -52,8 +53,14 @@ def _tests(plan: Plan, relations: set[str], subject: str) -> Iterator[tuple[Node
                 for operand in (conjunct.left, conjunct.right):
                     alias = next(iter(operand.aliases), None)
                     indexed = kind not in INDEX_CONDITIONS or node.alias == alias
-                    if alias in scans and indexed and operand.without_alias() == subject:
+                    if alias in scans and indexed and _is(operand, subject):
                         yield scans[alias], kind
+
+
+def _is(operand: Operand, subject: str) -> bool:
+    """Whether an operand is the subject of a finding, in which values may be masked."""
+    text = operand.without_alias()
+    return subject in (text, mask(text))
 
 
 def cast_in_statement(column: str, statement: str) -> bool:

@@ -97,15 +97,12 @@ _SUBQUERY = re.compile(r"\$\d|\b(?:InitPlan|SubPlan)\b")
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each expression around a column that the plan computes row by row."""
-    found: dict[tuple[str, str, str], Suspicion] = {}
+    found: dict[tuple[str, str, str], tuple[Suspicion, list[Node]]] = {}
     for suspicion in _suspicions(plan, schema):
-        earlier = found.get(suspicion.identity)
-        if earlier is None:
-            found[suspicion.identity] = suspicion
-        elif suspicion.other_rows is None and earlier.other_rows is None:
-            scans = tuple(dict.fromkeys((*earlier.scans, *suspicion.scans)))
-            found[suspicion.identity] = replace(earlier, scans=scans)
-    return list(found.values())
+        first, scans = found.setdefault(suspicion.identity, (suspicion, []))
+        if (first.other_rows is None and suspicion.other_rows is None) or first is suspicion:
+            scans += suspicion.scans
+    return [replace(first, scans=tuple(dict.fromkeys(scans))) for first, scans in found.values()]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
@@ -267,9 +264,9 @@ def _problem(suspicion: Suspicion, schema: Schema) -> str:
     if not reads_whole_relation(scan):
         does = f"reads a large part of {table} by {scan.index or scan.type}"
     elif len(scanned) < leaves:
-        does = f"reads {len(scanned)} of the {leaves} partitions of {table}, about {rows:.0f} rows"
+        does = f"reads {len(scanned)} of the {leaves} partitions of {table}, about {rows:,.0f} rows"
     else:
-        does = f"reads all of {table}, about {rows:.0f} rows"
+        does = f"reads all of {table}, about {rows:,.0f} rows"
     why = "no index holds that expression"
     useless = _indexes_on_column(suspicion)
     if useless:

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from ..finding import SkipReason
 from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.tree import Plan
-from .explain import EXPLAIN, quoted
-from .session import Session, Transaction
+from .explain import Query, explain, quoted
+from .session import ServerError, Session
 
 #: PostgreSQL takes a table that was never vacuumed for at least this many pages.
 ASSUMED_PAGES = 10
@@ -85,7 +86,7 @@ def read_schema(session: Session, plan: Plan) -> Schema:
         oids = [row[0] for row in family]
         columns = _grouped(transaction.fetch(_COLUMNS, (oids,)))
         indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
-        rows = {row[0]: _rows(transaction, row) for row in family}
+    rows = {row[0]: _rows(session, row) for row in family}
     names = {row[0]: f"{row[1]}.{row[2]}" for row in family}
     parents = {row[0]: row[9] for row in family if row[9] in names}
     relations = {}
@@ -132,7 +133,7 @@ def _index(
     return Index(name, tuple(keys), definition, unique, valid, predicate, method)
 
 
-def _rows(transaction: Transaction, row: tuple[Any, ...]) -> float:
+def _rows(session: Session, row: tuple[Any, ...]) -> float:
     """Return a relation's rows as the planner estimates them: the last density, today's pages.
 
     The planner assumes ten pages for a table that was never vacuumed or analysed, so a nearly
@@ -146,12 +147,18 @@ def _rows(transaction: Transaction, row: tuple[Any, ...]) -> float:
     if tuples > 0 and known_pages > 0:
         return float(tuples / known_pages * pages)
     shrink: float = min(1.0, pages / ASSUMED_PAGES) if tuples < 0 else 1.0
-    return _estimate(transaction, schema, name) * shrink
+    return _estimate(session, schema, name) * shrink
 
 
-def _estimate(transaction: Transaction, schema: str, name: str) -> float:
-    table = f"ONLY {quoted(schema)}.{quoted(name)}"
-    return transaction.plan(f"{EXPLAIN}SELECT 1 FROM {table}", None, escaped=False).root.rows
+def _estimate(session: Session, schema: str, name: str) -> float:
+    """Return the planner's estimate; 0 for a table that PlanWatch's role may not read itself."""
+    query = Query(f"SELECT 1 FROM ONLY {quoted(schema)}.{quoted(name)}", None, escaped=False)
+    try:
+        return explain(session, query).root.rows
+    except ServerError as error:
+        if error.reason is not SkipReason.PERMISSION_DENIED:
+            raise
+        return 0.0
 
 
 def _topmost(oid: int, parents: dict[int, int]) -> int:

@@ -67,13 +67,15 @@ def try_with_hypopg(
             trial = _plans(transaction, query, HYPOPG, name, measured=False)
             # Measured with 1.3: a hypothetical index on an expression is not recognised on a
             # table that is not the first of its statement.
-            return replace(trial, alone=predicate_query(suspicion).explain(transaction))
+            trial = replace(trial, alone=predicate_query(suspicion).explain(transaction))
+            # At once, as a pooler may give the next transaction to another connection.
+            transaction.fetch(f"SELECT {schema}.hypopg_reset()")
+            return trial
     except ServerError as error:
-        raise _refusal(error) from error
-    finally:
         # Hypothetical indexes survive a rollback.
         with session.transaction() as transaction:
             transaction.fetch(f"SELECT {schema}.hypopg_reset()")
+        raise _refusal(error) from error
 
 
 def try_by_building(

@@ -1,0 +1,22 @@
+"""The pure parts, tested on what PostgreSQL 15 and 18 printed, as recorded in `recorded/`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RECORDED = Path(__file__).parent / "recorded"
+
+#: The major versions of the servers whose words were recorded.
+SERVERS = ("15", "18")
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return one recorded document: what was asked, and what the server said."""
+    return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def plan_names() -> list[str]:
+    """Return the names of all recorded plans, such as `hash-join-18`."""
+    return sorted(path.stem for path in RECORDED.glob("*-1[58].json"))

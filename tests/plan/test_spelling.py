@@ -1,0 +1,58 @@
+"""The shorter spelling is the one that the server reads as the same expression."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_planwatch.plan.schema import Column, Relation
+from flask_planwatch.plan.spelling import shorter_spelling
+
+from . import read
+
+#: Expressions as the server prints them, each with a shorter spelling that it reads as the same.
+RECORDED = {each["printed"]: each for each in read("spellings")["expressions"]}
+
+RELATION = Relation(
+    key="public.t",
+    schema="public",
+    name="t",
+    display="t",
+    quoted_name="t",
+    kind="r",
+    rows=1,
+    root="public.t",
+    columns=(
+        Column("email", "character varying(255)"),
+        Column("name", "text"),
+        Column("a", "integer"),
+        Column("price", "numeric(10,2)"),
+        Column("mood", "mood"),
+        Column("x(y)", "text"),
+    ),
+)
+
+
+@pytest.mark.parametrize("printed", RECORDED)
+def test_shorter_spelling(printed):
+    assert shorter_spelling(printed, RELATION) == RECORDED[printed]["shorter"]
+
+
+@pytest.mark.parametrize("printed", RECORDED)
+def test_the_recorded_server_read_it_as_the_same(printed):
+    for read_back in RECORDED[printed]["read_back"].values():
+        assert read_back in {printed, f"({printed})"}
+
+
+#: Casts that change the value, so that no spelling without them is the same.
+NEEDED = [
+    "lower((name)::text)",
+    "(email)::character varying(3)",
+    "((email)::text)::bytea",
+    "'{a}'::text[]",
+    "lower(('x'::character varying)::text)",
+]
+
+
+@pytest.mark.parametrize("expression", NEEDED)
+def test_other_casts_stay(expression):
+    assert "::" in shorter_spelling(expression, RELATION)

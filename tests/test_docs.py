@@ -1,0 +1,305 @@
+"""The documentation says what is true: it is made from the code, or compared with it here."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import logging
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+from blinker import Signal
+
+import flask_planwatch
+from flask_planwatch import Finding, SkipReason, signals
+from flask_planwatch.report.log import extra
+from flask_planwatch.rules import RULES, Rule
+from flask_planwatch.settings import SETTINGS, Setting
+
+from .models import User
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+
+SECTIONS = ["What it finds", "Why it hurts", "How to fix it", "When it stays silent"]
+
+PUBLIC = {
+    "Advice",
+    "AdviceKind",
+    "Dismissal",
+    "Finding",
+    "Inspection",
+    "Location",
+    "PlanWatch",
+    "SettingError",
+    "Severity",
+    "Skip",
+    "SkipReason",
+    "Statement",
+    "StatementError",
+    "Verdict",
+    "VerdictStatus",
+}
+
+by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.NAME)
+by_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+
+
+def page(name: str) -> str:
+    return (DOCS / f"{name}.rst").read_text(encoding="utf-8")
+
+
+def load(path: Path) -> ModuleType:
+    """Run a file of the documentation as a module of its own."""
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def example(name: str) -> ModuleType:
+    return load(DOCS / "examples" / f"{name}.py")
+
+
+sources = load(DOCS / "sources.py")
+
+
+def sections(text: str) -> dict[str, str]:
+    """Return the sections of a page by their titles, the page's own title first."""
+    pieces = re.split(r"^(\S.*)\n([=-])\2+\n", text, flags=re.MULTILINE)
+    return {title: body.strip() for title, body in zip(pieces[1::3], pieces[3::3], strict=True)}
+
+
+@by_rule
+def test_each_rule_has_a_page_with_all_sections(rule: Rule) -> None:
+    text = sources.rule_pages()[rule.NAME]
+    assert text.strip() == inspect.getdoc(rule)
+    found = sections(text)
+    assert list(found) == [rule.NAME, *SECTIONS]
+    assert all(found[title] for title in SECTIONS)
+
+
+def test_the_pages_of_the_rules_are_listed() -> None:
+    listed = [line.strip() for line in sources.rules_source()[3:]]
+    assert listed == [rule.NAME for rule in RULES]
+    assert ".. planwatch-rules::" in page("rules/index")
+
+
+@by_setting
+def test_each_setting_is_explained(setting: Setting) -> None:
+    source = "\n".join(sources.settings_source())
+    (row,) = re.findall(rf":confval:`{setting.key}`\n((?:     - .*\n)+)", source)
+    entry = source.partition(f".. confval:: {setting.key}\n")[2].partition(".. confval::")[0]
+    assert setting.help.endswith(".")
+    assert len(setting.help.split()) > 4
+    assert f"   {setting.help}" in entry.splitlines()
+    assert f"   :type: {setting.expects}" in entry.splitlines()
+    assert row.split("- ``")[1:] == [f"{value}``\n     " for value in _shown(setting)[:2]] + [
+        f"{_shown(setting)[2]}``\n"
+    ]
+
+
+def _shown(setting: Setting) -> list[str]:
+    return list(sources.defaults(setting))
+
+
+@by_setting
+def test_a_default_can_be_written_as_it_is_shown(setting: Setting) -> None:
+    given = [setting.default, setting.debug_default, setting.testing_default]
+    for value, text in zip(given, sources.defaults(setting), strict=True):
+        default = setting.default if value is None else value
+        written = eval(text)
+        assert setting.parse(written) == (None if default == float("inf") else default)
+
+
+def test_the_settings_are_on_their_page() -> None:
+    assert ".. planwatch-settings::" in page("configuration")
+    assert sources.settings_source([])[-1] == "     - In tests"
+
+
+def test_each_setting_that_a_page_names_exists() -> None:
+    pages = [*DOCS.glob("*.rst"), DOCS / "rules" / "index.rst", ROOT / "README.md"]
+    named = {
+        key
+        for path in pages
+        for key in re.findall(r"PLANWATCH_(?!TEST_|EXAMPLE_)[A-Z_]*[A-Z]", path.read_text("utf-8"))
+    }
+    assert len(named) > 5
+    assert named <= {setting.key for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("reason", SkipReason)
+def test_each_reason_for_a_skip_is_explained(reason: SkipReason) -> None:
+    source = sources.skips_source()
+    sentence = source[source.index(f"``{reason}``") + 1]
+    assert reason.explanation[1:] in sentence
+    assert ".. planwatch-skips::" in page("logging")
+
+
+def test_the_public_names_are_pinned_and_documented() -> None:
+    assert set(flask_planwatch.__all__) == PUBLIC
+    documented = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page("api"), re.MULTILINE)
+    assert set(documented) == PUBLIC
+    assert len(documented) == len(PUBLIC)
+
+
+def test_the_signals_are_pinned_and_documented() -> None:
+    names = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
+    assert names == {"finding_detected", "finding_resolved", "statement_inspected"}
+    assert set(re.findall(r"^``(\w+)``$", page("logging"), re.MULTILINE)) == names
+    assert ".. automodule:: flask_planwatch.signals" in page("api")
+
+
+@pytest.fixture
+def clean_logging() -> Iterator[None]:
+    """Undo what an example does to the logging of the process."""
+    loggers = [logging.getLogger(), logging.getLogger("flask_planwatch")]
+    before = [(one.handlers[:], one.level, one.propagate, one.disabled) for one in loggers]
+    yield
+    for one, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
+        one.handlers[:] = handlers
+        one.setLevel(level)
+        one.propagate, one.disabled = propagate, disabled
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def find(story: Any, watch: Callable[..., Any]) -> Callable[[], Finding]:
+    """Return a function that makes PlanWatch find, and log, the login that reads every user."""
+
+    def login() -> Finding:
+        statement = sa.select(User).where(sa.func.lower(User.email) == "user7@example.com")
+        (finding,) = watch(story.url).ask(statement)
+        return finding
+
+    return login
+
+
+def documented_fields() -> set[str]:
+    table = sections(page("logging"))["Fields of a record"]
+    rows = re.findall(r"^   \* - (``.*``)$", table, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"``([^`]+)``", row)}
+
+
+def test_the_fields_of_a_record_are_documented(find: Callable[[], Finding]) -> None:
+    assert documented_fields() == set(extra(find()))
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_the_standard_librarys_set_up_prints_the_fields(
+    find: Callable[[], Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    formatter = example("logging_stdlib").LOGGING["formatters"]["planwatch"]
+    finding = find()
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"WARNING {finding.message}\n")
+    fields = extra(finding)
+    used = set(re.findall(r"%\(([\w.]+)\)s", formatter["fmt"])) - {"levelname", "message"}
+    assert used == set(formatter["defaults"])
+    assert "code.file.path" in used
+    for name in used:
+        assert f"={fields[name]}" in printed
+    logging.getLogger("flask_planwatch").warning("without fields")
+    assert "WARNING without fields\n  id=None" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("clean_logging")
+@pytest.mark.parametrize(
+    ("name", "message"), [("logging_json", "message"), ("logging_structlog", "event")]
+)
+def test_a_set_up_for_json_prints_all_fields(
+    name: str, message: str, find: Callable[[], Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    example(name)
+    finding = find()
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "planwatch_id" in text]
+    printed = json.loads(line)
+    fields = extra(finding)
+    assert {name: printed.get(name) for name in fields} == json.loads(json.dumps(fields))
+    assert printed[message] == finding.message
+    assert len(fields) == len(documented_fields())
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_structlog_prints_the_applications_own_records_alike(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example("logging_structlog")
+    structlog.get_logger("shop").warning("sold", item=7)
+    printed = json.loads(capsys.readouterr().err)
+    assert printed.pop("timestamp")
+    assert printed == {"event": "sold", "item": 7, "level": "warning", "logger": "shop"}
+
+
+def test_the_example_receiver_is_called(
+    find: Callable[[], Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = example("signals")
+    finding = find()
+    signals.finding_detected.disconnect(module.tell_the_team)
+    told = f"tests.app has a new finding {finding.id}: {finding.message}\n"
+    assert capsys.readouterr().out == told
+
+
+def test_the_quick_start_finds_its_query(
+    story: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", story.url)
+    module = example("quickstart")
+    app = module.create_app()
+    try:
+        assert app.test_client().get("/users/user7@example.com").text == "User 7\n"
+        assert module.planwatch.flush(30, app)
+        (finding,) = module.planwatch.findings(app)
+    finally:
+        with app.app_context():
+            module.planwatch.unwatch(module.db.engine)
+            module.db.engine.dispose()
+    assert finding.location
+    assert finding.location.path == str(DOCS / "examples" / "quickstart.py")
+    said = " ".join(page("quickstart").split())
+    assert finding.message.partition(" From ")[0] in said
+    assert f":{finding.location.line} in {finding.location.function}" in said
+    assert finding.advice[0].summary in said
+
+
+def test_each_example_is_on_a_page() -> None:
+    pages = "".join(path.read_text("utf-8") for path in DOCS.glob("*.rst"))
+    included = re.findall(r"^\.\. literalinclude:: examples/(.+)$", pages, re.MULTILINE)
+    assert sorted(included) == sorted(path.name for path in (DOCS / "examples").glob("*.py"))
+
+
+def test_the_commands_of_the_readme_are_those_of_tox_and_of_ci() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    commands = re.findall(r"^python3 -m venv .*$", readme, re.MULTILINE)
+    set_up = "python3 -m venv .venv && .venv/bin/python -m pip install -q tox && .venv/bin/tox run"
+    assert commands == [f"{set_up} -e example", f"{set_up} -e tests"]
+    assert commands[1] in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    tox = (ROOT / "tox.ini").read_text("utf-8")
+    assert {"example", "tests"} <= set(re.findall(r"^\[testenv:(\w+)\]", tox, re.MULTILINE))
+
+
+def test_contributors_are_told_all_environments_and_variables() -> None:
+    text = page("contributing")
+    tox = (ROOT / "tox.ini").read_text("utf-8")
+    for name in re.findall(r"^\[testenv:(\w+)\]", tox, re.MULTILINE):
+        assert f"* - ``{name}``" in text
+    files = [path.read_text("utf-8") for path in Path(__file__).parent.rglob("*.py")]
+    read = {name for file in files for name in re.findall(r'"(PLANWATCH_TEST_[A-Z_]+)"', file)}
+    assert read == set(re.findall(r"\* - ``(PLANWATCH_TEST_[A-Z_]+)``", text))
+
+
+def test_the_changes_tell_of_this_version() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    assert list(sections(page("changes")))[:2] == ["Changes", version]

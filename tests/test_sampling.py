@@ -1,0 +1,205 @@
+"""Which executions are inspected: by interval, duration, urgency and budget."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from flask_planwatch import sampling
+from flask_planwatch.sampling import Sampler, Tallies, Tally
+from flask_planwatch.settings import read_settings
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def make(clock: Clock, **config: object) -> Sampler:
+    named = {f"PLANWATCH_{name}": value for name, value in config.items()}
+    return Sampler(read_settings(named, debug=False, testing=False), clock)
+
+
+def tally() -> Tally:
+    return Tally(explainable=True)
+
+
+def allowed(sampler: Sampler, tries: int = 1000) -> int:
+    """Return how many inspections the budget allows now."""
+    return sum(sampler.spend(tally()) for _ in range(tries))
+
+
+def test_a_new_statement_is_due(clock):
+    assert make(clock).is_due(tally(), 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "due"), [(0, False), (1, False), (299.9, False), (300, True), (1e6, True)]
+)
+def test_an_inspected_statement_is_due_after_the_interval(clock, seconds, due):
+    sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
+    sampler.spend(one)
+    clock.now += seconds
+    assert sampler.is_due(one, 1) is due
+
+
+def test_an_interval_of_one_statement_is_not_that_of_another(clock):
+    sampler, one, other = make(clock), tally(), tally()
+    sampler.spend(one)
+    assert not sampler.is_due(one, 1)
+    assert sampler.is_due(other, 1)
+
+
+def test_without_an_interval_a_statement_is_always_due(clock):
+    sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
+    sampler.spend(one)
+    assert sampler.is_due(one, 1)
+
+
+@pytest.mark.parametrize(("duration", "due"), [(1, False), (200, False), (200.1, True)])
+def test_a_slow_execution_does_not_wait(clock, duration, due):
+    sampler, one = make(clock, SLOW_STATEMENT_MS=200), tally()
+    sampler.spend(one)
+    assert sampler.is_due(one, duration) is due
+
+
+def test_an_urgent_execution_does_not_wait(clock):
+    sampler, one = make(clock), tally()
+    sampler.spend(one)
+    assert sampler.is_due(one, 1, urgent=True)
+
+
+def test_the_budget_of_a_minute(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    assert allowed(sampler) == 60
+    assert sampler.over_budget == 940
+
+
+@pytest.mark.parametrize(
+    ("seconds", "inspections"), [(0.5, 0), (1, 1), (10, 10), (60, 60), (61, 60), (86_400, 60)]
+)
+def test_the_budget_returns_with_time_and_never_exceeds_a_minutes(clock, seconds, inspections):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    allowed(sampler)
+    clock.now += seconds
+    assert allowed(sampler) == inspections
+
+
+def test_the_budget_returns_in_small_steps_too(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    allowed(sampler)
+    done = 0
+    for _ in range(100):
+        clock.now += 0.1
+        done += allowed(sampler, tries=1)
+    assert done in {9, 10}
+
+
+def test_a_budget_below_one_is_one_inspection_in_more_minutes(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=0.5)
+    done = 0
+    for _ in range(60):
+        clock.now += 60
+        done += allowed(sampler, tries=3)
+    assert done in {29, 30, 31}
+
+
+def test_a_budget_of_nothing(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=0)
+    clock.now += 3600
+    assert allowed(sampler) == 0
+
+
+def test_without_a_budget_all_is_inspected(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=None)
+    assert allowed(sampler) == 1000
+    assert sampler.over_budget == 0
+
+
+def test_a_statement_over_budget_stays_due(clock):
+    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=1), tally()
+    assert sampler.spend(tally())
+    assert not sampler.spend(one)
+    assert sampler.is_due(one, 1)
+
+
+def test_slow_and_urgent_executions_are_within_the_budget(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=1)
+    sampler.spend(tally())
+    assert not sampler.spend(tally())
+
+
+def test_a_clock_that_jumps_back_takes_no_budget_away(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    allowed(sampler, tries=10)
+    clock.now -= 3600
+    assert allowed(sampler) == 50
+    clock.now += 60
+    assert allowed(sampler) == 60
+
+
+def test_a_clock_that_jumps_ahead_gives_one_minutes_budget(clock):
+    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=60), tally()
+    sampler.spend(one)
+    clock.now += 1e9
+    assert sampler.is_due(one, 1)
+    assert allowed(sampler) == 60
+
+
+def test_threads_share_the_budget(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    counts: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: counts.append(allowed(sampler, tries=50))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) == 60
+    assert sampler.over_budget == 8 * 50 - 60
+
+
+def test_tallies_are_kept_by_text():
+    tallies = Tallies()
+    one = tallies.add("SELECT 1", explainable=True)
+    other = tallies.add("COMMIT", explainable=False)
+    assert tallies.get("SELECT 1") is one
+    assert tallies.get("COMMIT") is other
+    assert tallies.get("SELECT 2") is None
+    assert (one.explainable, other.explainable, len(tallies)) == (True, False, 2)
+
+
+def test_a_tally_is_never_started_anew():
+    tallies = Tallies()
+    one = tallies.add("SELECT 1", explainable=True)
+    one.calls += 1
+    assert tallies.add("SELECT 1", explainable=True) is one
+
+
+def test_tallies_are_bounded_and_the_oldest_goes(monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_STATEMENTS", 3)
+    tallies = Tallies()
+    for number in range(5):
+        tallies.add(str(number), explainable=True)
+        assert len(tallies) <= 3
+    assert [number for number in range(5) if tallies.get(str(number))] == [2, 3, 4]
+
+
+def test_a_known_statement_pushes_none_out(monkeypatch):
+    monkeypatch.setattr(sampling, "MAX_STATEMENTS", 3)
+    tallies = Tallies()
+    for number in (0, 1, 2, 1, 0, 2):
+        tallies.add(str(number), explainable=True)
+    assert [number for number in range(3) if tallies.get(str(number))] == [0, 1, 2]

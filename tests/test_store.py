@@ -1,0 +1,261 @@
+"""The life of a finding: detected, repeated, resolved, and when it is not resolved."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_planwatch.finding import (
+    Dismissal,
+    Finding,
+    Inspection,
+    Location,
+    Severity,
+    Skip,
+    SkipReason,
+    Statement,
+)
+from flask_planwatch.plan.tree import Plan
+from flask_planwatch.report import store as module
+from flask_planwatch.report.store import Changes, Store
+
+from .plan import read
+
+STATEMENT = Statement("f" * 16, "SELECT * FROM t WHERE lower(name) = %(name_1)s")
+OTHER = Statement("0" * 16, "SELECT * FROM u WHERE lower(name) = %(name_1)s")
+SUBJECT = "lower(name)"
+
+
+def recorded(name: str) -> Plan:
+    return Plan.from_json(read(f"{name}-18")["plan"])
+
+
+def finding(subject: str = SUBJECT, statement: Statement = STATEMENT, **changes) -> Finding:
+    values = {
+        "rule": "functional-predicate",
+        "severity": Severity.WARNING,
+        "statement": statement,
+        "relation": "t",
+        "subject": subject,
+        "problem": "slow.",
+        "evidence": {"scanned": ["public.t"], "table_rows": 20_000},
+        **changes,
+    }
+    return Finding(**values)
+
+
+def inspection(*findings: Finding, plan: str | None = "seq-scan", **changes) -> Inspection:
+    values = {
+        "statement": STATEMENT,
+        "duration_ms": 1.0,
+        "plan": recorded(plan) if plan else None,
+        "findings": findings,
+        **changes,
+    }
+    return Inspection(**values)
+
+
+@pytest.fixture
+def store() -> Store:
+    """A store with one active finding."""
+    made = Store()
+    made.record(inspection(finding()))
+    return made
+
+
+def test_a_finding_is_detected_once_and_then_repeated():
+    store = Store()
+    first, second = finding(), finding(calls=2)
+    assert store.record(inspection(first)) == Changes(detected=(first,))
+    assert store.record(inspection(second)) == Changes(repeated=(second,))
+    assert store.findings() == (second,)
+    assert store.findings()[0].calls == 2
+
+
+def test_findings_are_told_apart_by_statement_rule_relation_and_subject(store):
+    others = [
+        finding("upper(name)"),
+        finding(relation="u"),
+        finding(rule="missing-index"),
+        finding(statement=OTHER),
+    ]
+    for other in others:
+        assert store.record(inspection(finding(), other)).detected == (other,)
+    assert len({each.id for each in (finding(), *others)}) == 5
+
+
+#: Plans of a later inspection that does not raise the finding, and whether that resolves it:
+#: it does if the rows of the table are found without the expression.
+RESOLVED = {
+    "bitmap": True,
+    "index-only": True,
+    "nested-loop": True,
+    "seq-scan": False,
+    "parallel": False,
+    "hash-join": False,
+    "nothing": False,
+    "function-scan": False,
+    "partitions": False,
+}
+
+
+@pytest.mark.parametrize("plan", RESOLVED)
+def test_resolved_by_a_plan_that_does_without_the_expression(store, plan):
+    changes = store.record(inspection(plan=plan))
+    assert [each.id for each in changes.resolved] == ([finding().id] if RESOLVED[plan] else [])
+    assert len(store.findings()) == (0 if RESOLVED[plan] else 1)
+
+
+def test_resolved_once_and_detected_anew(store):
+    assert store.record(inspection(plan="bitmap")).resolved
+    assert store.record(inspection(plan="bitmap")) == Changes()
+    assert store.record(inspection(finding())).detected == (finding(),)
+
+
+def test_another_finding_of_the_statement_does_not_keep_it(store):
+    other = finding("upper(name)")
+    changes = store.record(inspection(other, plan="bitmap"))
+    assert (changes.detected, [each.subject for each in changes.resolved]) == ((other,), [SUBJECT])
+    assert store.findings() == (other,)
+
+
+#: Inspections that do not raise the finding and say nothing about it.
+UNSETTLED = {
+    "raised again": inspection(finding()),
+    "a plan that still computes it": inspection(),
+    "a dismissal because of the values, with an index": inspection(
+        plan="bitmap",
+        dismissals=(Dismissal("functional-predicate", "t", SUBJECT, "returned 90%", True),),
+    ),
+    "an index on a statement of another fingerprint": inspection(plan="bitmap", statement=OTHER),
+    "a skip": inspection(plan=None, skip=Skip(SkipReason.STATEMENT_TIMEOUT)),
+    "a failure without a plan": inspection(plan=None),
+    "a predicate that was folded": inspection(plan="nothing"),
+    "a dismissal because of the values": inspection(
+        dismissals=(Dismissal("functional-predicate", "t", SUBJECT, "returned 90%", True),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSETTLED)
+def test_not_resolved_by(store, name):
+    assert store.record(UNSETTLED[name]).resolved == ()
+    assert len(store.findings()) == 1
+    assert not UNSETTLED[name].settles(finding())
+
+
+#: Inspections that settle it: the same values would have raised it.
+SETTLED = {
+    "an index": inspection(plan="bitmap"),
+    "a dismissal whatever the values": inspection(
+        dismissals=(Dismissal("functional-predicate", "t", SUBJECT, "an index exists"),)
+    ),
+    "an index, and a dismissal of another expression": inspection(
+        plan="bitmap",
+        dismissals=(Dismissal("functional-predicate", "t", "upper(name)", "returned 90%", True),),
+    ),
+    "an index, and a dismissal of another table": inspection(
+        plan="bitmap",
+        dismissals=(Dismissal("functional-predicate", "u", SUBJECT, "returned 90%", True),),
+    ),
+    "an index, and a dismissal by another rule": inspection(
+        plan="bitmap",
+        dismissals=(Dismissal("missing-index", "t", SUBJECT, "returned 90%", True),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_resolved_by(store, name):
+    assert SETTLED[name].settles(finding())
+    assert [each.id for each in store.record(SETTLED[name]).resolved] == [finding().id]
+    assert store.findings() == ()
+
+
+@pytest.mark.parametrize(
+    ("scanned", "resolved"),
+    [(["public.t"], True), (["public.p1", "public.t"], True), (["public.p1"], False)],
+)
+def test_resolved_by_a_plan_that_reads_one_of_the_partitions(scanned, resolved):
+    store = Store()
+    store.record(inspection(finding(evidence={"scanned": scanned})))
+    assert bool(store.record(inspection(plan="bitmap")).resolved) is resolved
+
+
+def test_replaced_without_a_word_once_a_constant_turned_out_to_be_a_value():
+    store = Store()
+    masked = finding("name || ?::text")
+    store.record(inspection(finding("name || 'a'::text")))
+    store.record(inspection(finding("name || 'b'::text")))
+    assert store.record(inspection(masked)) == Changes(detected=(masked,))
+    assert store.findings() == (masked,)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        finding("name || ?::varchar"),
+        finding("name || ?::text", relation="u"),
+        finding("name || ?::text", rule="missing-index"),
+    ],
+)
+def test_a_masked_expression_replaces_no_other(other):
+    store, shown = Store(), finding("name || 'a'::text")
+    store.record(inspection(shown))
+    store.record(inspection(other))
+    assert {each.id for each in store.findings()} == {shown.id, other.id}
+
+
+def test_what_was_resolved_says_where_the_statement_now_comes_from(store):
+    here = Location("app/views.py", 7, "index")
+    (resolved,) = store.record(inspection(plan="bitmap", location=here)).resolved
+    assert (resolved.id, resolved.location) == (finding().id, here)
+
+
+def test_what_was_resolved_keeps_its_place_if_no_other_is_known():
+    store, there = Store(), Location("app/views.py", 9, "old")
+    store.record(inspection(finding(location=there)))
+    assert store.record(inspection(plan="bitmap")).resolved[0].location == there
+
+
+def test_bounded_and_what_was_not_seen_for_longest_goes(monkeypatch):
+    monkeypatch.setattr(module, "MAX_FINDINGS", 3)
+    store = Store()
+    subjects = ["a", "b", "c"]
+    store.record(inspection(*map(finding, subjects)))
+    store.record(inspection(finding("a"), finding("b"), finding("c"), plan=None))
+    store.record(inspection(finding("a"), plan=None))
+    store.record(inspection(finding("d"), plan=None))
+    assert {each.subject for each in store.findings()} == {"c", "a", "d"}
+
+
+def test_most_severe_first_then_the_largest_table():
+    def ranked(severity: Severity, rows: int | None) -> Finding:
+        evidence = {} if rows is None else {"table_rows": rows}
+        return finding(f"{severity} {rows}", severity=severity, evidence=evidence)
+
+    in_order = [
+        ranked(Severity.CRITICAL, 10),
+        ranked(Severity.WARNING, 5_000),
+        ranked(Severity.WARNING, 1_000),
+        ranked(Severity.INFO, 900_000),
+        ranked(Severity.INFO, None),
+    ]
+    store = Store()
+    for each in (in_order[3], in_order[1], in_order[4], in_order[0], in_order[2]):
+        store.record(inspection(each, plan=None))
+    assert store.findings() == tuple(in_order)
+
+
+def test_equal_findings_have_a_stable_order():
+    both = (finding("a"), finding("b"))
+    stores = (Store(), Store())
+    stores[0].record(inspection(*both))
+    stores[1].record(inspection(*reversed(both)))
+    assert stores[0].findings() == stores[1].findings()
+
+
+def test_cleared_is_not_resolved(store):
+    store.clear()
+    assert store.findings() == ()
+    assert store.record(inspection(plan="bitmap")) == Changes()
+    assert store.record(inspection(finding())).detected == (finding(),)

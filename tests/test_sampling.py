@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -158,17 +159,23 @@ def test_a_clock_that_jumps_ahead_gives_one_minutes_budget(clock):
 
 
 def test_threads_share_the_budget(clock):
-    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=20_000)
     counts: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: counts.append(allowed(sampler, tries=50))) for _ in range(8)
-    ]
+    together = threading.Barrier(8)
+
+    def spend() -> None:
+        together.wait()
+        counts.append(allowed(sampler, tries=5_000))
+
+    threads = [threading.Thread(target=spend) for _ in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(counts) == 60
-    assert sampler.over_budget == 8 * 50 - 60
+    sys.setswitchinterval(interval)
+    assert sum(counts) == sampler.over_budget == 20_000
 
 
 def test_tallies_are_kept_by_text():

@@ -98,6 +98,8 @@ ENVIRONMENT = [
         "[\"functional-predicate:date_trunc('day'::text, local_at)\"]",
         ("functional-predicate:date_trunc('day'::text, local_at)",),
     ),
+    ("IGNORE", "123456789012", ("123456789012",)),
+    ("IGNORE", "012345678901", ("012345678901",)),
     ("DATABASE_URL", "postgresql://watch@db/app", make_url("postgresql://watch@db/app")),
     ("DATABASE_URL__archive", "postgresql://w@b/a", {"archive": make_url("postgresql://w@b/a")}),
 ]
@@ -137,7 +139,7 @@ REFUSED = {
     "VERIFY": ["", "yes", "hypopg", None, True, 1],
     "IGNORE": [
         "no-such-rule", "no-such-rule:users", ["no-such-rule"], "functional-predicate,typo",
-        "0123456789AB", "0123456789abc", 5, None, [5], [""], {"functional-predicate": 1},
+        "0123456789AB", "0123456789abc", 0.5, None, [5], [""], {"functional-predicate": 1},
     ],
     "DATABASE_URL": ["", "not a url", 5, ["postgresql://h/d"], {"a": "not a url"}, {"a": None}],
 }  # fmt: skip

@@ -258,6 +258,10 @@ def sentence(text: str) -> str:
 
 def place(path: str) -> str:
     """Return a path relative to the app or to where Python found the module."""
+    # A virtual environment inside the app's folder would make a library look like the app.
+    installed = path.replace("\\", "/").rpartition("/site-packages/")[2]
+    if installed != path:
+        return installed
     short: str = format_fname(path)
     return short if path.startswith("<") else short.strip("<>")
 

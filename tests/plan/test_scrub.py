@@ -151,6 +151,18 @@ def test_compared_strings_go(name, value):
     assert scrubbed == scrub_condition(printed(name))
 
 
+@pytest.mark.parametrize("value", ["", "0", "1", "@", "day", "{}"])
+def test_compared_values_go_that_could_be_structure_elsewhere(value):
+    assert scrub_condition(f"(t.name = {literal(value)}::text)") == "(t.name = ?::text)"
+    assert scrub_condition(f"(t.tags && {array([value])}::text[])") == "(t.tags && ?::text[])"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_compared_numbers_go_that_could_be_structure_elsewhere(number):
+    assert scrub_condition(f"(t.a = {number})") == "(t.a = ?)"
+    assert scrub_condition(f"((t.a = {number}) OR t.flag)") == "((t.a = ?) OR t.flag)"
+
+
 @pytest.mark.parametrize("name", BESIDE_COLUMNS)
 @given(value=MARKED)
 @example(value=MARK)

@@ -35,10 +35,7 @@ RELATION = Relation(
 @pytest.mark.parametrize("printed", RECORDED)
 def test_shorter_spelling(printed):
     assert shorter_spelling(printed, RELATION) == RECORDED[printed]["shorter"]
-
-
-@pytest.mark.parametrize("printed", RECORDED)
-def test_the_recorded_server_read_it_as_the_same(printed):
+    # That is worth something only if each server read the shorter one as the same.
     for read_back in RECORDED[printed]["read_back"].values():
         assert read_back in {printed, f"({printed})"}
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import aliased
 
 from flask_planwatch import AdviceKind, Severity, VerdictStatus
 
+from .. import servers
 from ..models import Badge, Order, User, roles_users
 
 Other = aliased(User)
@@ -149,7 +150,9 @@ SPEAKS = {
 
 @pytest.fixture
 def watched(each_story, watch):
-    return watch(each_story.url)
+    """An app on each server in turn, through another driver on each."""
+    driver = "psycopg2" if each_story.server.name == servers.FIRST else "psycopg"
+    return watch(each_story.url_for(driver))
 
 
 @pytest.mark.parametrize("name", SPEAKS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from .advice.index import Candidate, candidate
@@ -17,6 +18,8 @@ from .server import catalog, expressions, whatif
 from .server.explain import Query
 from .server.session import Session
 from .settings import VERIFY_BUILD, VERIFY_OFF
+
+_COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Adviser:
             trial = try_index(self.session, self.query, index, hit.suspicion)
         except whatif.Untestable as untestable:
             reason = str(untestable)
-            if "collate" in self.query.text.lower():
+            if _COLLATE.search(self.query.text):
                 reason = (
                     "the statement has a COLLATE, which EXPLAIN does not print and the index may "
                     f"need, and {reason}"

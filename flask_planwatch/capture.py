@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import get_ident
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -18,11 +17,11 @@ from flask import Flask, current_app, has_request_context, request
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 
-from .finding import Location, StatementError
+from .finding import Location, SkipReason, StatementError
 from .location import location_finder
 from .sampling import Sampler, Tallies, Tally
 from .server.session import sqlstate_of
-from .worker import Ticket
+from .worker import Ticket, on_own_thread
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses.
 _EXPLAINABLE = re.compile(
@@ -34,6 +33,12 @@ _EXPLAINABLE = re.compile(
 #: Parameters with more bytes or characters are not sent to the server again: planning with them
 #: costs what they cost, and the plan repeats them.
 MAX_PARAMETER_SIZE = 1_000_000
+
+#: Statements of more characters are not read: a tokenizer holds the GIL for some µs for each.
+MAX_STATEMENT_SIZE = 25_000
+
+#: Characters that stand for a longer statement.
+_SHOWN_OF_LARGE = 1000
 
 #: What any value counts for at least, in bytes.
 _VALUE_SIZE = 8
@@ -55,7 +60,9 @@ class Capture:
     for placeholders. `key` is the statement as compiled, the same object for each execution.
     `returned_rows` is None where the driver does not know. `calls`, `total_ms` and `all_total_ms`
     say how often the statement ran so far, how long that took, and how long all statements took.
-    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's.
+    `urgent` executions were too slow, or failed, to wait for the interval. `too_large` is the
+    reason why text and parameters were left out. `construct` is the SQLAlchemy statement,
+    `connection` a weak reference to the driver's.
     """
 
     text: str
@@ -63,6 +70,7 @@ class Capture:
     key: str
     escaped: bool
     bind: str | None
+    database: str
     duration_ms: float
     returned_rows: int | None
     location: Location | None
@@ -71,7 +79,8 @@ class Capture:
     total_ms: float
     all_total_ms: float
     error: StatementError | None = None
-    parameters_too_large: bool = False
+    urgent: bool = False
+    too_large: SkipReason | None = None
     construct: Any = None
     connection: Any = None
 
@@ -82,9 +91,6 @@ class Sink(Protocol):
     @property
     def sampler(self) -> Sampler:
         """The sampler of the app."""
-
-    def is_own_thread(self, ident: int) -> bool:
-        """Whether the thread is PlanWatch's own, whose statements are not captured."""
 
     def submit(self, capture: Capture) -> Ticket | None:
         """Accept a capture without waiting, or drop it, count that, and return None."""
@@ -111,7 +117,7 @@ class RequestRecord:
     """
 
     def __init__(self) -> None:
-        self.sampled: set[tuple[str | None, str]] = set()
+        self.sampled: set[tuple[int, str]] = set()
         self.seen: list[Seen] = []
 
 
@@ -126,6 +132,7 @@ def request_record(app: Flask) -> RequestRecord | None:
 class Watch:
     """Listens to one engine for one app.
 
+    `database` tells apart engines without a bind key, and is empty for those of Flask-SQLAlchemy.
     `sink` gives the Sink of the app, resolved at the first statement because its settings depend
     on the debug mode. `keep_seen` tells whether a panel wants to list each statement.
     """
@@ -135,17 +142,19 @@ class Watch:
         app: Flask,
         engine: Engine,
         bind: str | None,
+        database: str,
         sink: Callable[[], Sink],
         keep_seen: Callable[[], bool],
     ) -> None:
         self.engine = engine
         self.bind = bind
-        self.captured = 0
+        self.database = database
         self._app = app
         self._sink = sink
         self._keep_seen = keep_seen
         self._tallies = Tallies()
         self._find_location = location_finder(app.root_path)
+        self._active = self._attached = False
         self._listeners: list[tuple[str, Callable[..., None]]] = [
             ("before_cursor_execute", self._before),
             ("after_cursor_execute", self._after),
@@ -153,14 +162,23 @@ class Watch:
         ]
 
     def listen(self) -> None:
-        """Attach the hooks."""
-        for name, hook in self._listeners:
-            event.listen(self.engine, name, hook)
+        """Attach the hooks, or wake them up again."""
+        self._active = True
+        if not self._attached:
+            self._attached = True
+            for name, hook in self._listeners:
+                event.listen(self.engine, name, hook)
 
     def unlisten(self) -> None:
-        """Take the hooks off again."""
-        for name, hook in self._listeners:
-            event.remove(self.engine, name, hook)
+        """Put the hooks to sleep.
+
+        They stay attached: SQLAlchemy cannot take one off while another thread is calling it.
+        """
+        self._active = False
+
+    def after_fork(self) -> None:
+        """Renew, in a forked child, what another thread of the parent may have held."""
+        self._tallies.renew_lock()
 
     def _before(
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
@@ -174,8 +192,10 @@ class Watch:
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         try:
-            duration_ms = (perf_counter() - context._planwatch_started) * 1000
-            if not (many or context.executemany):
+            # A statement may have started before the hooks were there.
+            started = getattr(context, "_planwatch_started", None)
+            if started is not None and self._active and not (many or context.executemany):
+                duration_ms = (perf_counter() - started) * 1000
                 self._observe(cursor, statement, parameters, context, duration_ms, None)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
@@ -184,7 +204,9 @@ class Watch:
         try:
             context: Any = exception.execution_context
             started = getattr(context, "_planwatch_started", None)
-            if started is None or exception.sqlalchemy_exception is None or context.executemany:
+            if started is None or not self._active or context.executemany:
+                return
+            if exception.sqlalchemy_exception is None:
                 return
             original = exception.original_exception
             error = StatementError(type(original).__name__, sqlstate_of(original))
@@ -213,6 +235,8 @@ class Watch:
         key = statement if compiled is None else compiled.string
         if not key or not statement:
             return
+        if len(key) > MAX_STATEMENT_SIZE:
+            key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
         tally = self._tallies.get(key)
         if tally is None:
             explainable = not context.isddl and _EXPLAINABLE.match(key) is not None
@@ -220,36 +244,39 @@ class Watch:
         if not tally.explainable:
             return
         sink = self._sink()
-        if sink.is_own_thread(get_ident()):
+        if on_own_thread():
             return
         if context.execution_options.get("planwatch", True) is False:
             return
-        self.captured += 1
+        sampler = sink.sampler
+        sampler.captured += 1
         tally.calls += 1
         tally.total_ms += duration_ms
-        sampler = sink.sampler
         sampler.total_ms += duration_ms
         urgent = error is not None and (error.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
+        urgent = urgent or sampler.is_slow(duration_ms)
         due = sampler.is_due(tally, duration_ms, urgent=urgent)
         keep_seen = self._keep_seen()
         if not due and not keep_seen:
             return
         record = request_record(self._app) if keep_seen or sampler.interval == 0 else None
         seen = Seen(key, parameters, duration_ms)
+        once = (id(self.engine), key)
         if not due:
             seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
-        elif record is not None and sampler.interval == 0 and (self.bind, key) in record.sampled:
+        elif record is not None and sampler.interval == 0 and once in record.sampled:
             seen.note = "inspected once in this request"
         elif not sampler.spend(tally):
             seen.note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None:
-                record.sampled.add((self.bind, key))
+                record.sampled.add(once)
             capture = self._capture(
-                cursor, statement, parameters, context, key, tally, duration_ms, error
+                cursor, statement, parameters, context, key, tally, duration_ms, error, urgent
             )
             seen.ticket = sink.submit(capture)
             if seen.ticket is None:
+                sampler.give_back(tally)
                 seen.note = "dropped, as too many others were waiting"
         if record is not None and keep_seen and len(record.seen) < MAX_STATEMENTS_SHOWN:
             record.seen.append(seen)
@@ -264,15 +291,21 @@ class Watch:
         tally: Tally,
         duration_ms: float,
         error: StatementError | None,
+        urgent: bool,
     ) -> Capture:
-        too_large = _is_too_large(parameters)
+        too_large = None
+        if len(statement) > MAX_PARAMETER_SIZE or len(key) < len(statement) > MAX_STATEMENT_SIZE:
+            too_large = SkipReason.STATEMENT_TOO_LARGE
+        elif _is_too_large(parameters):
+            too_large = SkipReason.PARAMETERS_TOO_LARGE
         rows = getattr(cursor, "rowcount", -1)
         return Capture(
-            text=statement,
+            text=key if too_large else statement,
             parameters=None if too_large else _copied(parameters),
             key=key,
             escaped=bool(parameters) or not context.no_parameters,
             bind=self.bind,
+            database=self.database,
             duration_ms=duration_ms,
             returned_rows=rows if isinstance(rows, int) and rows >= 0 else None,
             location=self._find_location(),
@@ -281,7 +314,8 @@ class Watch:
             total_ms=tally.total_ms,
             all_total_ms=self._sink().sampler.total_ms,
             error=error,
-            parameters_too_large=too_large,
+            urgent=urgent,
+            too_large=too_large,
             construct=None if context.compiled is None else context.compiled.statement,
             connection=_weak_reference(context.root_connection),
         )

@@ -103,8 +103,12 @@ class PlanWatch:
 
 
 def _attach(app: Flask, **_: Any) -> None:
+    """Attach to what has come since, and break no request if that fails."""
     watcher: Watcher = app.extensions[EXTENSION]
-    watcher.attach()
+    try:
+        watcher.attach()
+    except Exception as error:  # noqa: BLE001 - an extension of the app's may raise anything
+        watcher.failed(error)
 
 
 def _attach_at_last(app: Flask, **_: Any) -> None:

@@ -59,6 +59,7 @@ class SkipReason(StrEnum):
     SHARED_CONNECTION = "shared-connection"
     MULTIPLE_STATEMENTS = "multiple-statements"
     PARAMETERS_TOO_LARGE = "parameters-too-large"
+    STATEMENT_TOO_LARGE = "statement-too-large"
     RECENTLY_INSPECTED = "recently-inspected"
     UNREADABLE_PLAN = "unreadable-plan"
     EXPLAIN_FAILED = "explain-failed"
@@ -81,7 +82,7 @@ _EXPLANATIONS = {
     SkipReason.STATEMENT_TIMEOUT: "planning took longer than PLANWATCH_STATEMENT_TIMEOUT_MS",
     SkipReason.LOCK_TIMEOUT: "a relation stayed locked longer than PLANWATCH_LOCK_TIMEOUT_MS",
     SkipReason.SERVER_UNAVAILABLE: "PlanWatch could not connect to the server",
-    SkipReason.CONNECTION_LOST: "PlanWatch's connection broke, twice",
+    SkipReason.CONNECTION_LOST: "PlanWatch's connection broke meanwhile",
     SkipReason.POOL_LISTENER_FAILED: (
         "the application's own listener or creator failed on PlanWatch's connection"
     ),
@@ -90,6 +91,7 @@ _EXPLANATIONS = {
     ),
     SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
     SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
+    SkipReason.STATEMENT_TOO_LARGE: "its text is longer than PlanWatch reads",
     SkipReason.RECENTLY_INSPECTED: (
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
     ),
@@ -213,7 +215,9 @@ class Finding:
 
     `relation` is the schema-qualified table, quoted where PostgreSQL would quote it; `subject` is
     the normalised expression, column list or node that the finding is about. `evidence` holds
-    JSON-ready facts (rows, costs, the plan node) without compared values. Durations are in ms.
+    JSON-ready facts (rows, costs, the plan node) without compared values. `scanned` are the
+    relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
+    Durations are in ms.
     """
 
     rule: str
@@ -223,6 +227,8 @@ class Finding:
     subject: str
     problem: str
     evidence: dict[str, Any] = field(default_factory=dict, hash=False)
+    scanned: tuple[str, ...] = ()
+    table_rows: float = 0.0
     advice: tuple[Advice, ...] = ()
     location: Location | None = None
     endpoint: str | None = None
@@ -317,7 +323,7 @@ class Inspection:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
                 return not dismissal.by_parameters
-        return is_gone(self.plan, set(finding.evidence["scanned"]), finding.subject)
+        return is_gone(self.plan, set(finding.scanned), finding.subject)
 
     def replaces(self, finding: Finding) -> bool:
         """Whether one of the findings is an earlier one under another name.

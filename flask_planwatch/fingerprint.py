@@ -14,6 +14,9 @@ from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
 #: SQLAlchemy's mark for parameters that it expands at each execution, such as an IN list.
 _POSTCOMPILE = re.compile(r"__\[POSTCOMPILE_\w+(?:~~.*?~~)?\]")
 
+#: Its mark for a schema that `schema_translate_map` may replace.
+_SCHEMA = re.compile(r"__\[SCHEMA_(\w+)\](\.?)")
+
 #: A placeholder or masked literal, with the cast that a driver may give it.
 _VALUE = r"(?:\?|%s|%\(\w+\)s|\$\d+)(?:::[\w ]+(?:\([?, ]+\))?(?:\[\])*)?"
 _ROW = rf"\(\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*\)"
@@ -32,13 +35,17 @@ _NUMBERED = re.compile(r"\$\d+")
 _LENGTH = 16
 
 
+def _schema(mark: re.Match[str]) -> str:
+    return "" if mark[1] == "_none" else mark[1] + mark[2]
+
+
 @lru_cache(maxsize=4096)
 def normalise(text: str) -> str:
     """Return the statement's text with each literal as `?` and each list of values as one.
 
     Comments go, because tools write request ids into them; white space is folded.
     """
-    text = _POSTCOMPILE.sub(MASK, text).replace("%%", "%")
+    text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text)).replace("%%", "%")
     try:
         tokens = tokenize(text).tokens
     except SqlglotError:
@@ -57,12 +64,12 @@ def normalise(text: str) -> str:
     return _ROWS.sub(r"VALUES \1, ...", _LIST.sub("IN (...)", folded))
 
 
-def fingerprint(text: str, bind: str | None) -> str:
-    """Return the identity of a statement on one bind, as hex digits.
+def fingerprint(text: str, database: str | None) -> str:
+    """Return the identity of a statement on one database, as hex digits.
 
-    `text` is the statement as compiled, or as given to the driver. What cannot be read is
-    identified by its exact text.
+    `database` is a bind key, or what else tells an app's databases apart; `text` is the statement
+    as compiled, or as given to the driver. What cannot be read is identified by its exact text.
     """
     normalised = normalise(text)
     identity = text if normalised == UNREADABLE else _NUMBERED.sub(MASK, normalised)
-    return hashlib.sha256(f"{bind or ''}\0{identity}".encode()).hexdigest()[:_LENGTH]
+    return hashlib.sha256(f"{database or ''}\0{identity}".encode()).hexdigest()[:_LENGTH]

@@ -14,7 +14,6 @@ from .advice.verdict import Declined
 from .advising import Adviser
 from .capture import Capture
 from .finding import (
-    Advice,
     Dismissal,
     Finding,
     Inspection,
@@ -31,7 +30,7 @@ from .plan.tree import Plan
 from .rules import RULES, Rule
 from .server import catalog
 from .server.explain import Query, explain, predicate_query, refuse_several
-from .server.session import ServerError, Session
+from .server.session import NO_SERVER, ServerError, Session
 from .settings import Settings
 
 #: A statement that took this long, in ms, is critical whatever its share.
@@ -42,8 +41,6 @@ CRITICAL_SHARE = 0.2
 
 #: A share says something only once there is this much time to have a share of, in ms.
 MEANINGFUL_TOTAL_MS = 1000.0
-
-_NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,17 @@ class Inspector:
             if isinstance(result, Miss):
                 misses.append(result)
                 continue
+            finding = _finding(capture, result)
+            if self._ignored(finding):
+                continue
             mapped = self.mapped_table(capture, suspicion.relation)
             advised = adviser.advise(result, mapped)
             if isinstance(advised, Declined):
                 misses.append(Miss(suspicion, advised.reason, by_parameters=True))
                 continue
-            finding = _finding(capture, result, advised.advice)
             blocked = blocked or advised.blocked
-            if not self._ignored(finding):
-                findings.append(finding)
-        findings.sort(key=lambda finding: (finding.severity.rank, -finding.evidence["table_rows"]))
+            findings.append(replace(finding, advice=advised.advice))
+        findings.sort(key=lambda finding: (finding.severity.rank, -finding.table_rows))
         inspection = inspection_of(
             capture,
             plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),
@@ -117,7 +115,7 @@ class Inspector:
         return Evidence(
             plan=plan,
             schema=schema,
-            statement=capture.text,
+            statement=capture.key,
             min_rows=self.settings.min_rows,
             growth=self.settings.growth,
             duration_ms=capture.duration_ms,
@@ -141,7 +139,7 @@ class Inspector:
         try:
             return explain(self.session, predicate_query(suspicion), seqscan=False)
         except ServerError as error:
-            if error.reason in _NO_SERVER:
+            if error.reason in NO_SERVER:
                 raise
             return None
 
@@ -151,8 +149,8 @@ class Inspector:
 
 def _query(capture: Capture) -> Query:
     """Return what to explain; raises ServerError for what must not be sent again."""
-    if capture.parameters_too_large:
-        raise ServerError(SkipReason.PARAMETERS_TOO_LARGE)
+    if capture.too_large is not None:
+        raise ServerError(capture.too_large)
     if capture.error and (capture.error.sqlstate or "")[:2] == "42":
         raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
     query = Query(capture.text, capture.parameters, capture.escaped)
@@ -160,7 +158,8 @@ def _query(capture: Capture) -> Query:
     return query
 
 
-def _finding(capture: Capture, hit: Hit, advice: tuple[Advice, ...]) -> Finding:
+def _finding(capture: Capture, hit: Hit) -> Finding:
+    """Return a hit as a finding, before any advice."""
     suspicion = hit.suspicion
     return Finding(
         rule=suspicion.rule,
@@ -170,7 +169,8 @@ def _finding(capture: Capture, hit: Hit, advice: tuple[Advice, ...]) -> Finding:
         subject=suspicion.shown,
         problem=hit.problem,
         evidence=hit.evidence,
-        advice=advice,
+        scanned=tuple(sorted({scan.qualified_relation or "" for scan in suspicion.scans})),
+        table_rows=hit.rows,
         location=capture.location,
         endpoint=capture.endpoint,
         duration_ms=round(capture.duration_ms, 3),
@@ -197,7 +197,7 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
 def statement_of(capture: Capture) -> Statement:
     """Return the captured statement without its values."""
     return Statement(
-        fingerprint=fingerprint.fingerprint(capture.key, capture.bind),
+        fingerprint=fingerprint.fingerprint(capture.key, capture.bind or capture.database),
         text=fingerprint.normalise(capture.key),
         bind=capture.bind,
     )
@@ -226,15 +226,14 @@ def inspection_of(
 
 
 def _severity(capture: Capture, hit: Hit) -> Severity:
-    share = capture.total_ms / capture.all_total_ms if capture.all_total_ms else 0.0
-    meaningful = capture.all_total_ms >= MEANINGFUL_TOTAL_MS
-    if (
-        capture.error is not None
-        or capture.duration_ms >= CRITICAL_MS
-        or (meaningful and share >= CRITICAL_SHARE)
-    ):
+    if capture.error is not None or capture.duration_ms >= CRITICAL_MS:
         return Severity.CRITICAL
-    return Severity.INFO if hit.small else Severity.WARNING
+    if hit.small:
+        return Severity.INFO
+    enough = capture.all_total_ms >= MEANINGFUL_TOTAL_MS
+    if enough and capture.total_ms / capture.all_total_ms >= CRITICAL_SHARE:
+        return Severity.CRITICAL
+    return Severity.WARNING
 
 
 def _dismissal(miss: Miss) -> Dismissal:

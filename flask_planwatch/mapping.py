@@ -43,6 +43,10 @@ class Mappings:
         with self._lock:
             self._registries.add(known)
 
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
+
     def find(self, relation: Relation, entities: Iterable[Any] = ()) -> MappedTable | None:
         """Return how the app names a relation, or None if no class leads to it.
 

@@ -9,8 +9,8 @@ from time import monotonic
 
 from .settings import Settings
 
-#: Statements whose tallies are kept; a large app has some thousand. The one that was sampled
-#: longest ago goes first.
+#: Statements whose tallies are kept; a large app has some thousand. The one that came first goes
+#: first; if it comes again, it is counted anew.
 MAX_STATEMENTS = 10_000
 
 
@@ -29,6 +29,7 @@ class Sampler:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
         self.interval = settings.sample_interval
+        self.captured = 0
         self.total_ms = 0.0
         self.over_budget = 0
         self._slow_ms = settings.slow_statement_ms
@@ -38,9 +39,13 @@ class Sampler:
         self._clock = clock
         self._lock = threading.Lock()
 
+    def is_slow(self, duration_ms: float) -> bool:
+        """Whether an execution took too long to wait for the interval."""
+        return duration_ms > self._slow_ms
+
     def is_due(self, tally: Tally, duration_ms: float, *, urgent: bool = False) -> bool:
         """Whether the interval is over, or the execution was slow or urgent enough not to wait."""
-        return urgent or duration_ms > self._slow_ms or self._clock() >= tally.next_sample
+        return urgent or self.is_slow(duration_ms) or self._clock() >= tally.next_sample
 
     def spend(self, tally: Tally) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.
@@ -61,6 +66,17 @@ class Sampler:
             tally.next_sample = now + self.interval
             return True
 
+    def give_back(self, tally: Tally | None = None) -> None:
+        """Return to the budget what was not used; a tally's statement is due again."""
+        with self._lock:
+            self._allowance += 1
+            if tally is not None:
+                tally.next_sample = float("-inf")
+
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
+
 
 class Tallies:
     """The tallies of one engine's statements, by their text as compiled."""
@@ -76,6 +92,10 @@ class Tallies:
             while key not in self._tallies and len(self._tallies) >= MAX_STATEMENTS:
                 del self._tallies[next(iter(self._tallies))]
             return self._tallies.setdefault(key, Tally(explainable))
+
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._tallies)

@@ -19,7 +19,7 @@ from . import signals
 from .advice.mapped import MappedTable
 from .capture import Capture, Watch
 from .finding import Inspection, Skip, SkipReason
-from .inspection import Inspector, Outcome, inspection_of
+from .inspection import Inspector, Outcome, inspection_of, statement_of
 from .mapping import Mappings, entities_of
 from .plan.schema import Relation
 from .report.log import LogReporter
@@ -35,6 +35,9 @@ EXTENSION = "planwatch"
 #: Drivers whose connections PlanWatch knows how to use from its own thread.
 DRIVERS = ("psycopg2", "psycopg")
 
+#: Skips that are no news to anybody.
+_EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
+
 #: Fingerprints of driver-level SQL that are remembered between inspections.
 MAX_FINGERPRINTS = 10_000
 
@@ -47,25 +50,36 @@ class Watcher:
         self.worker = Worker(let_go=self._let_go, abandon=self._abandon)
         self.has_panel = False
         self._app = app
-        self._enabled = settings.enabled
+        self._settings_at_start = settings
         self._log = LogReporter(settings.log_interval)
         self._mappings = Mappings()
         self._engines: dict[Engine, _WatchedEngine] = {}
         self._lock = threading.RLock()
+        self._settings: Settings | None = None
+        self._sampler: Sampler | None = None
+        self._start_counting()
+
+    def _start_counting(self) -> None:
         self._inspected = 0
         self._errors = 0
         self._own_ms = 0.0
         self._skipped: Counter[SkipReason] = Counter()
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The settings, resolved at first use: the debug mode may come after init_app."""
-        return read_settings(self._app.config, debug=self._app.debug, testing=self._app.testing)
+        if self._settings is None:
+            app = self._app
+            self._settings = read_settings(app.config, debug=app.debug, testing=app.testing)
+        return self._settings
 
-    @cached_property
+    @property
     def sampler(self) -> Sampler:
         """The sampler of all engines of the app."""
-        return Sampler(self.settings)
+        if self._sampler is None:
+            with self._lock:
+                self._sampler = self._sampler or Sampler(self.settings)
+        return self._sampler
 
     def attach(self) -> None:
         """Listen to the engines that Flask-SQLAlchemy has by now, and join the toolbar."""
@@ -82,18 +96,20 @@ class Watcher:
         if known is not None:
             self._mappings.learn_registry(known)
         for bind, engine in engines.items():
-            self.watch(engine, bind, own_url=True)
+            self._watch(engine, bind, self._settings_at_start.database_url_for(bind))
 
-    def watch(self, engine: Any, bind: str | None = None, *, own_url: bool = False) -> None:
-        """Listen to an engine, unless that happens already or PlanWatch cannot use it.
+    def watch(self, engine: Any) -> None:
+        """Listen to an engine that is not Flask-SQLAlchemy's."""
+        name = getattr(engine, "sync_engine", engine).url.render_as_string(hide_password=True)
+        self._watch(engine, None, None, database=name)
 
-        `own_url` tells that PLANWATCH_DATABASE_URL names this engine's database.
-        """
-        if not self._enabled or engine in self._engines:
+    def _watch(self, engine: Any, bind: str | None, url: Any, *, database: str = "") -> None:
+        """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
+        if not self._settings_at_start.enabled:
             return
         dialect = getattr(engine, "sync_engine", engine).dialect
         if dialect.name != "postgresql" or dialect.driver not in DRIVERS or dialect.is_async:
-            name = "The default engine" if bind is None else f"The engine of bind {bind!r}"
+            name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
             self._log.tell_once(
                 logging.INFO,
                 f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
@@ -101,23 +117,23 @@ class Watcher:
             )
             return
         with self._lock:
-            if engine not in self._engines:
-                self._engines[engine] = _WatchedEngine(self, engine, bind, own_url)
+            watched = self._engines.get(engine)
+            if watched is None:
+                watched = _WatchedEngine(self, engine, bind, url, database)
+                self._engines[engine] = watched
+            watched.start()
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
-        with self._lock:
-            watched = self._engines.pop(engine, None)
+        watched = self._engines.get(engine)
         if watched is not None:
             watched.stop()
 
     def stats(self) -> dict[str, Any]:
         """Return the counters; PlanWatch.stats describes them."""
-        with self._lock:
-            engines = list(self._engines.values())
-        sampler = self.__dict__.get("sampler")
+        sampler = self._sampler
         return {
-            "captured": sum(watched.watch.captured for watched in engines),
+            "captured": sampler.captured if sampler else 0,
             "inspected": self._inspected,
             "dropped": self.worker.dropped,
             "over_budget": sampler.over_budget if sampler else 0,
@@ -129,7 +145,7 @@ class Watcher:
             "worker_alive": self.worker.alive,
         }
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Count an exception of PlanWatch's own, or of a receiver, and say it once.
 
         Only the kind is logged: the message of an exception may hold a value.
@@ -161,7 +177,7 @@ class Watcher:
             self._skipped[inspection.skip.reason] += 1
         changes = self.store.record(inspection)
         try:
-            if inspection.skip is not None:
+            if inspection.skip is not None and inspection.skip.reason not in _EXPECTED:
                 self._log.report_skip(inspection.skip, inspection.statement.text)
             self._log.report(changes)
         except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
@@ -178,7 +194,7 @@ class Watcher:
             try:
                 with self._app.app_context():
                     receiver(self._app, **what)
-            except Exception as error:  # noqa: BLE001 - one receiver must not silence the others
+            except BaseException as error:  # noqa: BLE001 - on PlanWatch's thread it ends nothing
                 self.failed(error)
 
     def _let_go(self) -> None:
@@ -188,29 +204,40 @@ class Watcher:
             watched.session.close()
 
     def _abandon(self) -> None:
+        """Forget, in a forked child, the parent's connections, counters and locks."""
         self._lock = threading.RLock()
+        self._sampler = None
+        self._start_counting()
+        for part in (self.store, self._log, self._mappings):
+            part.renew_lock()
         for watched in self._engines.values():
-            watched.session.abandon()
+            watched.after_fork()
 
 
 class _WatchedEngine:
     """One engine of one app: its hooks, PlanWatch's connection, and the sink of its captures."""
 
-    def __init__(self, watcher: Watcher, engine: Engine, bind: str | None, own_url: bool) -> None:
-        settings = read_settings(watcher._app.config, debug=False, testing=False)
+    def __init__(
+        self, watcher: Watcher, engine: Engine, bind: str | None, url: Any, database: str
+    ) -> None:
+        settings = watcher._settings_at_start
         self.session = OwnSession(
             engine,
-            url=settings.database_url_for(bind) if own_url else None,
+            url=url,
             statement_timeout_ms=settings.statement_timeout_ms,
             lock_timeout_ms=settings.lock_timeout_ms,
         )
-        self._watcher = watcher
-        self._watching = True
-        self._inspected_at: OrderedDict[str, float] = OrderedDict()
         self.watch = Watch(
-            watcher._app, engine, bind, sink=lambda: self, keep_seen=lambda: watcher.has_panel
+            watcher._app,
+            engine,
+            bind,
+            database,
+            sink=lambda: self,
+            keep_seen=lambda: watcher.has_panel,
         )
-        self.watch.listen()
+        self._watcher = watcher
+        self._watching = False
+        self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         event.listen(engine, "engine_disposed", self._disposed)
 
     @property
@@ -222,10 +249,6 @@ class _WatchedEngine:
     def _inspector(self) -> Inspector:
         return Inspector(self._watcher.settings, self.session, self._watcher.mapped_table)
 
-    def is_own_thread(self, ident: int) -> bool:
-        """Whether the thread is PlanWatch's own."""
-        return ident == self._watcher.worker.ident
-
     def submit(self, capture: Capture) -> Ticket | None:
         """Hand a capture to the worker."""
         return self._watcher.worker.submit(partial(self._inspect, capture))
@@ -234,23 +257,33 @@ class _WatchedEngine:
         """Count an exception in a hook."""
         self._watcher.failed(error)
 
+    def start(self) -> None:
+        """Listen, unless that happens already."""
+        self._watching = True
+        self.session.resume()
+        self.watch.listen()
+
     def stop(self) -> None:
-        """Take the hooks off, and close the connection."""
+        """Stop to listen, and close the connection."""
         self._watching = False
         self.watch.unlisten()
-        event.remove(self.watch.engine, "engine_disposed", self._disposed)
         self.session.end(DISPOSE_PATIENCE)
+
+    def after_fork(self) -> None:
+        """Forget what belongs to the parent process."""
+        self.session.abandon()
+        self.watch.after_fork()
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job."""
         started = perf_counter()
         try:
-            outcome = self._outcome(capture)
+            outcome = self._outcome(capture, last_try)
             ticket.inspection = outcome.inspection
             if outcome.blocked and not last_try:
                 return False
             self._watcher.publish(outcome.inspection)
-        except Exception as error:  # noqa: BLE001 - the worker must live on
+        except BaseException as error:  # noqa: BLE001 - the worker must live on
             self._watcher.failed(error)
         finally:
             if isinstance(self.watch.engine.pool, NullPool):
@@ -259,14 +292,15 @@ class _WatchedEngine:
             self._watcher._own_ms += (perf_counter() - started) * 1000
         return True
 
-    def _outcome(self, capture: Capture) -> Outcome:
-        if not self._watching:
-            return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
-        if isinstance(capture.construct, TextClause | None) and self._was_inspected(capture):
-            return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
-        if capture.connection is not None:
-            self.session.app_connection = capture.connection
+    def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:
+            if not self._watching:
+                return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
+            if not (capture.urgent or last_try) and self._was_inspected(capture):
+                self.sampler.give_back()
+                return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
+            if capture.connection is not None:
+                self.session.app_connection = capture.connection
             return self._inspector.inspect(capture)
         except Exception as error:  # noqa: BLE001 - one statement must not end the watching
             self._watcher.failed(error)
@@ -278,13 +312,15 @@ class _WatchedEngine:
 
         The app's thread tells statements apart by their text; the fingerprint is worked out here.
         """
-        if self.sampler.interval == 0:
+        if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
             return False
-        identity = inspection_of(capture).statement.fingerprint
+        identity = statement_of(capture).fingerprint
         now = monotonic()
-        if now < self._inspected_at.get(identity, float("-inf")) + self.sampler.interval:
+        inspected_at, key = self._inspected_at.get(identity, (float("-inf"), capture.key))
+        # The sampler has judged the same text already.
+        if key != capture.key and now < inspected_at + self.sampler.interval:
             return True
-        self._inspected_at[identity] = now
+        self._inspected_at[identity] = (now, capture.key)
         self._inspected_at.move_to_end(identity)
         while len(self._inspected_at) > MAX_FINGERPRINTS:
             self._inspected_at.popitem(last=False)

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
@@ -27,6 +28,14 @@ RETRY_SECONDS = 1.0
 
 #: Seconds that accepted captures get at interpreter exit.
 EXIT_PATIENCE = 0.5
+
+
+_own = threading.local()
+
+
+def on_own_thread() -> bool:
+    """Whether the current thread is PlanWatch's own, in any app: it is not watched."""
+    return getattr(_own, "thread", False)
 
 
 class Ticket:
@@ -78,7 +87,7 @@ class Worker:
             self._number += 1
             self._pending.add(ticket)
             self._queue.put(_Task(0.0, self._number, job, ticket))
-            if self._thread is None and not self._start():
+            if not self.alive and not self._start():
                 self._pending.discard(ticket)
                 self.dropped += 1
                 return None
@@ -96,7 +105,7 @@ class Worker:
                 ticket.done or (interim and ticket.inspection is not None) for ticket in waiting
             )
 
-        if threading.get_ident() == self.ident:
+        if on_own_thread():
             return settled()
         with self._changed:
             return self._changed.wait_for(settled, timeout)
@@ -106,12 +115,6 @@ class Worker:
         with self._changed:
             pending = list(self._pending)
         return self.wait(pending, timeout)
-
-    @property
-    def ident(self) -> int | None:
-        """The identity of the thread, None while there is none."""
-        thread = self._thread
-        return thread.ident if thread else None
 
     @property
     def alive(self) -> bool:
@@ -157,7 +160,10 @@ class Worker:
 
     def _process(self, task: _Task) -> _Task | None:
         """Run one job; return its task again, due later, if it gets one more try."""
-        done = task.job(task.ticket, task.last_try)
+        done = True
+        # Whatever a job raises: the thread lives on, and nobody waits for it for ever.
+        with suppress(BaseException):
+            done = task.job(task.ticket, task.last_try)
         with self._changed:
             if done:
                 task.ticket.done = True
@@ -179,14 +185,16 @@ class Worker:
 
 def _work(reference: weakref.ref[Worker], queue: SimpleQueue[_Task]) -> None:
     """The thread: takes tasks until the worker has been idle, or is gone."""
+    _own.thread = True
     later: list[_Task] = []
     while True:
-        task: _Task | None
-        try:
-            timeout = max(0.0, later[0].due - monotonic()) if later else IDLE_SECONDS
-            task = queue.get(timeout=timeout)
-        except Empty:
-            task = heappop(later) if later else None
+        task: _Task | None = None
+        wait = later[0].due - monotonic() if later else IDLE_SECONDS
+        if wait > 0:
+            with suppress(Empty):
+                task = queue.get(timeout=wait)
+        if task is None and later:
+            task = heappop(later)
         worker = reference()
         if worker is None:
             return

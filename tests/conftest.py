@@ -165,7 +165,13 @@ def watch() -> Iterator[Callable[..., Watched]]:
     def make(url: str, **config: object) -> Watched:
         app = Flask("tests.app")
         app.config.update(
-            {"SQLALCHEMY_DATABASE_URI": url, "PLANWATCH_SAMPLE_INTERVAL": 0, **config}
+            {
+                "SQLALCHEMY_DATABASE_URI": url,
+                "PLANWATCH_SAMPLE_INTERVAL": 0,
+                # A busy machine must not turn a plan into a Skip.
+                "PLANWATCH_STATEMENT_TIMEOUT_MS": 30_000,
+                **config,
+            }
         )
         app.config.setdefault("SQLALCHEMY_BINDS", {})
         db = SQLAlchemy(app, metadata=metadata)

@@ -107,6 +107,8 @@ def fill(url: str) -> None:
         run('INSERT INTO "Shop"."Order" SELECT g, \'C\' || g FROM generate_series(1, 60000) g')
         run(f"INSERT INTO roles_users SELECT g, 'Role' || g FROM generate_series(1, {USERS}) g")
         run("VACUUM ANALYZE")
+        # Its locks would be in the way of the tests' own.
+        run('ALTER TABLE "user" SET (autovacuum_enabled = off)')
         run("CREATE EXTENSION IF NOT EXISTS hypopg") if _has_hypopg(connection) else None
 
 

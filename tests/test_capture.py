@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from flask_planwatch.inspection import Inspector
 from flask_planwatch.signals import statement_inspected
 
 from .models import Badge, User
@@ -135,7 +138,7 @@ def test_fingerprint_ignores_values_and_length_of_lists(watched, inspections):
 def test_duration_is_that_of_the_statement(watched, inspections):
     run(watched, sa.select(func.pg_sleep(0.1)))
     (inspection,) = inspections()
-    assert 100 <= inspection.duration_ms < 2000
+    assert inspection.duration_ms >= 100
 
 
 def test_failed_statement_keeps_its_error(watched, inspections):
@@ -162,12 +165,20 @@ def test_wrong_sql_is_a_named_skip(watched, inspections):
     assert inspection.skip.reason == "statement-invalid"
 
 
-def test_values_of_a_dict_that_the_app_reuses(watched, inspections):
+def test_values_of_a_dict_that_the_app_reuses(watched, inspections, monkeypatch):
+    go, original = threading.Event(), Inspector._inspect
+
+    def held(self, capture):
+        assert go.wait(30)
+        return original(self, capture)
+
+    monkeypatch.setattr(Inspector, "_inspect", held)
     parameters = {"id": 1}
-    statement = sa.text("SELECT * FROM badge WHERE id = :id")
     with watched.app.app_context(), watched.db.engine.connect() as connection:
-        connection.execute(statement, parameters)
+        connection.exec_driver_sql("SELECT * FROM badge WHERE id = %(id)s", parameters)
         parameters["id"] = object()
+        parameters.clear()
+    go.set()
     (inspection,) = inspections()
     assert inspection.skip is None
 
@@ -176,17 +187,37 @@ def test_listeners_and_handlers_that_use_the_database_cause_no_loop(watched):
     def receive(sender, inspection):
         watched.db.session.execute(LOGIN).all()
 
-    with statement_inspected.connected_to(receive, watched.app):
-        run(watched, LOGIN)
-        assert watched.planwatch.flush(10)
+    class Asks(logging.Handler):
+        def emit(self, record):
+            with watched.app.app_context():
+                watched.db.session.execute(LOGIN).all()
+
+    handler = Asks()
+    logging.getLogger("flask_planwatch").addHandler(handler)
+    try:
+        with statement_inspected.connected_to(receive, watched.app):
+            run(watched, LOGIN)
+            assert watched.planwatch.flush(20)
+    finally:
+        logging.getLogger("flask_planwatch").removeHandler(handler)
     assert watched.planwatch.stats()["captured"] == 1
+    assert watched.planwatch.stats()["errors"] == 0
 
 
-def test_no_text_of_an_autocommit_engine_is_written(story, watch):
-    """An AUTOCOMMIT engine must not make PlanWatch's own transaction writable."""
-    watched = watch(story.url, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
-    run(watched, LOGIN)
-    assert len(watched.findings()) == 1
+def test_an_autocommit_engine_makes_no_transaction_of_planwatch_writable(fresh_story, watch):
+    fresh_story.execute(
+        "CREATE TABLE trace (a int)",
+        "CREATE FUNCTION writes() RETURNS text LANGUAGE sql VOLATILE AS "
+        "$$ INSERT INTO trace VALUES (1) RETURNING 'x' $$",
+        "CREATE FUNCTION claims() RETURNS text LANGUAGE plpgsql IMMUTABLE AS "
+        "$$ BEGIN RETURN writes(); END $$",
+    )
+    watched = watch(fresh_story.url, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
+    run(watched, "SELECT * FROM badge WHERE owner = claims()")
+    written = fresh_story.scalar("SELECT count(*) FROM trace")
+    assert watched.planwatch.flush(20)
+    assert watched.planwatch.stats()["skipped"] == {"explain-failed": 1}
+    assert fresh_story.scalar("SELECT count(*) FROM trace") == written
 
 
 def test_server_side_cursor(watched, inspections):
@@ -204,6 +235,14 @@ def test_a_text_of_comments_takes_no_time(watched):
     # The naive expression takes years, so that no machine is too slow for this bound.
     assert time.perf_counter() - started < 60
     assert watched.planwatch.stats()["captured"] == 0
+
+
+def test_a_translated_schema_is_shown_by_its_name(watched, inspections):
+    table = sa.Table("badge", sa.MetaData(), sa.Column("id", sa.Integer), schema="tenant")
+    run(watched, sa.select(table.c.id), schema_translate_map={"tenant": "public"})
+    (inspection,) = inspections()
+    assert inspection.skip is None
+    assert inspection.statement.text == "SELECT tenant.badge.id FROM tenant.badge"
 
 
 def test_each_bind_is_inspected_in_a_request(story, watch):

@@ -174,8 +174,14 @@ def test_watch_and_unwatch_a_plain_engine(story, driver):
     planwatch.unwatch(engine)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
-    assert planwatch.stats()["captured"] == 0
+    assert planwatch.stats()["captured"] == 1
     assert connections_become(story, 1), "only the app's pool is left"
+    planwatch.watch(engine)
+    with engine.connect() as connection:
+        connection.execute(LOGIN).all()
+    assert planwatch.flush(10)
+    assert planwatch.stats()["inspected"] == 2
+    planwatch.unwatch(engine)
     engine.dispose()
 
 
@@ -256,7 +262,7 @@ def test_an_app_that_nobody_needs_is_collected_with_its_connection(story):
 
 
 def test_the_thread_ends_when_idle_and_gives_its_connection_up(story, monkeypatch):
-    monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 1)
     app = make_app(story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     for _ in range(2):

@@ -427,7 +427,13 @@ def test_failing_panel_leaves_the_page_alone(monkeypatch, caplog):
 def rendered(advice: Advice) -> str:
     statement = Statement("fingerprint", 'SELECT 1 FROM "user"', bind="reports")
     finding = Finding(
-        "some-rule", Severity.WARNING, statement, '"user"', "subject", "a problem.", {}, (advice,)
+        "some-rule",
+        Severity.WARNING,
+        statement,
+        '"user"',
+        "subject",
+        "a problem.",
+        advice=(advice,),
     )
     report = panel.Report(
         found=(),

@@ -155,7 +155,8 @@ def test_growth_is_proved_with_sequential_scans_off(any_story, watch):
     assert "sequential scans were off" in verdict.reason
 
 
-def test_a_second_try_follows_a_lock_of_the_request_itself(fresh_story, watch):
+def test_a_second_try_follows_a_lock_of_the_request_itself(fresh_story, watch, monkeypatch):
+    monkeypatch.setattr("flask_planwatch.worker.RETRY_SECONDS", 5)
     watched = watch(fresh_story.url, PLANWATCH_VERIFY="build")
     with watched.app.app_context():
         session = watched.db.session

@@ -31,15 +31,15 @@ def test_critical_if_it_took_a_second(story, watch):
 
 def test_critical_if_it_takes_a_fifth_of_the_time(story, watch):
     watched = watch(story.url)
-    (finding,) = watched.ask(slower(0.6))
+    (finding,) = watched.ask(slower(0.52))
     assert finding.severity is Severity.WARNING, "too little time was seen to speak of a share"
-    (finding,) = watched.ask(slower(0.6))
+    (finding,) = watched.ask(slower(0.52))
     assert finding.severity is Severity.CRITICAL
     assert finding.calls == 2
 
 
 def test_warning_if_others_take_the_time(story, watch):
     watched = watch(story.url)
-    watched.ask(sa.select(Badge.id, func.pg_sleep(1.5)).limit(1))
+    watched.ask(sa.select(Badge.id, func.pg_sleep(5)).limit(1))
     (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.WARNING

@@ -13,9 +13,13 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import func
 
 from flask_planwatch import worker as worker_module
 from flask_planwatch.worker import Worker
+
+from .models import User
 
 
 @pytest.fixture
@@ -40,7 +44,8 @@ def test_jobs_run_in_order_on_one_thread(worker):
         assert worker.submit(job(number)) is not None
     assert worker.flush(5)
     assert [number for number, _ in ran] == list(range(20))
-    assert {ident for _, ident in ran} == {worker.ident}
+    (ident,) = {ident for _, ident in ran}
+    assert ident != threading.get_ident()
 
 
 def test_a_second_try_and_no_third(worker, monkeypatch):
@@ -58,14 +63,63 @@ def test_a_second_try_and_no_third(worker, monkeypatch):
 
 
 def test_other_jobs_do_not_wait_for_a_second_try(worker, monkeypatch):
-    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 3)
     ran = []
     worker.submit(lambda ticket, last_try: ran.append("first") or last_try)
     second = worker.submit(lambda ticket, last_try: ran.append("second") or True)
-    assert worker.wait([second], 0.2)
+    assert worker.wait([second], 2)
     assert ran == ["first", "second"]
-    assert worker.flush(5)
+    assert worker.flush(20)
     assert ran == ["first", "second", "first"]
+
+
+def test_a_second_try_does_not_wait_for_an_empty_queue(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "RETRY_SECONDS", 0.05)
+    ran = []
+    worker.submit(lambda ticket, last_try: ran.append("first") or last_try)
+    for _ in range(20):
+        worker.submit(lambda ticket, last_try: time.sleep(0.02) or ran.append("other") or True)
+    assert worker.flush(20)
+    assert ran.index("first", 1) < len(ran) - 1
+
+
+def test_a_job_that_ends_the_thread_ends_nothing_else(worker):
+    def ends(ticket, last_try):
+        raise SystemExit
+
+    ticket = worker.submit(ends)
+    assert worker.flush(5)
+    assert ticket.done
+    done = worker.submit(lambda ticket, last_try: True)
+    assert worker.flush(5)
+    assert done.done
+
+
+LOCKS = ["sampler", "store", "_log", "_mappings"]
+
+
+@pytest.mark.parametrize("part", LOCKS)
+def test_a_lock_that_is_held_at_a_fork_hangs_no_child(story, watch, part):
+    watched = watch(story.url)
+    watched.ask(sa.select(User.id).where(func.lower(User.email) == "x"))
+    watcher = watched.app.extensions["planwatch"]
+    reader, writer = os.pipe()
+    with getattr(watcher, part)._lock:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(30)
+                with watched.app.app_context():
+                    watched.db.engine.dispose(close=False)
+                found = watched.ask(sa.select(User.id).where(func.upper(User.email) == "X"))
+                os.write(writer, str(len(found)).encode())
+            finally:
+                os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    assert answer == "2"
 
 
 def test_flush_waits_for_what_was_accepted_before_only(worker):
@@ -91,29 +145,27 @@ def test_nothing_is_accepted_after_the_end(worker):
 
 def test_a_forked_child_starts_afresh(story, watch):
     """Parent and child inspect on connections of their own, and the parent's stays whole."""
-    import sqlalchemy as sa
-    from sqlalchemy import func
-
-    from .models import User
-
     watched = watch(story.url)
     statement = sa.select(User.id).where(func.lower(User.email) == "x")
     watched.ask(statement)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        with watched.app.app_context():
-            watched.db.engine.dispose(close=False)
-        watched.planwatch.clear()
-        findings = watched.ask(statement)
-        os.write(writer, json.dumps([len(findings), watched.planwatch.stats()]).encode())
-        os._exit(0)
+        try:
+            with watched.app.app_context():
+                watched.db.engine.dispose(close=False)
+            watched.planwatch.clear()
+            findings = watched.ask(statement)
+            os.write(writer, json.dumps([len(findings), watched.planwatch.stats()]).encode())
+        finally:
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         found, stats = json.loads(pipe.read())
     os.waitpid(pid, 0)
     assert found == 1
     assert stats["skipped"] == {}
+    assert stats["captured"] == stats["inspected"] == 1, "the counters are those of the process"
     watched.planwatch.clear()
     assert len(watched.ask(statement)) == 1
     assert watched.planwatch.stats()["skipped"] == {}

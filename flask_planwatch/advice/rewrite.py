@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlglot import expressions as sql
 
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
-from ..plan.evidence import Hit
+from ..plan.evidence import FLIPPED, Hit
 from ..plan.predicate import Structure, parse
 from ..plan.schema import ExpressionFacts, Volatility
 from .mapped import MappedTable
@@ -51,6 +51,7 @@ def rewrite_with_value(hit: Hit) -> Advice:
 
 def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple[str, str, str]:
     operand, relation = hit.suspicion.operand, hit.suspicion.relation
+    comparison = hit.suspicion.comparison
     structure = parse(operand.without_alias())
     names = operand.column_names
     if isinstance(structure, sql.Anonymous) and structure.name.lower() in {"concat", "concat_ws"}:
@@ -61,12 +62,12 @@ def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple
     attribute = _attribute(column.name, relation.name, mapped)
     if column.type.startswith(_MOMENTS):
         if (period := _period(structure)) is not None:
-            return _half_open_range(column.name, attribute, period)
+            return _half_open_range(column.name, attribute, period, comparison)
         if isinstance(structure, sql.Add | sql.Sub):
-            return _move_to_the_other_side(column.name, attribute)
+            return _move_to_the_other_side(column.name, attribute, structure, comparison)
         return _name_the_time_zone(column.name)
     if isinstance(structure, sql.Cast) and isinstance(structure.this.unnest(), sql.Column):
-        return _compare_in_own_type(column.name, column.type, attribute)
+        return _compare_in_own_type(column.name, column.type, attribute, comparison)
     return _compare_alone(names)
 
 
@@ -95,21 +96,50 @@ def _period(structure: Structure) -> str | None:
     return None
 
 
-def _half_open_range(column: str, attribute: str, unit: str) -> tuple[str, str, str]:
+def _half_open_range(
+    column: str, attribute: str, period: str, comparison: str
+) -> tuple[str, str, str]:
+    """Say the same of the bare column; `start` and `end` are those of the period compared with."""
+    sides = {
+        "=": f"{column} >= start AND {column} < end",
+        ">=": f"{column} >= start",
+        "<": f"{column} < start",
+        ">": f"{column} >= end",
+        "<=": f"{column} < end",
+    }
+    where = sides.get(comparison)
+    if where is None:
+        condition = f"({sides['=']}) OR …, a range for each value"
+        code = f".where(or_(*(and_({attribute} >= start, {attribute} < end) for start, end in …)))"
+    else:
+        condition = where
+        code = f".where({where.replace(f'{column} ', f'{attribute} ').replace(' AND ', ', ')})"
     return (
-        f"compare {column} with a half-open range: {column} >= start AND {column} < start of the "
-        f"next {unit}",
+        f"compare {column} with a half-open range: {condition}; start is the beginning of the "
+        f"{period} that is compared with, end that of the next",
         f"A range on the bare column can use a plain index on {column}; work out both ends in "
         "Python, in the time zone that is meant.",
-        f".where({attribute} >= start, {attribute} < end)  # end: the start of the next {unit}",
+        code,
     )
 
 
-def _move_to_the_other_side(column: str, attribute: str) -> tuple[str, str, str]:
+def _move_to_the_other_side(
+    column: str, attribute: str, structure: sql.Add | sql.Sub, comparison: str
+) -> tuple[str, str, str]:
+    operator = {"= ANY": "="}.get(comparison, comparison)
+    if isinstance(structure, sql.Add):
+        other = "value - interval"
+    elif structure.left.find(sql.Column):
+        other = "value + interval"
+    else:
+        # moment - column < interval means column > moment - interval.
+        operator, other = FLIPPED.get(operator, operator), "moment - value"
+    python = "==" if operator == "=" else operator
     return (
-        f"move the arithmetic to the other side, so that {column} stands alone",
+        f"move the arithmetic to the other side, so that {column} stands alone: "
+        f"{column} {operator} {other}",
         f"What does not depend on the row is computed once, and {column} can use a plain index.",
-        f".where({attribute} > moment - interval)  # instead of {attribute} + interval > moment",
+        f".where({attribute} {python} {other})",
     )
 
 
@@ -122,11 +152,18 @@ def _name_the_time_zone(column: str) -> tuple[str, str, str]:
     )
 
 
-def _compare_in_own_type(column: str, type_name: str, attribute: str) -> tuple[str, str, str]:
+def _compare_in_own_type(
+    column: str, type_name: str, attribute: str, comparison: str
+) -> tuple[str, str, str]:
+    if comparison == "= ANY":
+        code = f".where({attribute}.in_(values))  # values of the column's own type"
+    else:
+        python = "==" if comparison == "=" else comparison
+        code = f".where({attribute} {python} value)  # value of the column's own type"
     return (
         f"compare {column} in its own type, {type_name}, without the cast",
         f"The bare column can use a plain index on {column}.",
-        f".where({attribute} == value)  # value of the column's own type",
+        code,
     )
 
 

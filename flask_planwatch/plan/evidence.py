@@ -11,6 +11,9 @@ from .schema import Relation, Schema
 from .scrub import mask
 from .tree import Node, Plan
 
+#: Comparisons with their sides exchanged.
+FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
 
 class Need(StrEnum):
     """A further plan that a rule may ask for."""
@@ -49,6 +52,12 @@ class Suspicion:
         return (self.rule, self.relation.key, self.subject)
 
     @property
+    def comparison(self) -> str:
+        """The operator as it would read with the subject on its left side."""
+        operator = self.conjunct.operator
+        return operator if self.operand is self.conjunct.left else FLIPPED.get(operator, operator)
+
+    @property
     def shown(self) -> str:
         """The subject as people may see it: a value inside it is masked."""
         return mask(self.subject, keep_names=not self.holds_value)
@@ -76,10 +85,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Hit:
-    """A suspicion that evidence confirmed. `small` marks what costs nothing yet."""
+    """A suspicion that evidence confirmed, on relations with `rows` rows in all.
+
+    `small` marks what costs nothing yet.
+    """
 
     suspicion: Suspicion
     problem: str
+    rows: float = 0.0
     evidence: dict[str, Any] = field(default_factory=dict)
     small: bool = False
 

@@ -23,6 +23,9 @@ from sqlglot.tokens import Token, TokenType
 #: Comparisons that a btree index can answer.
 BTREE_OPERATORS = frozenset({"=", "<", "<=", ">", ">=", "= ANY"})
 
+#: Longer texts, in characters, are read anew each time: their tokens take a hundredfold.
+MAX_REMEMBERED = 2000
+
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
 
@@ -162,9 +165,12 @@ class Tokens:
         return [token for token, depth in pairs if depth == 0 and token.token_type is kind]
 
 
-@lru_cache(maxsize=2048)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
+    return _remembered_tokens(text) if len(text) <= MAX_REMEMBERED else _tokens(text)
+
+
+def _tokens(text: str) -> Tokens:
     tokens, depths, depth = tuple(PrintedSQL().tokenize(text)), [], 0
     for token in tokens:
         depths.append(depth)
@@ -173,6 +179,9 @@ def tokenize(text: str) -> Tokens:
         elif token.token_type in _CLOSING:
             depth -= 1
     return Tokens(tokens, tuple(depths))
+
+
+_remembered_tokens = lru_cache(maxsize=2048)(_tokens)
 
 
 def bare(text: str) -> str:

@@ -108,12 +108,6 @@ class Schema:
         """Return the topmost partitioned table that the relation is a part of, or itself."""
         return self.relations.get(relation.root, relation)
 
-    def rows(self, relation: Relation) -> float:
-        """Return the estimated rows of a relation with all its partitions."""
-        if not relation.partitioned:
-            return relation.rows
-        return sum(leaf.rows for leaf in self.leaves(relation))
-
     def leaves(self, relation: Relation) -> list[Relation]:
         """Return the relations below a partitioned one that hold rows, or itself."""
         if not relation.partitioned:

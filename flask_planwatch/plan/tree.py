@@ -26,6 +26,9 @@ CONDITIONS = (
     "TID Cond",
 )
 
+#: Levels that as_text indents.
+MAX_INDENT = 40
+
 #: The conditions that an index answers, as opposed to those tested on each row that was read.
 INDEX_CONDITIONS = ("Index Cond", "Recheck Cond")
 
@@ -140,7 +143,8 @@ class Plan:
         waiting: list[tuple[Node, int]] = [(self.root, 0)]
         while waiting:
             node, depth = waiting.pop()
-            indent = "      " * depth
+            # A plan of thousands of levels would be mostly white space.
+            indent = "      " * min(depth, MAX_INDENT)
             arrow = f"{indent[:-4]}->  " if depth else ""
             lines.append(
                 f"{arrow}{node.title}  (cost={node.startup_cost:.2f}..{node.total_cost:.2f} "

@@ -61,6 +61,10 @@ class LogReporter:
         if self._is_first(message):
             logger.log(level, "%s", message)
 
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
+
     def _is_first(self, what: str) -> bool:
         with self._lock:
             first = what not in self._told

@@ -50,8 +50,12 @@ class Store:
         """Return the active findings, most severe first, then the largest table first."""
         with self._lock:
             active = list(self._active.values())
-        active.sort(key=lambda one: (one.severity.rank, -one.evidence.get("table_rows", 0), one.id))
+        active.sort(key=lambda one: (one.severity.rank, -one.table_rows, one.id))
         return tuple(active)
+
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.Lock()
 
     def clear(self) -> None:
         """Forget all findings, without calling them resolved."""

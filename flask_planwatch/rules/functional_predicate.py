@@ -125,7 +125,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         needless = _needs_much_anyway(suspicion, evidence, rows)
         if needless:
             return Miss(suspicion, needless, by_parameters=True)
-    return Hit(suspicion, _problem(suspicion, schema), _facts(suspicion, evidence, rows), small)
+    facts = _facts(suspicion, evidence, rows)
+    return Hit(suspicion, _problem(suspicion, schema), rows, facts, small)
 
 
 def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:

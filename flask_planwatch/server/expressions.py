@@ -16,7 +16,7 @@ from ..plan.predicate import PrintedSQL, Structure, bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.spelling import shorter_spelling
 from .explain import EXPLAIN, quoted
-from .session import ServerError, Session, Transaction
+from .session import NO_SERVER, ServerError, Session, Transaction
 
 #: Pseudo-types that stand for any argument: "any", and the polymorphic ones of
 #: https://www.postgresql.org/docs/current/extend-type-system.html
@@ -107,7 +107,9 @@ def _spelling(session: Session, relation: Relation, expression: str) -> str:
     try:
         with session.transaction() as transaction:
             outputs = [transaction.output(query) for query in queries]
-    except ServerError:
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
         return expression
     return shorter if outputs[0] == outputs[1] else expression
 
@@ -127,6 +129,8 @@ def _volatility(session: Session, relation: Relation, expression: str) -> tuple[
     except _Unresolved as unresolved:
         return Volatility.UNKNOWN, str(unresolved)
     except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
         return Volatility.UNKNOWN, f"the server did not say: {error}"
     return worst, f"{culprit} is {worst.upper()}" if culprit else ""
 

@@ -34,6 +34,9 @@ _REASONS = {
     "55P03": SkipReason.LOCK_TIMEOUT,
 }
 
+#: Reasons that have nothing to do with what was asked.
+NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
+
 #: Messages of these states name relations and roles, never a value.
 _STATES_WITHOUT_VALUES = frozenset({"42501", "42P01", "3F000"})
 
@@ -114,6 +117,7 @@ class OwnSession:
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
         self._shared = False
+        self._let_go = False
         self._ended = False
         self._lock = threading.Lock()
 
@@ -133,17 +137,20 @@ class OwnSession:
             "SET LOCAL application_name = 'flask-planwatch'"
         )
         with self._lock:
+            self._let_go = False
             transaction = self._begin(begin)
             try:
                 yield transaction
             finally:
                 self._rollback()
-                if self._ended:
+                if self._let_go:
                     self._discard()
 
     def close(self, patience: float = -1) -> None:
         """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
+        self._let_go = True
         if not self._lock.acquire(timeout=patience):
+            # The work under way closes it at its end.
             return
         try:
             self._discard()
@@ -154,6 +161,10 @@ class OwnSession:
         """Give the connection up for good: later transactions raise ServerError."""
         self._ended = True
         self.close(patience)
+
+    def resume(self) -> None:
+        """Allow transactions again after `end`."""
+        self._ended = False
 
     def abandon(self) -> None:
         """Forget, in a forked child, the connection that belongs to the parent process.

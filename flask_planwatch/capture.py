@@ -11,14 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from flask import Flask, current_app, has_request_context, request
+from flask import Flask, has_request_context, request
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 
 from .finding import Location, SkipReason, StatementError
 from .location import location_finder
+from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
 from .server.session import sqlstate_of
 from .worker import Ticket, on_own_thread
@@ -42,11 +43,6 @@ _SHOWN_OF_LARGE = 1000
 
 #: What any value counts for at least, in bytes.
 _VALUE_SIZE = 8
-
-#: Statements of one request that the panel lists.
-MAX_STATEMENTS_SHOWN = 1000
-
-_RECORD = "flask_planwatch.record"
 
 #: Classes of SQLSTATE that say nothing of load: bad data, a broken constraint, wrong SQL.
 _PROGRAMMING_ERRORS = ("22", "23", "42")
@@ -99,34 +95,18 @@ class Sink(Protocol):
         """Count an exception that was raised in a hook."""
 
 
-@dataclass(slots=True)
-class Seen:
-    """A statement of the current request, for the panel."""
+class _Execution(NamedTuple):
+    """What the hooks know of one execution that may be sampled."""
 
-    key: str
+    cursor: Any
+    statement: str
     parameters: Any
+    context: Any
+    key: str
+    too_long: bool
     duration_ms: float
-    ticket: Ticket | None = None
-    note: str = ""
-
-
-class RequestRecord:
-    """What PlanWatch knows of one request; it lives in the request's WSGI environment.
-
-    `flask.g` would be the wrong place: in a test-suite it may outlive many requests.
-    """
-
-    def __init__(self) -> None:
-        self.sampled: set[tuple[int, str]] = set()
-        self.seen: list[Seen] = []
-
-
-def request_record(app: Flask) -> RequestRecord | None:
-    """Return the record of the app's current request, or None if it has none now."""
-    if not has_request_context() or current_app != app:
-        return None
-    record: RequestRecord = request.environ.setdefault(_RECORD, RequestRecord())
-    return record
+    error: StatementError | None
+    urgent: bool
 
 
 class Watch:
@@ -231,90 +211,84 @@ class Watch:
         duration_ms: float,
         error: StatementError | None,
     ) -> None:
+        """Count an execution, and go on only if it is due or a panel wants to list it."""
         compiled = context.compiled
         key = statement if compiled is None else compiled.string
         if not key or not statement:
             return
-        if len(key) > MAX_STATEMENT_SIZE:
+        too_long = len(key) > MAX_STATEMENT_SIZE
+        if too_long:
             key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
         tally = self._tallies.get(key)
         if tally is None:
             explainable = not context.isddl and _EXPLAINABLE.match(key) is not None
             tally = self._tallies.add(key, explainable=explainable)
-        if not tally.explainable:
-            return
-        sink = self._sink()
-        if on_own_thread():
+        if not tally.explainable or on_own_thread():
             return
         if context.execution_options.get("planwatch", True) is False:
             return
-        sampler = sink.sampler
+        sampler = self._sink().sampler
         sampler.captured += 1
+        sampler.total_ms += duration_ms
         tally.calls += 1
         tally.total_ms += duration_ms
-        sampler.total_ms += duration_ms
-        urgent = error is not None and (error.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
-        urgent = urgent or sampler.is_slow(duration_ms)
+        failed = error is not None and (error.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
+        urgent = failed or sampler.is_slow(duration_ms)
         due = sampler.is_due(tally, duration_ms, urgent=urgent)
-        keep_seen = self._keep_seen()
-        if not due and not keep_seen:
-            return
-        record = request_record(self._app) if keep_seen or sampler.interval == 0 else None
-        seen = Seen(key, parameters, duration_ms)
-        once = (id(self.engine), key)
+        if due or self._keep_seen():
+            execution = _Execution(
+                cursor, statement, parameters, context, key, too_long, duration_ms, error, urgent
+            )
+            self._sample(execution, tally, due=due)
+
+    def _sample(self, execution: _Execution, tally: Tally, *, due: bool) -> None:
+        """Submit an execution if it is due and the request and the budget allow it."""
+        sink, keep_seen = self._sink(), self._keep_seen()
+        sampler = sink.sampler
+        once = sampler.interval == 0
+        record = request_record(self._app) if keep_seen or once else None
+        seen = Seen(execution.key, execution.parameters, execution.duration_ms)
+        identity = (id(self.engine), execution.key)
         if not due:
             seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
-        elif record is not None and sampler.interval == 0 and once in record.sampled:
+        elif once and record is not None and identity in record.sampled:
             seen.note = "inspected once in this request"
         elif not sampler.spend(tally):
             seen.note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None:
-                record.sampled.add(once)
-            capture = self._capture(
-                cursor, statement, parameters, context, key, tally, duration_ms, error, urgent
-            )
-            seen.ticket = sink.submit(capture)
+                record.sampled.add(identity)
+            seen.ticket = sink.submit(self._capture(execution, tally, sampler))
             if seen.ticket is None:
                 sampler.give_back(tally)
                 seen.note = "dropped, as too many others were waiting"
         if record is not None and keep_seen and len(record.seen) < MAX_STATEMENTS_SHOWN:
             record.seen.append(seen)
 
-    def _capture(
-        self,
-        cursor: Any,
-        statement: str,
-        parameters: Any,
-        context: Any,
-        key: str,
-        tally: Tally,
-        duration_ms: float,
-        error: StatementError | None,
-        urgent: bool,
-    ) -> Capture:
+    def _capture(self, execution: _Execution, tally: Tally, sampler: Sampler) -> Capture:
+        context, parameters = execution.context, execution.parameters
         too_large = None
-        if len(statement) > MAX_PARAMETER_SIZE or len(key) < len(statement) > MAX_STATEMENT_SIZE:
+        if execution.too_long or len(execution.statement) > MAX_PARAMETER_SIZE:
             too_large = SkipReason.STATEMENT_TOO_LARGE
         elif _is_too_large(parameters):
             too_large = SkipReason.PARAMETERS_TOO_LARGE
-        rows = getattr(cursor, "rowcount", -1)
+        rows = getattr(execution.cursor, "rowcount", -1)
         return Capture(
-            text=key if too_large else statement,
+            text=execution.key if too_large else execution.statement,
             parameters=None if too_large else _copied(parameters),
-            key=key,
+            key=execution.key,
             escaped=bool(parameters) or not context.no_parameters,
             bind=self.bind,
             database=self.database,
-            duration_ms=duration_ms,
+            duration_ms=execution.duration_ms,
             returned_rows=rows if isinstance(rows, int) and rows >= 0 else None,
             location=self._find_location(),
             endpoint=request.endpoint if has_request_context() else None,
             calls=tally.calls,
             total_ms=tally.total_ms,
-            all_total_ms=self._sink().sampler.total_ms,
-            error=error,
-            urgent=urgent,
+            all_total_ms=sampler.total_ms,
+            error=execution.error,
+            urgent=execution.urgent,
             too_large=too_large,
             construct=None if context.compiled is None else context.compiled.statement,
             connection=_weak_reference(context.root_connection),

@@ -21,8 +21,8 @@ from flask_debugtoolbar.utils import format_fname
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
-from ..capture import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..finding import Finding, Inspection
+from ..request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..watcher import EXTENSION, Watcher
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from time import monotonic, perf_counter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app, has_app_context
 from sqlalchemy import TextClause, event
@@ -54,6 +57,9 @@ class Watcher:
         self._log = LogReporter(settings.log_interval)
         self._mappings = Mappings()
         self._engines: dict[Engine, _WatchedEngine] = {}
+        # Their hooks stay attached, and live as long as the engine.
+        self._asleep: WeakKeyDictionary[Engine, Callable[[], _WatchedEngine | None]]
+        self._asleep = WeakKeyDictionary()
         self._lock = threading.RLock()
         self._settings: Settings | None = None
         self._sampler: Sampler | None = None
@@ -100,8 +106,9 @@ class Watcher:
 
     def watch(self, engine: Any) -> None:
         """Listen to an engine that is not Flask-SQLAlchemy's."""
-        name = getattr(engine, "sync_engine", engine).url.render_as_string(hide_password=True)
-        self._watch(engine, None, None, database=name)
+        nameless = sum(watched.watch.bind is None for watched in self._engines.values())
+        # Not the URL: a fingerprint is the same on every machine.
+        self._watch(engine, None, None, database=f"engine {nameless + 1}" if nameless else "")
 
     def _watch(self, engine: Any, bind: str | None, url: Any, *, database: str = "") -> None:
         """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
@@ -117,15 +124,18 @@ class Watcher:
             )
             return
         with self._lock:
-            watched = self._engines.get(engine)
-            if watched is None:
-                watched = _WatchedEngine(self, engine, bind, url, database)
+            if engine not in self._engines:
+                asleep = self._asleep.pop(engine, lambda: None)()
+                watched = asleep or _WatchedEngine(self, engine, bind, url, database)
                 self._engines[engine] = watched
-            watched.start()
+                watched.start()
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
-        watched = self._engines.get(engine)
+        with self._lock:
+            watched = self._engines.pop(engine, None)
+            if watched is not None:
+                self._asleep[engine] = weakref.ref(watched)
         if watched is not None:
             watched.stop()
 
@@ -210,7 +220,8 @@ class Watcher:
         self._start_counting()
         for part in (self.store, self._log, self._mappings):
             part.renew_lock()
-        for watched in self._engines.values():
+        asleep = [watched for sleeper in self._asleep.values() if (watched := sleeper())]
+        for watched in (*self._engines.values(), *asleep):
             watched.after_fork()
 
 

@@ -15,6 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
 
 from flask_planwatch import PlanWatch, SettingError
+from flask_planwatch.fingerprint import fingerprint
 
 from .models import User, metadata
 
@@ -198,6 +199,43 @@ def connections_become(database, number):
     while connections(database) != number and time.monotonic() < deadline:
         time.sleep(0.02)
     return connections(database) == number
+
+
+def test_an_engine_that_is_not_watched_any_more_can_be_collected(story):
+    app = make_app(story.url)
+    planwatch = PlanWatch(app)
+    engine = sa.create_engine(story.url)
+    planwatch.watch(engine)
+    with engine.connect() as connection:
+        connection.execute(LOGIN).all()
+    assert planwatch.flush(10)
+    planwatch.unwatch(engine)
+    engine.dispose()
+    gone = weakref.ref(engine)
+    del engine, connection
+    deadline = time.monotonic() + 10
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    assert gone() is None
+
+
+def test_plain_engines_are_told_apart_and_keep_their_fingerprints(story):
+    app = make_app(story.url)
+    planwatch = PlanWatch(app)
+    engines = [sa.create_engine(story.url) for _ in range(2)]
+    for engine in engines:
+        planwatch.watch(engine)
+        with engine.connect() as connection:
+            connection.execute(LOGIN).all()
+    assert planwatch.flush(10)
+    first, second = planwatch.findings()
+    assert first.fingerprint != second.fingerprint
+    expected = fingerprint(str(LOGIN.compile(engines[0])), None)
+    assert expected in {first.fingerprint, second.fingerprint}
+    for engine in engines:
+        planwatch.unwatch(engine)
+        engine.dispose()
 
 
 def test_switched_off_attaches_nothing(story):

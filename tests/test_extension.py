@@ -118,7 +118,7 @@ def test_several_binds(story, caplog):
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     caplog.set_level(logging.INFO, "flask_planwatch")
     engines = [ask(app, db), ask(app, db, bind="second")]
-    ask(app, db, sa.text("SELECT 1"), bind="lite")
+    engines.append(ask(app, db, sa.text("SELECT 1"), bind="lite"))
     assert planwatch.flush(10)
     findings = planwatch.findings()
     assert {finding.statement.bind for finding in findings} == {None, "second"}
@@ -132,7 +132,8 @@ def test_engines_that_are_not_postgresql_are_left_alone_and_said_once(caplog):
     app = make_app("sqlite://")
     db, planwatch = SQLAlchemy(app), PlanWatch(app)
     for _ in range(3):
-        ask(app, db, sa.text("SELECT 1"))
+        engine = ask(app, db, sa.text("SELECT 1"))
+    engine.dispose()
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert "sqlite+pysqlite" in record.getMessage()

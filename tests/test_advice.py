@@ -166,11 +166,13 @@ def test_a_class_that_cannot_be_imported_is_not_named(fresh_story, watch):
 
 
 def test_two_expressions_never_share_a_name(fresh_story, watch):
-    watched = watch(fresh_story.url)
+    watched, created = watch(fresh_story.url), []
     for expression in (User.points + 1, User.points * 2):
         (finding,) = watched.ask(sa.select(User).where(expression == 7))
+        created.append(finding.advice[0].summary)
         fresh_story.execute(*finding.advice[0].ddl, "ANALYZE")
         watched.planwatch.clear()
+    assert len({summary.split()[3] for summary in created}) == 2
 
 
 def test_a_taken_name_is_avoided(fresh_story, watch):

@@ -70,6 +70,7 @@ def test_database_that_comes_after_a_context_was_pushed_is_found_by_a_request(st
         app.test_client().get("/")
         assert planwatch.flush(10)
         assert len(planwatch.findings()) == 1
+        db.session.remove()
         db.engine.dispose()
 
 
@@ -161,10 +162,10 @@ def test_watch_takes_engines_only(story):
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
-def test_watch_and_unwatch_a_plain_engine(story, driver):
-    app = make_app(story.url)
+def test_watch_and_unwatch_a_plain_engine(fresh_story, driver):
+    app = make_app(fresh_story.url)
     planwatch = PlanWatch(app)
-    engine = sa.create_engine(story.url_for(driver))
+    engine = sa.create_engine(fresh_story.url_for(driver))
     planwatch.watch(engine)
     planwatch.watch(engine)
     with engine.connect() as connection:
@@ -177,7 +178,7 @@ def test_watch_and_unwatch_a_plain_engine(story, driver):
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
     assert planwatch.stats()["captured"] == 1
-    assert connections_become(story, 1), "only the app's pool is left"
+    assert connections_become(fresh_story, 1), "only the app's pool is left"
     planwatch.watch(engine)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
@@ -285,8 +286,8 @@ def test_clear_forgets_and_finds_again(story):
     engine.dispose()
 
 
-def test_an_app_that_nobody_needs_is_collected_with_its_connection(story):
-    app = make_app(story.url)
+def test_an_app_that_nobody_needs_is_collected_with_its_connection(fresh_story):
+    app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app), PlanWatch(app)
     app_gone = weakref.ref(app)
     ask(app, db, sa.text("SELECT 1"))
@@ -297,18 +298,18 @@ def test_an_app_that_nobody_needs_is_collected_with_its_connection(story):
         gc.collect()
         time.sleep(0.05)
     assert app_gone() is None
-    assert connections_become(story, 0)
+    assert connections_become(fresh_story, 0)
 
 
-def test_the_thread_ends_when_idle_and_gives_its_connection_up(story, monkeypatch):
+def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monkeypatch):
     monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 1)
-    app = make_app(story.url)
+    app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     for _ in range(2):
         engine = ask(app, db)
         assert planwatch.flush(10)
-        assert connections(story) == 2
-        assert connections_become(story, 1)
+        assert connections(fresh_story) == 2
+        assert connections_become(fresh_story, 1)
         assert not planwatch.stats()["worker_alive"]
         assert not [t for t in threading.enumerate() if t.name == "flask-planwatch"]
     engine.dispose()

@@ -135,7 +135,7 @@ class Watch:
         self._keep_seen = keep_seen
         self._tallies = Tallies()
         self._find_location = location_finder(app.root_path)
-        self._active = self._attached = False
+        self.active = self._attached = False
         self._listeners: list[tuple[str, Callable[..., None]]] = [
             ("before_cursor_execute", self._before),
             ("after_cursor_execute", self._after),
@@ -144,7 +144,7 @@ class Watch:
 
     def listen(self) -> None:
         """Attach the hooks, or wake them up again."""
-        self._active = True
+        self.active = True
         if not self._attached:
             self._attached = True
             for name, hook in self._listeners:
@@ -155,7 +155,7 @@ class Watch:
 
         They stay attached: SQLAlchemy cannot take one off while another thread is calling it.
         """
-        self._active = False
+        self.active = False
 
     def after_fork(self) -> None:
         """Renew, in a forked child, what another thread of the parent may have held."""
@@ -175,7 +175,7 @@ class Watch:
         try:
             # A statement may have started before the hooks were there.
             started = getattr(context, "_planwatch_started", None)
-            if started is not None and self._active and not (many or context.executemany):
+            if started is not None and self.active and not (many or context.executemany):
                 duration_ms = (perf_counter() - started) * 1000
                 self._observe(cursor, statement, parameters, context, duration_ms, None)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
@@ -185,7 +185,7 @@ class Watch:
         try:
             context: Any = exception.execution_context
             started = getattr(context, "_planwatch_started", None)
-            if started is None or not self._active or context.executemany:
+            if started is None or not self.active or context.executemany:
                 return
             if exception.sqlalchemy_exception is None:
                 return

@@ -169,7 +169,7 @@ def _finding(capture: Capture, hit: Hit) -> Finding:
         subject=suspicion.shown,
         problem=hit.problem,
         evidence=hit.evidence,
-        scanned=tuple(sorted({scan.qualified_relation or "" for scan in suspicion.scans})),
+        scanned=suspicion.scanned,
         table_rows=hit.rows,
         location=capture.location,
         endpoint=capture.endpoint,

@@ -247,7 +247,6 @@ class _WatchedEngine:
             keep_seen=lambda: watcher.has_panel,
         )
         self._watcher = watcher
-        self._watching = False
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         event.listen(engine, "engine_disposed", self._disposed)
 
@@ -270,13 +269,11 @@ class _WatchedEngine:
 
     def start(self) -> None:
         """Listen, unless that happens already."""
-        self._watching = True
         self.session.resume()
         self.watch.listen()
 
     def stop(self) -> None:
         """Stop to listen, and close the connection."""
-        self._watching = False
         self.watch.unlisten()
         self.session.end(DISPOSE_PATIENCE)
 
@@ -305,7 +302,7 @@ class _WatchedEngine:
 
     def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:
-            if not self._watching:
+            if not self.watch.active:
                 return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
             if not (capture.urgent or last_try) and self._was_inspected(capture):
                 self.sampler.give_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -14,6 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from flask_planwatch import PlanWatch
+from flask_planwatch.inspection import Inspector
 
 from . import servers
 from .models import fill, metadata
@@ -186,3 +188,17 @@ def watch() -> Iterator[Callable[..., Watched]]:
             for engine in watched.db.engines.values():
                 watched.planwatch.unwatch(engine)
                 engine.dispose()
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Hold each inspection up until the event that is returned is set."""
+    go, original = threading.Event(), Inspector._inspect
+
+    def inspect(self, capture):
+        assert go.wait(30)
+        return original(self, capture)
+
+    monkeypatch.setattr(Inspector, "_inspect", inspect)
+    yield go
+    go.set()

@@ -65,6 +65,15 @@ roles_users = sa.Table(
     sa.Column("label", sa.Text),
 )
 
+#: A function that calls itself IMMUTABLE, so that planning runs it, and writes to a table.
+WRITES_WHILE_PLANNED = (
+    "CREATE TABLE trace (a int)",
+    "CREATE FUNCTION writes() RETURNS text LANGUAGE sql VOLATILE AS "
+    "$$ INSERT INTO trace VALUES (1) RETURNING 'x' $$",
+    "CREATE FUNCTION claims() RETURNS text LANGUAGE plpgsql IMMUTABLE AS "
+    "$$ BEGIN RETURN writes(); END $$",
+)
+
 _ROWS = f"""
 INSERT INTO "user" (id, email, nick, first, last, state, mood, created_at, local_at, points, data)
 SELECT g, 'User' || g || '@Example.com', 'Nick' || g, 'First' || g, 'Last' || g,

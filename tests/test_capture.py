@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from flask_planwatch.inspection import Inspector
 from flask_planwatch.signals import statement_inspected
 
-from .models import Badge, User
+from .models import WRITES_WHILE_PLANNED, Badge, User
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 
@@ -165,20 +163,13 @@ def test_wrong_sql_is_a_named_skip(watched, inspections):
     assert inspection.skip.reason == "statement-invalid"
 
 
-def test_values_of_a_dict_that_the_app_reuses(watched, inspections, monkeypatch):
-    go, original = threading.Event(), Inspector._inspect
-
-    def held(self, capture):
-        assert go.wait(30)
-        return original(self, capture)
-
-    monkeypatch.setattr(Inspector, "_inspect", held)
+def test_values_of_a_dict_that_the_app_reuses(watched, inspections, held):
     parameters = {"id": 1}
     with watched.app.app_context(), watched.db.engine.connect() as connection:
         connection.exec_driver_sql("SELECT * FROM badge WHERE id = %(id)s", parameters)
         parameters["id"] = object()
         parameters.clear()
-    go.set()
+    held.set()
     (inspection,) = inspections()
     assert inspection.skip is None
 
@@ -205,13 +196,7 @@ def test_listeners_and_handlers_that_use_the_database_cause_no_loop(watched):
 
 
 def test_an_autocommit_engine_makes_no_transaction_of_planwatch_writable(fresh_story, watch):
-    fresh_story.execute(
-        "CREATE TABLE trace (a int)",
-        "CREATE FUNCTION writes() RETURNS text LANGUAGE sql VOLATILE AS "
-        "$$ INSERT INTO trace VALUES (1) RETURNING 'x' $$",
-        "CREATE FUNCTION claims() RETURNS text LANGUAGE plpgsql IMMUTABLE AS "
-        "$$ BEGIN RETURN writes(); END $$",
-    )
+    fresh_story.execute(*WRITES_WHILE_PLANNED)
     watched = watch(fresh_story.url, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
     run(watched, "SELECT * FROM badge WHERE owner = claims()")
     written = fresh_story.scalar("SELECT count(*) FROM trace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 import pytest
@@ -14,7 +13,7 @@ from flask_planwatch import inspection
 from flask_planwatch.signals import statement_inspected
 
 from . import servers
-from .models import Badge, User
+from .models import WRITES_WHILE_PLANNED, Badge, User
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 
@@ -163,13 +162,7 @@ def test_planning_that_takes_too_long(fresh_story, watch):
 
 
 def test_a_function_that_writes_while_planning_is_stopped(fresh_story, watch):
-    fresh_story.execute(
-        "CREATE TABLE trace (a int)",
-        "CREATE FUNCTION writes() RETURNS text LANGUAGE sql VOLATILE AS "
-        "$$ INSERT INTO trace VALUES (1) RETURNING 'x' $$",
-        "CREATE FUNCTION claims() RETURNS text LANGUAGE plpgsql IMMUTABLE AS "
-        "$$ BEGIN RETURN writes(); END $$",
-    )
+    fresh_story.execute(*WRITES_WHILE_PLANNED)
     watched = watch(fresh_story.url)
     run(watched, "SELECT * FROM badge WHERE owner = claims()")
     written = fresh_story.scalar("SELECT count(*) FROM trace")
@@ -256,20 +249,6 @@ def test_receivers_and_handlers_that_raise(watched):
         logging.getLogger("flask_planwatch").removeHandler(handler)
     assert len(heard) == 1
     assert watched.planwatch.stats()["errors"] == 2
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Hold each inspection up until the event that is returned is set."""
-    go, original = threading.Event(), inspection.Inspector._inspect
-
-    def inspect(self, capture):
-        assert go.wait(30)
-        return original(self, capture)
-
-    monkeypatch.setattr(inspection.Inspector, "_inspect", inspect)
-    yield go
-    go.set()
 
 
 def test_a_full_queue_drops_and_counts(watched, monkeypatch, held):

@@ -50,17 +50,13 @@ def alembic_operation(candidate: Candidate) -> str:
         imports = ["from alembic import op"]
     else:
         table = _string(candidate.relation.name)
-        schema = (
-            f", schema={_string(candidate.relation.schema)}"
-            if candidate.relation.schema_prefix
-            else ""
-        )
+        schema = [f"            {argument}," for argument in _schema_argument(candidate)]
         upgrade = [
             "        op.create_index(",
             f"            {_string(candidate.name)},",
             f"            {table},",
             f"            [sa.text({_sql_text(candidate.key)})],",
-            *([f"            schema={_string(candidate.relation.schema)},"] if schema else []),
+            *schema,
             "            postgresql_concurrently=True,",
             "        )",
         ]
@@ -68,7 +64,7 @@ def alembic_operation(candidate: Candidate) -> str:
             "        op.drop_index(",
             f"            {_string(candidate.name)},",
             f"            table_name={table},",
-            *([f"            schema={_string(candidate.relation.schema)},"] if schema else []),
+            *schema,
             "            postgresql_concurrently=True,",
             "        )",
         ]
@@ -110,21 +106,24 @@ def _table(candidate: Candidate, mapped: MappedTable | None) -> tuple[str, list[
     if not variable.isidentifier() or keyword.iskeyword(variable):
         variable = f"table_{variable}"
     if mapped is None:
-        schema = (
-            f", schema={_string(candidate.relation.schema)}"
-            if candidate.relation.schema_prefix
-            else ""
-        )
-        name = _string(candidate.relation.name)
-        return variable, [
-            "",
-            f"{variable} = Table({name}, MetaData(){schema}, autoload_with=engine)",
+        arguments = [
+            _string(candidate.relation.name),
+            "MetaData()",
+            *_schema_argument(candidate),
+            "autoload_with=engine",
         ]
+        return variable, ["", f"{variable} = Table({', '.join(arguments)})"]
     provided = [f"from {mapped.module} import {mapped.class_name.partition('.')[0]}"]
     if mapped.attributes:
         return mapped.class_name, provided
     tables = f"{mapped.class_name}.metadata.tables"
     return variable, [*provided, "", f"{variable} = {tables}[{_string(mapped.metadata_key)}]"]
+
+
+def _schema_argument(candidate: Candidate) -> list[str]:
+    """Return the keyword argument that names the schema, if the search path does not find it."""
+    relation = candidate.relation
+    return [f"schema={_string(relation.schema)}"] if relation.schema_prefix else []
 
 
 def _python(node: Structure, columns: _Columns) -> str:

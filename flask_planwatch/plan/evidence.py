@@ -52,6 +52,11 @@ class Suspicion:
         return (self.rule, self.relation.key, self.subject)
 
     @property
+    def scanned(self) -> tuple[str, ...]:
+        """The relations that the scans read, as `schema.name`, each once."""
+        return tuple(sorted({scan.qualified_relation or "" for scan in self.scans}))
+
+    @property
     def comparison(self) -> str:
         """The operator as it would read with the subject on its left side."""
         operator = self.conjunct.operator

@@ -24,9 +24,9 @@ def reads_whole_relation(scan: Node) -> bool:
 
 def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:
     """Whether an index answers the suspicious expression on its relation in this plan."""
-    relations = {scan.qualified_relation or "" for scan in suspicion.scans}
+    relations = set(suspicion.scanned)
     return plan is not None and any(
-        kind in INDEX_CONDITIONS for _, kind in _tests(plan, relations, suspicion.subject)
+        kind in INDEX_CONDITIONS for kind in _tests(plan, relations, suspicion.subject)
     )
 
 
@@ -35,21 +35,21 @@ def is_gone(plan: Plan, relations: set[str], subject: str) -> bool:
 
     A plan without the expression proves nothing: the values may have folded the predicate away.
     """
-    kinds = {kind for _, kind in _tests(plan, relations, subject)}
+    kinds = set(_tests(plan, relations, subject))
     return bool(kinds) and kinds <= set(INDEX_CONDITIONS)
 
 
-def _tests(plan: Plan, relations: set[str], subject: str) -> Iterator[tuple[Node, str]]:
-    """Yield each scan of the relations whose expression is tested, and the kind of condition."""
-    scans = {scan.alias: scan for scan in plan.scans if scan.qualified_relation in relations}
+def _tests(plan: Plan, relations: set[str], subject: str) -> Iterator[str]:
+    """Yield the kind of each condition that tests the expression on one of the relations."""
+    aliases = {scan.alias for scan in plan.scans if scan.qualified_relation in relations}
     for node in plan.nodes:
         for kind, condition in node.conditions:
             for conjunct in conjuncts(condition):
                 for operand in (conjunct.left, conjunct.right):
                     alias = next(iter(operand.aliases), None)
                     indexed = kind not in INDEX_CONDITIONS or node.alias == alias
-                    if alias in scans and indexed and _is(operand, subject):
-                        yield scans[alias], kind
+                    if alias in aliases and indexed and _is(operand, subject):
+                        yield kind
 
 
 def _is(operand: Operand, subject: str) -> bool:

@@ -126,7 +126,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         if needless:
             return Miss(suspicion, needless, by_parameters=True)
     facts = _facts(suspicion, evidence, rows)
-    return Hit(suspicion, _problem(suspicion, schema), rows, facts, small)
+    return Hit(suspicion, _problem(suspicion, schema, rows), rows, facts, small)
 
 
 def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
@@ -225,8 +225,7 @@ def _keeps_every_row(join: Node, scan: Node) -> bool:
 
 
 def _scanned(suspicion: Suspicion, schema: Schema) -> list[Relation]:
-    keys = dict.fromkeys(scan.qualified_relation for scan in suspicion.scans)
-    return [relation for key in keys if (relation := schema.get(key))]
+    return [relation for key in suspicion.scanned if (relation := schema.get(key))]
 
 
 def _distinct_values(suspicion: Suspicion) -> float:
@@ -257,15 +256,13 @@ def _counts_its_rows(plan: Plan) -> bool:
     )
 
 
-def _problem(suspicion: Suspicion, schema: Schema) -> str:
+def _problem(suspicion: Suspicion, schema: Schema, rows: float) -> str:
     scan, table = suspicion.scans[0], suspicion.relation.display
-    scanned = _scanned(suspicion, schema)
-    rows = sum(relation.rows for relation in scanned)
-    leaves = len(schema.leaves(suspicion.relation))
+    scanned, leaves = len(suspicion.scanned), len(schema.leaves(suspicion.relation))
     if not reads_whole_relation(scan):
         does = f"reads a large part of {table} by {scan.index or scan.type}"
-    elif len(scanned) < leaves:
-        does = f"reads {len(scanned)} of the {leaves} partitions of {table}, about {rows:,.0f} rows"
+    elif scanned < leaves:
+        does = f"reads {scanned} of the {leaves} partitions of {table}, about {rows:,.0f} rows"
     else:
         does = f"reads all of {table}, about {rows:,.0f} rows"
     why = "no index holds that expression"
@@ -287,7 +284,7 @@ def _indexes_on_column(suspicion: Suspicion) -> list[str]:
 def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
     condition = suspicion.conjunct.text
     return {
-        "scanned": sorted({scan.qualified_relation or "" for scan in suspicion.scans}),
+        "scanned": list(suspicion.scanned),
         "node": suspicion.scans[0].title,
         "condition": (
             condition if evidence.show_values else scrub_condition(condition, evidence.varying)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from .advice.index import Candidate, candidate
+from .advice.index import Candidate, Key
 from .advice.mapped import MappedTable
 from .advice.render import alembic_operation, sqlalchemy_index
 from .advice.rewrite import is_refused, rewrite, rewrite_with_value
@@ -52,12 +52,12 @@ class Adviser:
         """
         if hit.suspicion.holds_value:
             return Advised((rewrite_with_value(hit),))
-        relation, expression = hit.suspicion.relation, hit.suspicion.subject
+        relation, expression = hit.suspicion.relation, hit.suspicion.keys[0]
         facts = expressions.describe(self.session, relation, expression)
         if is_refused(facts):
             return Advised((rewrite(hit, facts, mapped),))
         taken = catalog.index_names(self.session, relation.schema)
-        index = candidate(relation, facts.text, self.schema, taken)
+        index = Candidate(relation, (Key(facts.text),), self.schema, taken)
         try:
             proved = self._prove(hit, index, facts)
         except whatif.NotImmutable:

@@ -1,4 +1,4 @@
-"""A candidate index on an expression: its name, and its spelling as DDL."""
+"""A candidate index: its keys, its name, and its spelling as DDL."""
 
 from __future__ import annotations
 
@@ -17,31 +17,100 @@ MAX_NAME_BYTES = 63
 
 _WORD = re.compile(r"[^\W\d]\w*")
 #: Calls around columns, or one JSON key: the words in them name the expression.
-_SIMPLE = re.compile(r"""[\w(]+\(["\w, ]+\)+|"?\w+"? ->> '\w+'""")
+_SIMPLE = re.compile(r"""[\w(]+\(["\w, ]+\)+|"?\w+"? ->> '\w+'|["\w, ]+""")
 _CAST_TYPE = re.compile(r"::[\w ]+(\[\])?")
+#: Words of operator classes that set an index apart: `text_pattern_ops`, `gin_trgm_ops`.
+_MARKS = {"pattern", "trgm", "path"}
 _KEYWORDS = {"from", "both", "leading", "trailing", "for", "in", "case", "when", "then", "else"}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """An index that might serve. `key` is the index's expression as it stands in the DDL."""
+class Key:
+    """One column or expression that an index is sorted by, as it stands in the DDL.
 
-    relation: Relation
+    `column` is the unquoted name if it is nothing but a column. `nulls` is `FIRST` or `LAST` where
+    that is not the default of the direction.
+    """
+
     expression: str
-    name: str
-    schema: Schema
-    taken: frozenset[str]
+    column: str | None = None
+    operator_class: str = ""
+    descending: bool = False
+    nulls: str = ""
 
     @property
-    def key(self) -> str:
+    def term(self) -> str:
         """The expression with the parentheses that CREATE INDEX wants around all but calls."""
-        call = isinstance(parse(self.expression), sql.Anonymous)
-        return self.expression if call else f"({self.expression})"
+        if self.column is not None or isinstance(parse(self.expression), sql.Anonymous):
+            return self.expression
+        return f"({self.expression})"
+
+    @property
+    def ordering(self) -> str:
+        """What follows the term: operator class, direction and place of the NULLs."""
+        words = [
+            self.operator_class,
+            "DESC" if self.descending else "",
+            f"NULLS {self.nulls}" if self.nulls else "",
+        ]
+        return "".join(f" {word}" for word in words if word)
+
+    def __str__(self) -> str:
+        return self.term + self.ordering
+
+
+def column_key(relation: Relation, name: str) -> Key:
+    """Return the key on a plain column; `name` is unquoted."""
+    return Key(relation.quoted_column(name), name)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An index that might serve.
+
+    `include` are columns, unquoted, that the index only carries; `predicate` is the condition of a
+    partial index. `taken` are names that belong to other indexes.
+    """
+
+    relation: Relation
+    keys: tuple[Key, ...]
+    schema: Schema
+    taken: frozenset[str]
+    method: str = "btree"
+    include: tuple[str, ...] = ()
+    predicate: str = ""
+
+    @property
+    def name(self) -> str:
+        """A name that is free and tells the table and the keys."""
+        return index_name(self.relation, self.words, self.taken)
+
+    @property
+    def words(self) -> str:
+        """What the name tells: the keys, and what sets the index apart from a plain one."""
+        classes = {key.operator_class.rpartition(".")[2] for key in self.keys} - {""}
+        marks = sorted({mark for name in classes for mark in name.split("_") if mark in _MARKS})
+        if self.predicate:
+            marks.append(f"partial {_digest(self.predicate)}")
+        return " ".join([", ".join(key.expression for key in self.keys), *marks])
+
+    @property
+    def body(self) -> str:
+        """What follows the table's name."""
+        parts = [f"({', '.join(str(key) for key in self.keys)})"]
+        if self.method != "btree":
+            parts.insert(0, f"USING {self.method}")
+        if self.include:
+            columns = ", ".join(self.relation.quoted_column(name) for name in self.include)
+            parts.append(f"INCLUDE ({columns})")
+        if self.predicate:
+            parts.append(f"WHERE {self.predicate}")
+        return " ".join(parts)
 
     @property
     def definition(self) -> str:
         """What follows `CREATE INDEX name`, as one statement that builds the whole index."""
-        return f"ON {self.relation.display} ({self.key})"
+        return f"ON {self.relation.display} {self.body}"
 
     @property
     def ddl(self) -> tuple[str, ...]:
@@ -62,41 +131,31 @@ class Candidate:
 
     def _partitioned_ddl(self, parent: Relation, name: str, taken: set[str]) -> Iterator[str]:
         taken.add(name)
-        yield f"CREATE INDEX {quote(name)} ON ONLY {parent.display} ({self.key})"
+        yield f"CREATE INDEX {quote(name)} ON ONLY {parent.display} {self.body}"
         for key in parent.partitions:
             partition = self.schema.relations[key]
             if not partition.indexable:
                 continue
-            own_name = index_name(partition, self.expression, frozenset(taken))
+            own_name = index_name(partition, self.words, frozenset(taken))
             if partition.partitioned:
                 yield from self._partitioned_ddl(partition, own_name, taken)
             else:
                 taken.add(own_name)
-                yield (
-                    f"CREATE INDEX CONCURRENTLY {quote(own_name)} "
-                    f"ON {partition.display} ({self.key})"
-                )
+                definition = f"ON {partition.display} {self.body}"
+                yield f"CREATE INDEX CONCURRENTLY {quote(own_name)} {definition}"
             yield (
                 f"ALTER INDEX {parent.schema_prefix}{quote(name)} "
                 f"ATTACH PARTITION {partition.schema_prefix}{quote(own_name)}"
             )
 
 
-def candidate(
-    relation: Relation, expression: str, schema: Schema, taken: frozenset[str]
-) -> Candidate:
-    """Return the candidate index on an expression of a relation, under a name that is free."""
-    name = index_name(relation, expression, taken)
-    return Candidate(relation, expression, name, schema, taken)
-
-
 def index_name(relation: Relation, expression: str, taken: frozenset[str]) -> str:
-    """Return a name of at most 63 bytes that tells table and expression and is not `taken`."""
+    """Return a name of at most 63 bytes that tells table and expressions and is not `taken`."""
     table = re.sub(r"\W+", "_", relation.name).strip("_")
     words = _WORD.findall(_CAST_TYPE.sub("", expression))
     if not _SIMPLE.fullmatch(expression):
         # The words alone do not tell `points + 1` from `points * 2`.
-        words.append(hashlib.sha256(expression.encode()).hexdigest()[:6])
+        words.append(_digest(expression))
     # In lower case, so that the name needs no quotes.
     wanted = "_".join(
         ["ix", table.lower(), *(word.lower() for word in words if word.lower() not in _KEYWORDS)]
@@ -106,6 +165,10 @@ def index_name(relation: Relation, expression: str, taken: frozenset[str]) -> st
         attempt += 1
         name = _shortened(wanted, f"_{attempt}")
     return name
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def quote(name: str) -> str:

@@ -9,7 +9,7 @@ import re
 from sqlglot import expressions as sql
 
 from ..plan.predicate import Structure, parse
-from .index import Candidate
+from .index import Candidate, Key
 from .mapped import MappedTable
 
 
@@ -21,21 +21,16 @@ def sqlalchemy_index(candidate: Candidate, mapped: MappedTable | None) -> str:
     """Return Python that defines the index on the mapped class, or on the table without one."""
     table, imports = _table(candidate, mapped)
     columns = _Columns(mapped, table)
-    structure = parse(candidate.expression)
-    try:
-        if structure is None:
-            raise _NoPython
-        expression = _python(structure, columns)
-        names = "Index, func" if "func." in expression else "Index"
-        code = f"Index({_string(candidate.name)}, {expression})"
-    except _NoPython:
-        names = "Index, text"
-        index = f"Index({_string(candidate.name)}, text({_sql_text(candidate.key)}))"
+    keys = [_sqlalchemy_key(key, columns) for key in candidate.keys]
+    arguments = ", ".join([_string(candidate.name), *keys, *_options(candidate, "text")])
+    code = f"Index({arguments})"
+    names = [name for name in ("func", "text") if re.search(rf"\b{name}[.(]", code)]
+    if all(key.startswith("text(") for key in keys):
         table_object = f"{table}.__table__" if mapped and mapped.attributes else table
-        code = f"{table_object}.append_constraint({index})"
-    if mapped is None:
-        names = _with(names, "MetaData", "Table")
-    return "\n".join([f"from sqlalchemy import {names}", *imports, "", code])
+        code = f"{table_object}.append_constraint({code})"
+    names += ["Index"] if mapped else ["Index", "MetaData", "Table"]
+    names.sort(key=lambda name: (name.islower(), name))
+    return "\n".join([f"from sqlalchemy import {', '.join(names)}", *imports, "", code])
 
 
 def alembic_operation(candidate: Candidate) -> str:
@@ -55,8 +50,9 @@ def alembic_operation(candidate: Candidate) -> str:
             "        op.create_index(",
             f"            {_string(candidate.name)},",
             f"            {table},",
-            f"            [sa.text({_sql_text(candidate.key)})],",
+            f"            [{', '.join(_alembic_key(key) for key in candidate.keys)}],",
             *schema,
+            *(f"            {option}," for option in _options(candidate, "sa.text")),
             "            postgresql_concurrently=True,",
             "        )",
         ]
@@ -68,7 +64,9 @@ def alembic_operation(candidate: Candidate) -> str:
             "            postgresql_concurrently=True,",
             "        )",
         ]
-        imports = ["import sqlalchemy as sa", "from alembic import op"]
+        imports = ["from alembic import op"]
+        if any("sa." in line for line in upgrade):
+            imports.insert(0, "import sqlalchemy as sa")
     return "\n".join(
         [
             *imports,
@@ -76,6 +74,41 @@ def alembic_operation(candidate: Candidate) -> str:
             *["", "", "def downgrade():", block, *downgrade],
         ]
     )
+
+
+def _sqlalchemy_key(key: Key, columns: _Columns) -> str:
+    """Return a key as an argument of Index(); what has no Python form stays SQL text."""
+    try:
+        structure = parse(key.term)
+        # An operator class is named by the column's key, which an expression has not.
+        if structure is None or key.operator_class:
+            raise _NoPython
+        code = _python(structure, columns)
+    except _NoPython:
+        return f"text({_sql_text(str(key))})"
+    direction = ".desc()" if key.descending else ""
+    nulls = {"FIRST": ".nulls_first()", "LAST": ".nulls_last()", "": ""}[key.nulls]
+    if nulls and not direction:
+        direction = ".asc()"
+    return f"{code}{direction}{nulls}"
+
+
+def _alembic_key(key: Key) -> str:
+    plain = key.column is not None and not key.ordering
+    return _string(key.column or "") if plain else f"sa.text({_sql_text(str(key))})"
+
+
+def _options(candidate: Candidate, text: str) -> list[str]:
+    """Return the keyword arguments that Index() and create_index() have in common."""
+    options = []
+    if candidate.method != "btree":
+        options.append(f"postgresql_using={_string(candidate.method)}")
+    if candidate.include:
+        names = ", ".join(_string(name) for name in candidate.include)
+        options.append(f"postgresql_include=[{names}]")
+    if candidate.predicate:
+        options.append(f"postgresql_where={text}({_sql_text(candidate.predicate)})")
+    return options
 
 
 class _Columns:
@@ -162,10 +195,6 @@ def _json_path(node: Structure, columns: _Columns) -> str:
     path = "".join(f"[{key}]" for key in keys)
     suffix = ".astext" if isinstance(node, sql.JSONExtractScalar) else ""
     return f"{columns.attribute(current.name)}{path}{suffix}"
-
-
-def _with(names: str, *more: str) -> str:
-    return ", ".join(sorted([*names.split(", "), *more], key=lambda name: (name.islower(), name)))
 
 
 def _string(text: str) -> str:

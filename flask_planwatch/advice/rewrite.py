@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlglot import expressions as sql
 
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
-from ..plan.evidence import FLIPPED, Hit
-from ..plan.predicate import Structure, parse
+from ..plan.evidence import Hit
+from ..plan.predicate import FLIPPED, Structure, parse
 from ..plan.schema import ExpressionFacts, Volatility
 from .mapped import MappedTable
 
@@ -51,7 +51,7 @@ def rewrite_with_value(hit: Hit) -> Advice:
 
 def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple[str, str, str]:
     operand, relation = hit.suspicion.operand, hit.suspicion.relation
-    comparison = hit.suspicion.comparison
+    comparison = hit.suspicion.comparison.operator
     structure = parse(operand.without_alias())
     names = operand.column_names
     if isinstance(structure, sql.Anonymous) and structure.name.lower() in {"concat", "concat_ws"}:

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .predicate import Conjunct, Operand
+from .comparison import Comparison
+from .predicate import Operand
 from .schema import Relation, Schema
 from .scrub import mask
 from .tree import Node, Plan
-
-#: Comparisons with their sides exchanged.
-FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 class Need(StrEnum):
@@ -29,22 +27,25 @@ class Suspicion:
     """Something in a plan that looks wrong, before any evidence.
 
     `relation` is the table that a person would name (a partitioned table for its partitions);
-    `subject` is the normalised expression in the server's words, to be used as SQL; `scans` are the
-    nodes that read the relation with this predicate. `other_rows` is the number of rows that the
-    other side of a join is expected to deliver, None for a predicate of one relation.
-    `holds_value` tells that a constant in the subject is no part of the structure.
+    `subject` is the normalised expression or column list in the server's words; `keys` are the
+    expressions and columns that an index would have to hold, to be used as SQL. `scans` are the
+    nodes that read the relation, and `comparisons` the predicates that are tested row by row; both
+    are empty if the plan does not show them. `other_rows` is the number of rows that the other side
+    of a join is expected to deliver, None for a predicate of one relation. `holds_value` tells that
+    a constant in the subject is no part of the structure, `needs_proof` that only the planner can
+    tell whether an index would be worth having.
     """
 
     rule: str
     relation: Relation
     subject: str
+    keys: tuple[str, ...]
     scans: tuple[Node, ...]
-    conjunct: Conjunct
-    operand: Operand
-    other: Operand
-    needs: frozenset[Need]
+    comparisons: tuple[Comparison, ...]
+    needs: frozenset[Need] = frozenset()
     other_rows: float | None = None
     holds_value: bool = False
+    needs_proof: bool = False
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -54,13 +55,24 @@ class Suspicion:
     @property
     def scanned(self) -> tuple[str, ...]:
         """The relations that the scans read, as `schema.name`, each once."""
+        if not self.scans:
+            return (self.relation.key,)
         return tuple(sorted({scan.qualified_relation or "" for scan in self.scans}))
 
     @property
-    def comparison(self) -> str:
-        """The operator as it would read with the subject on its left side."""
-        operator = self.conjunct.operator
-        return operator if self.operand is self.conjunct.left else FLIPPED.get(operator, operator)
+    def comparison(self) -> Comparison:
+        """The first comparison; a rule that reports without one must not ask for it."""
+        return self.comparisons[0]
+
+    @property
+    def operand(self) -> Operand:
+        """The side of the first comparison that the suspicion is about."""
+        return self.comparison.operand
+
+    @property
+    def other(self) -> Operand:
+        """The opposite side."""
+        return self.comparison.other
 
     @property
     def shown(self) -> str:

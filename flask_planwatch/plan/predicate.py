@@ -23,6 +23,9 @@ from sqlglot.tokens import Token, TokenType
 #: Comparisons that a btree index can answer.
 BTREE_OPERATORS = frozenset({"=", "<", "<=", ">", ">=", "= ANY"})
 
+#: Comparisons with their sides exchanged.
+FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>"}
+
 #: Longer texts, in characters, are read anew each time: their tokens take a hundredfold.
 MAX_REMEMBERED = 2000
 
@@ -119,6 +122,14 @@ class Conjunct:
             return ((self.left, self.right),)
         return ((self.left, self.right), (self.right, self.left))
 
+    @property
+    def alternatives(self) -> tuple[tuple[Conjunct, ...], ...]:
+        """The predicates of each branch if OR joins several, else nothing."""
+        cuts = tokenize(self.text).at_top_level(TokenType.OR)
+        if not cuts:
+            return ()
+        return tuple(conjuncts(branch) for branch in _between(self.text, cuts))
+
 
 @lru_cache(maxsize=1024)
 def conjuncts(condition: str) -> tuple[Conjunct, ...]:
@@ -129,13 +140,16 @@ def conjuncts(condition: str) -> tuple[Conjunct, ...]:
     try:
         text = bare(condition)
         cuts = tokenize(text).at_top_level(TokenType.AND)
-        starts = [0, *(cut.end + 1 for cut in cuts)]
-        ends = [*(cut.start for cut in cuts), len(text)]
-        return tuple(
-            _conjunct(bare(text[start:end])) for start, end in zip(starts, ends, strict=True)
-        )
+        return tuple(_conjunct(bare(piece)) for piece in _between(text, cuts))
     except sqlglot.errors.SqlglotError:
         return ()
+
+
+def _between(text: str, cuts: list[Token]) -> list[str]:
+    """Return what stands before, between and after some tokens."""
+    starts = [0, *(cut.end + 1 for cut in cuts)]
+    ends = [*(cut.start for cut in cuts), len(text)]
+    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def parse(text: str) -> Structure | None:

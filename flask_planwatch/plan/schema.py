@@ -25,12 +25,15 @@ class Column:
     """A column: its name, and its type as PostgreSQL's format_type prints it.
 
     `distinct` is pg_stats' n_distinct: a number of values, or, if below 0, the share of the rows
-    that have a value of their own; 0 if the column was never analysed.
+    that have a value of their own; 0 if the column was never analysed. `width` is the average size
+    of a value in bytes, 0 if that is not known.
     """
 
     name: str
     type: str
     distinct: float = 0.0
+    quoted_name: str = ""
+    width: float = 0.0
 
     @property
     def base_type(self) -> str:
@@ -92,6 +95,11 @@ class Relation:
     def column(self, name: str) -> Column | None:
         """Return the column of this name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def quoted_column(self, name: str) -> str:
+        """Return a column's name as SQL, in quotes where it needs them."""
+        column = self.column(name)
+        return column.quoted_name if column else name
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
                 (kind, scrub_condition(text, varying)) for kind, text in node.conditions
             ),
             children=tuple(scrubbed[id(child)] for child in node.children),
+            sort_keys=tuple(mask(key, keep_names=True) for key in node.sort_keys),
+            # What a statement selects is not needed to understand its plan.
+            group_keys=(),
+            output=(),
         )
     return Plan(scrubbed[id(plan.root)])
 

@@ -61,6 +61,10 @@ class Node:
     conditions: tuple[tuple[str, str], ...]
     subplan: str | None
     children: tuple[Node, ...]
+    #: What the node sorts or groups by, and what it hands on, as printed.
+    sort_keys: tuple[str, ...] = ()
+    group_keys: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
 
     @property
     def qualified_relation(self) -> str | None:
@@ -78,6 +82,15 @@ class Node:
         if self.relation:
             name += f" on {self.relation}"
         return name
+
+    @property
+    def reads_all_rows(self) -> bool:
+        """Whether it reads each row of its relation: no condition tells it where to look."""
+        if self.type == "Seq Scan":
+            return True
+        if self.type in {"Index Scan", "Index Only Scan"}:
+            return self.condition("Index Cond") is None
+        return False
 
     def condition(self, kind: str) -> str | None:
         """Return the predicate text of this kind, one of CONDITIONS, or None."""
@@ -150,6 +163,8 @@ class Plan:
                 f"{arrow}{node.title}  (cost={node.startup_cost:.2f}..{node.total_cost:.2f} "
                 f"rows={node.rows:.0f} width={node.width})"
             )
+            if node.sort_keys:
+                lines.append(f"{indent}  Sort Key: {', '.join(node.sort_keys)}")
             lines.extend(f"{indent}  {kind}: {text}" for kind, text in node.conditions)
             waiting.extend((child, depth + 1) for child in reversed(node.children))
         return "\n".join(lines)
@@ -195,12 +210,22 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         ),
         subplan=_text(document, "Subplan Name"),
         children=children,
+        sort_keys=_texts(document, "Sort Key"),
+        group_keys=_texts(document, "Group Key"),
+        output=_texts(document, "Output"),
     )
 
 
 def _text(document: Mapping[str, Any], key: str) -> str | None:
     value = document.get(key)
     return value if isinstance(value, str) else None
+
+
+def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = document.get(key)
+    if not isinstance(values, list):
+        return ()
+    return tuple(value for value in values if isinstance(value, str))
 
 
 def _number(document: Mapping[str, Any], key: str) -> float:

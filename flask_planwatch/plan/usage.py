@@ -10,16 +10,7 @@ from sqlglot.tokens import TokenType
 from .evidence import Suspicion
 from .predicate import Operand, conjuncts, tokenize
 from .scrub import mask
-from .tree import INDEX_CONDITIONS, Node, Plan
-
-
-def reads_whole_relation(scan: Node) -> bool:
-    """Whether a scan reads each row of its relation: no condition tells it where to look."""
-    if scan.type == "Seq Scan":
-        return True
-    if scan.type in {"Index Scan", "Index Only Scan"}:
-        return scan.condition("Index Cond") is None
-    return False
+from .tree import INDEX_CONDITIONS, Plan
 
 
 def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:

@@ -44,11 +44,11 @@ _COLUMNS = """
 SELECT a.attrelid, a.attname,
     format_type(coalesce(nullif(t.typbasetype, 0), t.oid),
                 CASE WHEN t.typbasetype = 0 THEN a.atttypmod ELSE t.typtypmod END),
-    coalesce((SELECT s.n_distinct FROM pg_stats s
-              WHERE s.schemaname = n.nspname AND s.tablename = c.relname
-                AND s.attname = a.attname AND NOT s.inherited), 0)
+    coalesce(s.n_distinct, 0), quote_ident(a.attname), coalesce(s.avg_width, 0)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
+    AND s.attname = a.attname AND s.inherited = (c.relkind = 'p')
 WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """

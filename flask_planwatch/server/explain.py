@@ -49,7 +49,7 @@ def predicate_query(suspicion: Suspicion) -> Query:
     scan = suspicion.scans[0]
     table = f"ONLY {quoted(scan.schema)}.{quoted(scan.relation)}"
     expression = suspicion.subject
-    operator = suspicion.conjunct.operator.removesuffix(" ANY")
+    operator = suspicion.comparison.conjunct.operator.removesuffix(" ANY")
     sql = (
         f"SELECT 1 FROM {table} WHERE ({expression}) {operator} "
         f"(SELECT ({expression}) FROM {table} LIMIT 1)"

@@ -1,0 +1,143 @@
+"""What a plan compares with the columns of each relation, and where it does so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlglot.tokens import TokenType
+
+from .predicate import FLIPPED, Conjunct, Operand, conjuncts, tokenize
+from .schema import Relation, Schema
+from .tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
+
+#: Scans that an index could replace.
+SCANS = frozenset({"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan"})
+
+#: Nobody creates indexes on these.
+SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
+
+#: An index scan that costs less finds few rows, so what it filters afterwards is cheap.
+#: dexter (https://github.com/ankane/dexter) leaves statements below this cost alone.
+MIN_INDEX_SCAN_COST = 100.0
+
+_TRUE = Operand("true", ())
+_FALSE = Operand("false", ())
+_NULL = Operand("NULL", ())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One side of a predicate that reads a single relation.
+
+    `scan` reads that relation, `relation` is what the catalog says of it; `node` tests the
+    predicate, as a condition of this `kind`. `operator` reads as if `operand` stood on the left:
+    a comparison, `= ANY`, `IS NULL`, `IS NOT NULL`, or nothing if the predicate has none.
+    `conjunct` is the whole predicate.
+    """
+
+    scan: Node
+    relation: Relation
+    node: Node
+    kind: str
+    conjunct: Conjunct
+    operand: Operand
+    other: Operand
+    operator: str
+
+    @property
+    def answered(self) -> bool:
+        """Whether an index finds the rows, instead of each row being tested."""
+        return self.kind in INDEX_CONDITIONS
+
+    @property
+    def joins(self) -> bool:
+        """Whether the node is a join that compares its two sides."""
+        return self.kind in JOIN_CONDITIONS and len(self.node.children) >= 2
+
+    @property
+    def costly(self) -> bool:
+        """Whether the predicate is tested on so many rows that an index could spare work."""
+        if self.answered:
+            return False
+        if self.joins:
+            return self.scan.reads_all_rows and not keeps_every_row(self.node, self.scan)
+        if self.node is not self.scan:
+            return False
+        return self.scan.reads_all_rows or self.scan.total_cost >= MIN_INDEX_SCAN_COST
+
+
+def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
+    """Yield each comparison with one relation's columns on a side, in the order of the plan.
+
+    Relations on which nobody creates an index are left out, and so is what PostgreSQL reads as a
+    sub-query's result.
+    """
+    scans = {scan.alias: scan for scan in plan.scans if scan.alias and scan.type in SCANS}
+    for node in plan.nodes:
+        for kind, condition in node.conditions:
+            for conjunct in conjuncts(condition):
+                for operand, other, operator in _sides(conjunct):
+                    scan = _scan_of(operand, other, scans)
+                    relation = schema.get(scan.qualified_relation) if scan else None
+                    if scan is not None and relation is not None and _can_have_index(relation):
+                        yield Comparison(
+                            scan, relation, node, kind, conjunct, operand, other, operator
+                        )
+
+
+def other_side(join: Node, scan: Node) -> Node:
+    """Return the side of a join that the scan is not on."""
+    outer, inner = join.children[:2]
+    return inner if any(node is scan for node in outer.walk()) else outer
+
+
+def keeps_every_row(join: Node, scan: Node) -> bool:
+    """Whether the join needs each row of the scan, whether it has a match or not."""
+    outer = other_side(join, scan) is join.children[1]
+    kept = {"Left", "Anti", "Full"} if outer else {"Right", "Right Anti", "Full"}
+    return join.join_type in kept
+
+
+def _sides(conjunct: Conjunct) -> Iterator[tuple[Operand, Operand, str]]:
+    """Yield each operand with its opposite, and the operator between them."""
+    operator = conjunct.operator
+    if operator == "= ANY":
+        # Of an IN list only the left side; of a column that is an array, the right one.
+        yield conjunct.left, conjunct.right, operator
+        yield conjunct.right, conjunct.left, "ANY ="
+    elif operator:
+        yield conjunct.left, conjunct.right, operator
+        yield conjunct.right, conjunct.left, FLIPPED.get(operator, operator)
+    else:
+        yield _without_operator(conjunct)
+
+
+def _without_operator(conjunct: Conjunct) -> tuple[Operand, Operand, str]:
+    """Read a test for NULL, or a boolean column that stands alone or after NOT."""
+    tokens = tokenize(conjunct.text).tokens
+    kinds = [token.token_type for token in tokens]
+    whole = conjunct.left
+    if kinds[-2:] == [TokenType.IS, TokenType.NULL]:
+        return _cut(whole, 0, tokens[-2].start), _NULL, "IS NULL"
+    if kinds[-3:] == [TokenType.IS, TokenType.NOT, TokenType.NULL]:
+        return _cut(whole, 0, tokens[-3].start), _NULL, "IS NOT NULL"
+    if kinds[:1] == [TokenType.NOT]:
+        inner = _cut(whole, tokens[0].end + 1, len(whole.text))
+        return (inner, _FALSE, "=") if inner.column else (whole, _NULL, "")
+    return (whole, _TRUE, "=") if whole.column else (whole, _NULL, "")
+
+
+def _cut(operand: Operand, start: int, end: int) -> Operand:
+    return Operand(operand.text[start:end].strip(), operand.columns)
+
+
+def _scan_of(operand: Operand, other: Operand, scans: dict[str, Node]) -> Node | None:
+    """Return the scan whose relation alone the operand reads, and the other side does not."""
+    if len(operand.aliases) != 1 or operand.aliases & other.aliases:
+        return None
+    return scans.get(next(iter(operand.aliases)))
+
+
+def _can_have_index(relation: Relation) -> bool:
+    return relation.indexable and relation.schema not in SYSTEM_SCHEMAS

@@ -1,0 +1,159 @@
+"""Whether an index for what a plan tests row by row would be worth having.
+
+What the rules that end in an index ask in common, so that all keep silent in the same cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ..plan.comparison import Comparison, other_side
+from ..plan.evidence import Evidence, Suspicion
+from ..plan.schema import Index, Relation, Schema
+from ..plan.scrub import scrub_condition
+from ..plan.tree import Plan
+from ..plan.usage import indexed_in
+
+#: Above this share of the rows PostgreSQL prefers a Seq Scan to an index, whatever the index:
+#: with the default costs a Bitmap Heap Scan breaks even between a fifth and a half.
+MAX_USEFUL_SHARE = 0.3
+
+#: A join that looks up more than this share of a table's rows is faster by hashing it whole:
+#: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
+#: tables with wide rows shift that by a factor of ten.
+MAX_LOOKUP_SHARE = 0.02
+
+#: A scan takes 0.001 to 0.025 ms for each unit of estimated cost. One that took less cannot have
+#: read the whole table, so a LIMIT stopped it.
+MIN_MS_PER_COST = 0.0005
+
+
+def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
+    """Return each suspicion once, with the scans of all partitions and aliases that share it."""
+    found: dict[tuple[str, str, str], list[Suspicion]] = {}
+    for suspicion in suspicions:
+        found.setdefault(suspicion.identity, []).append(suspicion)
+    return [_merged(same) for same in found.values()]
+
+
+def other_rows(comparison: Comparison) -> float | None:
+    """Return how many rows the other side of a join delivers, None if there is no join."""
+    if not comparison.joins:
+        return None
+    return other_side(comparison.node, comparison.scan).rows
+
+
+def rows_read(suspicion: Suspicion, schema: Schema) -> float:
+    """Return the rows of all relations that the suspicious scans read."""
+    return sum(relation.rows for key in suspicion.scanned if (relation := schema.get(key)))
+
+
+def needless(suspicion: Suspicion, evidence: Evidence, rows: float) -> tuple[str, bool] | None:
+    """Return why an index is not worth having, and whether that holds for these values only.
+
+    `rows` is what `rows_read` returned. None if nothing speaks against an index.
+    """
+    if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
+        return "an index on it exists", False
+    small = rows < evidence.min_rows
+    if small and not evidence.growth:
+        return f"only {rows:.0f} rows are read", False
+    if small and not any(scan.reads_all_rows for scan in suspicion.scans):
+        return "an index leaves only a few rows to test", False
+    if suspicion.other_rows is not None and _other_side_is_indexed(suspicion, evidence):
+        return "the other side of the join has an index", False
+    reason = "" if small else _needs_much_anyway(suspicion, evidence, rows)
+    return (reason, True) if reason else None
+
+
+def reading(suspicion: Suspicion, schema: Schema, rows: float) -> str:
+    """Return what the scans do to the table, as the beginning of a sentence."""
+    scan, table = suspicion.scans[0], suspicion.relation.display
+    scanned, leaves = len(suspicion.scanned), len(schema.leaves(suspicion.relation))
+    if not scan.reads_all_rows:
+        return f"the statement reads a large part of {table} by {scan.index or scan.type}"
+    if scanned < leaves:
+        return (
+            f"the statement reads {scanned} of the {leaves} partitions of {table}, "
+            f"about {rows:,.0f} rows"
+        )
+    return f"the statement reads all of {table}, about {rows:,.0f} rows"
+
+
+def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
+    """Return what a finding is based on, JSON-ready and without compared values."""
+    condition = " AND ".join(
+        dict.fromkeys(comparison.conjunct.text for comparison in suspicion.comparisons)
+    )
+    return {
+        "scanned": list(suspicion.scanned),
+        "node": suspicion.scans[0].title,
+        "condition": (
+            condition if evidence.show_values else scrub_condition(condition, evidence.varying)
+        ),
+        "table_rows": round(rows),
+        "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
+        "total_cost": evidence.plan.total_cost,
+    }
+
+
+def indexes_on(relation: Relation, columns: Iterable[str]) -> Iterator[Index]:
+    """Yield the valid indexes whose first key is one of the columns."""
+    names = set(columns)
+    return (index for index in relation.indexes if index.valid and set(index.keys[:1]) & names)
+
+
+def _merged(same: list[Suspicion]) -> Suspicion:
+    first = same[0]
+    # The rows of another join are not those of this one.
+    alike = [one for one in same if one is first or one.other_rows is first.other_rows is None]
+    scans = dict.fromkeys(scan for one in alike for scan in one.scans)
+    comparisons = dict.fromkeys(comparison for one in alike for comparison in one.comparisons)
+    return replace(first, scans=tuple(scans), comparisons=tuple(comparisons))
+
+
+def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
+    """Return why reading much of the table is right for these values, or nothing."""
+    if suspicion.other_rows is not None:
+        too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
+        return "the join needs too large a part of the table" if too_many else ""
+    if evidence.returned_rows is not None and _counts_its_rows(evidence.plan):
+        share = evidence.returned_rows / max(rows, 1)
+        if share > MAX_USEFUL_SHARE:
+            return f"{share:.0%} of the rows pass"
+    elif 0 < (distinct := _distinct_values(suspicion)) < 1 / MAX_USEFUL_SHARE:
+        return f"the column has only {distinct:.0f} values"
+    full_cost = sum(scan.total_cost for scan in suspicion.scans)
+    limited = any(node.type == "Limit" for node in evidence.plan.nodes)
+    if limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST:
+        return "a LIMIT was reached early"
+    return ""
+
+
+def _distinct_values(suspicion: Suspicion) -> float:
+    """Return how many values the expression can have at most, 0 if that is not known.
+
+    A function of one column has no more values than the column.
+    """
+    names = suspicion.operand.column_names
+    column = suspicion.relation.column(names[0]) if len(names) == 1 else None
+    if column is None or suspicion.comparison.operator != "=":
+        return 0.0
+    return max(column.distinct, 0.0)
+
+
+def _other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
+    column = suspicion.other.column
+    scan = next((s for s in evidence.plan.scans if s.alias in suspicion.other.aliases), None)
+    relation = evidence.schema.get(scan.qualified_relation) if scan else None
+    if column is None or relation is None:
+        return False
+    return any(True for _ in indexes_on(relation, [column]))
+
+
+def _counts_its_rows(plan: Plan) -> bool:
+    """Whether the driver's row count is the number of rows that the scan lets pass."""
+    return len(plan.scans) == 1 and not any(
+        node.type in {"Aggregate", "Unique", "Limit", "Group"} for node in plan.nodes
+    )

@@ -5,8 +5,9 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import fingerprint
 from .advice.mapped import MappedTable
@@ -120,6 +121,7 @@ class Inspector:
             growth=self.settings.growth,
             duration_ms=capture.duration_ms,
             returned_rows=capture.returned_rows,
+            parameter_types=_types(capture.parameters),
             show_values=self.settings.show_parameters,
             varying=varying,
         )
@@ -192,6 +194,15 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
                 unsafe = holds_value(text) or mask(text) in varying
                 found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
+
+
+def _types(parameters: Any) -> frozenset[str]:
+    """Return the names of the parameters' classes; of a list, those of its items."""
+    values = parameters.values() if isinstance(parameters, Mapping) else parameters or ()
+    items = [
+        item for value in values for item in (value if isinstance(value, list | tuple) else [value])
+    ]
+    return frozenset(type(item).__name__ for item in items)
 
 
 def statement_of(capture: Capture) -> Statement:

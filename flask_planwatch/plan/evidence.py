@@ -22,6 +22,17 @@ class Need(StrEnum):
     PREDICATE_ALONE = "predicate-alone"
 
 
+class Remedy(StrEnum):
+    """What sort of advice a hit asks for."""
+
+    #: An index that holds the suspicion's keys.
+    INDEX = "index"
+    #: A comparison in the column's own type.
+    OWN_TYPE = "own-type"
+    #: `@>` instead of a value that is looked for in an array.
+    CONTAINMENT = "containment"
+
+
 @dataclass(frozen=True)
 class Suspicion:
     """Something in a plan that looks wrong, before any evidence.
@@ -33,7 +44,8 @@ class Suspicion:
     are empty if the plan does not show them. `other_rows` is the number of rows that the other side
     of a join is expected to deliver, None for a predicate of one relation. `holds_value` tells that
     a constant in the subject is no part of the structure, `needs_proof` that only the planner can
-    tell whether an index would be worth having.
+    tell whether an index would be worth having. `method` is the index's access method, with the
+    operator class if it is not the default one, and the extension that this one belongs to.
     """
 
     rule: str
@@ -46,6 +58,9 @@ class Suspicion:
     other_rows: float | None = None
     holds_value: bool = False
     needs_proof: bool = False
+    method: str = "btree"
+    operator_class: str = ""
+    extension: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -84,7 +99,8 @@ class Suspicion:
 class Evidence:
     """All that a rule may judge by. Durations are in ms; plans are None if not asked for.
 
-    `show_values` tells whether a Hit may repeat compared values; for `varying` see scrub_plan.
+    `parameter_types` names the Python classes of the statement's parameters. `show_values` tells
+    whether a Hit may repeat compared values; for `varying` see scrub_plan.
     """
 
     plan: Plan
@@ -94,6 +110,7 @@ class Evidence:
     growth: bool
     duration_ms: float
     returned_rows: int | None
+    parameter_types: frozenset[str] = frozenset()
     show_values: bool = False
     varying: frozenset[str] = frozenset()
     seqscan_off: Plan | None = None
@@ -104,7 +121,8 @@ class Evidence:
 class Hit:
     """A suspicion that evidence confirmed, on relations with `rows` rows in all.
 
-    `small` marks what costs nothing yet.
+    `small` marks what costs nothing yet. `remedy` is what the advice is about, and `hint` what
+    the rule adds to it.
     """
 
     suspicion: Suspicion
@@ -112,6 +130,8 @@ class Hit:
     rows: float = 0.0
     evidence: dict[str, Any] = field(default_factory=dict)
     small: bool = False
+    remedy: Remedy = Remedy.INDEX
+    hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,43 @@
-"""What to do about a hit, and what the planner says to that."""
+"""What to do about the hits of one statement, and what the planner says to that.
+
+Each hit gets a rewrite, or the index that serves it out of the one set that is chosen for the whole
+statement.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
-from .advice.index import Candidate, Key
+from .advice.candidates import Shape, Shapes
+from .advice.containment import containment
+from .advice.index import Candidate
 from .advice.mapped import MappedTable
-from .advice.render import alembic_operation, sqlalchemy_index
+from .advice.own_type import own_type
+from .advice.price import estimated_size
+from .advice.proposal import create_index, declared_candidates, is_covered, remark
 from .advice.rewrite import is_refused, rewrite, rewrite_with_value
-from .advice.verdict import Declined, verdict
-from .finding import Advice, AdviceKind, Verdict, VerdictStatus
-from .plan.evidence import Hit
-from .plan.schema import ExpressionFacts, Schema, Volatility
+from .advice.search import MIN_SAVING, MIN_SAVING_IN_DOUBT, Attempt, smallest_set
+from .advice.verdict import (
+    Declined,
+    Trial,
+    passes_much,
+    saving,
+    too_little,
+    verdict_on_one,
+    verified,
+)
+from .finding import Advice, Verdict, VerdictStatus
+from .plan.access import Access, accesses, reference_access
+from .plan.evidence import Hit, Remedy
+from .plan.predicate import Operand
+from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
 from .plan.tree import Plan
 from .server import catalog, expressions, whatif
-from .server.explain import Query
+from .server.explain import Query, reference_query
+from .server.extensions import Availability, availability
 from .server.session import Session
 from .settings import VERIFY_BUILD, VERIFY_OFF
 
@@ -24,85 +46,388 @@ _COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Advised:
-    """The advice on a hit; `blocked` if a lock kept the index from being tried this time."""
+    """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
+
+    `remark` is what the finding itself should say of an index that should be there.
+    """
 
     advice: tuple[Advice, ...]
     blocked: bool = False
+    remark: str = ""
+
+
+Answer = Advised | Declined
 
 
 @dataclass(frozen=True)
+class _Ground:
+    """What indexes are tried for: a statement, and what it asks of its relations."""
+
+    query: Query
+    accesses: tuple[Access, ...]
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The set that serves a statement best, and what it saves; `guess` if that is not measured.
+
+    `serving` are the indexes for each hit, by its id(); one that serves no hit by itself comes with
+    the first.
+    """
+
+    attempt: Attempt
+    before: float
+    guess: bool
+    serving: Mapping[int, list[Candidate]]
+
+    def is_worth(self, wanted: float) -> bool:
+        """Whether it saves this share of the cost."""
+        return saving(self.before, self.attempt.cost) >= wanted
+
+
+@dataclass
 class Adviser:
     """Advises on the hits of one statement.
 
-    `query` is planned again with a candidate index in place, and compared with `plan`. `verify`
-    is the setting PLANWATCH_VERIFY.
+    `query` is planned again with candidate indexes in place. `verify` is the setting
+    PLANWATCH_VERIFY, `show_values` PLANWATCH_SHOW_PARAMETERS. `mapped` tells how the app's code
+    names a table, and `proposed` are the indexes that are proposed for other statements already;
+    `chosen` collects those of this one.
     """
 
     session: Session
     verify: str
+    show_values: bool
     query: Query
     plan: Plan
     schema: Schema
+    mapped: Callable[[Relation], MappedTable | None]
+    proposed: Sequence[Candidate] = ()
+    chosen: list[Candidate] = field(default_factory=list)
+    _facts: dict[tuple[str, str], ExpressionFacts] = field(default_factory=dict)
+    _taken: dict[str, frozenset[str]] = field(default_factory=dict)
+    _extensions: dict[str, Availability] = field(default_factory=dict)
 
-    def advise(self, hit: Hit, mapped: MappedTable | None) -> Advised | Declined:
-        """Return the advice on a hit, or Declined if the planner prefers the plan as it is.
+    def advise(self, hits: Sequence[Hit]) -> list[Answer]:
+        """Return the advice on each hit, or Declined if the planner prefers the plan as it is.
 
-        `mapped` tells how the app's code names the hit's table. Raises ServerError if the
-        connection fails.
+        Raises ServerError if the connection fails.
         """
-        if hit.suspicion.holds_value:
-            return Advised((rewrite_with_value(hit),))
-        relation, expression = hit.suspicion.relation, hit.suspicion.keys[0]
-        facts = expressions.describe(self.session, relation, expression)
-        if is_refused(facts):
-            return Advised((rewrite(hit, facts, mapped),))
-        taken = catalog.index_names(self.session, relation.schema)
-        index = Candidate(relation, (Key(facts.text),), self.schema, taken)
-        try:
-            proved = self._prove(hit, index, facts)
-        except whatif.NotImmutable:
-            reason = "the server says that it is not IMMUTABLE"
-            facts = replace(facts, volatility=Volatility.STABLE, reason=reason)
-            return Advised((rewrite(hit, facts, mapped),))
-        except whatif.Blocked:
-            reason = "the table was locked, most likely by the request's own transaction"
-            return Advised((_create_index(index, mapped, _untested(reason)),), blocked=True)
-        if isinstance(proved, Declined):
-            return proved
-        return Advised((_create_index(index, mapped, proved),))
+        answers = {id(hit): self._without_index(hit) for hit in hits}
+        open_hits = [hit for hit in hits if answers[id(hit)] is None]
+        for ground in self._grounds(open_hits):
+            for hit, answer in zip(ground.hits, self._on(ground), strict=True):
+                answers[id(hit)] = answer
+        return [self._with_rewrite(hit, answers[id(hit)]) for hit in hits]
 
-    def _prove(self, hit: Hit, index: Candidate, facts: ExpressionFacts) -> Verdict | Declined:
+    def _without_index(self, hit: Hit) -> Answer | None:
+        """Return the advice on a hit that no index would answer, else None."""
+        suspicion = hit.suspicion
+        mapped = self.mapped(suspicion.relation)
+        if suspicion.holds_value:
+            return Advised((rewrite_with_value(hit),))
+        if hit.remedy is Remedy.OWN_TYPE:
+            return Advised((own_type(hit, mapped),))
+        described = [self._describe(suspicion.relation, key) for key in suspicion.keys]
+        refused = [facts for facts in described if is_refused(facts)]
+        if len(refused) < len(described):
+            return None
+        if not suspicion.comparisons:
+            return Declined(f"no index can have that order, because {refused[0].reason}")
+        return Advised((rewrite(hit, refused[0], mapped),))
+
+    def _with_rewrite(self, hit: Hit, answer: Answer | None) -> Answer:
+        """Put the rewrite first where an index alone would not be used."""
+        assert answer is not None
+        if hit.remedy is Remedy.CONTAINMENT:
+            first = containment(hit, self.mapped(hit.suspicion.relation))
+            return Advised((first,))
+        return answer
+
+    def _grounds(self, hits: Sequence[Hit]) -> list[_Ground]:
+        """Return the statement with its hits, and the check of each foreign key with its own."""
+        own = tuple(hit for hit in hits if hit.suspicion.scans)
+        checks = [hit for hit in hits if not hit.suspicion.scans]
+        grounds = [_Ground(self.query, tuple(accesses(self.plan, self.schema)), own)] if own else []
+        for hit in checks:
+            suspicion = hit.suspicion
+            access = reference_access(suspicion.relation, suspicion.keys)
+            grounds.append(_Ground(reference_query(suspicion), (access,), (hit,)))
+        return grounds
+
+    def _on(self, ground: _Ground) -> list[Answer]:
+        """Return the answer to each hit of a ground."""
+        guesses = {id(hit): self._best_guess(hit, ground) for hit in ground.hits}
         if self.verify == VERIFY_OFF:
-            return _untested('PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index')
-        try_index = (
-            whatif.try_by_building if self.verify == VERIFY_BUILD else whatif.try_with_hypopg
-        )
+            reason = 'PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index'
+            return [self._untested(hit, guesses[id(hit)], reason) for hit in ground.hits]
+        candidates: list[Candidate] = []
+        if any(not hit.small for hit in ground.hits):
+            candidates = self._candidates(ground)
+        guessed = [guess for guess in guesses.values() if guess is not None]
         try:
-            trial = try_index(self.session, self.query, index, hit.suspicion)
+            with self._bench(ground.query, [*candidates, *guessed]) as bench:
+                chosen = self._choose(bench, ground, candidates)
+                return [self._answer(bench, chosen, hit, guesses[id(hit)]) for hit in ground.hits]
         except whatif.Untestable as untestable:
             reason = str(untestable)
-            if _COLLATE.search(self.query.text):
-                reason = (
-                    "the statement has a COLLATE, which EXPLAIN does not print and the index may "
-                    f"need, and {reason}"
-                )
-            if facts.volatility is Volatility.UNKNOWN:
-                reason = f"whether it may be indexed is not known ({facts.reason}), and {reason}"
-            return _untested(reason)
-        return verdict(trial, hit.suspicion, self.plan, small=hit.small)
+            return [self._untested(hit, guesses[id(hit)], reason) for hit in ground.hits]
+        except whatif.Blocked:
+            reason = "the table was locked, most likely by the request's own transaction"
+            return [
+                self._untested(hit, guesses[id(hit)], reason, blocked=True) for hit in ground.hits
+            ]
+
+    def _bench(
+        self, query: Query, candidates: Iterable[Candidate]
+    ) -> AbstractContextManager[whatif.Bench]:
+        if self.verify != VERIFY_BUILD:
+            return whatif.on_hypopg(self.session, query)
+        candidates = list(candidates)
+        texts = [
+            (one.relation, key.expression)
+            for one in candidates
+            for key in one.keys
+            if key.column is None and one.method == "btree"
+        ]
+        extensions = {one.extension for one in candidates} - {""}
+        return whatif.on_builds(self.session, query, self.schema, texts, sorted(extensions))
+
+    def _choose(
+        self, bench: whatif.Bench, ground: _Ground, candidates: Sequence[Candidate]
+    ) -> _Chosen | None:
+        """Return the smallest set of candidates that is nearly the best, None if none is used."""
+        if not candidates:
+            return None
+        relations = {access.relation.key for access in ground.accesses}
+        known = [
+            replace(one, relation=self.schema.relations[one.relation.key])
+            for one in self.proposed
+            if one.relation.key in relations
+        ]
+        known += [
+            one
+            for access in ground.accesses
+            for one in declared_candidates(
+                access.relation, self.schema, self.mapped(access.relation)
+            )
+        ]
+        known = [one for one in dict.fromkeys(known) if not is_covered(one)]
+        attempt = smallest_set(candidates, known, bench.attempt)
+        if not attempt.used:
+            return None
+        # A LIMIT hides what a scan costs that has to go on to its end.
+        scans = [scan.total_cost for hit in ground.hits for scan in hit.suspicion.scans]
+        before = max([bench.before.total_cost, *scans])
+        guess = not all(bench.is_measured(one) for one in attempt.used)
+        serving = {
+            id(hit): held
+            for hit in ground.hits
+            if not hit.small and (held := [one for one in attempt.used if self._serves(one, hit)])
+        }
+        owned = {one for held in serving.values() for one in held}
+        for first in list(serving.values())[:1]:
+            first += [one for one in attempt.used if one not in owned]
+        return _Chosen(attempt, before, guess, serving)
+
+    def _answer(
+        self, bench: whatif.Bench, chosen: _Chosen | None, hit: Hit, guess: Candidate | None
+    ) -> Answer:
+        if hit.small or chosen is None:
+            return self._on_its_own(bench, hit, guess)
+        much = hit.most_pass or passes_much(bench.before, hit)
+        wanted = MIN_SAVING_IN_DOUBT if much else MIN_SAVING
+        serving = chosen.serving.get(id(hit), [])
+        if not serving:
+            if chosen.is_worth(wanted):
+                others = " and ".join(one.body for one in chosen.attempt.used)
+                return Declined(f"an index {others} serves the statement better")
+            return self._on_its_own(bench, hit, guess)
+        if not chosen.is_worth(wanted):
+            verdict = too_little(
+                chosen.before,
+                chosen.attempt.cost,
+                wanted,
+                method=bench.method,
+                guess=chosen.guess,
+            )
+            if chosen.guess and hit.doubt is None:
+                return self._advised(hit, serving, verdict, bench)
+            best = self._advice(serving[0], verdict, bench)
+            rejected = replace(verdict, status=VerdictStatus.REJECTED)
+            best = replace(best, verdict=rejected)
+            return Declined(f"{best.summary}: {rejected.reason}", best)
+        verdict = verified(
+            hit.suspicion,
+            bench.before,
+            chosen.attempt.plan,
+            method=bench.method,
+            guess=chosen.guess,
+        )
+        self.chosen += serving
+        return self._advised(hit, serving, verdict, bench)
+
+    def _on_its_own(self, bench: whatif.Bench, hit: Hit, guess: Candidate | None) -> Answer:
+        """Return what the planner does with the index for one hit that no chosen index serves."""
+        if hit.doubt is not None:
+            return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
+        if guess is None:
+            return Declined("an index on other columns of the statement leaves few rows to test")
+        attempt = bench.attempt([guess])
+        if (refusal := bench.refused.get(guess)) is not None:
+            if isinstance(refusal, whatif.NotImmutable):
+                return self._not_immutable(hit)
+            return self._untested(hit, guess, str(refusal))
+        trial = Trial(
+            bench.method,
+            attempt,
+            bench.attempt([guess], seqscan=False),
+            bench.is_measured(guess),
+            bench.alone(guess, hit.suspicion),
+        )
+        answer = verdict_on_one(trial, hit.suspicion, small=hit.small)
+        if isinstance(answer, Declined):
+            return answer
+        if answer.status is VerdictStatus.REJECTED and _is_plain(guess):
+            # Nothing about a plain column could be misread: the comparison is not indexable.
+            return Declined("no index can answer it, not even with sequential scans off")
+        return self._advised(hit, [guess], answer, bench)
+
+    def _not_immutable(self, hit: Hit) -> Answer:
+        facts = self._describe(hit.suspicion.relation, hit.suspicion.keys[0])
+        reason = "the server says that it is not IMMUTABLE"
+        facts = replace(facts, volatility=Volatility.STABLE, reason=reason)
+        return Advised((rewrite(hit, facts, self.mapped(hit.suspicion.relation)),))
+
+    def _untested(
+        self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False
+    ) -> Answer:
+        """Return the index that would serve, with the reason why the planner was not asked."""
+        if hit.doubt is not None:
+            return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
+        if guess is None or is_covered(guess):
+            return Declined("an index on other columns of the statement leaves few rows to test")
+        facts = [self._describe(guess.relation, key) for key in hit.suspicion.keys]
+        unknown = [one.reason for one in facts if one.volatility is Volatility.UNKNOWN]
+        if _COLLATE.search(self.query.text):
+            reason = (
+                "the statement has a COLLATE, which EXPLAIN does not print and the index may "
+                f"need, and {reason}"
+            )
+        if unknown:
+            reason = f"whether it may be indexed is not known ({unknown[0]}), and {reason}"
+        missing = self._extension(guess.extension).missing if guess.extension else ""
+        verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
+        return replace(self._advised(hit, [guess], verdict, None), blocked=blocked)
+
+    def _advised(
+        self,
+        hit: Hit,
+        indexes: Sequence[Candidate],
+        verdict: Verdict,
+        bench: whatif.Bench | None,
+    ) -> Advised:
+        said = [remark(one, self.mapped(one.relation)) for one in indexes]
+        return Advised(
+            tuple(self._advice(one, verdict, bench) for one in indexes),
+            remark=" ".join(filter(None, said)),
+        )
+
+    def _advice(self, index: Candidate, verdict: Verdict, bench: whatif.Bench | None) -> Advice:
+        size = bench.sizes.get(index) if bench is not None else None
+        if size is None and index.method == "btree":
+            rows = sum(leaf.rows for leaf in self.schema.leaves(index.relation))
+            size = estimated_size(index, rows)
+        return create_index(
+            index, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
+        )
+
+    def _candidates(self, ground: _Ground) -> list[Candidate]:
+        found = []
+        for access in ground.accesses:
+            for shape in Shapes(access, self._spelling(ground)).all():
+                candidate = self._candidate(access.relation, shape)
+                if not is_covered(candidate):
+                    found.append(candidate)
+        return list(dict.fromkeys(found))
+
+    def _best_guess(self, hit: Hit, ground: _Ground) -> Candidate | None:
+        """Return the index for one hit that the shape of the statement speaks for."""
+        wanted = self._wanted(hit)
+        for access in ground.accesses:
+            if access.relation.key == hit.suspicion.relation.key:
+                shape = Shapes(access, self._spelling(ground)).best_guess(wanted=wanted)
+                if shape is not None:
+                    return self._candidate(access.relation, shape)
+        return None
+
+    def _candidate(self, relation: Relation, shape: Shape) -> Candidate:
+        if relation.schema not in self._taken:
+            self._taken[relation.schema] = catalog.index_names(self.session, relation.schema)
+        keys = shape.keys
+        extension = ""
+        if shape.extension:
+            found = self._extension(shape.extension)
+            extension = "" if found.installed else shape.extension
+            keys = tuple(
+                replace(key, operator_class=found.qualified(key.operator_class)) for key in keys
+            )
+        return Candidate(
+            relation,
+            keys,
+            self.schema,
+            self._taken[relation.schema],
+            method=shape.method,
+            include=shape.include,
+            predicate=self._describe(relation, shape.predicate).text if shape.predicate else "",
+            extension=extension,
+        )
+
+    def _serves(self, index: Candidate, hit: Hit) -> bool:
+        if index.relation.key != hit.suspicion.relation.key:
+            return False
+        wanted = self._wanted(hit)
+        held = {key.expression for key in index.keys}
+        return bool(held & wanted) or any(key in index.predicate for key in wanted)
+
+    def _wanted(self, hit: Hit) -> set[str]:
+        """Return the keys of a hit as an index spells them."""
+        relation = hit.suspicion.relation
+        return {self._describe(relation, key).text for key in hit.suspicion.keys}
+
+    def _spelling(self, ground: _Ground) -> Callable[[Relation, Operand], str | None]:
+        """Return how to write an expression that a hit or an order asks for, None for others."""
+        wanted = {
+            (hit.suspicion.relation.key, key)
+            for hit in ground.hits
+            if not hit.suspicion.holds_value
+            for key in hit.suspicion.keys
+        }
+
+        def spelling(relation: Relation, operand: Operand) -> str | None:
+            text = operand.without_alias()
+            if (relation.key, text) not in wanted:
+                return None
+            facts = self._describe(relation, text)
+            return None if is_refused(facts) else facts.text
+
+        return spelling
+
+    def _describe(self, relation: Relation, key: str) -> ExpressionFacts:
+        """Return what the server says of a key; nothing has to be asked of a plain column."""
+        if any(column.quoted_name == key for column in relation.columns):
+            return ExpressionFacts(key, Volatility.IMMUTABLE)
+        place = (relation.key, key)
+        if place not in self._facts:
+            self._facts[place] = expressions.describe(self.session, relation, key)
+        return self._facts[place]
+
+    def _extension(self, name: str) -> Availability:
+        if name not in self._extensions:
+            self._extensions[name] = availability(self.session, name)
+        return self._extensions[name]
 
 
-def _create_index(index: Candidate, mapped: MappedTable | None, proved: Verdict) -> Advice:
-    return Advice(
-        kind=AdviceKind.CREATE_INDEX,
-        summary="; ".join(index.ddl),
-        verdict=proved,
-        ddl=index.ddl,
-        sqlalchemy=sqlalchemy_index(index, mapped),
-        alembic=alembic_operation(index),
-        explanation="Run ANALYZE on the table afterwards: an expression has no statistics before.",
-    )
-
-
-def _untested(reason: str) -> Verdict:
-    return Verdict(VerdictStatus.UNTESTED, reason)
+def _is_plain(index: Candidate) -> bool:
+    return all(key.column is not None and not key.operator_class for key in index.keys)

@@ -45,9 +45,6 @@ _SHOWN_OF_LARGE = 1000
 #: What any value counts for at least, in bytes.
 _VALUE_SIZE = 8
 
-#: Classes of SQLSTATE that say nothing of load: bad data, a broken constraint, wrong SQL.
-_PROGRAMMING_ERRORS = ("22", "23", "42")
-
 
 @dataclass(frozen=True, slots=True)
 class Capture:
@@ -233,7 +230,7 @@ class Watch:
         sampler.total_ms += duration_ms
         tally.calls += 1
         tally.total_ms += duration_ms
-        failed = error is not None and (error.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
+        failed = error is not None and error.means_load
         urgent = failed or sampler.is_slow(duration_ms)
         due = sampler.is_due(tally, duration_ms, urgent=urgent)
         if due or self._keep_seen():

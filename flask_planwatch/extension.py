@@ -70,7 +70,7 @@ class PlanWatch:
 
     def clear(self, app: Flask | None = None) -> None:
         """Forget the active findings; what is still wrong will be found again."""
-        self._watcher(app).store.clear()
+        self._watcher(app).clear()
 
     def stats(self, app: Flask | None = None) -> dict[str, Any]:
         """Return the counters of this process.

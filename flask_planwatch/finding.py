@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .plan.pattern import is_subject
 from .plan.scrub import mask
 from .plan.tree import Plan
 from .plan.usage import is_gone
@@ -132,12 +133,21 @@ class Statement:
     bind: str | None = None
 
 
+#: Classes of SQLSTATE that say nothing of load: bad data, a broken constraint, wrong SQL.
+_PROGRAMMING_ERRORS = ("22", "23", "42")
+
+
 @dataclass(frozen=True)
 class StatementError:
     """How a statement failed: the driver's exception class and the SQLSTATE, if there was one."""
 
     name: str
     sqlstate: str | None
+
+    @property
+    def means_load(self) -> bool:
+        """Whether the server had trouble with it; False for bad data and wrong SQL."""
+        return (self.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,9 @@ class Advice:
 
     `summary` is one line: the DDL of an index, or what to write instead. `ddl` holds SQL
     statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python.
-    An empty rendering means that this kind of advice has no such form.
+    An empty rendering means that this kind of advice has no such form. `index_bytes` is the
+    estimated size of the index. `summary` never holds a compared value; if the other renderings do,
+    `public` is the same advice with placeholders.
     """
 
     kind: AdviceKind
@@ -184,9 +196,13 @@ class Advice:
     sqlalchemy: str = ""
     alembic: str = ""
     explanation: str = ""
+    index_bytes: int | None = None
+    public: Advice | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """The advice as JSON-ready data, for `planwatch_advice_data`."""
+        """The advice as JSON-ready data without compared values, for `planwatch_advice_data`."""
+        if self.public is not None:
+            return self.public.as_dict()
         return {
             "kind": str(self.kind),
             "summary": self.summary,
@@ -194,6 +210,7 @@ class Advice:
             "sqlalchemy": self.sqlalchemy,
             "alembic": self.alembic,
             "explanation": self.explanation,
+            "index_bytes": self.index_bytes,
             "verdict": str(self.verdict.status),
             "reason": self.verdict.reason,
             "cost_before": self.verdict.cost_before,
@@ -214,7 +231,8 @@ class Finding:
     """A problem in the plan of one statement.
 
     `relation` is the schema-qualified table, quoted where PostgreSQL would quote it; `subject` is
-    the normalised expression, column list or node that the finding is about. `evidence` holds
+    the normalised expression, column list or node that the finding is about, and `keys` are the
+    columns and expressions of it, one by one. `evidence` holds
     JSON-ready facts (rows, costs, the plan node) without compared values. `scanned` are the
     relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
     Durations are in ms.
@@ -227,6 +245,7 @@ class Finding:
     subject: str
     problem: str
     evidence: dict[str, Any] = field(default_factory=dict, hash=False)
+    keys: tuple[str, ...] = ()
     scanned: tuple[str, ...] = ()
     table_rows: float = 0.0
     advice: tuple[Advice, ...] = ()
@@ -285,7 +304,8 @@ class Skip:
 class Dismissal:
     """Something that looked wrong and, on evidence, is not.
 
-    `by_parameters` is True if other parameters could have turned it into a finding.
+    `by_parameters` is True if other parameters could have turned it into a finding. `rejected` is
+    the best advice that was tried, if the planner would not follow it.
     """
 
     rule: str
@@ -293,17 +313,22 @@ class Dismissal:
     subject: str
     reason: str
     by_parameters: bool = False
+    rejected: Advice | None = None
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The outcome for one captured statement: a plan with its findings, or a Skip."""
+    """The outcome for one captured statement: a plan with its findings, or a Skip.
+
+    `served` are the table and the key of all that indexes served in the plan.
+    """
 
     statement: Statement
     duration_ms: float
     plan: Plan | None = None
     findings: tuple[Finding, ...] = ()
     dismissals: tuple[Dismissal, ...] = ()
+    served: frozenset[tuple[str, str]] = frozenset()
     skip: Skip | None = None
     location: Location | None = None
     endpoint: str | None = None
@@ -323,7 +348,12 @@ class Inspection:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
                 return not dismissal.by_parameters
-        return is_gone(self.plan, set(finding.scanned), finding.subject)
+        # An index that holds the key of a pattern need not answer it.
+        keys = () if is_subject(finding.subject) else finding.keys
+        return any(
+            (finding.relation, key) in self.served or is_gone(self.plan, set(finding.scanned), key)
+            for key in keys or (finding.subject,)
+        )
 
     def replaces(self, finding: Finding) -> bool:
         """Whether one of the findings is an earlier one under another name.

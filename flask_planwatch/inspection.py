@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from . import fingerprint
 from .advice.mapped import MappedTable
+from .advice.proposal import Proposals
 from .advice.verdict import Declined
 from .advising import Adviser
 from .capture import Capture
@@ -23,14 +25,16 @@ from .finding import (
     SkipReason,
     Statement,
 )
+from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
 from .plan.tree import Plan
+from .plan.usage import served
 from .rules import RULES, Rule
 from .server import catalog
-from .server.explain import Query, explain, predicate_query, refuse_several
+from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
 from .server.session import NO_SERVER, ServerError, Session
 from .settings import Settings
 
@@ -39,6 +43,10 @@ CRITICAL_MS = 1000.0
 
 #: So is one that takes this share of the database time that PlanWatch saw.
 CRITICAL_SHARE = 0.2
+
+#: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
+#: the server and back takes as long.
+NEGLIGIBLE_MS = 1.0
 
 #: A share says something only once there is this much time to have a share of, in ms.
 MEANINGFUL_TOTAL_MS = 1000.0
@@ -62,6 +70,7 @@ class Inspector:
     settings: Settings
     session: Session
     mapped_table: Callable[[Capture, Relation], MappedTable | None]
+    proposals: Proposals
     structure: Structure = field(default_factory=Structure)
 
     def inspect(self, capture: Capture) -> Outcome:
@@ -82,32 +91,63 @@ class Inspector:
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
-        adviser = Adviser(self.session, self.settings.verify, query, plan, schema)
-        findings, misses, blocked = [], [], False
-        for rule, suspicion in suspicions(plan, schema, varying):
-            evidence = self._gather(evidence, query, suspicion)
-            result = rule.judge(suspicion, evidence)
-            if isinstance(result, Miss):
-                misses.append(result)
+        hits, dismissals = self._judge(query, evidence, suspicions(plan, schema, varying))
+        drafts = {id(hit): _finding(capture, hit) for hit in hits}
+        hits = [hit for hit in hits if not self._ignored(drafts[id(hit)])]
+        adviser = Adviser(
+            session=self.session,
+            verify=self.settings.verify,
+            show_values=self.settings.show_parameters,
+            query=query,
+            plan=plan,
+            schema=schema,
+            mapped=partial(self.mapped_table, capture),
+            proposed=self.proposals.others(origin),
+        )
+        findings, blocked = [], False
+        for hit, answer in zip(hits, adviser.advise(hits), strict=True):
+            if isinstance(answer, Declined):
+                dismissals.append(_declined(hit, answer))
                 continue
-            finding = _finding(capture, result)
-            if self._ignored(finding):
-                continue
-            mapped = self.mapped_table(capture, suspicion.relation)
-            advised = adviser.advise(result, mapped)
-            if isinstance(advised, Declined):
-                misses.append(Miss(suspicion, advised.reason, by_parameters=True))
-                continue
-            blocked = blocked or advised.blocked
-            findings.append(replace(finding, advice=advised.advice))
+            blocked = blocked or answer.blocked
+            draft = drafts[id(hit)]
+            problem = " ".join(
+                filter(None, [draft.problem, answer.remark, _basis(capture, hit, schema)])
+            )
+            findings.append(replace(draft, problem=problem, advice=answer.advice))
+        self.proposals.keep(origin, adviser.chosen)
         findings.sort(key=lambda finding: (finding.severity.rank, -finding.table_rows))
         inspection = inspection_of(
             capture,
             plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),
             findings=tuple(findings),
-            dismissals=tuple(_dismissal(miss) for miss in misses),
+            dismissals=tuple(dismissals),
+            served=served(plan, schema),
         )
         return Outcome(inspection, blocked)
+
+    def _judge(
+        self, query: Query, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
+    ) -> tuple[list[Hit], list[Dismissal]]:
+        """Return what the evidence confirms, and what it does not.
+
+        A predicate belongs to the first rule that does not call it another's.
+        """
+        hits, dismissals = [], []
+        claimed: set[tuple[str, str]] = set()
+        for rule, suspicion in suspected:
+            if suspicion.predicate in claimed:
+                continue
+            evidence = self._gather(evidence, query, suspicion)
+            result = rule.judge(suspicion, evidence)
+            if isinstance(result, Miss) and result.foreign:
+                continue
+            claimed.add(suspicion.predicate)
+            if isinstance(result, Miss):
+                dismissals.append(_dismissal(result))
+            else:
+                hits.append(result)
+        return hits, dismissals
 
     def _evidence(
         self, capture: Capture, plan: Plan, schema: Schema, varying: frozenset[str]
@@ -131,15 +171,17 @@ class Inspector:
         forced = evidence.seqscan_off
         if Need.SEQSCAN_OFF in suspicion.needs and forced is None:
             forced = explain(self.session, query, seqscan=False)
-        alone = None
+        alone = own_type = None
         if Need.PREDICATE_ALONE in suspicion.needs:
-            alone = self._explain_alone(suspicion)
-        return replace(evidence, seqscan_off=forced, alone=alone)
+            alone = self._explain_alone(predicate_query(suspicion))
+        if Need.OWN_TYPE in suspicion.needs:
+            own_type = self._explain_alone(own_type_query(suspicion))
+        return replace(evidence, seqscan_off=forced, alone=alone, own_type=own_type)
 
-    def _explain_alone(self, suspicion: Suspicion) -> Plan | None:
-        """Return the plan of the predicate alone, None if the server cannot plan it that way."""
+    def _explain_alone(self, query: Query) -> Plan | None:
+        """Return the plan of a predicate alone, None if the server cannot plan it that way."""
         try:
-            return explain(self.session, predicate_query(suspicion), seqscan=False)
+            return explain(self.session, query, seqscan=False)
         except ServerError as error:
             if error.reason in NO_SERVER:
                 raise
@@ -171,6 +213,7 @@ def _finding(capture: Capture, hit: Hit) -> Finding:
         subject=suspicion.shown,
         problem=hit.problem,
         evidence=hit.evidence,
+        keys=tuple(mask(key, keep_names=not suspicion.holds_value) for key in suspicion.keys),
         scanned=suspicion.scanned,
         table_rows=hit.rows,
         location=capture.location,
@@ -182,18 +225,19 @@ def _finding(capture: Capture, hit: Hit) -> Finding:
 
 
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:
-    """Return what the rules suspect; a predicate belongs to the first rule that claims it."""
-    claimed: set[tuple[str, str]] = set()
+    """Return what the rules suspect, in the order of their precedence."""
     found = []
     for rule in RULES:
         for suspicion in rule.suspect(plan, schema):
-            predicate = (suspicion.relation.key, suspicion.subject)
-            if predicate not in claimed:
-                claimed.add(predicate)
-                text = suspicion.operand.text
-                unsafe = holds_value(text) or mask(text) in varying
-                found.append((rule, replace(suspicion, holds_value=unsafe)))
+            texts = [one.operand.text for one in suspicion.comparisons if _is_expression(one)]
+            unsafe = any(holds_value(text) or mask(text) in varying for text in texts)
+            found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
+
+
+def _is_expression(comparison: Comparison) -> bool:
+    """Whether the operand is what an index would hold, and no plain column."""
+    return comparison.operator != "" and comparison.column is None
 
 
 def _types(parameters: Any) -> frozenset[str]:
@@ -220,6 +264,7 @@ def inspection_of(
     plan: Plan | None = None,
     findings: tuple[Finding, ...] = (),
     dismissals: tuple[Dismissal, ...] = (),
+    served: frozenset[tuple[str, str]] = frozenset(),
     skip: Skip | None = None,
 ) -> Inspection:
     """Return the Inspection of a capture with what was found, or why it was skipped."""
@@ -229,6 +274,7 @@ def inspection_of(
         plan=plan,
         findings=findings,
         dismissals=dismissals,
+        served=served,
         skip=skip,
         location=capture.location,
         endpoint=capture.endpoint,
@@ -237,14 +283,32 @@ def inspection_of(
 
 
 def _severity(capture: Capture, hit: Hit) -> Severity:
-    if capture.error is not None or capture.duration_ms >= CRITICAL_MS:
+    failed = capture.error is not None and capture.error.means_load
+    if failed or capture.duration_ms >= CRITICAL_MS:
         return Severity.CRITICAL
     if hit.small:
         return Severity.INFO
     enough = capture.all_total_ms >= MEANINGFUL_TOTAL_MS
     if enough and capture.total_ms / capture.all_total_ms >= CRITICAL_SHARE:
         return Severity.CRITICAL
+    if capture.duration_ms < NEGLIGIBLE_MS and not enough:
+        return Severity.INFO
     return Severity.WARNING
+
+
+def _basis(capture: Capture, hit: Hit, schema: Schema) -> str:
+    """Return what a finding rests on: executions, elapsed time, and how far rows are known."""
+    times = "once" if capture.calls == 1 else f"{capture.calls:,} times"
+    said = [f"ran {times} so far, {capture.duration_ms:,.1f} ms this time"]
+    leaves = schema.leaves(hit.suspicion.relation)
+    if not any(leaf.has_statistics for leaf in leaves):
+        said.append("the table was never analysed, so its rows are a guess")
+    return f"({'; '.join(said)})"
+
+
+def _declined(hit: Hit, declined: Declined) -> Dismissal:
+    miss = Miss(hit.suspicion, declined.reason, declined.by_parameters)
+    return replace(_dismissal(miss), rejected=declined.rejected)
 
 
 def _dismissal(miss: Miss) -> Dismissal:

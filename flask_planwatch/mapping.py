@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import JSON, Column, MetaData, Table, inspect
+from sqlalchemy import JSON, Column, MetaData, Table, UniqueConstraint, inspect, make_url
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, registry
 
-from .advice.mapped import MappedTable
+from .advice.mapped import DeclaredIndex, MappedTable
 from .plan.schema import Relation
+
+#: Renders expressions; no driver is needed for that.
+_POSTGRESQL = make_url("postgresql://").get_dialect()()
 
 
 class Mappings:
@@ -124,7 +127,35 @@ def _described(mapper: Mapper[Any], table: Table, attributes: dict[str, str]) ->
         metadata_key=table.key,
         attributes=attributes,
         json_columns=frozenset(column.name for column in table.columns if _has_astext(column)),
+        column_keys={
+            column.name: column.key for column in table.columns if column.key != column.name
+        },
+        indexes=tuple(_declared(table, f"{mapper.class_.__qualname__}.__table__")),
     )
+
+
+def _declared(table: Table, name: str) -> Iterator[DeclaredIndex]:
+    """Yield the plain indexes and unique constraints that a table declares, by name."""
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        options = index.dialect_options["postgresql"]
+        special = options.get("using") or options.get("where") is not None or options.get("ops")
+        if index.name and not special:
+            yield DeclaredIndex(str(index.name), name, tuple(map(_text, index.expressions)))
+    for constraint in table.constraints:
+        if isinstance(constraint, UniqueConstraint) and constraint.name:
+            keys = tuple(column.name for column in constraint.columns)
+            yield DeclaredIndex(str(constraint.name), name, keys)
+
+
+def _text(expression: Any) -> str:
+    """Return a column's name, or an expression as CREATE INDEX would have it."""
+    if isinstance(expression, Column):
+        return expression.name
+    compiled = expression.compile(
+        dialect=_POSTGRESQL,
+        compile_kwargs={"literal_binds": True, "include_table": False},
+    )
+    return str(compiled)
 
 
 def _has_astext(column: Column[Any]) -> bool:

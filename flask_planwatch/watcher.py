@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from . import signals
 from .advice.mapped import MappedTable
+from .advice.proposal import Proposals
 from .capture import Capture, Watch
 from .finding import Inspection, Skip, SkipReason
 from .inspection import Inspector, Outcome, inspection_of, statement_of
@@ -139,6 +140,12 @@ class Watcher:
         if watched is not None:
             watched.stop()
 
+    def clear(self) -> None:
+        """Forget the active findings, and what they propose."""
+        self.store.clear()
+        for watched in list(self._engines.values()):
+            watched.proposals.clear()
+
     def stats(self) -> dict[str, Any]:
         """Return the counters; PlanWatch.stats describes them."""
         sampler = self._sampler
@@ -246,6 +253,8 @@ class _WatchedEngine:
             sink=lambda: self,
             keep_seen=lambda: watcher.has_panel,
         )
+        #: What is proposed for the statements of this engine.
+        self.proposals = Proposals()
         self._watcher = watcher
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         event.listen(engine, "engine_disposed", self._disposed)
@@ -257,7 +266,9 @@ class _WatchedEngine:
 
     @cached_property
     def _inspector(self) -> Inspector:
-        return Inspector(self._watcher.settings, self.session, self._watcher.mapped_table)
+        return Inspector(
+            self._watcher.settings, self.session, self._watcher.mapped_table, self.proposals
+        )
 
     def submit(self, capture: Capture) -> Ticket | None:
         """Hand a capture to the worker."""

@@ -64,12 +64,13 @@ def column_key(relation: Relation, name: str) -> Key:
     return Key(relation.quoted_column(name), name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """An index that might serve.
+    """An index that might serve. Two are equal if they would be the same index.
 
     `include` are columns, unquoted, that the index only carries; `predicate` is the condition of a
-    partial index. `taken` are names that belong to other indexes.
+    partial index. `taken` are names that belong to other indexes. `extension` provides the operator
+    class, if it has to be created first.
     """
 
     relation: Relation
@@ -79,11 +80,23 @@ class Candidate:
     method: str = "btree"
     include: tuple[str, ...] = ()
     predicate: str = ""
+    extension: str = ""
+    given_name: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str]:
+        return (self.relation.key, self.body)
 
     @property
     def name(self) -> str:
-        """A name that is free and tells the table and the keys."""
-        return index_name(self.relation, self.words, self.taken)
+        """A name that is free and tells the table and the keys, unless one was given."""
+        return self.given_name or index_name(self.relation, self.words, self.taken)
 
     @property
     def words(self) -> str:
@@ -119,9 +132,15 @@ class Candidate:
         PostgreSQL refuses CONCURRENTLY on a partitioned table, so there the parent gets an empty
         index first, and each partition's own index is attached to it.
         """
+        first = tuple([self.create_extension] if self.extension else [])
         if not self.relation.partitioned:
-            return (f"CREATE INDEX CONCURRENTLY {quote(self.name)} {self.definition}",)
-        return tuple(self._partitioned_ddl(self.relation, self.name, set(self.taken)))
+            return (*first, f"CREATE INDEX CONCURRENTLY {quote(self.name)} {self.definition}")
+        return (*first, *self._partitioned_ddl(self.relation, self.name, set(self.taken)))
+
+    @property
+    def create_extension(self) -> str:
+        """The statement that creates the extension."""
+        return f"CREATE EXTENSION IF NOT EXISTS {quote(self.extension)}"
 
     @property
     def drop(self) -> str:

@@ -7,13 +7,27 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class DeclaredIndex:
+    """An index or a unique constraint of a Table, which `table` names as Python.
+
+    `keys` are the names of its columns, and its expressions as SQLAlchemy renders them.
+    """
+
+    name: str
+    table: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MappedTable:
     """A table that SQLAlchemy knows.
 
     `module` and `class_name` name the class that maps the table, or, if none does, a class whose
     metadata holds it. `attributes` maps each column to the class's attribute; it is empty if no
     class maps the table. `json_columns` are those with PostgreSQL's JSON types, whose comparator
-    has `.astext`. `metadata_key` is the table's key in the metadata.
+    has `.astext`. `metadata_key` is the table's key in the metadata. `indexes` are those that the
+    code declares, whether they exist or not. `column_keys` maps a column to its key in the table
+    where that is another one.
     """
 
     module: str
@@ -21,3 +35,5 @@ class MappedTable:
     metadata_key: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     json_columns: frozenset[str] = frozenset()
+    indexes: tuple[DeclaredIndex, ...] = ()
+    column_keys: Mapping[str, str] = field(default_factory=dict)

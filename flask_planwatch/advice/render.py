@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+from collections.abc import Sequence
 
 from sqlglot import expressions as sql
 
@@ -21,8 +22,10 @@ def sqlalchemy_index(candidate: Candidate, mapped: MappedTable | None) -> str:
     """Return Python that defines the index on the mapped class, or on the table without one."""
     table, imports = _table(candidate, mapped)
     columns = _Columns(mapped, table)
-    keys = [_sqlalchemy_key(key, columns) for key in candidate.keys]
-    arguments = ", ".join([_string(candidate.name), *keys, *_options(candidate, "text")])
+    classes: dict[str, str] = {}
+    keys = [_sqlalchemy_key(key, columns, classes) for key in candidate.keys]
+    options = _options(candidate, "text", classes)
+    arguments = ", ".join([_string(candidate.name), *keys, *options])
     code = f"Index({arguments})"
     names = [name for name in ("func", "text") if re.search(rf"\b{name}[.(]", code)]
     if all(key.startswith("text(") for key in keys):
@@ -30,7 +33,8 @@ def sqlalchemy_index(candidate: Candidate, mapped: MappedTable | None) -> str:
         code = f"{table_object}.append_constraint({code})"
     names += ["Index"] if mapped else ["Index", "MetaData", "Table"]
     names.sort(key=lambda name: (name.islower(), name))
-    return "\n".join([f"from sqlalchemy import {', '.join(names)}", *imports, "", code])
+    first = [f"# First: {candidate.create_extension}"] if candidate.extension else []
+    return "\n".join([f"from sqlalchemy import {', '.join(names)}", *imports, "", *first, code])
 
 
 def alembic_operation(candidate: Candidate) -> str:
@@ -44,15 +48,21 @@ def alembic_operation(candidate: Candidate) -> str:
         downgrade = [f"        op.execute({_sql_text(candidate.drop)})"]
         imports = ["from alembic import op"]
     else:
+        first: list[str] = []
         table = _string(candidate.relation.name)
+        classes: dict[str, str] = {}
+        keys = [_alembic_key(key, classes) for key in candidate.keys]
         schema = [f"            {argument}," for argument in _schema_argument(candidate)]
+        if candidate.extension:
+            first = [f"        op.execute({_sql_text(candidate.create_extension)})"]
         upgrade = [
+            *first,
             "        op.create_index(",
             f"            {_string(candidate.name)},",
             f"            {table},",
-            f"            [{', '.join(_alembic_key(key) for key in candidate.keys)}],",
+            f"            [{', '.join(keys)}],",
             *schema,
-            *(f"            {option}," for option in _options(candidate, "sa.text")),
+            *(f"            {option}," for option in _options(candidate, "sa.text", classes)),
             "            postgresql_concurrently=True,",
             "        )",
         ]
@@ -76,16 +86,24 @@ def alembic_operation(candidate: Candidate) -> str:
     )
 
 
-def _sqlalchemy_key(key: Key, columns: _Columns) -> str:
-    """Return a key as an argument of Index(); what has no Python form stays SQL text."""
+def _sqlalchemy_key(key: Key, columns: _Columns, classes: dict[str, str]) -> str:
+    """Return a key as an argument of Index(); what has no Python form stays SQL text.
+
+    Its operator class is added to `classes` by the name that SQLAlchemy knows the key by.
+    """
+    ordered = key.descending or key.nulls
     try:
         structure = parse(key.term)
-        # An operator class is named by the column's key, which an expression has not.
-        if structure is None or key.operator_class:
+        # SQLAlchemy finds no operator class for a key with a direction.
+        if structure is None or (key.operator_class and ordered):
             raise _NoPython
         code = _python(structure, columns)
     except _NoPython:
         return f"text({_sql_text(str(key))})"
+    if key.operator_class:
+        name = columns.key(key.column) if key.column is not None else f"key{len(classes) + 1}"
+        classes[name] = key.operator_class
+        return code if key.column is not None else f"{code}.label({_string(name)})"
     direction = ".desc()" if key.descending else ""
     nulls = {"FIRST": ".nulls_first()", "LAST": ".nulls_last()", "": ""}[key.nulls]
     if nulls and not direction:
@@ -93,22 +111,35 @@ def _sqlalchemy_key(key: Key, columns: _Columns) -> str:
     return f"{code}{direction}{nulls}"
 
 
-def _alembic_key(key: Key) -> str:
-    plain = key.column is not None and not key.ordering
-    return _string(key.column or "") if plain else f"sa.text({_sql_text(str(key))})"
+def _alembic_key(key: Key, classes: dict[str, str]) -> str:
+    if key.column is None or key.descending or key.nulls:
+        return f"sa.text({_sql_text(str(key))})"
+    if key.operator_class:
+        classes[key.column] = key.operator_class
+    return _string(key.column)
 
 
-def _options(candidate: Candidate, text: str) -> list[str]:
+def _options(candidate: Candidate, text: str, classes: dict[str, str]) -> list[str]:
     """Return the keyword arguments that Index() and create_index() have in common."""
     options = []
     if candidate.method != "btree":
         options.append(f"postgresql_using={_string(candidate.method)}")
+    if classes:
+        named = ", ".join(f"{_string(key)}: {_string(name)}" for key, name in classes.items())
+        options.append(f"postgresql_ops={{{named}}}")
     if candidate.include:
         names = ", ".join(_string(name) for name in candidate.include)
         options.append(f"postgresql_include=[{names}]")
     if candidate.predicate:
         options.append(f"postgresql_where={text}({_sql_text(candidate.predicate)})")
     return options
+
+
+def alembic_execute(statements: Sequence[str]) -> str:
+    """Return the upgrade function of a migration that runs SQL outside a transaction."""
+    lines = [f"        op.execute({_sql_text(statement)})" for statement in statements]
+    block = "    with op.get_context().autocommit_block():"
+    return "\n".join(["from alembic import op", "", "", "def upgrade():", block, *lines])
 
 
 class _Columns:
@@ -127,6 +158,10 @@ class _Columns:
         if column.isidentifier() and not keyword.iskeyword(column):
             return f"{self._table}.c.{column}"
         return f"{self._table}.c[{_string(column)}]"
+
+    def key(self, column: str) -> str:
+        """Return the name by which SQLAlchemy finds the column in its table."""
+        return self._mapped.column_keys.get(column, column) if self._mapped else column
 
     def is_json(self, column: str) -> bool:
         """Whether the attribute has the comparator of PostgreSQL's JSON types."""

@@ -16,6 +16,9 @@ _MOMENTS = ("timestamp", "date")
 #: What to_char makes of a moment from the year down, and the period that it names.
 _PERIODS = {"YYYY": "year", "YYYY-MM": "month", "YYYYMM": "month", "YYYY-MM-DD": "day"}
 
+#: Comparisons of a text with a pattern.
+_PATTERNS = frozenset({"~~", "~~*", "~", "~*", "^@"})
+
 
 def rewrite(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> Advice:
     """Return the advice for an expression that is STABLE or VOLATILE."""
@@ -59,7 +62,11 @@ def _best(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> tuple
     column = relation.column(names[0]) if len(names) == 1 else None
     if structure is None or column is None:
         return _compare_alone(names)
-    attribute = _attribute(column.name, relation.name, mapped)
+    attribute = attribute_of(column.name, relation.name, mapped)
+    if comparison == "@@":
+        return _name_the_configuration(column.name, attribute)
+    if comparison in _PATTERNS:
+        return _without_pattern(column.name, column.type, attribute)
     if column.type.startswith(_MOMENTS):
         if (period := _period(structure)) is not None:
             return _half_open_range(column.name, attribute, period, comparison)
@@ -120,6 +127,36 @@ def _half_open_range(
         f"A range on the bare column can use a plain index on {column}; work out both ends in "
         "Python, in the time zone that is meant.",
         code,
+    )
+
+
+def _name_the_configuration(column: str, attribute: str) -> tuple[str, str, str]:
+    return (
+        "name the configuration of the full text search on both sides: "
+        f"to_tsvector('english', {column}) @@ websearch_to_tsquery('english', …)",
+        "Without a name, both sides are made by the setting default_text_search_config of the "
+        "session. With one, to_tsvector is IMMUTABLE, and a GIN index on that expression is "
+        "possible; write the configuration in which the texts are, and the same in the index.",
+        f'.where(func.to_tsvector("english", {attribute})'
+        '.bool_op("@@")(func.websearch_to_tsquery("english", value)))',
+    )
+
+
+def _without_pattern(column: str, type_name: str, attribute: str) -> tuple[str, str, str]:
+    """Say it by values of the column's own type instead of a pattern on its text."""
+    if type_name.startswith(_MOMENTS):
+        return (
+            f"compare {column} with a half-open range instead of a pattern: {column} >= start AND "
+            f"{column} < end",
+            f"A range on the bare column can use a plain index on {column}; work out both ends in "
+            "Python, in the time zone that is meant.",
+            f".where({attribute} >= start, {attribute} < end)",
+        )
+    return (
+        f"compare {column} with the values that the pattern stands for, in its own type, "
+        f"{type_name}: {column} IN (…)",
+        f"The bare column can use a plain index on {column}.",
+        f".where({attribute}.in_(values))  # values of the column's own type",
     )
 
 
@@ -186,7 +223,8 @@ def _compare_alone(names: tuple[str, ...]) -> tuple[str, str, str]:
     )
 
 
-def _attribute(column: str, table: str, mapped: MappedTable | None) -> str:
+def attribute_of(column: str, table: str, mapped: MappedTable | None) -> str:
+    """Return how the app's code names a column; `mapped` is None if no class maps its table."""
     if mapped and column in mapped.attributes:
         return f"{mapped.class_name}.{mapped.attributes[column]}"
     return f"{table}.c.{column}"

@@ -1,79 +1,128 @@
-"""Turns the planner's answer to a candidate index into a verdict."""
+"""Turns the planner's answer to candidate indexes into a verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..finding import Verdict, VerdictStatus
-from ..plan.evidence import Suspicion
-from ..plan.tree import Plan
-from ..plan.usage import indexed_in
+from ..finding import Advice, Verdict, VerdictStatus
+from ..plan.evidence import Hit, Suspicion
+from ..plan.tree import Node, Plan
+from ..plan.usage import MAX_USEFUL_SHARE, indexed_in
+from .search import Attempt
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The plans with a candidate index in place, by HypoPG or built and rolled back.
+    """What the planner does with one candidate in place, by HypoPG or built and rolled back.
 
-    `forced` is the plan with sequential scans off, `alone` that of the predicate alone, where the
-    whole statement may hide the index. `measured` tells whether the expression had
-    statistics, so that the costs are more than a default guess.
+    `forced` is the attempt with sequential scans off, `alone` that of the predicate alone, where
+    the whole statement may hide the index. `measured` tells whether all keys have statistics, so
+    that the costs are more than a default guess.
     """
 
     method: str
-    index: str
-    plan: Plan
-    forced: Plan
+    attempt: Attempt
+    forced: Attempt
     measured: bool
-    alone: Plan | None = None
+    alone: Attempt | None = None
 
 
 @dataclass(frozen=True)
 class Declined:
-    """The planner could use the index and would rather not: its own plan is the better one."""
+    """The planner would not follow an advice: its own plan is the better one, or nearly as good.
+
+    `rejected` is the best index that was tried, None if there was none.
+    """
 
     reason: str
+    rejected: Advice | None = None
+    by_parameters: bool = True
 
 
-def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) -> Verdict | Declined:
-    """Return what a trial proves.
+def saving(before: float, after: float) -> float:
+    """Return the share of the cost that is saved."""
+    return 1 - after / before if before > 0 else 0.0
+
+
+def passes_much(before: Plan, hit: Hit) -> bool:
+    """Whether a plan expects most of the rows that are read to pass, so that no index spares much.
+
+    Unlike a rule, this plan may know the statistics of an expression.
+    """
+    if hit.suspicion.other_rows is not None or not hit.suspicion.comparisons:
+        return False
+    scanned, names = hit.suspicion.scanned, {scan.alias for scan in hit.suspicion.scans}
+    passing = sum(
+        scan.rows
+        for scan in before.scans
+        if scan.qualified_relation in scanned and scan.alias in names
+    )
+    return passing > hit.rows * MAX_USEFUL_SHARE
+
+
+def verified(
+    suspicion: Suspicion, before: Plan, after: Plan, *, method: str, guess: bool
+) -> Verdict:
+    """Return the verdict on an index that the planner uses, and that is worth it."""
+    return Verdict(
+        VerdictStatus.VERIFIED,
+        "the planner used the index",
+        cost_before=before.total_cost,
+        cost_after=after.total_cost,
+        guess=guess,
+        method=method,
+        proof=_proof(before, after, suspicion),
+    )
+
+
+def too_little(before: float, after: float, wanted: float, *, method: str, guess: bool) -> Verdict:
+    """Return the verdict on an index that saves less of the cost than the share `wanted`."""
+    reason = (
+        f"it lowers the cost of the statement by {saving(before, after):.0%}, less than "
+        f"{wanted:.0%}"
+    )
+    if guess:
+        return Verdict(
+            VerdictStatus.UNTESTED,
+            f"{reason}, as far as the planner can guess without statistics of the expression; "
+            'PLANWATCH_VERIFY = "build" would measure it',
+            method=method,
+        )
+    return Verdict(
+        VerdictStatus.REJECTED, reason, cost_before=before, cost_after=after, method=method
+    )
+
+
+def verdict_on_one(trial: Trial, suspicion: Suspicion, *, small: bool) -> Verdict | Declined:
+    """Return what the trial of a single index proves that is in no chosen set.
 
     The proof is structure: the predicate is answered by that index, instead of being computed row
     by row. A cost that fell proves nothing by itself.
     """
-    if _uses(trial.plan, trial.index, suspicion):
-        return Verdict(
-            VerdictStatus.VERIFIED,
-            "the planner used the index",
-            cost_before=before.total_cost,
-            cost_after=trial.plan.total_cost,
-            guess=not trial.measured,
-            method=trial.method,
-            proof=_proof(trial.plan, suspicion),
-        )
-    applicable = _uses(trial.forced, trial.index, suspicion)
+    applicable = _uses(trial.forced, suspicion)
     if applicable and small:
         return Verdict(
             VerdictStatus.VERIFIED,
             "the planner used the index once sequential scans were off, as it will when the table "
             "has grown",
             method=trial.method,
-            proof=_proof(trial.forced, suspicion),
+            proof=_proof(trial.attempt.plan, trial.forced.plan, suspicion),
         )
-    if applicable and not trial.measured:
+    if (applicable or _uses(trial.attempt, suspicion)) and not trial.measured:
         return Verdict(
             VerdictStatus.UNTESTED,
             "the planner can use the index, but would rather not as long as it can only guess how "
             'many rows match; PLANWATCH_VERIFY = "build" would measure it',
             method=trial.method,
         )
-    if trial.alone is not None and _uses(trial.alone, trial.index, suspicion):
+    if trial.alone is not None and trial.alone.used and indexed_in(trial.alone.plan, suspicion):
         return Verdict(
             VerdictStatus.UNTESTED,
             "the planner used the index for this predicate alone, but HypoPG could not show it in "
             'the whole statement; PLANWATCH_VERIFY = "build" would',
             method=trial.method,
         )
-    if applicable:
+    if applicable or _uses(trial.attempt, suspicion):
         return Declined("with an index to choose, the planner would rather not use it")
     return Verdict(
         VerdictStatus.REJECTED,
@@ -83,20 +132,29 @@ def verdict(trial: Trial, suspicion: Suspicion, before: Plan, *, small: bool) ->
     )
 
 
-def _uses(plan: Plan, index: str, suspicion: Suspicion) -> bool:
-    """Whether this index answers the suspicious predicate. Partitions have indexes of their own."""
-    named = suspicion.relation.partitioned or any(node.index == index for node in plan.nodes)
-    return named and indexed_in(plan, suspicion)
+def _uses(attempt: Attempt, suspicion: Suspicion) -> bool:
+    """Whether the index answers the suspicious predicate, or delivers the order."""
+    if not attempt.used:
+        return False
+    return not suspicion.comparisons or indexed_in(attempt.plan, suspicion) or _sorts(attempt.plan)
 
 
-def _proof(plan: Plan, suspicion: Suspicion) -> tuple[str, ...]:
-    scan = suspicion.scans[0]
-    after = [
-        node.title
-        for node in plan.scans
-        if node.qualified_relation == scan.qualified_relation and node.title != scan.title
-    ]
-    return (
-        f"{suspicion.subject} was computed row by row and is now an index condition",
-        *(f"{scan.title} became {title}" for title in after[:1]),
-    )
+def _sorts(plan: Plan) -> bool:
+    return not any(node.sort_keys for node in plan.nodes)
+
+
+def _proof(before: Plan, after: Plan, suspicion: Suspicion) -> tuple[str, ...]:
+    """Return what changed in the plan, a line each."""
+    lines = []
+    if suspicion.comparisons and indexed_in(after, suspicion):
+        lines.append(f"{suspicion.shown} was computed row by row and is now an index condition")
+    if any(node.sort_keys for node in before.nodes) and _sorts(after):
+        lines.append("the rows come from the index in the order that is asked for, without a Sort")
+    was = next(iter(suspicion.scans), None)
+    now = [node for node in after.scans if was and node.qualified_relation in suspicion.scanned]
+    lines += [f"{was.title} became {node.title}" for node in now[:1] if was and _differs(was, node)]
+    return tuple(lines)
+
+
+def _differs(was: Node, node: Node) -> bool:
+    return node.title != was.title

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot.tokens import TokenType
 
@@ -21,6 +22,13 @@ SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 #: dexter (https://github.com/ankane/dexter) leaves statements below this cost alone.
 MIN_INDEX_SCAN_COST = 100.0
 
+#: Casts that change a type's label and nothing else: an index on the column still serves.
+RELABELLED = frozenset(
+    {("character varying", "text"), ("character varying[]", "text[]"), ("cidr", "inet")}
+)
+
+_NUMBERED = re.compile(r"_\d+$")
+
 _TRUE = Operand("true", ())
 _FALSE = Operand("false", ())
 _NULL = Operand("NULL", ())
@@ -33,7 +41,7 @@ class Comparison:
     `scan` reads that relation, `relation` is what the catalog says of it; `node` tests the
     predicate, as a condition of this `kind`. `operator` reads as if `operand` stood on the left:
     a comparison, `= ANY`, `IS NULL`, `IS NOT NULL`, or nothing if the predicate has none.
-    `conjunct` is the whole predicate.
+    `conjunct` is the whole predicate, `loops` how often the scan is expected to run.
     """
 
     scan: Node
@@ -44,6 +52,7 @@ class Comparison:
     operand: Operand
     other: Operand
     operator: str
+    loops: float = 1.0
 
     @property
     def answered(self) -> bool:
@@ -51,9 +60,27 @@ class Comparison:
         return self.kind in INDEX_CONDITIONS
 
     @property
+    def column(self) -> str | None:
+        """The column if the operand is nothing but one; see plain_column."""
+        return plain_column(self.operand, self.relation)
+
+    @property
     def joins(self) -> bool:
         """Whether the node is a join that compares its two sides."""
         return self.kind in JOIN_CONDITIONS and len(self.node.children) >= 2
+
+    @property
+    def condition(self) -> str:
+        """The whole predicate as the condition of a partial index would have it."""
+        return Operand(self.conjunct.text, ()).without_alias()
+
+    def of(self, conjunct: Conjunct) -> Iterator[Comparison]:
+        """Yield the comparisons in a part of this predicate, tested at the same place."""
+        for operand, other, operator in _sides(conjunct):
+            if operand.aliases == {self.scan.alias}:
+                yield replace(
+                    self, conjunct=conjunct, operand=operand, other=other, operator=operator
+                )
 
     @property
     def costly(self) -> bool:
@@ -66,6 +93,13 @@ class Comparison:
             return False
         return self.scan.reads_all_rows or self.scan.total_cost >= MIN_INDEX_SCAN_COST
 
+    @property
+    def repeated(self) -> bool:
+        """Whether it is tested on what an index finds, but so often that this costs a lot."""
+        if self.answered or self.node is not self.scan or self.costly:
+            return False
+        return self.scan.total_cost * self.loops >= MIN_INDEX_SCAN_COST
+
 
 def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
     """Yield each comparison with one relation's columns on a side, in the order of the plan.
@@ -73,7 +107,12 @@ def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
     Relations on which nobody creates an index are left out, and so is what PostgreSQL reads as a
     sub-query's result.
     """
-    scans = {scan.alias: scan for scan in plan.scans if scan.alias and scan.type in SCANS}
+    scans: dict[str, Node] = {}
+    for reader in plan.scans:
+        if reader.alias and reader.type in SCANS:
+            scans[reader.alias] = reader
+            # What joins or sorts the partitions together names their parent.
+            scans.setdefault(family_alias(reader, schema), reader)
     for node in plan.nodes:
         for kind, condition in node.conditions:
             for conjunct in conjuncts(condition):
@@ -82,8 +121,44 @@ def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
                     relation = schema.get(scan.qualified_relation) if scan else None
                     if scan is not None and relation is not None and _can_have_index(relation):
                         yield Comparison(
-                            scan, relation, node, kind, conjunct, operand, other, operator
+                            scan,
+                            relation,
+                            node,
+                            kind,
+                            conjunct,
+                            operand,
+                            other,
+                            operator,
+                            plan.loops[id(scan)],
                         )
+
+
+def family_alias(scan: Node, schema: Schema) -> str:
+    """Return the alias that a statement gives to a table; PostgreSQL numbers its partitions."""
+    relation = schema.get(scan.qualified_relation)
+    alias = scan.alias or ""
+    if relation is None or relation.root == relation.key:
+        return alias
+    return _NUMBERED.sub("", alias)
+
+
+def plain_column(operand: Operand, relation: Relation) -> str | None:
+    """Return the column that an operand is, also in a cast that only changes its type's label."""
+    if operand.cast_column is None:
+        return operand.column
+    name, target = operand.cast_column
+    column = relation.column(name)
+    if column is None:
+        return None
+    base = re.sub(r"\(.*?\)", "", column.type)
+    wanted = re.sub(r"\(.*?\)", "", target)
+    return name if base == wanted or (base, wanted) in RELABELLED else None
+
+
+def key_of(operand: Operand, relation: Relation) -> str:
+    """Return an operand as the key of an index: the quoted column, or the expression as printed."""
+    name = plain_column(operand, relation)
+    return relation.quoted_column(name) if name is not None else operand.without_alias()
 
 
 def other_side(join: Node, scan: Node) -> Node:
@@ -122,6 +197,9 @@ def _without_operator(conjunct: Conjunct) -> tuple[Operand, Operand, str]:
         return _cut(whole, 0, tokens[-2].start), _NULL, "IS NULL"
     if kinds[-3:] == [TokenType.IS, TokenType.NOT, TokenType.NULL]:
         return _cut(whole, 0, tokens[-3].start), _NULL, "IS NOT NULL"
+    if kinds[-2:-1] == [TokenType.IS] and kinds[-1] in (TokenType.TRUE, TokenType.FALSE):
+        value = _TRUE if kinds[-1] is TokenType.TRUE else _FALSE
+        return _cut(whole, 0, tokens[-2].start), value, "="
     if kinds[:1] == [TokenType.NOT]:
         inner = _cut(whole, tokens[0].end + 1, len(whole.text))
         return (inner, _FALSE, "=") if inner.column else (whole, _NULL, "")

@@ -20,6 +20,8 @@ class Need(StrEnum):
     SEQSCAN_OFF = "seqscan-off"
     #: The suspicious predicate alone on its relation, with sequential scans switched off.
     PREDICATE_ALONE = "predicate-alone"
+    #: The same with the bare column in place of its cast.
+    OWN_TYPE = "own-type"
 
 
 class Remedy(StrEnum):
@@ -43,9 +45,8 @@ class Suspicion:
     nodes that read the relation, and `comparisons` the predicates that are tested row by row; both
     are empty if the plan does not show them. `other_rows` is the number of rows that the other side
     of a join is expected to deliver, None for a predicate of one relation. `holds_value` tells that
-    a constant in the subject is no part of the structure, `needs_proof` that only the planner can
-    tell whether an index would be worth having. `method` is the index's access method, with the
-    operator class if it is not the default one, and the extension that this one belongs to.
+    a constant in the subject is no part of the structure. `method` is the index's access method,
+    with the operator class if it is not the default one, and the extension that this one needs.
     """
 
     rule: str
@@ -57,7 +58,6 @@ class Suspicion:
     needs: frozenset[Need] = frozenset()
     other_rows: float | None = None
     holds_value: bool = False
-    needs_proof: bool = False
     method: str = "btree"
     operator_class: str = ""
     extension: str = ""
@@ -66,6 +66,11 @@ class Suspicion:
     def identity(self) -> tuple[str, str, str]:
         """What makes two suspicions of one plan the same."""
         return (self.rule, self.relation.key, self.subject)
+
+    @property
+    def predicate(self) -> tuple[str, str]:
+        """What only one rule may report."""
+        return (self.relation.key, self.subject)
 
     @property
     def scanned(self) -> tuple[str, ...]:
@@ -115,6 +120,7 @@ class Evidence:
     varying: frozenset[str] = frozenset()
     seqscan_off: Plan | None = None
     alone: Plan | None = None
+    own_type: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,9 @@ class Hit:
     """A suspicion that evidence confirmed, on relations with `rows` rows in all.
 
     `small` marks what costs nothing yet. `remedy` is what the advice is about, and `hint` what
-    the rule adds to it.
+    the rule adds to it. `doubt` is what to say instead unless the planner confirms that an index
+    helps: from the plan alone it is not certain. `most_pass` tells that much of the table is needed
+    anyway.
     """
 
     suspicion: Suspicion
@@ -132,15 +140,19 @@ class Hit:
     small: bool = False
     remedy: Remedy = Remedy.INDEX
     hint: str = ""
+    doubt: Miss | None = None
+    most_pass: bool = False
 
 
 @dataclass(frozen=True)
 class Miss:
     """A suspicion that evidence refuted, with the reason in a few words.
 
-    `by_parameters` is True if the same plan with other values could be a hit.
+    `by_parameters` is True if the same plan with other values could be a hit. `foreign` marks what
+    is no matter of this rule: the next one that suspects the same predicate may have it.
     """
 
     suspicion: Suspicion
     reason: str
     by_parameters: bool = False
+    foreign: bool = False

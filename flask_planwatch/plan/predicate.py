@@ -90,6 +90,19 @@ class Operand:
         type_name = text[casts[0].end + 1 :].strip()
         return (column, type_name) if column and _TYPE_NAME.fullmatch(type_name) else None
 
+    @property
+    def casts(self) -> tuple[str, tuple[str, ...]] | None:
+        """The column and the types, innermost first, if it is nothing but a column in casts."""
+        text, types = bare(self.text), list[str]()
+        while casts := tokenize(text).at_top_level(TokenType.DCOLON):
+            type_name = text[casts[-1].end + 1 :].strip()
+            if not _TYPE_NAME.fullmatch(type_name):
+                return None
+            types.insert(0, type_name)
+            text = bare(text[: casts[-1].start])
+        column = Operand(text, self.columns).column
+        return (column, tuple(types)) if column and types else None
+
     def without_alias(self) -> str:
         """The text as it would stand in CREATE INDEX: columns without the alias."""
         text = bare(self.text)
@@ -214,12 +227,12 @@ def _conjunct(text: str) -> Conjunct:
     start, end = _operator(text)
     operator = text[start:end]
     if not operator:
-        return Conjunct(text, "", _operand(text), _operand(""))
+        return Conjunct(text, "", operand(text), operand(""))
     right = text[end:].strip()
     words = tokenize(right).tokens
     if operator == "=" and words and words[0].token_type is TokenType.ANY:
         operator, right = "= ANY", right[words[0].end + 1 :]
-    return Conjunct(text, operator, _operand(text[:start].strip()), _operand(bare(right)))
+    return Conjunct(text, operator, operand(text[:start].strip()), operand(bare(right)))
 
 
 def _operator(text: str) -> tuple[int, int]:
@@ -238,7 +251,8 @@ def _operator(text: str) -> tuple[int, int]:
     return start, end
 
 
-def _operand(text: str) -> Operand:
+def operand(text: str) -> Operand:
+    """Return an expression as one side of a comparison; raises SqlglotError."""
     tokens = tokenize(text).tokens
     return Operand(
         text,

@@ -43,7 +43,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """An index. `keys` are its columns by name, and its expressions as PostgreSQL prints them."""
+    """An index. `keys` are its columns by name, and its expressions as PostgreSQL prints them.
+
+    `plain` tells that each key has the default direction and operator class and the column's own
+    collation.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -52,6 +56,32 @@ class Index:
     valid: bool
     predicate: str | None
     method: str
+    plain: bool = True
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A constraint by which `columns` of the relation `child` refer to the relation `parent`."""
+
+    name: str
+    child: str
+    parent: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What pg_stat_user_tables counted since its last reset: rows written, and scans."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    scans: int = 0
+
+    @property
+    def written(self) -> int:
+        """Rows that each index of the table had to follow."""
+        return self.inserted + self.updated + self.deleted
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,7 @@ class Relation:
     only if the search path does not find it. `rows` is an estimate. `root` is the key of the
     topmost partitioned table that this is a part of, or its own. `partitions` lists a partitioned
     table's direct partitions by key. `has_statistics` tells whether it was ever analysed.
+
     """
 
     key: str
@@ -76,6 +107,7 @@ class Relation:
     indexes: tuple[Index, ...] = ()
     partitions: tuple[str, ...] = ()
     has_statistics: bool = False
+    activity: Activity = Activity()
 
     @property
     def schema_prefix(self) -> str:
@@ -104,9 +136,14 @@ class Relation:
 
 @dataclass(frozen=True)
 class Schema:
-    """The relations of one plan, their partitioned roots, and the partitions of those."""
+    """The relations of one plan, their partitioned roots, and the partitions of those.
+
+    If the plan deletes rows, `references` are the foreign keys that PostgreSQL then checks, and the
+    relations that these lead to are there as well.
+    """
 
     relations: Mapping[str, Relation] = field(default_factory=dict)
+    references: tuple[ForeignKey, ...] = ()
 
     def get(self, key: str | None) -> Relation | None:
         """Return the relation of this key."""

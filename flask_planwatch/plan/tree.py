@@ -65,6 +65,8 @@ class Node:
     sort_keys: tuple[str, ...] = ()
     group_keys: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
+    #: What a ModifyTable does: `Insert`, `Update`, `Delete` or `Merge`.
+    operation: str | None = None
 
     @property
     def qualified_relation(self) -> str | None:
@@ -146,6 +148,26 @@ class Plan:
         )
 
     @cached_property
+    def loops(self) -> Mapping[int, float]:
+        """How often each node is expected to run, by its id(): a join's inner side repeats."""
+        counts: dict[int, float] = {id(self.root): 1.0}
+        for node in self.nodes:
+            for place, child in enumerate(node.children):
+                repeats = node.type == "Nested Loop" and place == 1
+                outer = max(node.children[0].rows, 1.0) if repeats else 1.0
+                counts[id(child)] = counts[id(node)] * outer
+        return counts
+
+    @cached_property
+    def deleted_from(self) -> tuple[str, ...]:
+        """The relations that rows are deleted from, as `schema.name`."""
+        return tuple(
+            node.qualified_relation
+            for node in self.nodes
+            if node.operation == "Delete" and node.qualified_relation
+        )
+
+    @cached_property
     def parents(self) -> Mapping[int, Node]:
         """The parent of each node, by the id() of the child."""
         return {id(child): node for node in self.nodes for child in node.children}
@@ -213,6 +235,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         sort_keys=_texts(document, "Sort Key"),
         group_keys=_texts(document, "Group Key"),
         output=_texts(document, "Output"),
+        operation=_text(document, "Operation"),
     )
 
 

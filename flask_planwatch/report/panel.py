@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from reprlib import Repr
 from textwrap import dedent
 from typing import Any
@@ -21,7 +22,7 @@ from flask_debugtoolbar.utils import format_fname
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
-from ..finding import Finding, Inspection
+from ..finding import Advice, AdviceKind, Finding, Inspection
 from ..request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..watcher import EXTENSION, Watcher
 
@@ -172,6 +173,16 @@ class Report:
     complete: bool
 
     @property
+    def cards(self) -> list[tuple[Finding, Statement, bool]]:
+        """What was found in this request, and whether the statement is shown further up already."""
+        shown: set[int] = set()
+        cards = []
+        for finding, statement in self.found:
+            cards.append((finding, statement, id(statement) in shown))
+            shown.add(id(statement))
+        return cards
+
+    @property
     def waiting(self) -> bool:
         """Whether an inspection was not done in time."""
         return any(statement.state == "waiting" for statement in self.others)
@@ -235,6 +246,8 @@ def _environment() -> Environment:
         place=place,
         plural=plural,
         sentence=sentence,
+        size=size,
+        together=together,
     )
     environment.globals["max_parameters"] = MAX_PARAMETERS_SHOWN
     return environment
@@ -254,6 +267,23 @@ def sentence(text: str) -> str:
     """Return a reason or a problem as a sentence of its own."""
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people say it."""
+    if count < 1_000_000:
+        return f"{count / 1000:,.0f} kB"
+    return f"{count / 1_000_000:,.1f} MB"
+
+
+def together(advice: Iterable[Advice]) -> list[tuple[Advice, ...]]:
+    """Return each advice on its own, but the indexes that were tried together as one."""
+
+    def trial(numbered: tuple[int, Advice]) -> object:
+        number, one = numbered
+        return one.verdict if one.kind is AdviceKind.CREATE_INDEX else number
+
+    return [tuple(one for _, one in group) for _, group in groupby(enumerate(advice), trial)]
 
 
 def place(path: str) -> str:

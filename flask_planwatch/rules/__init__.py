@@ -11,7 +11,7 @@ from typing import Protocol
 from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
-from . import functional_predicate
+from . import functional_predicate, implicit_cast, missing_index, pattern_match
 
 
 class Rule(Protocol):
@@ -27,4 +27,9 @@ class Rule(Protocol):
 
 
 #: All rules, in order of precedence: a predicate belongs to the first that suspects it.
-RULES: tuple[Rule, ...] = (functional_predicate,)
+RULES: tuple[Rule, ...] = (
+    implicit_cast,
+    pattern_match,
+    functional_predicate,
+    missing_index,
+)

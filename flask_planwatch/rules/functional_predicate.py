@@ -42,7 +42,8 @@ When it stays silent
   that looking each one up would be slower, or each row, as the outer side of an outer join.
 - The comparison is one that no btree index answers (``<>``, ``LIKE``, ``@>``), or the expression
   stands alone as a condition, or under OR: nothing tells how many rows that is worth.
-- A cast that the type of a parameter forced on the column, as in ``id = 5.0``.
+- The type of a parameter forces a cast on the column, as in ``id = 5.0``: that is
+  ``implicit-cast``.
 - The table is one of PostgreSQL's own, or a foreign one.
 - PostgreSQL says, with an index to choose, that it would rather not use it.
 """
@@ -52,18 +53,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..plan.comparison import comparisons
+from ..plan.comparison import comparisons, plain_column
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.predicate import BTREE_OPERATORS, Operand, parse
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
-from ..plan.usage import cast_in_statement
 from . import worth
 
 NAME = "functional-predicate"
-
-#: Casts that change a type's label and nothing else: an index on the column still serves.
-RELABELLED = frozenset({("character varying", "text"), ("cidr", "inet")})
 
 _SUBQUERY = re.compile(r"\$\d|\b(?:InitPlan|SubPlan)\b")
 
@@ -75,9 +72,6 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index can serve the expression and an index would be worth having."""
-    cast = suspicion.operand.cast_column
-    if cast and not cast_in_statement(cast[0], evidence.statement):
-        return Miss(suspicion, "the cast comes from a parameter's type, not from the statement")
     rows = worth.rows_read(suspicion, evidence.schema)
     if (reason := worth.needless(suspicion, evidence, rows)) is not None:
         return Miss(suspicion, *reason)
@@ -115,13 +109,12 @@ def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
 def _is_expression(operand: Operand, relation: Relation) -> bool:
     """Whether an operand is an expression around columns that an index might hold."""
     columns = [relation.column(name) for name in operand.column_names]
-    if None in columns or operand.column is not None or operand.text.startswith("ROW("):
+    if None in columns or operand.text.startswith("ROW("):
+        return False
+    if plain_column(operand, relation) is not None:
         return False
     if operand.cast_column is not None:
-        column = columns[0]
-        target = operand.cast_column[1].partition("(")[0]
-        relabels = column is not None and (column.base_type, target) in RELABELLED
-        return column is not None and column.base_type != target and not relabels
+        return True
     # A sub-query's result is not known when an index is built.
     return not _SUBQUERY.search(operand.text) and parse(operand.text) is not None
 

@@ -13,11 +13,7 @@ from ..plan.evidence import Evidence, Suspicion
 from ..plan.schema import Index, Relation, Schema
 from ..plan.scrub import scrub_condition
 from ..plan.tree import Plan
-from ..plan.usage import indexed_in
-
-#: Above this share of the rows PostgreSQL prefers a Seq Scan to an index, whatever the index:
-#: with the default costs a Bitmap Heap Scan breaks even between a fifth and a half.
-MAX_USEFUL_SHARE = 0.3
+from ..plan.usage import MAX_USEFUL_SHARE, indexed_in
 
 #: A join that looks up more than this share of a table's rows is faster by hashing it whole:
 #: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
@@ -49,10 +45,13 @@ def rows_read(suspicion: Suspicion, schema: Schema) -> float:
     return sum(relation.rows for key in suspicion.scanned if (relation := schema.get(key)))
 
 
-def needless(suspicion: Suspicion, evidence: Evidence, rows: float) -> tuple[str, bool] | None:
+def needless(
+    suspicion: Suspicion, evidence: Evidence, rows: float, *, has_index: bool = False
+) -> tuple[str, bool] | None:
     """Return why an index is not worth having, and whether that holds for these values only.
 
-    `rows` is what `rows_read` returned. None if nothing speaks against an index.
+    `rows` is what `rows_read` returned. `has_index` tells that the column has an index that only
+    its cast keeps from being used. None if nothing speaks against an index.
     """
     if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
         return "an index on it exists", False
@@ -61,9 +60,12 @@ def needless(suspicion: Suspicion, evidence: Evidence, rows: float) -> tuple[str
         return f"only {rows:.0f} rows are read", False
     if small and not any(scan.reads_all_rows for scan in suspicion.scans):
         return "an index leaves only a few rows to test", False
-    if suspicion.other_rows is not None and _other_side_is_indexed(suspicion, evidence):
+    lookup = suspicion.other_rows is not None and (small or not has_index)
+    if lookup and other_side_is_indexed(suspicion, evidence):
         return "the other side of the join has an index", False
-    reason = "" if small else _needs_much_anyway(suspicion, evidence, rows)
+    reason = "" if small else share_that_passes(suspicion, evidence, rows)
+    if not small and not reason and suspicion.other_rows is None:
+        reason = "a LIMIT was reached early" if limit_reached_early(suspicion, evidence) else ""
     return (reason, True) if reason else None
 
 
@@ -113,8 +115,11 @@ def _merged(same: list[Suspicion]) -> Suspicion:
     return replace(first, scans=tuple(scans), comparisons=tuple(comparisons))
 
 
-def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
-    """Return why reading much of the table is right for these values, or nothing."""
+def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
+    """Return why reading much of the table is right for these values, or nothing.
+
+    `rows` is what `rows_read` returned.
+    """
     if suspicion.other_rows is not None:
         too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
         return "the join needs too large a part of the table" if too_many else ""
@@ -124,11 +129,24 @@ def _needs_much_anyway(suspicion: Suspicion, evidence: Evidence, rows: float) ->
             return f"{share:.0%} of the rows pass"
     elif 0 < (distinct := _distinct_values(suspicion)) < 1 / MAX_USEFUL_SHARE:
         return f"the column has only {distinct:.0f} values"
+    return ""
+
+
+def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether the elapsed time shows that a LIMIT spared most of the scan."""
     full_cost = sum(scan.total_cost for scan in suspicion.scans)
     limited = any(node.type == "Limit" for node in evidence.plan.nodes)
-    if limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST:
-        return "a LIMIT was reached early"
-    return ""
+    return limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST
+
+
+def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether a join compares with a column that has an index of its own."""
+    column = suspicion.other.column
+    scan = next((s for s in evidence.plan.scans if s.alias in suspicion.other.aliases), None)
+    relation = evidence.schema.get(scan.qualified_relation) if scan else None
+    if column is None or relation is None:
+        return False
+    return any(True for _ in indexes_on(relation, [column]))
 
 
 def _distinct_values(suspicion: Suspicion) -> float:
@@ -141,15 +159,6 @@ def _distinct_values(suspicion: Suspicion) -> float:
     if column is None or suspicion.comparison.operator != "=":
         return 0.0
     return max(column.distinct, 0.0)
-
-
-def _other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
-    column = suspicion.other.column
-    scan = next((s for s in evidence.plan.scans if s.alias in suspicion.other.aliases), None)
-    relation = evidence.schema.get(scan.qualified_relation) if scan else None
-    if column is None or relation is None:
-        return False
-    return any(True for _ in indexes_on(relation, [column]))
 
 
 def _counts_its_rows(plan: Plan) -> bool:

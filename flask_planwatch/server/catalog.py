@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..finding import SkipReason
-from ..plan.schema import Column, Index, Relation, Schema
+from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
 from .explain import Query, explain, quoted
 from .session import ServerError, Session
@@ -61,10 +61,33 @@ SELECT i.indrelid, c.relname,
                                   AND a.attnum <> 0
           ORDER BY k),
     pg_get_indexdef(i.indexrelid), i.indisunique, i.indisvalid,
-    pg_get_expr(i.indpred, i.indrelid), am.amname
+    pg_get_expr(i.indpred, i.indrelid), am.amname,
+    NOT EXISTS (
+        SELECT 1 FROM generate_series(0, i.indnkeyatts - 1) k
+        JOIN pg_opclass o ON o.oid = i.indclass[k]
+        LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k]
+                                AND a.attnum <> 0
+        WHERE i.indoption[k] <> 0 OR NOT o.opcdefault
+           OR i.indcollation[k] <> coalesce(a.attcollation, i.indcollation[k]))
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
 WHERE i.indrelid = ANY (%s)
 ORDER BY i.indrelid, c.relname
+"""
+
+_REFERENCES = """
+SELECT k.conname, n.nspname || '.' || c.relname, p.nspname || '.' || r.relname,
+    ARRAY(SELECT a.attname FROM unnest(k.conkey) WITH ORDINALITY AS u (number, place)
+          JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number ORDER BY place)
+FROM pg_constraint k
+JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace p ON p.oid = r.relnamespace
+WHERE k.contype = 'f' AND k.conparentid = 0 AND (p.nspname || '.' || r.relname) = ANY (%s)
+ORDER BY k.conname
+"""
+
+_ACTIVITY = """
+SELECT relid, n_tup_ins, n_tup_upd, n_tup_del, seq_scan + coalesce(idx_scan, 0)
+FROM pg_stat_user_tables WHERE relid = ANY (%s)
 """
 
 _INDEX_NAMES = """
@@ -76,17 +99,27 @@ WHERE n.nspname = %s AND c.relname LIKE 'ix\\_%%'
 def read_schema(session: Session, plan: Plan) -> Schema:
     """Return the relations that a plan reads, with their partitioned families.
 
+    Where rows are deleted, the foreign keys to that relation and their tables are read as well.
     Raises ServerError.
     """
     keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
     if not keys:
         return Schema()
     with session.transaction() as transaction:
+        references: tuple[ForeignKey, ...] = ()
+        if plan.deleted_from:
+            rows = transaction.fetch(_REFERENCES, (list(plan.deleted_from),))
+            references = tuple(
+                ForeignKey(name, child, parent, tuple(columns))
+                for name, child, parent, columns in rows
+            )
+            keys = sorted({*keys, *(reference.child for reference in references)})
         family = transaction.fetch(_FAMILY, (keys,))
         oids = [row[0] for row in family]
         columns = _grouped(transaction.fetch(_COLUMNS, (oids,)))
         indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
-    rows = {row[0]: _rows(session, row) for row in family}
+        activity = {row[0]: Activity(*row[1:]) for row in transaction.fetch(_ACTIVITY, (oids,))}
+    counts = {row[0]: _rows(session, row) for row in family}
     names = {row[0]: f"{row[1]}.{row[2]}" for row in family}
     parents = {row[0]: row[9] for row in family if row[9] in names}
     relations = {}
@@ -98,14 +131,15 @@ def read_schema(session: Session, plan: Plan) -> Schema:
             display=display,
             quoted_name=quoted_name,
             kind=kind,
-            rows=rows[oid],
+            rows=counts[oid],
             root=names[_topmost(oid, parents)],
             columns=tuple(Column(*column) for column in columns[oid]),
             indexes=tuple(_index(*index) for index in indexes[oid]),
             partitions=tuple(names[child] for child, parent in parents.items() if parent == oid),
             has_statistics=has_statistics,
+            activity=activity.get(oid, Activity()),
         )
-    return Schema(relations)
+    return Schema(relations, references)
 
 
 def index_names(session: Session, schema: str) -> frozenset[str]:
@@ -129,8 +163,9 @@ def _index(
     valid: bool,
     predicate: str | None,
     method: str,
+    plain: bool,
 ) -> Index:
-    return Index(name, tuple(keys), definition, unique, valid, predicate, method)
+    return Index(name, tuple(keys), definition, unique, valid, predicate, method, plain)
 
 
 def _rows(session: Session, row: tuple[Any, ...]) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from ..finding import SkipReason
 from ..plan.evidence import Suspicion
+from ..plan.pattern import read
 from ..plan.predicate import tokenize
 from ..plan.tree import Plan
 from .session import Parameters, ServerError, Session, Transaction
@@ -44,17 +45,36 @@ def predicate_query(suspicion: Suspicion) -> Query:
     """Return a query with nothing but the suspicious predicate.
 
     The compared value is a sub-query of the same type, so that no value is needed and the planner
-    cannot fold it.
+    cannot fold it; a pattern is compared with a made-up one.
     """
     scan = suspicion.scans[0]
     table = f"ONLY {quoted(scan.schema)}.{quoted(scan.relation)}"
     expression = suspicion.subject
     operator = suspicion.comparison.conjunct.operator.removesuffix(" ANY")
-    sql = (
-        f"SELECT 1 FROM {table} WHERE ({expression}) {operator} "
-        f"(SELECT ({expression}) FROM {table} LIMIT 1)"
-    )
+    value = ""
+    pattern = read(suspicion.comparison)
+    if pattern is not None and pattern.subject == suspicion.subject:
+        expression = suspicion.operand.without_alias()
+        operator, value = suspicion.comparison.operator, pattern.example
+    value = value or f"(SELECT ({expression}) FROM {table} LIMIT 1)"
+    sql = f"SELECT 1 FROM {table} WHERE ({expression}) {operator} {value}"
     return Query(sql, None, escaped=False)
+
+
+def own_type_query(suspicion: Suspicion) -> Query:
+    """Return the query of `predicate_query` with the bare column in place of its cast."""
+    column = suspicion.relation.quoted_column(suspicion.operand.column_names[0])
+    return predicate_query(replace(suspicion, subject=column))
+
+
+def reference_query(suspicion: Suspicion) -> Query:
+    """Return a query that looks for referring rows, as the check of a foreign key does.
+
+    The value is a sub-query's, so that none is needed and the planner cannot fold it.
+    """
+    table = f"{quoted(suspicion.relation.schema)}.{quoted(suspicion.relation.name)}"
+    tests = " AND ".join(f"x.{key} = (SELECT {key} FROM {table} LIMIT 1)" for key in suspicion.keys)
+    return Query(f"SELECT 1 FROM {table} x WHERE {tests}", None, escaped=False)
 
 
 def refuse_several(query: Query) -> None:

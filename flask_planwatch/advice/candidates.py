@@ -1,0 +1,249 @@
+"""Which indexes could serve what a statement asks of one relation. Pure.
+
+Columns compared by equality come first, in any order the same; then one or two ranges, or the order
+of the result: the rules of https://www.postgresql.org/docs/current/indexes-multicolumn.html and
+https://www.postgresql.org/docs/current/indexes-ordering.html. The most promising come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+from ..plan.access import EQUAL, RANGES, Access
+from ..plan.comparison import Comparison, plain_column
+from ..plan.pattern import access_method
+from ..plan.predicate import Operand
+from ..plan.schema import Relation
+from .index import Key, column_key
+
+#: More keys make an index larger and rarely find fewer rows.
+MAX_KEYS = 4
+
+#: How many candidates the planner is asked about at once for one relation. A build takes some
+#: 30 ms for 100 000 rows.
+MAX_CANDIDATES = 30
+
+#: An index of more columns, or with included ones that are wider than this, in bytes, is a second
+#: copy of the table.
+MAX_COLUMNS = 3
+MAX_INCLUDED_WIDTH = 64
+
+#: An index that finds about this many rows needs no further column.
+FEW_ROWS = 10
+
+#: Returns the expression of an operand as an index would have it, None if it cannot be indexed.
+Spelling = Callable[[Relation, Operand], str | None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An index before it has a name."""
+
+    keys: tuple[Key, ...]
+    method: str = "btree"
+    include: tuple[str, ...] = ()
+    predicate: str = ""
+    extension: str = ""
+
+
+class Shapes:
+    """The indexes that could serve one access. `spelling` says how to write an expression."""
+
+    def __init__(self, access: Access, spelling: Spelling) -> None:
+        self._access = access
+        self._relation = access.relation
+        self._spelling = spelling
+        # One value leaves the rows in the order of the next key; of several, only some versions'.
+        self._constants = [
+            key
+            for operands in (access.equal, access.listed)
+            for key in sorted(self._keys(operands), key=self._distinct, reverse=True)
+        ]
+        self._joins = self._keys(access.joined)
+        self._ranges = [
+            keys for one in access.ranged if (keys := self._range_keys(one)) is not None
+        ]
+        self._order = self._order_keys()
+        self._groups = tuple(self._keys(access.grouped_by))
+
+    def all(self) -> list[Shape]:
+        """Return what is worth asking the planner about, the most promising first."""
+        plain = list(dict.fromkeys(self._plain()))
+        found = [
+            *self._other_methods(),
+            *plain[:4],
+            *self._covering(plain[:4]),
+            *self._partial(plain[:3]),
+            *self._alternatives(),
+            *plain[4:],
+        ]
+        return list(dict.fromkeys(found))[:MAX_CANDIDATES]
+
+    def best_guess(self, *, wanted: Iterable[str]) -> Shape | None:
+        """Return the index to propose where the planner cannot be asked.
+
+        `wanted` are the keys that it must hold one of.
+        """
+        others = [shape for shape in self._other_methods() if _holds(shape, wanted)]
+        if others:
+            return others[0]
+        head = tuple(self._few((*self._constants, *self._joins)))
+        rows = self._relation.rows
+        for key in head:
+            rows /= max(self._distinct(key), 1)
+        tail: tuple[Key, ...] = ()
+        if rows > FEW_ROWS or not head:
+            tail = self._order if self._access.limited and self._order else ()
+            tail = tail or (self._ranges[0] if self._ranges else ()) or self._order
+        keys = _unique((*head, *tail))
+        shape = Shape(keys[:MAX_KEYS])
+        if keys and _holds(shape, wanted):
+            return shape
+        if keys and all(self._is_column(key) for key in wanted):
+            # Statistics say that the other columns leave few rows.
+            return None
+        held = [shape for shape in self.all() if _holds(shape, wanted)]
+        return min(held, key=lambda shape: len(shape.keys), default=None)
+
+    def _is_column(self, key: str) -> bool:
+        return any(column.quoted_name == key for column in self._relation.columns)
+
+    def _plain(self) -> Iterator[Shape]:
+        """Yield the btree indexes over whole rows."""
+        tails = [
+            *([self._order] if self._order else []),
+            *self._ranges,
+            *((*one, *two) for one, two in permutations(self._ranges, 2)),
+            *([(*self._order, *one) for one in self._ranges] if self._order else []),
+            *([self._groups] if self._groups else []),
+        ]
+        equal = [*self._constants, *self._joins]
+        heads = [tuple(equal)] if len(equal) <= MAX_KEYS else []
+        heads += [(key,) for key in equal]
+        heads += [head for size in (2, 3) for head in combinations(equal, size)]
+        for tail in [*tails, ()]:
+            yield from self._joined(heads[:1], tail)
+        for tail in [(), *tails]:
+            yield from self._joined([()], tail)
+        yield from self._joined(heads, ())
+        for tail in tails:
+            yield from self._joined(heads, tail)
+
+    def _joined(self, heads: Sequence[tuple[Key, ...]], tail: tuple[Key, ...]) -> Iterator[Shape]:
+        for head in heads:
+            keys = _unique((*head, *tail))
+            if 0 < len(keys) <= MAX_KEYS:
+                yield Shape(keys)
+
+    def _covering(self, shapes: Iterable[Shape]) -> Iterator[Shape]:
+        """Yield the indexes that hold all that the statement needs of the relation."""
+        read = self._access.read
+        if read is None:
+            return
+        for shape in shapes:
+            missing = tuple(name for name in read if name not in {key.column for key in shape.keys})
+            widths = [column.width for column in self._relation.columns if column.name in missing]
+            narrow = sum(widths) <= MAX_INCLUDED_WIDTH
+            if missing and narrow and len(shape.keys) + len(missing) <= MAX_COLUMNS:
+                yield Shape(shape.keys, include=missing)
+
+    def _partial(self, shapes: Sequence[Shape]) -> Iterator[Shape]:
+        """Yield indexes of only the rows that a condition lets pass."""
+        for condition in self._access.conditions:
+            for shape in shapes:
+                keys = tuple(key for key in shape.keys if key.expression not in condition)
+                if keys:
+                    yield Shape(keys, predicate=condition)
+            columns = [c for c in self._relation.columns if c.quoted_name in condition]
+            if not shapes and len(columns) == 1:
+                yield Shape((column_key(self._relation, columns[0].name),), predicate=condition)
+
+    def _alternatives(self) -> Iterator[Shape]:
+        """Yield an index for each branch of an OR."""
+        for branch in self._access.alternatives:
+            equal = self._keys(one.operand for one in branch if one.operator in EQUAL)
+            ranges = self._keys(one.operand for one in branch if one.operator in RANGES)
+            keys = _unique((*equal, *ranges[:1]))
+            if keys:
+                yield Shape(keys[:MAX_KEYS])
+
+    def _other_methods(self) -> Iterator[Shape]:
+        for comparison in self._access.matched:
+            method = access_method(comparison)
+            text = self._text(comparison.operand)
+            if method is not None and text is not None:
+                name = plain_column(comparison.operand, self._relation)
+                key = Key(text, name, method.operator_class)
+                yield Shape((key,), method.method, extension=method.extension)
+
+    def _keys(self, operands: Iterable[Operand]) -> list[Key]:
+        return [key for one in operands if (key := self._key(one)) is not None]
+
+    def _key(self, operand: Operand, operator_class: str = "") -> Key | None:
+        text = self._text(operand)
+        name = plain_column(operand, self._relation)
+        return Key(text, name, operator_class) if text is not None else None
+
+    def _text(self, operand: Operand) -> str | None:
+        name = plain_column(operand, self._relation)
+        if name is None:
+            return self._spelling(self._relation, operand)
+        return self._relation.quoted_column(name) if self._relation.column(name) else None
+
+    def _range_keys(self, comparison: Comparison) -> tuple[Key, ...] | None:
+        """Return the keys for a range; those of a row of columns in their order."""
+        operand = comparison.operand
+        if operand.text.startswith("ROW("):
+            names = operand.column_names
+            return tuple(column_key(self._relation, name) for name in names)
+        method = access_method(comparison)
+        key = self._key(operand, method.operator_class if method else "")
+        return (key,) if key is not None else None
+
+    def _order_keys(self) -> tuple[Key, ...]:
+        """Return the keys that deliver the rows in the order of the result.
+
+        An index can be read backward, so what matters is only which terms go another way.
+        """
+        terms = self._access.sorted_by or self._access.walked
+        plain = all(term.descending == terms[0].descending for term in terms)
+        usual = all(term.nulls_first == term.descending for term in terms)
+        keys = []
+        for term in terms:
+            key = self._key(term.operand)
+            if key is None:
+                return ()
+            if not (plain and usual):
+                nulls = "" if term.nulls_first == term.descending else "LAST"
+                nulls = "FIRST" if nulls and term.nulls_first else nulls
+                key = Key(key.expression, key.column, "", term.descending, nulls)
+            keys.append(key)
+        return tuple(keys)
+
+    def _distinct(self, key: Key) -> float:
+        """Return the number of values of a key, as far as statistics tell."""
+        column = self._relation.column(key.column) if key.column else None
+        if column is None:
+            # An expression that is compared mostly tells rows apart.
+            return self._relation.rows
+        return -column.distinct * self._relation.rows if column.distinct < 0 else column.distinct
+
+    def _few(self, keys: Iterable[Key]) -> Iterator[Key]:
+        """Yield keys until few rows are left."""
+        rows = self._relation.rows
+        for number, key in enumerate(keys):
+            if number and rows <= FEW_ROWS:
+                return
+            rows /= max(self._distinct(key), 1)
+            yield key
+
+
+def _unique(keys: Iterable[Key]) -> tuple[Key, ...]:
+    """Return the keys with each expression once."""
+    return tuple({key.expression: key for key in reversed(list(keys))}.values())[::-1]
+
+
+def _holds(shape: Shape, wanted: Iterable[str]) -> bool:
+    return bool({key.expression for key in shape.keys} & set(wanted))

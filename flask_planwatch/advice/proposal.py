@@ -1,0 +1,259 @@
+"""Puts a chosen index into words and code: what to run, what it costs, what it replaces."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlglot.tokens import TokenType
+
+from ..finding import Advice, AdviceKind, Verdict
+from ..plan.predicate import bare, tokenize
+from ..plan.schema import Index, Relation, Schema
+from ..plan.scrub import LITERALS, literal_end
+from .index import Candidate, column_key, quote
+from .mapped import DeclaredIndex, MappedTable
+from .price import price
+from .render import alembic_execute, alembic_operation, sqlalchemy_index
+
+#: Statements whose indexes are remembered; the one inspected longest ago goes first.
+MAX_STATEMENTS = 1000
+
+
+class Proposals:
+    """Remembers the indexes that were proposed for each statement of one app and engine.
+
+    `origin` is the identity of a statement and of the line of code that it came from.
+    """
+
+    def __init__(self) -> None:
+        self._indexes: OrderedDict[str, tuple[Candidate, ...]] = OrderedDict()
+
+    def keep(self, origin: str, indexes: Sequence[Candidate]) -> None:
+        """Remember what was proposed for a statement now, instead of what was before."""
+        self._indexes.pop(origin, None)
+        if indexes:
+            self._indexes[origin] = tuple(indexes)
+        while len(self._indexes) > MAX_STATEMENTS:
+            self._indexes.popitem(last=False)
+
+    def others(self, origin: str) -> tuple[Candidate, ...]:
+        """Return what is proposed for other statements, each index once."""
+        kept = [indexes for key, indexes in list(self._indexes.items()) if key != origin]
+        return tuple(dict.fromkeys(index for indexes in kept for index in indexes))
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._indexes.clear()
+
+
+def create_index(
+    candidate: Candidate,
+    mapped: MappedTable | None,
+    verdict: Verdict,
+    *,
+    size: int | None,
+    show_values: bool,
+) -> Advice:
+    """Return the advice to create an index, or to mend or migrate the one that should be there.
+
+    `size` is in bytes. With `show_values` the compared values in a partial index's condition are
+    not hidden anywhere.
+    """
+    broken = invalid_index(candidate)
+    if broken is not None:
+        return _reindex(candidate, broken, verdict)
+    declared = declared_index(candidate, mapped)
+    if declared is not None:
+        candidate = replace(candidate, given_name=declared.name)
+    advice = _rendered(candidate, mapped, verdict, size)
+    if declared is not None:
+        advice = replace(advice, explanation=f"{_migrate(declared)} {advice.explanation}")
+    if candidate.predicate and not show_values:
+        hidden = replace(candidate, predicate=placeholders(candidate.predicate))
+        if hidden.predicate != candidate.predicate:
+            hidden = replace(hidden, given_name=candidate.name)
+            public = replace(
+                _rendered(hidden, mapped, verdict, size), explanation=advice.explanation
+            )
+            advice = replace(advice, summary=public.summary, public=public)
+    return advice
+
+
+def invalid_index(candidate: Candidate) -> Index | None:
+    """Return an index that would serve as the candidate does, if it were valid."""
+    wanted = [key.column or bare(key.expression) for key in candidate.keys]
+    return next(
+        (
+            index
+            for index in candidate.relation.indexes
+            if not index.valid
+            and index.method == candidate.method
+            and _spelled_alike(index.keys[: len(wanted)], wanted)
+        ),
+        None,
+    )
+
+
+def declared_index(candidate: Candidate, mapped: MappedTable | None) -> DeclaredIndex | None:
+    """Return the index that the models declare and that the candidate would be."""
+    if mapped is None or candidate.predicate or candidate.method != "btree":
+        return None
+    there = {index.name for index in candidate.relation.indexes}
+    wanted = [key.column or bare(key.expression) for key in candidate.keys]
+    return next(
+        (
+            index
+            for index in mapped.indexes
+            if index.name not in there
+            and _spelled_alike(index.keys[: len(wanted)], wanted)
+            and len(index.keys) == len(wanted)
+        ),
+        None,
+    )
+
+
+def remark(candidate: Candidate, mapped: MappedTable | None) -> str:
+    """Return what a finding should say of an index that should be there, or nothing."""
+    broken = invalid_index(candidate)
+    if broken is not None:
+        return _broken(broken)
+    declared = declared_index(candidate, mapped)
+    return _migrate(declared) if declared is not None else ""
+
+
+def placeholders(predicate: str) -> str:
+    """Return a condition with a named placeholder for each compared value.
+
+    `state <> 'retired'::text` becomes `state <> :state_1`.
+    """
+    tokens = tokenize(predicate).tokens
+    pieces, position, name, count = [], 0, "value", 0
+    for before, token in zip((None, *tokens), tokens, strict=False):
+        if before is not None and before.token_type is TokenType.DCOLON:
+            continue
+        if token.token_type not in LITERALS:
+            word = predicate[token.start : token.end + 1].strip('"')
+            if re.fullmatch(r"[a-z_]\w*", word) and not word.isupper():
+                name = word
+        elif token.start >= position:
+            count += 1
+            end = literal_end(predicate, token)
+            cast = re.match(r"::[\w ]+(\[\])?", predicate[end:])
+            pieces += [predicate[position : token.start], f":{name}_{count}"]
+            position = end + (cast.end() if cast else 0)
+    return "".join([*pieces, predicate[position:]])
+
+
+def _rendered(
+    candidate: Candidate, mapped: MappedTable | None, verdict: Verdict, size: int | None
+) -> Advice:
+    said = [price(candidate, size)]
+    shorter = [
+        index.name for index in candidate.relation.indexes if _is_beginning(index, candidate)
+    ]
+    if shorter:
+        said.append(
+            f"{' and '.join(shorter)} would then be superfluous: the new index begins with the "
+            "same keys."
+        )
+    if any(key.column is None for key in candidate.keys):
+        said.append("Run ANALYZE on the table afterwards: an expression has no statistics before.")
+    if candidate.predicate:
+        said.append(
+            "A partial index serves only statements with this very condition, and not once a "
+            "driver has it prepared on the server with the value as a parameter."
+        )
+    return Advice(
+        kind=AdviceKind.CREATE_INDEX,
+        summary="; ".join(candidate.ddl),
+        verdict=verdict,
+        ddl=candidate.ddl,
+        sqlalchemy=sqlalchemy_index(candidate, mapped),
+        alembic=alembic_operation(candidate),
+        explanation=" ".join(said),
+        index_bytes=size,
+    )
+
+
+def _reindex(candidate: Candidate, broken: Index, verdict: Verdict) -> Advice:
+    relation = candidate.relation
+    concurrently = "" if relation.partitioned else "CONCURRENTLY "
+    ddl = f"REINDEX INDEX {concurrently}{relation.schema_prefix}{quote(broken.name)}"
+    return Advice(
+        kind=AdviceKind.CREATE_INDEX,
+        summary=ddl,
+        verdict=verdict,
+        ddl=(ddl,),
+        alembic=alembic_execute([ddl]),
+        explanation=_broken(broken),
+    )
+
+
+def _broken(index: Index) -> str:
+    return (
+        f"The index {index.name} exists but is invalid, so PostgreSQL does not use it: a CREATE "
+        "INDEX CONCURRENTLY that failed leaves one behind."
+    )
+
+
+def _migrate(declared: DeclaredIndex) -> str:
+    return (
+        f"The index {declared.name} is declared in {declared.table}, missing in the database: "
+        "a migration was not run."
+    )
+
+
+def _is_beginning(index: Index, candidate: Candidate) -> bool:
+    """Whether an existing index holds nothing that the candidate does not hold as well."""
+    wanted = [key.column or bare(key.expression) for key in candidate.keys]
+    return (
+        index.valid
+        and index.plain
+        and not index.unique
+        and index.method == candidate.method
+        and index.predicate is None
+        and not candidate.predicate
+        and len(index.keys) <= len(wanted)
+        and not any(key.ordering for key in candidate.keys)
+        and _spelled_alike(index.keys, wanted[: len(index.keys)])
+    )
+
+
+def _spelled_alike(keys: tuple[str, ...], wanted: list[str]) -> bool:
+    """Whether two lists of keys are the same but for casts, spaces and parentheses."""
+    return [_essence(key) for key in keys] == [_essence(key) for key in wanted]
+
+
+def _essence(key: str) -> str:
+    return re.sub(r"::[\w ]+|[\s()\"]", "", key).lower()
+
+
+def is_covered(candidate: Candidate) -> bool:
+    """Whether an existing index begins with the candidate's keys, so that it is no news."""
+    wanted = [key.column or bare(key.expression) for key in candidate.keys]
+    special = candidate.predicate or candidate.include
+    return not special and any(
+        index.valid
+        and index.plain
+        and index.predicate is None
+        and index.method == candidate.method
+        and not any(key.ordering for key in candidate.keys)
+        and _spelled_alike(index.keys[: len(wanted)], wanted)
+        for index in candidate.relation.indexes
+    )
+
+
+def declared_candidates(
+    relation: Relation, schema: Schema, mapped: MappedTable | None
+) -> list[Candidate]:
+    """Return the indexes on plain columns that the models declare and the database lacks."""
+    there = {index.name for index in relation.indexes}
+    found = []
+    for declared in mapped.indexes if mapped else ():
+        if declared.name not in there and all(relation.column(name) for name in declared.keys):
+            keys = tuple(column_key(relation, name) for name in declared.keys)
+            found.append(Candidate(relation, keys, schema, frozenset()))
+    return found

@@ -1,0 +1,351 @@
+"""What looks inside a value: patterns, full text, JSON documents, arrays and ranges.
+
+No plain btree index answers these operators. This module tells which index would, and recognises
+the conditions that a plan shows once there is one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sqlglot import expressions as sql
+
+from .comparison import Comparison, key_of
+from .predicate import FLIPPED, Conjunct, Operand, bare, parse
+from .scrub import mask
+
+#: PostgreSQL's range and multirange types; those of an application's own are not known here.
+RANGES = frozenset(
+    {"int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"}
+    | {"int4multirange", "int8multirange", "nummultirange", "tsmultirange", "tstzmultirange"}
+    | {"datemultirange"}
+)
+
+#: Types of text without a length, and what PostgreSQL prints for `char(n)`.
+TEXTS = frozenset({"text", "character varying"})
+CHARACTER = "character"
+
+#: pg_trgm cuts texts into groups of this many characters, and reads a word as if two blanks
+#: stood before it and one behind.
+_TRIGRAM, _BEFORE, _BEHIND = 3, 2, 1
+
+#: Stands for a part of a pattern that is not known.
+_OPEN = "\0"
+
+_CONSTANT = re.compile(r"'((?:[^']|'')*)'(?:::(.+))?", re.DOTALL)
+_WORD = re.compile(r"[^\W_]+")
+_SEVERAL = re.compile(r"(?:ANY|ALL)\b")
+#: What a function returns that is not named like its result, as those of the ranges are.
+_RESULTS = {"to_tsvector": "tsvector"}
+_DOCUMENT_PATH = (sql.JSONExtract, sql.JSONBExtract, sql.Bracket)
+
+#: A regular expression that begins with plain characters, the last of which may be optional.
+_REGEX_PREFIX = re.compile(r"\^([\w @/:;,#&=<>%!~\"'-]+)([*?{]?)")
+#: What in a regular expression is no plain character: classes, escapes, what is optional, signs.
+_REGEX_OPEN = re.compile(r"\[\^?\]?[^\]]*\]|\\.|\w[*?]|\w\{[^}]*\}|[^\w|]")
+#: A group that need not be there, or with a meaning of its own.
+_REGEX_OPTIONAL = re.compile(r"\)[*?{]|\(\?")
+
+#: How a subject names an operator, if not by itself: the pattern is a value.
+_WORDS = {
+    "~~": frozenset({"LIKE prefix%", "LIKE %part%"}),
+    "~~*": frozenset({"ILIKE"}),
+    "~": frozenset({"~", "~ ^prefix"}),
+}
+#: Those that look for how a text begins.
+_PREFIXES = frozenset({"LIKE prefix%", "~ ^prefix", "^@"})
+_SUBJECT = re.compile(r"^= ANY \(| (?:LIKE (?:prefix|%part)%|ILIKE|~ \^prefix|[~*@?|&<>^-]+)$")
+
+
+class Kind(StrEnum):
+    """What is looked for."""
+
+    PREFIX = "how a text begins"
+    PART = "a part of a text"
+    WORDS = "words of a text"
+    #: By the configuration that the session happens to have.
+    UNNAMED = "words of a text, in no language by name"
+    DOCUMENT = "a part of a JSON document"
+    ARRAY = "elements of an array"
+    #: By an operator that no index answers.
+    ELEMENT = "one element of an array"
+    RANGE = "a range or a point in it"
+
+
+@dataclass(frozen=True)
+class AccessMethod:
+    """The index that could answer a predicate.
+
+    `operator_class` is empty for the method's default one; `extension` is what provides the class,
+    if PostgreSQL itself does not.
+    """
+
+    method: str
+    operator_class: str = ""
+    extension: str = ""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A predicate that looks inside a value.
+
+    `subject` names it without the value; `key` is the column or expression that an index would
+    hold, as SQL. `access` is None if no index helps with this value, and `reason` says why.
+    `example` is a made-up value, as SQL; it is empty if any value of the operand's own type does.
+    """
+
+    kind: Kind
+    subject: str
+    key: str
+    access: AccessMethod | None
+    example: str = ""
+    reason: str = ""
+
+
+_TEXT_PREFIX = AccessMethod("btree", "text_pattern_ops")
+_CHARACTER_PREFIX = AccessMethod("btree", "bpchar_pattern_ops")
+_TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")
+_INVERTED = AccessMethod("gin")
+_DOCUMENT_VALUES = AccessMethod("gin", "jsonb_path_ops")
+_RANGES = AccessMethod("gist")
+
+
+def access_method(comparison: Comparison) -> AccessMethod | None:
+    """Return the index that could answer a comparison that no plain btree index answers."""
+    pattern = read(comparison)
+    return pattern.access if pattern else None
+
+
+def read(comparison: Comparison) -> Pattern | None:
+    """Return what a comparison looks for inside its operand, or None if it does not."""
+    operator, other = comparison.operator, comparison.other
+    if operator == "ANY =":
+        return _element(comparison)
+    if operator in {"~~", "~~*", "~", "~*", "^@"}:
+        return _text(comparison)
+    # No index answers a comparison with all values of a list, and that with any is rare.
+    if _SEVERAL.match(other.text):
+        return None
+    type_name = _type(comparison)
+    if operator == "@@" and type_name == "tsvector":
+        return _words(comparison)
+    if operator == "@@" and type_name in TEXTS:
+        # PostgreSQL itself puts to_tsvector() around it.
+        pattern = _pattern(comparison, Kind.UNNAMED, None)
+        return replace(pattern, key=f"to_tsvector({pattern.key})")
+    if type_name == "jsonb":
+        return _document(comparison)
+    if type_name.endswith("[]") and operator in {"@>", "<@", "&&"}:
+        return _pattern(comparison, Kind.ARRAY, _INVERTED)
+    if type_name in RANGES and operator in {"@>", "<@", "&&", "-|-", "<<", ">>"}:
+        return _pattern(comparison, Kind.RANGE, _RANGES)
+    return None
+
+
+def is_subject(text: str) -> bool:
+    """Whether a text is a Pattern's subject."""
+    return _SUBJECT.search(text) is not None
+
+
+def is_tested(subject: str, conjunct: Conjunct, operand: Operand) -> bool:
+    """Whether a predicate is what a Pattern's subject names; its values may be masked."""
+    operator = conjunct.operator
+    words = _WORDS.get(operator, frozenset({operator}))
+    if operand is conjunct.right:
+        words = frozenset({FLIPPED.get(operator, operator)})
+    text = operand.without_alias()
+    for spelling in (text, mask(text)):
+        if operand is conjunct.right and operator == "= ANY":
+            if subject == f"= ANY ({spelling})":
+                return True
+        elif any(subject == f"{spelling} {name}" for name in words):
+            return True
+    return False
+
+
+def is_prefix_range(subject: str, condition: tuple[Conjunct, ...]) -> bool:
+    """Whether an Index Cond holds the range of texts that begin as a Pattern's subject asks.
+
+    The pattern itself then stays a Filter. Only an index that is sorted byte by byte has such a
+    range; under the C collation its operators are those that people write, too.
+    """
+    operators: dict[str, set[str]] = {}
+    for conjunct in condition:
+        operators.setdefault(conjunct.left.without_alias(), set()).add(conjunct.operator)
+    return any(
+        subject == f"{text} {words}" and ("~>=~" in found or {">=", "<"} <= found)
+        for text, found in operators.items()
+        for words in _PREFIXES
+    )
+
+
+def _pattern(
+    comparison: Comparison,
+    kind: Kind,
+    access: AccessMethod | None,
+    example: str = "",
+    words: str = "",
+) -> Pattern:
+    text = comparison.operand.without_alias()
+    subject = f"{text} {words or comparison.operator}"
+    return Pattern(kind, subject, key_of(comparison.operand, comparison.relation), access, example)
+
+
+def _text(comparison: Comparison) -> Pattern | None:
+    """Read LIKE, ILIKE, a regular expression or `^@`."""
+    value, operator, type_name = _constant(comparison), comparison.operator, _type(comparison)
+    # On the right of LIKE, a column is the pattern.
+    is_left = comparison.operand is comparison.conjunct.left
+    if value is None or not is_left or type_name not in {*TEXTS, CHARACTER}:
+        return None
+    like = operator in {"~~", "~~*"}
+    if like and _OPEN not in _like(value):
+        # With nothing left open this compares whole texts.
+        return None
+    if _prefix(operator, value):
+        example, words = {"~~": ("'abc%'", "LIKE prefix%"), "~": ("'^abc'", "~ ^prefix")}.get(
+            operator, ("'abc'", "")
+        )
+        access = _CHARACTER_PREFIX if type_name == CHARACTER else _TEXT_PREFIX
+        return _pattern(comparison, Kind.PREFIX, access, example, words)
+    # pg_trgm has no operator class for char(n).
+    if operator == "^@" or type_name == CHARACTER:
+        return None
+    example = "'%abc%'" if like else "'abc'"
+    words = {"~~": "LIKE %part%", "~~*": "ILIKE"}.get(operator, "")
+    pattern = _pattern(comparison, Kind.PART, _TRIGRAMS, example, words)
+    if (_like_has_trigram if like else _regex_has_trigram)(value):
+        return pattern
+    reason = "the pattern is too short for trigrams"
+    return replace(pattern, access=None, reason=reason)
+
+
+def _like(pattern: str) -> str:
+    """Return a pattern of LIKE with its wildcards opened and its escapes taken away."""
+    known, characters = [], iter(pattern)
+    for character in characters:
+        if character == "\\":
+            known.append(next(characters, ""))
+        else:
+            known.append(_OPEN if character in "%_" else character)
+    return "".join(known)
+
+
+def _prefix(operator: str, pattern: str) -> str:
+    """Return how a text must begin to match, as far as an index can use it."""
+    match operator:
+        case "~~":
+            return _like(pattern).partition(_OPEN)[0]
+        case "~":
+            return _regex_prefix(pattern)
+        case "^@":
+            return pattern
+    return ""
+
+
+def _like_has_trigram(pattern: str) -> bool:
+    known = _like(pattern)
+    return any(
+        len(word[0])
+        + _BEFORE * (known[word.start() - 1 : word.start()] != _OPEN)
+        + _BEHIND * (known[word.end() : word.end() + 1] != _OPEN)
+        >= _TRIGRAM
+        for word in _WORD.finditer(known)
+    )
+
+
+def _regex_prefix(pattern: str) -> str:
+    found = None if "|" in pattern else _REGEX_PREFIX.match(pattern)
+    if found is None:
+        return ""
+    return found[1][:-1] if found[2] else found[1]
+
+
+def _regex_has_trigram(pattern: str) -> bool:
+    if _REGEX_OPTIONAL.search(pattern):
+        return False
+    known = _REGEX_OPEN.sub(_OPEN, pattern)
+    return all(
+        any(len(word) >= _TRIGRAM for word in _WORD.findall(branch)) for branch in known.split("|")
+    )
+
+
+def _words(comparison: Comparison) -> Pattern:
+    """Read a tsvector that is compared with a query."""
+    call = _call(comparison.operand)
+    if call is not None and call.name.lower() == "to_tsvector" and len(call.expressions) == 1:
+        return _pattern(comparison, Kind.UNNAMED, None)
+    return _pattern(comparison, Kind.WORDS, _INVERTED, "'word'::tsquery")
+
+
+def _call(operand: Operand) -> sql.Anonymous | None:
+    structure = parse(operand.without_alias())
+    return structure if isinstance(structure, sql.Anonymous) else None
+
+
+def _document(comparison: Comparison) -> Pattern | None:
+    """Read an operator of jsonb."""
+    value = _constant(comparison) or ""
+    match comparison.operator:
+        case "@>":
+            # The class for values knows nothing of empty objects and arrays.
+            empty = re.search(r"\{\s*\}|\[\s*\]", value)
+            return _pattern(comparison, Kind.DOCUMENT, _INVERTED if empty else _DOCUMENT_VALUES)
+        case "?":
+            return _pattern(comparison, Kind.DOCUMENT, _INVERTED, "'a'")
+        case "?|" | "?&":
+            return _pattern(comparison, Kind.DOCUMENT, _INVERTED, "'{a}'::text[]")
+        case "@?" | "@@":
+            # An index holds values, but not their order.
+            example = "'$.a == 1'" if comparison.operator == "@@" else "'$.a ? (@ == 1)'"
+            access = _DOCUMENT_VALUES if "==" in value else None
+            pattern = _pattern(comparison, Kind.DOCUMENT, access, example)
+            reason = "" if access else "the path compares nothing for equality"
+            return replace(pattern, reason=reason)
+    return None
+
+
+def _element(comparison: Comparison) -> Pattern | None:
+    """Read `'x' = ANY (tags)`."""
+    type_name = _type(comparison)
+    if comparison.other.columns or not type_name.endswith("[]"):
+        return None
+    pattern = _pattern(comparison, Kind.ELEMENT, _INVERTED)
+    return replace(pattern, subject=f"= ANY ({comparison.operand.without_alias()})")
+
+
+def _constant(comparison: Comparison) -> str | None:
+    """Return the text that the operand is compared with, or None if that is no constant."""
+    found = _CONSTANT.fullmatch(bare(comparison.other.text))
+    return found[1].replace("''", "'") if found else None
+
+
+def _type(comparison: Comparison) -> str:
+    """Return the operand's type without its length, or nothing if it cannot be told."""
+    operand, relation = comparison.operand, comparison.relation
+    if operand.cast_column is not None:
+        return _base(operand.cast_column[1])
+    if operand.column is not None:
+        column = relation.column(operand.column)
+        return _base(column.type) if column else ""
+    call = _call(operand)
+    if call is not None and call.name.lower() in {*RANGES, *_RESULTS}:
+        return _RESULTS.get(call.name.lower(), call.name.lower())
+    found = _CONSTANT.fullmatch(bare(comparison.other.text))
+    type_name = _base(found[2] or "") if found else ""
+    match comparison.operator, type_name:
+        case "@@", "tsquery":
+            return "tsvector"
+        case "@?" | "@@", "jsonpath":
+            return "jsonb"
+        case "?" | "?|" | "?&", _:
+            structure = parse(operand.without_alias())
+            return "jsonb" if isinstance(structure, _DOCUMENT_PATH) else ""
+    return type_name
+
+
+def _base(type_name: str) -> str:
+    """Return a type's name without a length."""
+    return re.sub(r"\(.*?\)", "", type_name).strip()

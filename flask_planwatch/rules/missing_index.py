@@ -1,0 +1,248 @@
+"""
+missing-index
+=============
+
+What it finds
+-------------
+
+Plain columns that a statement compares, joins or sorts by, and that no index serves: in WHERE, in
+joins, in EXISTS and IN sub-queries, in UPDATE and DELETE, and for ORDER BY with LIMIT. PostgreSQL
+then reads the whole table, or all that another index left over, and tests each row. It also finds
+what no plan shows: a DELETE checks each foreign key that refers to the table, and reads the whole
+referring table for each deleted row if the key has no index.
+
+Why it hurts
+------------
+
+The work grows with the table instead of with the result. PostgreSQL creates indexes for primary
+keys and unique constraints only, never for foreign keys, so lazy loading, ``back_populates`` and
+``ON DELETE CASCADE`` are slow from the first day and nobody notices before the table has grown.
+
+How to fix it
+-------------
+
+Create the index that PlanWatch proposes. It tries several: one or more columns, those compared by
+equality first, then a range or the order of the result, with direction and NULLS where they matter;
+with ``INCLUDE`` where the table need not be read at all, or with a ``WHERE`` where a condition is
+one that no index finds. What is proposed is the smallest set with which the planner's cost is
+nearly the lowest, and the cost before and after is said. If the index is declared in the model and
+the database does not have it, a migration was not run. If it exists but is invalid, a
+``CREATE INDEX CONCURRENTLY`` has failed, and ``REINDEX`` mends it.
+
+When it stays silent
+--------------------
+
+- An index exists that begins with the columns, even if the planner preferred not to use it.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
+  of it as ``info``.
+- A large part of the rows passes, so that no index would help, unless the planner confirms one.
+- An index scan tests the columns on only a few rows that another condition found.
+- A LIMIT was reached before much of the table was read.
+- No index lowers the cost of the statement by a fifth; the best one that was tried is named.
+- A sort without LIMIT, groups, DISTINCT, and OR across columns, unless the planner confirms that
+  an index helps.
+- The table is one of PostgreSQL's own, a foreign or a temporary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..plan.access import EQUAL, RANGES, Access, accesses
+from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, key_of
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.schema import ForeignKey, Relation, Schema
+from ..plan.tree import Plan
+from ..plan.usage import MAX_USEFUL_SHARE
+from . import worth
+
+NAME = "missing-index"
+
+
+def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
+    """Return each set of columns that the plan tests or sorts without the help of an index."""
+    found = [one for access in accesses(plan, schema) if (one := _suspicion(access))]
+    return worth.merged([*found, *_unchecked_references(schema)])
+
+
+def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
+    """Return a Hit if no index serves the columns and one would be worth having."""
+    rows = worth.rows_read(suspicion, evidence.schema)
+    small = rows < evidence.min_rows
+    if small and not evidence.growth:
+        return Miss(suspicion, f"only {rows:.0f} rows are read")
+    if not suspicion.scans:
+        return _judge_reference(suspicion, evidence.schema, rows, small=small)
+    if small and not any(scan.reads_all_rows for scan in suspicion.scans):
+        return Miss(suspicion, "an index leaves only a few rows to test")
+    if worth.limit_reached_early(suspicion, evidence) and not _sorts(suspicion):
+        return Miss(suspicion, "a LIMIT was reached early", by_parameters=True)
+    doubt = _doubt(suspicion, evidence, rows, small=small)
+    if small and doubt is not None:
+        return doubt
+    facts = worth.facts(suspicion, evidence, rows)
+    facts["columns"] = list(suspicion.keys)
+    problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {_does(suspicion)}."
+    most = bool(_passing(suspicion, evidence, rows)) and not small
+    return Hit(suspicion, problem, rows, facts, small=small, doubt=doubt, most_pass=most)
+
+
+def _suspicion(access: Access) -> Suspicion | None:
+    tested = [one for one in access.untold if one.column or one.conjunct.alternatives]
+    tested = [one for one in tested if _columns(one, access)]
+    keys = [name for one in sorted(tested, key=_place) for name in _columns(one, access)]
+    reads_much = any(
+        scan.reads_all_rows or scan.total_cost >= MIN_INDEX_SCAN_COST for scan in access.scans
+    )
+    if reads_much:
+        keys += [key_of(term.operand, access.relation) for term in access.sorted_by]
+        if not keys:
+            keys = [key_of(one, access.relation) for one in access.grouped_by]
+    if not keys:
+        return None
+    keys = list(dict.fromkeys(keys))
+    joins = bool(tested) and all(one.joins for one in tested)
+    return Suspicion(
+        rule=NAME,
+        relation=access.relation,
+        subject=", ".join(keys),
+        keys=tuple(keys),
+        scans=access.scans,
+        comparisons=tuple(tested),
+        needs=frozenset({Need.SEQSCAN_OFF}),
+        other_rows=worth.other_rows(tested[0]) if joins else None,
+    )
+
+
+def _columns(comparison: Comparison, access: Access) -> list[str]:
+    """Return the plain columns that an index would have to hold for a comparison, as SQL."""
+    if comparison.operator in EQUAL | RANGES:
+        compared = [comparison]
+    else:
+        branches = comparison.conjunct.alternatives
+        compared = [one for branch in branches for part in branch for one in comparison.of(part)]
+        compared = [one for one in compared if one.operator in EQUAL | RANGES]
+    names = [one.column for one in compared]
+    return [access.relation.quoted_column(name) for name in names if name is not None]
+
+
+def _place(comparison: Comparison) -> int:
+    """Equality first, then joins, then ranges."""
+    if comparison.operator not in EQUAL:
+        return 2
+    return 1 if comparison.other.columns else 0
+
+
+def _sorts(suspicion: Suspicion) -> bool:
+    if any(one.conjunct.alternatives for one in suspicion.comparisons):
+        return False
+    tested = {key_of(one.operand, suspicion.relation) for one in suspicion.comparisons}
+    return any(key not in tested for key in suspicion.keys)
+
+
+def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool) -> Miss | None:
+    """Return why, but for the planner's word, an index would not be worth having."""
+    if any(one.conjunct.alternatives for one in suspicion.comparisons):
+        return Miss(suspicion, "OR joins conditions that need an index each", by_parameters=True)
+    if not suspicion.comparisons and not _limited(evidence.plan):
+        return Miss(suspicion, "all rows are sorted or grouped", by_parameters=True)
+    if any(one.repeated for one in suspicion.comparisons):
+        return Miss(suspicion, "an index finds each row that is tested", by_parameters=True)
+    existing = _usable_index(suspicion)
+    if existing:
+        return Miss(suspicion, f"the index {existing} begins with a column that is compared")
+    if suspicion.other_rows is not None and worth.other_side_is_indexed(suspicion, evidence):
+        return Miss(suspicion, "the other side of the join has an index")
+    if small or not suspicion.comparisons:
+        return None
+    reason = _passing(suspicion, evidence, rows)
+    if suspicion.other_rows is not None:
+        reason = worth.share_that_passes(suspicion, evidence, rows)
+    return Miss(suspicion, reason, by_parameters=True) if reason else None
+
+
+def _passing(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
+    """Return that most rows pass, as far as the driver or the planner knows, or nothing."""
+    if suspicion.other_rows is not None or not suspicion.comparisons:
+        return ""
+    expected = sum(scan.rows for scan in suspicion.scans) / max(rows, 1)
+    if evidence.returned_rows is None and expected > MAX_USEFUL_SHARE:
+        return f"{expected:.0%} of the rows are expected to pass"
+    return worth.share_that_passes(suspicion, evidence, rows)
+
+
+def _limited(plan: Plan) -> bool:
+    return any(node.type == "Limit" for node in plan.nodes)
+
+
+def _usable_index(suspicion: Suspicion) -> str:
+    """Return the name of an index that begins with one of the columns, or nothing."""
+    names = [one.column for one in suspicion.comparisons]
+    if not names:
+        names = [
+            column.name
+            for column in suspicion.relation.columns
+            if column.quoted_name in suspicion.keys[:1]
+        ]
+    indexes = worth.indexes_on(suspicion.relation, [name for name in names if name])
+    return next((index.name for index in indexes if index.predicate is None), "")
+
+
+def _does(suspicion: Suspicion) -> str:
+    columns = " and ".join(suspicion.keys)
+    if not suspicion.comparisons:
+        return f"sorts or groups them by {columns}: no index has that order"
+    if _sorts(suspicion):
+        return f"tests and sorts them by {columns}: no index finds them in that order"
+    if suspicion.other_rows is not None:
+        return f"joins them by {columns}: no index begins with that column"
+    return f"tests {columns} on each of them: no index finds the few that match"
+
+
+def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
+    """Yield each foreign key that a DELETE checks without an index."""
+    for reference in schema.references:
+        child = schema.get(reference.child)
+        if child is not None and child.indexable and not _is_indexed(child, reference):
+            keys = tuple(child.quoted_column(name) for name in reference.columns)
+            yield Suspicion(
+                rule=NAME,
+                relation=schema.root(child),
+                subject=", ".join(keys),
+                keys=keys,
+                scans=(),
+                comparisons=(),
+            )
+
+
+def _is_indexed(child: Relation, reference: ForeignKey) -> bool:
+    wanted = set(reference.columns)
+    return any(
+        index.valid and index.predicate is None and index.keys[:1] and index.keys[0] in wanted
+        for index in child.indexes
+    )
+
+
+def _judge_reference(
+    suspicion: Suspicion, schema: Schema, rows: float, *, small: bool
+) -> Hit | Miss:
+    reference = next(
+        one
+        for one in schema.references
+        if one.child == suspicion.relation.key
+        and tuple(map(suspicion.relation.quoted_column, one.columns)) == suspicion.keys
+    )
+    parent = schema.get(reference.parent)
+    table = suspicion.relation.display
+    problem = (
+        f"for each row that is deleted from {parent.display if parent else reference.parent}, "
+        f"PostgreSQL reads all of {table}, about {rows:,.0f} rows, to check the foreign key "
+        f"{reference.name}: no index begins with {suspicion.subject}."
+    )
+    facts = {
+        "scanned": list(suspicion.scanned),
+        "foreign_key": reference.name,
+        "columns": list(suspicion.keys),
+        "table_rows": round(rows),
+    }
+    return Hit(suspicion, problem, rows, facts, small=small)

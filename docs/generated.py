@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
-from sources import rule_pages, rules_source, settings_source, skips_source
+from sources import pages_with_examples, rules_source, settings_source, skips_source
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -34,7 +34,7 @@ class Generated(SphinxDirective):
 def write_rule_pages(app: Sphinx, *_: Any) -> None:
     """Write the rules' pages beside `rules/index.rst`; git ignores them."""
     folder = Path(app.srcdir) / "rules"
-    pages = rule_pages()
+    pages = pages_with_examples()
     for path in folder.glob("*.rst"):
         if path.stem != "index" and path.stem not in pages:
             path.unlink()

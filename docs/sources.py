@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flask_planwatch import SkipReason
 from flask_planwatch.rules import RULES, Rule
 from flask_planwatch.settings import SETTINGS, Setting
+
+#: Real plans, a file for each rule, which tests/test_docs_plans.py writes.
+PLANS = Path(__file__).parent / "plans"
 
 
 def shown(value: Any) -> str:
@@ -66,6 +72,49 @@ def settings_source(settings: Iterable[Setting] = SETTINGS) -> list[str]:
 def rule_pages(rules: Iterable[Rule] = RULES) -> dict[str, str]:
     """Return each rule's page, the docstring of its module, in order of precedence."""
     return {rule.NAME: f"{inspect.getdoc(rule) or ''}\n" for rule in rules}
+
+
+def pages_with_examples() -> dict[str, str]:
+    """Return each rule's page with its example at the end."""
+    return {
+        name: "\n".join([text, *example_source(read_example(name)), ""])
+        for name, text in rule_pages().items()
+    }
+
+
+def read_example(name: str) -> dict[str, str]:
+    """Return what a rule's example consists of, in the order of its file."""
+    example = tomllib.loads((PLANS / f"{name}.toml").read_text(encoding="utf-8"))
+    return {key: value.removesuffix("\n") for key, value in example.items()}
+
+
+def example_source(example: dict[str, str]) -> list[str]:
+    """Return the section that shows a statement's plan before and after its advice was followed."""
+    lines = ["Example", "-------", ""]
+    lines += ["PlanWatch's tests ran this on a PostgreSQL server, and wrote down what it printed."]
+    lines += code_block("python", "Statement", example["sqlalchemy"])
+    lines += code_block("postgresql", "Statement as SQL", example["sql"])
+    lines += code_block("text", "Plan before", example["before"])
+    if "ddl" in example:
+        lines += code_block("postgresql", "Advice", example["ddl"])
+    else:
+        lines += ["", "Advice", f"   {prose(example['rewrite'])}"]
+    lines += ["", "Verdict", f"   {prose(example['verdict'])}"]
+    if "rewritten_sql" in example:
+        lines += code_block("python", "Statement rewritten", example["rewritten_sqlalchemy"])
+        lines += code_block("postgresql", "Rewritten as SQL", example["rewritten_sql"])
+    return lines + code_block("text", "Plan after", example["after"])
+
+
+def code_block(language: str, caption: str, text: str) -> list[str]:
+    """Return a block of code with a caption."""
+    lines = [f"   {line}".rstrip() for line in text.splitlines()]
+    return ["", f".. code-block:: {language}", f"   :caption: {caption}", "", *lines]
+
+
+def prose(text: str) -> str:
+    """Return a text in which no character means anything to reStructuredText."""
+    return re.sub(r"([\\`*_|])", r"\\\1", text)
 
 
 def rules_source() -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from flask_security import SQLAlchemyUserDatastore, uia_email_mapper
 from sqlalchemy import URL
 
@@ -49,6 +49,8 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
     )
     app.config.update(settings)
 
+    # Before Flask-Security, which loads the user at the beginning of each request.
+    app.before_request(_look_away_from_static_files)
     db.init_app(app)
     csrf.init_app(app)
     security.init_app(app, SQLAlchemyUserDatastore(db, User, Role))
@@ -56,3 +58,13 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
     planwatch.init_app(app)
     app.register_blueprint(pages)
     return app
+
+
+def _look_away_from_static_files() -> None:
+    """Leave out what a request for a style sheet or a picture asks the database.
+
+    The user is loaded for each of them, and the toolbar has more than a dozen: they would keep
+    PlanWatch busy with a query that each page runs as well.
+    """
+    if (request.endpoint or "").endswith("static"):
+        db.session.connection(execution_options={"planwatch": False})

@@ -33,9 +33,9 @@ class AddedIndex:
 
 @dataclass(frozen=True)
 class AdvisedIndex:
-    """An index that PlanWatch advises, and the first finding that asks for it."""
+    """An index that PlanWatch advises, and the table that it is for."""
 
-    finding: Finding
+    relation: str
     ddl: tuple[str, ...]
     verdict: str
 
@@ -43,6 +43,11 @@ class AdvisedIndex:
     def sql(self) -> str:
         """The statements, to be read."""
         return ";\n".join(self.ddl) + ";"
+
+    @property
+    def key(self) -> str:
+        """The statements in one line, by which a form names the index."""
+        return "; ".join(self.ddl)
 
     def is_among(self, added: Iterable[AddedIndex]) -> bool:
         """Whether the index exists already."""
@@ -62,9 +67,8 @@ def advised_indexes(findings: Iterable[Finding]) -> tuple[AdvisedIndex, ...]:
     for finding in findings:
         for advice in finding.advice:
             if advice.kind == "create-index" and advice.verdict.status in {"verified", "untested"}:
-                index = AdvisedIndex(finding, advice.ddl, str(advice.verdict))
+                index = AdvisedIndex(finding.relation, advice.ddl, str(advice.verdict))
                 advised.setdefault(advice.ddl, index)
-                break
     return tuple(advised.values())
 
 
@@ -73,7 +77,7 @@ def create_index(advised: AdvisedIndex) -> None:
     with _outside_transactions() as connection:
         for statement in advised.ddl:
             connection.exec_driver_sql(statement)
-        connection.exec_driver_sql(f"ANALYZE {advised.finding.relation}")
+        connection.exec_driver_sql(f"ANALYZE {advised.relation}")
 
 
 def drop_index(index: AddedIndex) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from .advice.candidates import Shape, Shapes
 from .advice.containment import containment
-from .advice.index import Candidate
+from .advice.index import Candidate, Key
 from .advice.mapped import MappedTable
 from .advice.own_type import own_type
 from .advice.price import estimated_size
@@ -31,6 +31,7 @@ from .advice.verdict import (
 )
 from .finding import Advice, Verdict, VerdictStatus
 from .plan.access import Access, accesses, reference_access
+from .plan.comparison import MIN_INDEX_SCAN_COST
 from .plan.evidence import Hit, Remedy
 from .plan.predicate import Operand
 from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
@@ -81,8 +82,11 @@ class _Chosen:
     guess: bool
     serving: Mapping[int, list[Candidate]]
 
-    def is_worth(self, wanted: float) -> bool:
-        """Whether it saves this share of the cost."""
+    def is_worth(self, wanted: float, hit: Hit) -> bool:
+        """Whether it saves this share of the cost, and more than an index scan may cost."""
+        whole = any(scan.reads_all_rows for scan in hit.suspicion.scans) or not hit.suspicion.scans
+        if not whole and self.before - self.attempt.cost < MIN_INDEX_SCAN_COST:
+            return False
         return saving(self.before, self.attempt.cost) >= wanted
 
 
@@ -119,7 +123,7 @@ class Adviser:
         for ground in self._grounds(open_hits):
             for hit, answer in zip(ground.hits, self._on(ground), strict=True):
                 answers[id(hit)] = answer
-        return [self._with_rewrite(hit, answers[id(hit)]) for hit in hits]
+        return [_known(answers[id(hit)]) for hit in hits]
 
     def _without_index(self, hit: Hit) -> Answer | None:
         """Return the advice on a hit that no index would answer, else None."""
@@ -129,6 +133,8 @@ class Adviser:
             return Advised((rewrite_with_value(hit),))
         if hit.remedy is Remedy.OWN_TYPE:
             return Advised((own_type(hit, mapped),))
+        if hit.remedy is Remedy.CONTAINMENT:
+            return self._rewritten(hit, containment(hit, mapped))
         described = [self._describe(suspicion.relation, key) for key in suspicion.keys]
         refused = [facts for facts in described if is_refused(facts)]
         if len(refused) < len(described):
@@ -137,13 +143,17 @@ class Adviser:
             return Declined(f"no index can have that order, because {refused[0].reason}")
         return Advised((rewrite(hit, refused[0], mapped),))
 
-    def _with_rewrite(self, hit: Hit, answer: Answer | None) -> Answer:
-        """Put the rewrite first where an index alone would not be used."""
-        assert answer is not None
-        if hit.remedy is Remedy.CONTAINMENT:
-            first = containment(hit, self.mapped(hit.suspicion.relation))
+    def _rewritten(self, hit: Hit, first: Advice) -> Advised:
+        """Return a rewrite with the index that serves the statement once it is rewritten."""
+        suspicion = hit.suspicion
+        key = Key(suspicion.keys[0], suspicion.comparison.column, suspicion.operator_class)
+        shape = Shape((key,), suspicion.method, extension=suspicion.extension)
+        index = self._candidate(suspicion.relation, shape)
+        if is_covered(index):
             return Advised((first,))
-        return answer
+        reason = "an index can answer only the rewritten statement"
+        verdict = Verdict(VerdictStatus.UNTESTED, reason)
+        return Advised((first, self._advice(index, verdict, None)))
 
     def _grounds(self, hits: Sequence[Hit]) -> list[_Ground]:
         """Return the statement with its hits, and the check of each foreign key with its own."""
@@ -240,11 +250,13 @@ class Adviser:
         wanted = MIN_SAVING_IN_DOUBT if much else MIN_SAVING
         serving = chosen.serving.get(id(hit), [])
         if not serving:
-            if chosen.is_worth(wanted):
+            if guess is not None and guess.method != "btree" and guess in bench.refused:
+                return self._on_its_own(bench, hit, guess)
+            if chosen.is_worth(wanted, hit):
                 others = " and ".join(one.body for one in chosen.attempt.used)
                 return Declined(f"an index {others} serves the statement better")
             return self._on_its_own(bench, hit, guess)
-        if not chosen.is_worth(wanted):
+        if not chosen.is_worth(wanted, hit):
             verdict = too_little(
                 chosen.before,
                 chosen.attempt.cost,
@@ -427,6 +439,11 @@ class Adviser:
         if name not in self._extensions:
             self._extensions[name] = availability(self.session, name)
         return self._extensions[name]
+
+
+def _known(answer: Answer | None) -> Answer:
+    assert answer is not None
+    return answer
 
 
 def _is_plain(index: Candidate) -> bool:

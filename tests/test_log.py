@@ -197,6 +197,59 @@ def test_no_compared_value_leaves_the_process(story, watch, log, statement):
     assert SECRET not in "".join(everything)
 
 
+@pytest.fixture(scope="module")
+def posts(story):
+    """Posts that are nearly all in a state which is secret."""
+    story.execute(
+        "CREATE TABLE post (id int, state text, title text, created_at timestamptz)",
+        f"INSERT INTO post SELECT g, CASE WHEN g % 100 = 0 THEN 'draft' ELSE '{SECRET}' END, "
+        "'Title' || g, now() - g * interval '1 minute' FROM generate_series(1, 100000) g",
+        "ANALYZE post",
+    )
+    return story
+
+
+OLDEST_DRAFTS = sa.text(
+    "SELECT id FROM post WHERE state <> :state ORDER BY created_at LIMIT 10"
+).bindparams(state=SECRET)
+
+
+def test_a_partial_index_is_logged_with_a_placeholder(posts, watch, log):
+    (finding,) = watch(posts.url, PLANWATCH_VERIFY="build").ask(OLDEST_DRAFTS)
+    (advice,) = finding.advice
+    assert f"state <> '{SECRET}'" in advice.ddl[0]
+    assert SECRET in advice.sqlalchemy
+    assert SECRET in advice.alembic
+    (record,) = log.records
+    message = record.getMessage()
+    assert "ON post (created_at) WHERE state <> :state_1 [verified" in message
+    assert "state <> :state_1" in record.planwatch_advice_data[0]["ddl"][0]
+    assert SECRET not in message + repr(record.__dict__) + repr(advice.as_dict())
+
+
+def test_a_partial_index_is_logged_with_its_value_where_the_user_says_so(posts, watch, log):
+    watched = watch(posts.url, PLANWATCH_VERIFY="build", PLANWATCH_SHOW_PARAMETERS=True)
+    watched.ask(OLDEST_DRAFTS)
+    assert f"WHERE state <> '{SECRET}' [verified" in log.records[0].getMessage()
+
+
+def test_no_dismissal_holds_the_value_of_a_partial_index(posts, watch):
+    statement = sa.text(
+        "SELECT id FROM post WHERE state <> :state AND lower(title) > 'title' "
+        "ORDER BY created_at LIMIT 10"
+    ).bindparams(state=SECRET)
+    watched, sent = watch(posts.url, PLANWATCH_VERIFY="build"), []
+
+    def receive(sender, inspection):
+        sent.extend(inspection.dismissals)
+
+    with statement_inspected.connected_to(receive, watched.app):
+        watched.ask(statement)
+    (dismissal,) = sent
+    assert "an index (created_at) WHERE state <> " in dismissal.reason
+    assert SECRET not in dismissal.reason
+
+
 def test_shown_where_the_user_says_so(story, watch):
     watched, sent = watch(story.url, PLANWATCH_SHOW_PARAMETERS=True), []
 

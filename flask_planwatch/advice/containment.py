@@ -27,7 +27,6 @@ def containment(hit: Hit, mapped: MappedTable | None) -> Advice:
         ),
         sqlalchemy=code,
         explanation="Both find the rows whose array holds the value, but an index can answer only "
-        "@>. In SQLAlchemy, contains() is a method of the ARRAY in sqlalchemy.dialects.postgresql; "
-        "the general ARRAY has only any(). The rewritten statement needs a GIN index on "
-        f"{key}.",
+        "@>. In SQLAlchemy, contains() is a method of the ARRAY in sqlalchemy.dialects.postgresql, "
+        f"not of the general ARRAY. The rewritten statement needs a GIN index on {key}.",
     )

@@ -27,7 +27,13 @@ _PATHS = frozenset(
 #: Functions with a field, format, path or configuration among their arguments.
 _CALLS_WITH_NAMES = frozenset(
     {"date_trunc", "date_part", "date_bin", "to_char", "to_date", "to_timestamp", "timezone"}
-    | {"to_tsvector", "jsonb_extract_path", "jsonb_extract_path_text", "json_extract_path"}
+    | {
+        "to_tsvector",
+        "setweight",
+        "jsonb_extract_path",
+        "jsonb_extract_path_text",
+        "json_extract_path",
+    }
     | {"json_extract_path_text", "encode", "decode"}
 )
 

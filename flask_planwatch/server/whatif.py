@@ -110,81 +110,114 @@ def on_builds(
         yield _BuildBench(transaction, query, schema, expressions, extensions)
 
 
-class _HypopgBench:
+class _Trials:
+    """What both benches do alike: make the candidates one by one, and plan with them."""
+
+    def __init__(self, transaction: Transaction, query: Query) -> None:
+        self.transaction = transaction
+        self.query = query
+        self.refused: dict[Candidate, Exception] = {}
+        self.sizes: dict[Candidate, int] = {}
+
+    def clear(self) -> None:
+        """Take away all candidates of the attempt before."""
+        raise NotImplementedError
+
+    def unsupported(self, candidate: Candidate) -> Exception | None:
+        """Return why a candidate cannot be tried here, None if it can."""
+        raise NotImplementedError
+
+    def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        """Create an index; return its name and bytes, and those of each partition's own."""
+        raise NotImplementedError
+
+    def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
+        return self._plan(self.query, self._create(candidates), seqscan=seqscan)
+
+    def _create(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+        """Create the candidates; return each by the names that a plan may show."""
+        self.clear()
+        names: dict[str, Candidate] = {}
+        for number, candidate in enumerate(candidates):
+            if candidate not in self.refused:
+                made = self._make_or_refuse(candidate, number)
+                names |= dict.fromkeys((name for name, _ in made), candidate)
+                self.sizes[candidate] = sum(int(size) for _, size in made)
+        return names
+
+    def _make_or_refuse(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        """Raises Blocked if a lock is in the way, and ServerError if the connection is lost."""
+        reason = self.unsupported(candidate)
+        if reason is not None:
+            self.refused[candidate] = reason
+            return []
+        self.transaction.run(f"SAVEPOINT {_MARK}_candidate")
+        try:
+            made = self.make(candidate, number)
+        except ServerError as error:
+            if error.reason is SkipReason.LOCK_TIMEOUT:
+                raise Blocked from error
+            self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_candidate")
+            self.refused[candidate] = _refusal(error)
+            return []
+        self.transaction.run(f"RELEASE SAVEPOINT {_MARK}_candidate")
+        return made
+
+    def _plan(self, query: Query, names: dict[str, Candidate], *, seqscan: bool) -> Attempt:
+        self.transaction.run(f"SET LOCAL enable_seqscan = {'on' if seqscan else 'off'}")
+        plan = query.explain(self.transaction)
+        used = [names[node.index] for node in plan.nodes if node.index in names]
+        return Attempt(plan, tuple(dict.fromkeys(used)))
+
+
+class _HypopgBench(_Trials):
     """Hypothetical indexes."""
 
     method = HYPOPG
 
     def __init__(self, transaction: Transaction, query: Query, schema: str) -> None:
-        self._transaction = transaction
-        self._query = query
+        super().__init__(transaction, query)
         self._schema = schema
-        self.refused: dict[Candidate, Exception] = {}
-        self.sizes: dict[Candidate, int] = {}
         self.before = query.explain(transaction)
-
-    def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
-        names = self._create(candidates)
-        return _attempt(self._transaction, self._query, names, seqscan=seqscan)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
         # Measured with 1.3: a hypothetical index on an expression is not recognised on a table
         # that is not the first of its statement.
         if not suspicion.comparisons:
             return None
-        names = self._create([candidate])
-        return _attempt(self._transaction, predicate_query(suspicion), names, seqscan=True)
+        return self._plan(predicate_query(suspicion), self._create([candidate]), seqscan=True)
 
     def is_measured(self, candidate: Candidate) -> bool:
         plain = all(key.column is not None for key in candidate.keys)
         return plain and candidate.relation.has_statistics
 
-    def _create(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-        self._transaction.fetch(f"SELECT {self._schema}.hypopg_reset()")
-        names = {}
-        for candidate in candidates:
-            if candidate in self.refused:
-                continue
-            reason = self._unsupported(candidate)
-            if reason:
-                self.refused[candidate] = Untestable(reason)
-                continue
-            rows = _in_savepoint(
-                self,
-                candidate,
-                lambda one=candidate: self._transaction.fetch(
-                    f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid) "
-                    f"FROM {self._schema}.hypopg_create_index(%s)",
-                    (f"CREATE INDEX {one.definition}",),
-                ),
-            )
-            for name, size in rows:
-                names[name] = candidate
-                self.sizes[candidate] = int(size)
-        return names
+    def clear(self) -> None:
+        self.transaction.fetch(f"SELECT {self._schema}.hypopg_reset()")
 
-    @property
-    def transaction(self) -> Transaction:
-        """The transaction that everything happens in."""
-        return self._transaction
+    def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        return self.transaction.fetch(
+            f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid) "
+            f"FROM {self._schema}.hypopg_create_index(%s)",
+            (f"CREATE INDEX {candidate.definition}",),
+        )
 
-    def _unsupported(self, candidate: Candidate) -> str:
+    def unsupported(self, candidate: Candidate) -> Exception | None:
         if candidate.relation.partitioned:
             # Measured with 1.3: it adds hypothetical indexes to tables only, not to partitions
             # that are read through their parent.
-            return (
+            return Untestable(
                 "HypoPG does not plan with indexes on partitions; on a database of your own, "
                 'PLANWATCH_VERIFY = "build" would'
             )
         if candidate.method not in _HYPOPG_METHODS:
-            return (
+            return Untestable(
                 f"HypoPG knows no {candidate.method} indexes; on a database of your own, "
                 'PLANWATCH_VERIFY = "build" would try it'
             )
-        return ""
+        return None
 
 
-class _BuildBench:
+class _BuildBench(_Trials):
     """Indexes that are really there, until the transaction is rolled back."""
 
     method = BUILD
@@ -197,11 +230,8 @@ class _BuildBench:
         expressions: Sequence[tuple[Relation, str]],
         extensions: Sequence[str],
     ) -> None:
-        self._transaction = transaction
-        self._query = query
+        super().__init__(transaction, query)
         self._ends = monotonic() + BUILD_TIMEOUT_MS / 1000
-        self.refused: dict[Candidate, Exception] = {}
-        self.sizes: dict[Candidate, int] = {}
         self._missing = {
             extension: error
             for extension in extensions
@@ -211,27 +241,10 @@ class _BuildBench:
         self.before = query.explain(transaction)
         transaction.run(f"SAVEPOINT {_MARK}")
 
-    @property
-    def transaction(self) -> Transaction:
-        """The transaction that everything happens in."""
-        return self._transaction
-
     def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
-        self._transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}")
-        names: dict[str, Candidate] = {}
-        for number, candidate in enumerate(candidates):
-            if candidate in self.refused:
-                continue
-            if candidate.extension in self._missing:
-                self.refused[candidate] = self._missing[candidate.extension]
-            elif monotonic() > self._ends:
-                self.refused[candidate] = Untestable("trying the index took too long")
-            else:
-                for name, size in self._build(candidate, f"{_MARK}_{number}"):
-                    names[name] = candidate
-                    self.sizes[candidate] = self.sizes.get(candidate, 0) + int(size)
+        names = self._create(candidates)
         self._refuse_not_yet_usable(names)
-        return _attempt(self._transaction, self._query, names, seqscan=seqscan)
+        return self._plan(self.query, names, seqscan=seqscan)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
         return None
@@ -242,28 +255,30 @@ class _BuildBench:
             for key in candidate.keys
         )
 
-    def _build(self, candidate: Candidate, name: str) -> list[tuple[Any, ...]]:
-        """Create the index; return the name and the bytes of it and of each partition's own."""
-        self.sizes.pop(candidate, None)
-        prefix = candidate.relation.schema_prefix
+    def clear(self) -> None:
+        self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}")
 
-        def create() -> list[tuple[Any, ...]]:
-            self._transaction.run(f"CREATE INDEX {name} {candidate.definition}")
-            return self._transaction.fetch(
-                "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c WHERE c.oid IN "
-                "(SELECT relid FROM pg_partition_tree(%s::regclass) "
-                "UNION ALL SELECT %s::regclass)",
-                (f"{prefix}{name}", f"{prefix}{name}"),
-            )
+    def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        name = f"{_MARK}_{number}"
+        self.transaction.run(f"CREATE INDEX {name} {candidate.definition}")
+        place = f"{candidate.relation.schema_prefix}{name}"
+        return self.transaction.fetch(
+            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c WHERE c.oid IN "
+            "(SELECT relid FROM pg_partition_tree(%s::regclass) UNION ALL SELECT %s::regclass)",
+            (place, place),
+        )
 
-        return _in_savepoint(self, candidate, create)
+    def unsupported(self, candidate: Candidate) -> Exception | None:
+        if monotonic() > self._ends:
+            return Untestable("trying the index took too long")
+        return self._missing.get(candidate.extension)
 
     def _refuse_not_yet_usable(self, names: dict[str, Candidate]) -> None:
         """Raise Blocked for an index that this very transaction may not use yet.
 
         PostgreSQL leaves it out (`indcheckxmin`) if rows were changed that somebody still sees.
         """
-        if names and self._transaction.fetch(
+        if names and self.transaction.fetch(
             "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
             "WHERE c.relname = ANY (%s) AND i.indcheckxmin LIMIT 1",
             (list(names),),
@@ -271,11 +286,11 @@ class _BuildBench:
             raise Blocked
 
     def _create_extension(self, extension: str) -> Exception | None:
-        self._transaction.run(f"SAVEPOINT {_MARK}_extension")
+        self.transaction.run(f"SAVEPOINT {_MARK}_extension")
         try:
-            self._transaction.run(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+            self.transaction.run(f"CREATE EXTENSION IF NOT EXISTS {extension}")
         except ServerError as error:
-            self._transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_extension")
+            self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_extension")
             return Untestable(f"the extension {extension} could not be created: {error}")
         return None
 
@@ -283,63 +298,38 @@ class _BuildBench:
         self, schema: Schema, expressions: Sequence[tuple[Relation, str]]
     ) -> frozenset[tuple[str, str]]:
         """Have the expressions analysed; return the table and the text of those that were."""
-        done: set[tuple[str, str]] = set()
-        numbers = iter(range(1_000_000))
+        known: dict[Relation, set[str]] = {}
+        number = 0
         for relation, expression in dict.fromkeys(expressions):
-            if not relation.has_statistics:
-                continue
             leaves = schema.leaves(relation)
-            self._transaction.run(f"SAVEPOINT {_MARK}_statistics")
+            # ANALYZE of a partitioned table reads its partitions as well.
+            if not all(one.has_statistics for one in (relation, *leaves)):
+                continue
+            self.transaction.run(f"SAVEPOINT {_MARK}_statistics")
             try:
                 for leaf in leaves:
-                    name = f"{leaf.schema_prefix}{_MARK}_{next(numbers)}"
-                    self._transaction.run(
+                    number += 1
+                    name = f"{leaf.schema_prefix}{_MARK}_{number}"
+                    self.transaction.run(
                         f"CREATE STATISTICS {name} ON ({expression}) FROM {leaf.display}"
                     )
             except ServerError as error:
-                self._transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_statistics")
                 if error.reason is SkipReason.LOCK_TIMEOUT:
                     raise Blocked from error
+                self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_statistics")
                 continue
-            done.add((relation.key, expression))
+            known.setdefault(relation, set()).add(expression)
+        for relation in known:
+            self._analyse(relation)
+        return frozenset((one.key, text) for one, texts in known.items() for text in texts)
+
+    def _analyse(self, relation: Relation) -> None:
         try:
-            for relation in dict.fromkeys(relation for relation, _ in expressions):
-                if any(key == relation.key for key, _ in done):
-                    self._transaction.run(f"ANALYZE {relation.display}")
+            self.transaction.run(f"ANALYZE {relation.display}")
         except ServerError as error:
             if error.reason is SkipReason.LOCK_TIMEOUT:
                 raise Blocked from error
             raise
-        return frozenset(done)
-
-
-def _in_savepoint(bench: Any, candidate: Candidate, create: Any) -> list[tuple[Any, ...]]:
-    """Return the rows of `create`, or none if the server refuses the candidate.
-
-    Raises Blocked if a lock is in the way, and ServerError if the connection is lost.
-    """
-    bench.transaction.run(f"SAVEPOINT {_MARK}_candidate")
-    try:
-        rows: list[tuple[Any, ...]] = create()
-    except ServerError as error:
-        if error.reason is SkipReason.CONNECTION_LOST:
-            raise
-        if error.reason is SkipReason.LOCK_TIMEOUT:
-            raise Blocked from error
-        bench.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_candidate")
-        bench.refused[candidate] = _refusal(error)
-        return []
-    bench.transaction.run(f"RELEASE SAVEPOINT {_MARK}_candidate")
-    return rows
-
-
-def _attempt(
-    transaction: Transaction, query: Query, names: dict[str, Candidate], *, seqscan: bool
-) -> Attempt:
-    transaction.run(f"SET LOCAL enable_seqscan = {'on' if seqscan else 'off'}")
-    plan = query.explain(transaction)
-    used = [names[node.index] for node in plan.nodes if node.index in names]
-    return Attempt(plan, tuple(dict.fromkeys(used)))
 
 
 def _refusal(error: ServerError) -> Exception:

@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 from .advice.candidates import Shape, Shapes
 from .advice.containment import containment
-from .advice.index import Candidate, Key
+from .advice.index import Candidate, Key, column_key
 from .advice.mapped import MappedTable
 from .advice.own_type import own_type
 from .advice.price import estimated_size
-from .advice.proposal import create_index, declared_candidates, is_covered, remark
+from .advice.proposal import create_index, declared_candidates, invalid_index, is_covered, remark
 from .advice.rewrite import is_refused, rewrite, rewrite_with_value
 from .advice.search import MIN_SAVING, MIN_SAVING_IN_DOUBT, Attempt, smallest_set
 from .advice.verdict import (
@@ -35,12 +36,17 @@ from .plan.comparison import MIN_INDEX_SCAN_COST
 from .plan.evidence import Hit, Remedy
 from .plan.predicate import Operand
 from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
+from .plan.scrub import mask
 from .plan.tree import Plan
 from .server import catalog, expressions, whatif
 from .server.explain import Query, reference_query
 from .server.extensions import Availability, availability
 from .server.session import Session
 from .settings import VERIFY_BUILD, VERIFY_OFF
+
+#: How many candidates are tried for one statement. Each takes some 30 ms to build on 100 000 rows,
+#: and writers wait meanwhile.
+MAX_TRIED = 40
 
 _COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
 
@@ -96,8 +102,8 @@ class Adviser:
 
     `query` is planned again with candidate indexes in place. `verify` is the setting
     PLANWATCH_VERIFY, `show_values` PLANWATCH_SHOW_PARAMETERS. `mapped` tells how the app's code
-    names a table, and `proposed` are the indexes that are proposed for other statements already;
-    `chosen` collects those of this one.
+    names a table; for `varying` see Structure. `proposed` are the indexes that are proposed for
+    other statements already; `chosen` collects those of this one.
     """
 
     session: Session
@@ -107,6 +113,7 @@ class Adviser:
     plan: Plan
     schema: Schema
     mapped: Callable[[Relation], MappedTable | None]
+    varying: frozenset[str] = frozenset()
     proposed: Sequence[Candidate] = ()
     chosen: list[Candidate] = field(default_factory=list)
     _facts: dict[tuple[str, str], ExpressionFacts] = field(default_factory=dict)
@@ -159,12 +166,18 @@ class Adviser:
         """Return the statement with its hits, and the check of each foreign key with its own."""
         own = tuple(hit for hit in hits if hit.suspicion.scans)
         checks = [hit for hit in hits if not hit.suspicion.scans]
-        grounds = [_Ground(self.query, tuple(accesses(self.plan, self.schema)), own)] if own else []
+        asked = tuple(map(self._without_values, accesses(self.plan, self.schema))) if own else ()
+        grounds = [_Ground(self.query, asked, own)] if own else []
         for hit in checks:
             suspicion = hit.suspicion
             access = reference_access(suspicion.relation, suspicion.keys)
             grounds.append(_Ground(reference_query(suspicion), (access,), (hit,)))
         return grounds
+
+    def _without_values(self, access: Access) -> Access:
+        """Leave out the conditions whose value has changed: no partial index could follow."""
+        kept = [one for one in access.conditions if mask(one) not in self.varying]
+        return replace(access, conditions=tuple(kept))
 
     def _on(self, ground: _Ground) -> list[Answer]:
         """Return the answer to each hit of a ground."""
@@ -224,12 +237,15 @@ class Adviser:
             )
         ]
         known = [one for one in dict.fromkeys(known) if not is_covered(one)]
-        attempt = smallest_set(candidates, known, bench.attempt)
+        before = bench.before.total_cost
+        if any(node.type == "Limit" for node in bench.before.nodes):
+            # A LIMIT hides what a scan costs that has to go on to its end.
+            scans = [scan.total_cost for hit in ground.hits for scan in hit.suspicion.scans]
+            before = max([before, *scans])
+        attempt = smallest_set(candidates, known, bench.attempt, before)
+        attempt = self._with_broken(attempt, bench)
         if not attempt.used:
             return None
-        # A LIMIT hides what a scan costs that has to go on to its end.
-        scans = [scan.total_cost for hit in ground.hits for scan in hit.suspicion.scans]
-        before = max([bench.before.total_cost, *scans])
         guess = not all(bench.is_measured(one) for one in attempt.used)
         serving = {
             id(hit): held
@@ -240,6 +256,20 @@ class Adviser:
         for first in list(serving.values())[:1]:
             first += [one for one in attempt.used if one not in owned]
         return _Chosen(attempt, before, guess, serving)
+
+    def _with_broken(self, attempt: Attempt, bench: whatif.Bench) -> Attempt:
+        """Put the index that exists but is invalid in the place of one that it would be."""
+        mended = []
+        for index in attempt.used:
+            broken = invalid_index(index)
+            if broken is not None:
+                keys = tuple(column_key(index.relation, name) for name in broken.keys)
+                plain = all(index.relation.column(name) for name in broken.keys)
+                index = replace(index, keys=keys if plain else index.keys, include=())
+            mended.append(index)
+        if mended == list(attempt.used):
+            return attempt
+        return bench.attempt(list(dict.fromkeys(mended)))
 
     def _answer(
         self, bench: whatif.Bench, chosen: _Chosen | None, hit: Hit, guess: Candidate | None
@@ -288,6 +318,8 @@ class Adviser:
             return Declined("an index on other columns of the statement leaves few rows to test")
         attempt = bench.attempt([guess])
         if (refusal := bench.refused.get(guess)) is not None:
+            if isinstance(refusal, whatif.TooLong):
+                return Declined(str(refusal))
             if isinstance(refusal, whatif.NotImmutable):
                 return self._not_immutable(hit)
             return self._untested(hit, guess, str(refusal))
@@ -356,17 +388,23 @@ class Adviser:
         )
 
     def _candidates(self, ground: _Ground) -> list[Candidate]:
-        found = []
-        for access in ground.accesses:
-            for shape in Shapes(access, self._spelling(ground)).all():
-                candidate = self._candidate(access.relation, shape)
-                if not is_covered(candidate):
-                    found.append(candidate)
-        return list(dict.fromkeys(found))
+        """Return what is worth asking the planner about, the most promising of each table first."""
+        spelling = self._spelling(ground)
+        shapes = [
+            [(access.relation, shape) for shape in Shapes(access, spelling).all()]
+            for access in ground.accesses
+        ]
+        in_turn = [one for row in zip_longest(*shapes) for one in row if one is not None]
+        found = (self._candidate(relation, shape) for relation, shape in in_turn)
+        return list(dict.fromkeys(one for one in found if not is_covered(one)))[:MAX_TRIED]
 
     def _best_guess(self, hit: Hit, ground: _Ground) -> Candidate | None:
         """Return the index for one hit that the shape of the statement speaks for."""
         wanted = self._wanted(hit)
+        relation = hit.suspicion.relation
+        for declared in declared_candidates(relation, self.schema, self.mapped(relation)):
+            if {key.expression for key in declared.keys} <= wanted:
+                return declared
         for access in ground.accesses:
             if access.relation.key == hit.suspicion.relation.key:
                 shape = Shapes(access, self._spelling(ground)).best_guess(wanted=wanted)

@@ -172,7 +172,7 @@ class Verdict:
             return f"{self.status}: {self.reason}" if self.reason else str(self.status)
         costs = f"cost {self.cost_before:g} -> {self.cost_after:g}"
         if self.guess:
-            costs += " by the planner's default guess, as the expression has no statistics yet"
+            costs += " by the planner's default guess, as there are no statistics for it yet"
         return (
             f"{self.status}: {self.reason}, {costs}" if self.reason else f"{self.status}, {costs}"
         )
@@ -284,7 +284,9 @@ class Finding:
         if not self.advice:
             return lead
         first = self.advice[0]
-        return f"{lead} Fix: {first.summary} [{first.verdict}]"
+        rejected = first.verdict.status is VerdictStatus.REJECTED
+        label = "Tried" if rejected else "Fix"
+        return f"{lead} {label}: {first.summary} [{first.verdict}]"
 
 
 @dataclass(frozen=True)

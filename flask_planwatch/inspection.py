@@ -102,6 +102,7 @@ class Inspector:
             plan=plan,
             schema=schema,
             mapped=partial(self.mapped_table, capture),
+            varying=varying,
             proposed=self.proposals.others(origin),
         )
         findings, blocked = [], False

@@ -120,7 +120,7 @@ class Shapes:
             *([self._groups] if self._groups else []),
         ]
         equal = [*self._constants, *self._joins]
-        heads = [tuple(equal)] if len(equal) <= MAX_KEYS else []
+        heads = [tuple(equal[:size]) for size in range(min(len(equal), MAX_KEYS), 1, -1)]
         heads += [(key,) for key in equal]
         heads += [head for size in (2, 3) for head in combinations(equal, size)]
         for tail in [*tails, ()]:
@@ -144,9 +144,12 @@ class Shapes:
             return
         for shape in shapes:
             missing = tuple(name for name in read if name not in {key.column for key in shape.keys})
-            widths = [column.width for column in self._relation.columns if column.name in missing]
-            narrow = sum(widths) <= MAX_INCLUDED_WIDTH
-            if missing and narrow and len(shape.keys) + len(missing) <= MAX_COLUMNS:
+            columns = [column for column in self._relation.columns if column.name in missing]
+            # A longer value than a page has room for would make every later INSERT fail.
+            narrow = all(column.bounded for column in columns)
+            narrow = narrow and sum(column.width for column in columns) <= MAX_INCLUDED_WIDTH
+            held = len(shape.keys) + len(missing)
+            if missing and narrow and held <= MAX_COLUMNS and held < len(self._relation.columns):
                 yield Shape(shape.keys, include=missing)
 
     def _partial(self, shapes: Sequence[Shape]) -> Iterator[Shape]:

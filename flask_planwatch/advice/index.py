@@ -104,7 +104,11 @@ class Candidate:
         classes = {key.operator_class.rpartition(".")[2] for key in self.keys} - {""}
         marks = sorted({mark for name in classes for mark in name.split("_") if mark in _MARKS})
         if self.predicate:
-            marks.append(f"partial {_digest(self.predicate)}")
+            marks.append(f"partial_{_digest(self.predicate)}")
+        marks += [word for key in self.keys for word in key.ordering.lower().split() if key.nulls]
+        marks += ["desc"] * any(key.descending and not key.nulls for key in self.keys)
+        if self.include:
+            marks.append(f"with {', '.join(self.include)}")
         return " ".join([", ".join(key.expression for key in self.keys), *marks])
 
     @property

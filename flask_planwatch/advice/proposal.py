@@ -10,13 +10,16 @@ from dataclasses import replace
 from sqlglot.tokens import TokenType
 
 from ..finding import Advice, AdviceKind, Verdict
-from ..plan.predicate import bare, tokenize
+from ..plan.predicate import tokenize
 from ..plan.schema import Index, Relation, Schema
 from ..plan.scrub import LITERALS, literal_end
-from .index import Candidate, column_key, quote
+from .index import Candidate, Key, column_key, quote
 from .mapped import DeclaredIndex, MappedTable
 from .price import price
 from .render import alembic_execute, alembic_operation, sqlalchemy_index
+
+#: A cast behind a constant, as PostgreSQL prints it.
+_CAST = re.compile(r'::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w[\w ]*)(?:\([\d,]+\))?(?:\[\])*')
 
 #: Statements whose indexes are remembered; the one inspected longest ago goes first.
 MAX_STATEMENTS = 1000
@@ -84,14 +87,16 @@ def create_index(
 
 def invalid_index(candidate: Candidate) -> Index | None:
     """Return an index that would serve as the candidate does, if it were valid."""
-    wanted = [key.column or bare(key.expression) for key in candidate.keys]
     return next(
         (
             index
             for index in candidate.relation.indexes
             if not index.valid
+            and index.plain
+            and index.predicate is None
             and index.method == candidate.method
-            and _spelled_alike(index.keys[: len(wanted)], wanted)
+            and not any(key.ordering for key in candidate.keys)
+            and _begin_alike(index.keys, candidate)
         ),
         None,
     )
@@ -102,14 +107,13 @@ def declared_index(candidate: Candidate, mapped: MappedTable | None) -> Declared
     if mapped is None or candidate.predicate or candidate.method != "btree":
         return None
     there = {index.name for index in candidate.relation.indexes}
-    wanted = [key.column or bare(key.expression) for key in candidate.keys]
     return next(
         (
             index
             for index in mapped.indexes
             if index.name not in there
-            and _spelled_alike(index.keys[: len(wanted)], wanted)
-            and len(index.keys) == len(wanted)
+            and len(index.keys) == len(candidate.keys)
+            and _begin_alike(index.keys, candidate)
         ),
         None,
     )
@@ -141,9 +145,9 @@ def placeholders(predicate: str) -> str:
         elif token.start >= position:
             count += 1
             end = literal_end(predicate, token)
-            cast = re.match(r"::[\w ]+(\[\])?", predicate[end:])
+            cast = _CAST.match(predicate, end)
             pieces += [predicate[position : token.start], f":{name}_{count}"]
-            position = end + (cast.end() if cast else 0)
+            position = cast.end() if cast else end
     return "".join([*pieces, predicate[position:]])
 
 
@@ -208,7 +212,6 @@ def _migrate(declared: DeclaredIndex) -> str:
 
 def _is_beginning(index: Index, candidate: Candidate) -> bool:
     """Whether an existing index holds nothing that the candidate does not hold as well."""
-    wanted = [key.column or bare(key.expression) for key in candidate.keys]
     return (
         index.valid
         and index.plain
@@ -216,15 +219,28 @@ def _is_beginning(index: Index, candidate: Candidate) -> bool:
         and index.method == candidate.method
         and index.predicate is None
         and not candidate.predicate
-        and len(index.keys) <= len(wanted)
+        and len(index.keys) <= len(candidate.keys)
         and not any(key.ordering for key in candidate.keys)
-        and _spelled_alike(index.keys, wanted[: len(index.keys)])
+        and all(
+            _same_key(candidate.relation, there, key)
+            for there, key in zip(index.keys, candidate.keys, strict=False)
+        )
     )
 
 
-def _spelled_alike(keys: tuple[str, ...], wanted: list[str]) -> bool:
-    """Whether two lists of keys are the same but for casts, spaces and parentheses."""
-    return [_essence(key) for key in keys] == [_essence(key) for key in wanted]
+def _begin_alike(keys: Sequence[str], candidate: Candidate) -> bool:
+    """Whether the first keys of another index are the candidate's, casts and parentheses aside."""
+    keys = keys[: len(candidate.keys)]
+    return len(keys) == len(candidate.keys) and all(
+        _same_key(candidate.relation, there, key)
+        for there, key in zip(keys, candidate.keys, strict=True)
+    )
+
+
+def _same_key(relation: Relation, there: str, key: Key) -> bool:
+    if key.column is not None or relation.column(there) is not None:
+        return there == key.column
+    return _essence(there) == _essence(key.expression)
 
 
 def _essence(key: str) -> str:
@@ -233,15 +249,15 @@ def _essence(key: str) -> str:
 
 def is_covered(candidate: Candidate) -> bool:
     """Whether an existing index begins with the candidate's keys, so that it is no news."""
-    wanted = [key.column or bare(key.expression) for key in candidate.keys]
-    special = candidate.predicate or candidate.include
-    return not special and any(
+    return not candidate.predicate and any(
         index.valid
+        # Of a unique index, nothing but the table's row is left to read.
+        and (index.unique or not candidate.include)
         and index.plain
         and index.predicate is None
         and index.method == candidate.method
         and not any(key.ordering for key in candidate.keys)
-        and _spelled_alike(index.keys[: len(wanted)], wanted)
+        and _begin_alike(index.keys, candidate)
         for index in candidate.relation.indexes
     )
 

@@ -30,6 +30,9 @@ TOLERANCE = 0.03
 #: pages, by the default `random_page_cost` of 4.
 MIN_WIDENING_GAIN = 8.0
 
+#: An index that is there for another reason may keep this share of the best one's saving.
+KEPT_BY_KNOWN = 0.95
+
 #: How many smaller forms of one index are tried.
 MAX_SIMPLER = 8
 
@@ -52,12 +55,12 @@ Try = Callable[[Sequence[Candidate]], Attempt]
 
 
 def smallest_set(
-    candidates: Sequence[Candidate], known: Sequence[Candidate], attempt: Try
+    candidates: Sequence[Candidate], known: Sequence[Candidate], attempt: Try, before: float
 ) -> Attempt:
     """Return the attempt with the smallest set that is nearly as good as all candidates.
 
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
-    proposed already, for other statements.
+    proposed or declared already. `before` is the cost without any index.
     """
     best = attempt((*candidates, *known))
     limit = best.cost * (1 + TOLERANCE)
@@ -76,7 +79,8 @@ def smallest_set(
             if tried.cost <= allowed and set(form) <= set(tried.used):
                 current = tried
                 break
-    return _with_known(current, known, limit, attempt)
+    saved = (before - best.cost) * KEPT_BY_KNOWN
+    return _with_known(current, known, max(limit, before - saved), attempt)
 
 
 def _with_known(

@@ -76,11 +76,11 @@ def verified(
 
 
 def too_little(before: float, after: float, wanted: float, *, method: str, guess: bool) -> Verdict:
-    """Return the verdict on an index that saves less of the cost than the share `wanted`."""
-    reason = (
-        f"it lowers the cost of the statement by {saving(before, after):.0%}, less than "
-        f"{wanted:.0%}"
-    )
+    """Return the verdict on an index that saves too little; `wanted` is the share that is asked."""
+    share = saving(before, after)
+    reason = f"it lowers the cost of the statement by {share:.0%}, less than {wanted:.0%}"
+    if share >= wanted:
+        reason = f"it lowers the cost of the statement by {before - after:.0f} only"
     if guess:
         return Verdict(
             VerdictStatus.UNTESTED,

@@ -13,7 +13,7 @@ from sqlglot.errors import SqlglotError
 
 from .comparison import SCANS, Comparison, comparisons, family_alias
 from .pattern import access_method
-from .predicate import Operand, bare, operand, tokenize
+from .predicate import PARTIAL_OPERATORS, Operand, bare, operand, tokenize
 from .schema import Relation, Schema
 from .tree import Node, Plan
 
@@ -173,7 +173,7 @@ def _is_condition(comparison: Comparison) -> bool:
     """Whether a partial index may hold a predicate: no value stands in it, or btree has no use."""
     if comparison.other.text in {"NULL", "true", "false"}:
         return True
-    return comparison.operator in {"<>", "<> ALL"}
+    return comparison.operator in PARTIAL_OPERATORS
 
 
 def _once(operands: Iterable[Operand]) -> tuple[Operand, ...]:
@@ -198,7 +198,9 @@ def _sort(plan: Plan, scan: Node, aliases: frozenset[str]) -> Node | None:
     """Return the nearest step above a scan that sorts rows of this relation only."""
     nearest = None
     for node in plan.nodes:
-        if node.sort_keys and _sort_terms(node, aliases) and any(s is scan for s in _below(node)):
+        # An incremental one stops with the LIMIT.
+        sorts = bool(node.sort_keys) and node.type != "Incremental Sort"
+        if sorts and _sort_terms(node, aliases) and any(s is scan for s in _below(node)):
             nearest = node
     return nearest
 

@@ -23,6 +23,9 @@ from sqlglot.tokens import Token, TokenType
 #: Comparisons that a btree index can answer.
 BTREE_OPERATORS = frozenset({"=", "<", "<=", ">", ">=", "= ANY"})
 
+#: Comparisons of which btree has no use, but that may be the condition of a partial index.
+PARTIAL_OPERATORS = frozenset({"<>", "<> ALL"})
+
 #: Comparisons with their sides exchanged.
 FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>"}
 

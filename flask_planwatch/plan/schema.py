@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,7 +26,7 @@ class Column:
 
     `distinct` is pg_stats' n_distinct: a number of values, or, if below 0, the share of the rows
     that have a value of their own; 0 if the column was never analysed. `width` is the average size
-    of a value in bytes, 0 if that is not known.
+    of a value in bytes, 0 if that is not known; `bounded` tells that no value can be long.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Column:
     distinct: float = 0.0
     quoted_name: str = ""
     width: float = 0.0
+    bounded: bool = True
 
     @property
     def base_type(self) -> str:
@@ -127,6 +128,23 @@ class Relation:
     def column(self, name: str) -> Column | None:
         """Return the column of this name."""
         return next((column for column in self.columns if column.name == name), None)
+
+    def has_index_for(self, columns: Collection[str]) -> bool:
+        """Whether a valid index begins with one of the columns; see also `indexes`.
+
+        One that leaves out only the rows where such a column is NULL counts: no comparison finds
+        these.
+        """
+        return any(
+            index.valid
+            and index.keys[:1]
+            and index.keys[0] in columns
+            and (
+                index.predicate is None
+                or index.predicate == f"({self.quoted_column(index.keys[0])} IS NOT NULL)"
+            )
+            for index in self.indexes
+        )
 
     def quoted_column(self, name: str) -> str:
         """Return a column's name as SQL, in quotes where it needs them."""

@@ -1,7 +1,8 @@
 """Tells structural constants from compared values by watching them.
 
 A constant inside an expression around a column, such as a JSON key, belongs to the structure of a
-statement as long as it stays the same. One that changes between executions is a value.
+statement as long as it stays the same. One that changes between executions is a value. So is the
+one in a condition that a partial index might hold.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
-from .predicate import conjuncts
+from .predicate import PARTIAL_OPERATORS, Operand, conjuncts
 from .scrub import mask
 from .tree import Plan
 
@@ -41,10 +42,12 @@ class Structure:
 
 
 def _expressions(plan: Plan) -> Iterator[str]:
-    """Yield each side of a comparison that reads a column."""
+    """Yield each side of a comparison that reads a column, and what a partial index may hold."""
     for node in plan.nodes:
         for _, condition in node.conditions:
             for conjunct in conjuncts(condition):
+                if conjunct.operator in PARTIAL_OPERATORS:
+                    yield Operand(conjunct.text, ()).without_alias()
                 for operand in (conjunct.left, conjunct.right):
                     if operand.columns:
                         yield operand.text

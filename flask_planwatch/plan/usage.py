@@ -96,6 +96,11 @@ def served(plan: Plan, schema: Schema) -> frozenset[tuple[str, str]]:
                 names = {*index.keys, *words}
                 found |= {(table, bare(key)) for key in index.keys}
                 found |= {(table, c.quoted_name) for c in relation.columns if c.name in names}
+    for reference in schema.references:
+        child = schema.get(reference.child)
+        if child is not None and child.has_index_for(reference.columns):
+            table = schema.root(child).display
+            found |= {(table, child.quoted_column(name)) for name in reference.columns}
     return frozenset(found)
 
 

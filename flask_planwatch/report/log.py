@@ -38,7 +38,7 @@ class LogReporter:
         for finding in changes.resolved:
             self._next.pop(finding.id, None)
             logger.info(
-                "%s resolved: %s on %s is no longer computed row by row. From %s.",
+                "%s resolved: %s on %s is no problem in the plan any more. From %s.",
                 finding.rule,
                 finding.subject,
                 finding.relation,

@@ -51,10 +51,11 @@ from collections.abc import Iterator
 from ..plan.access import EQUAL, RANGES, Access, accesses
 from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.schema import ForeignKey, Relation, Schema
+from ..plan.schema import Schema
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from . import worth
+from .worth import MAX_LOOKUP_SHARE
 
 NAME = "missing-index"
 
@@ -82,14 +83,17 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return doubt
     facts = worth.facts(suspicion, evidence, rows)
     facts["columns"] = list(suspicion.keys)
-    problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {_does(suspicion)}."
     most = bool(_passing(suspicion, evidence, rows)) and not small
+    does = _does(suspicion)
+    if most:
+        does = does.partition(":")[0] + ": an index could spare reading the table, not the rows"
+    problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {does}."
     return Hit(suspicion, problem, rows, facts, small=small, doubt=doubt, most_pass=most)
 
 
 def _suspicion(access: Access) -> Suspicion | None:
     tested = [one for one in access.untold if one.column or one.conjunct.alternatives]
-    tested = [one for one in tested if _columns(one, access)]
+    tested = [one for one in tested if _columns(one, access) and not _is_looked_up(one)]
     keys = [name for one in sorted(tested, key=_place) for name in _columns(one, access)]
     reads_much = any(
         scan.reads_all_rows or scan.total_cost >= MIN_INDEX_SCAN_COST for scan in access.scans
@@ -112,6 +116,12 @@ def _suspicion(access: Access) -> Suspicion | None:
         needs=frozenset({Need.SEQSCAN_OFF}),
         other_rows=worth.other_rows(tested[0]) if joins else None,
     )
+
+
+def _is_looked_up(comparison: Comparison) -> bool:
+    """Whether a join could look its rows up by an index, and the planner preferred not to."""
+    column = comparison.column
+    return comparison.joins and column is not None and comparison.relation.has_index_for([column])
 
 
 def _columns(comparison: Comparison, access: Access) -> list[str]:
@@ -142,7 +152,8 @@ def _sorts(suspicion: Suspicion) -> bool:
 
 def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool) -> Miss | None:
     """Return why, but for the planner's word, an index would not be worth having."""
-    if any(one.conjunct.alternatives for one in suspicion.comparisons):
+    several = len(suspicion.keys) > 1
+    if several and any(one.conjunct.alternatives for one in suspicion.comparisons):
         return Miss(suspicion, "OR joins conditions that need an index each", by_parameters=True)
     if not suspicion.comparisons and not _limited(evidence.plan):
         return Miss(suspicion, "all rows are sorted or grouped", by_parameters=True)
@@ -151,7 +162,9 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     existing = _usable_index(suspicion)
     if existing:
         return Miss(suspicion, f"the index {existing} begins with a column that is compared")
-    if suspicion.other_rows is not None and worth.other_side_is_indexed(suspicion, evidence):
+    # What found few rows on the other side was narrower than the index of the join.
+    many = suspicion.other_rows is not None and suspicion.other_rows > rows * MAX_LOOKUP_SHARE
+    if many and worth.other_side_is_indexed(suspicion, evidence):
         return Miss(suspicion, "the other side of the join has an index")
     if small or not suspicion.comparisons:
         return None
@@ -177,8 +190,8 @@ def _limited(plan: Plan) -> bool:
 
 def _usable_index(suspicion: Suspicion) -> str:
     """Return the name of an index that begins with one of the columns, or nothing."""
-    names = [one.column for one in suspicion.comparisons]
-    if not names:
+    names = [one.column for one in suspicion.comparisons if not one.joins]
+    if not suspicion.comparisons:
         names = [
             column.name
             for column in suspicion.relation.columns
@@ -203,7 +216,9 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
     """Yield each foreign key that a DELETE checks without an index."""
     for reference in schema.references:
         child = schema.get(reference.child)
-        if child is not None and child.indexable and not _is_indexed(child, reference):
+        if child is None or not child.indexable:
+            continue
+        if not child.has_index_for(reference.columns):
             keys = tuple(child.quoted_column(name) for name in reference.columns)
             yield Suspicion(
                 rule=NAME,
@@ -213,14 +228,6 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
                 scans=(),
                 comparisons=(),
             )
-
-
-def _is_indexed(child: Relation, reference: ForeignKey) -> bool:
-    wanted = set(reference.columns)
-    return any(
-        index.valid and index.predicate is None and index.keys[:1] and index.keys[0] in wanted
-        for index in child.indexes
-    )
 
 
 def _judge_reference(

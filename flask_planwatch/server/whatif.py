@@ -33,6 +33,9 @@ _HYPOPG_METHODS = frozenset({"btree", "brin", "hash", "bloom"})
 #: "functions in index expression must be marked IMMUTABLE"
 _NOT_IMMUTABLE = "42P17"
 
+#: "index row size … exceeds btree version 4 maximum 2704"
+_LIMIT_EXCEEDED = "54000"
+
 _MARK = "planwatch_trial"
 
 
@@ -48,12 +51,16 @@ class Untestable(Exception):
     """The index could not be tried; the message says why, and how to enable it."""
 
 
+class TooLong(Exception):
+    """A value is too long for the index; so would be one that is inserted later."""
+
+
 class Bench(Protocol):
     """Where candidate indexes are tried for one statement, in one transaction.
 
     `method` says how, `before` is the statement's plan without any of them. `refused` holds the
-    reason, a NotImmutable or Untestable, for each candidate that could not be made; `sizes` are the
-    bytes of those that could, as far as they are known.
+    reason, a NotImmutable, TooLong or Untestable, for each candidate that could not be made; `sizes`
+    are the bytes of those that could, as far as they are known.
     """
 
     method: str
@@ -335,6 +342,8 @@ class _BuildBench(_Trials):
 def _refusal(error: ServerError) -> Exception:
     if error.sqlstate == _NOT_IMMUTABLE:
         return NotImmutable(str(error))
+    if error.sqlstate == _LIMIT_EXCEEDED:
+        return TooLong("some values are too long for a btree index")
     if error.reason is SkipReason.STATEMENT_TIMEOUT:
         return Untestable("trying the index took too long")
     return Untestable(f"the index could not be tried: {error}")

@@ -19,7 +19,7 @@ import structlog
 from blinker import Signal
 
 import flask_planwatch
-from flask_planwatch import Finding, SkipReason, signals
+from flask_planwatch import Finding, SkipReason, Verdict, VerdictStatus, signals
 from flask_planwatch.report.log import extra
 from flask_planwatch.rules import RULES, Rule
 from flask_planwatch.settings import SETTINGS, Setting
@@ -185,14 +185,17 @@ def find(story: Any, watch: Callable[..., Any]) -> Callable[[], Finding]:
     return login
 
 
-def documented_fields() -> set[str]:
-    table = sections(page("logging"))["Fields of a record"]
+def documented_fields(of: str = "Fields of a record") -> set[str]:
+    table = sections(page("logging"))[of]
     rows = re.findall(r"^   \* - (``.*``)$", table, re.MULTILINE)
     return {name for row in rows for name in re.findall(r"``([^`]+)``", row)}
 
 
 def test_the_fields_of_a_record_are_documented(find: Callable[[], Finding]) -> None:
-    assert documented_fields() == set(extra(find()))
+    fields = extra(find())
+    assert documented_fields() == set(fields)
+    (advice,) = fields["planwatch_advice_data"]
+    assert documented_fields("Fields of an advice") == set(advice)
 
 
 @pytest.mark.usefixtures("clean_logging")
@@ -267,8 +270,17 @@ def test_the_quick_start_finds_its_query(
             module.db.engine.dispose()
     assert finding.location
     assert finding.location.path == str(DOCS / "examples" / "quickstart.py")
-    said = " ".join(page("quickstart").split())
-    assert finding.message.partition(" From ")[0] in said
+    said, readme = (
+        " ".join(text.split())
+        for text in (page("quickstart"), (ROOT / "README.md").read_text("utf-8"))
+    )
+    problem = re.sub(r"[\d,.]+ ms this time", "22.1 ms this time", finding.message)
+    assert problem.partition(" From ")[0] in said
+    assert problem.partition(" From ")[0] in readme
+    reason = "the planner used the index"
+    verdict = Verdict(VerdictStatus.VERIFIED, reason, 3618.0, 1209.29, guess=True)
+    assert f"[{verdict}]" in said
+    assert f"[{verdict}]" in readme
     assert f":{finding.location.line} in {finding.location.function}" in said
     assert finding.advice[0].summary in said
 
@@ -287,6 +299,15 @@ def test_the_commands_of_the_readme_are_those_of_tox_and_of_ci() -> None:
     assert commands[1] in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     tox = (ROOT / "tox.ini").read_text("utf-8")
     assert {"example", "tests"} <= set(re.findall(r"^\[testenv:(\w+)\]", tox, re.MULTILINE))
+
+
+def test_the_readme_names_each_rule() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert set(re.findall(r"^\| \[`(.+?)`\]", readme, re.MULTILINE)) == {
+        rule.NAME for rule in RULES
+    }
+    for target in re.findall(r"\]\((docs/[^)]+)\)", readme):
+        assert (ROOT / target).exists(), target
 
 
 def test_contributors_are_told_all_environments_and_variables() -> None:

@@ -86,7 +86,10 @@ def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
         watched.ask(login(f"x{number}"))
     _, resolved = log.records
     assert resolved.levelno == logging.INFO
-    assert "resolved" in resolved.getMessage()
+    assert resolved.getMessage().startswith(
+        'functional-predicate resolved: lower((email)::text) on "user" is no problem in the plan '
+        "any more. From "
+    )
     assert resolved.planwatch_id == record.planwatch_id
 
 

@@ -200,7 +200,8 @@ def test_finding_says_what_where_and_what_to_do(story, visit):
     assert 'SELECT "user".id FROM "user" WHERE lower("user".email) = %(lower_1)s' in text
     assert "lower_1 'user7@example.com'" in text
     assert re.search(
-        r"Create index verified cost 3,6\d\d → [\d,.]+ about \d\.\d MB The planner used the index\.",
+        r"Create index verified cost 3,6\d\d → [\d,.]+ about \d\.\d MB "
+        r"The planner used the index\.",
         text,
     )
     assert "lower((email)::text) was computed row by row and is now an index condition" in text
@@ -276,8 +277,10 @@ def test_proof_that_a_lock_of_the_request_holds_up_comes_later(fresh_story, tool
     watched.app.add_url_rule("/", "page", running(watched, lock, login("user7@example.com")))
     watched.app.add_url_rule("/next", "next", running(watched))
     found = open_panel(watched.app).section("Found in this request").text
-    untested = r"Create index untested about \d\.\d MB The table was locked, most likely by the request's own"
-    assert re.search(untested, found)
+    assert re.search(
+        r"Create index untested about \d\.\d MB The table was locked, most likely by the request's",
+        found,
+    )
     assert watched.findings()
     assert "Create index verified" in open_panel(watched.app, "/next").section("Found earlier").text
 

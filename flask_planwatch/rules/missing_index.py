@@ -136,6 +136,17 @@ def _columns(comparison: Comparison, access: Access) -> list[str]:
     return [access.relation.quoted_column(name) for name in names if name is not None]
 
 
+def _on_one_column(comparison: Comparison) -> bool:
+    """Whether all that OR joins compares the same column, so that one index serves."""
+    columns = {
+        one.column
+        for branch in comparison.conjunct.alternatives
+        for part in branch
+        for one in comparison.of(part)
+    }
+    return len(columns) == 1 and None not in columns
+
+
 def _place(comparison: Comparison) -> int:
     """Equality first, then joins, then ranges."""
     if comparison.operator not in EQUAL:
@@ -152,8 +163,7 @@ def _sorts(suspicion: Suspicion) -> bool:
 
 def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool) -> Miss | None:
     """Return why, but for the planner's word, an index would not be worth having."""
-    several = len(suspicion.keys) > 1
-    if several and any(one.conjunct.alternatives for one in suspicion.comparisons):
+    if any(one.conjunct.alternatives and not _on_one_column(one) for one in suspicion.comparisons):
         return Miss(suspicion, "OR joins conditions that need an index each", by_parameters=True)
     if not suspicion.comparisons and not _limited(evidence.plan):
         return Miss(suspicion, "all rows are sorted or grouped", by_parameters=True)

@@ -59,8 +59,8 @@ class Bench(Protocol):
     """Where candidate indexes are tried for one statement, in one transaction.
 
     `method` says how, `before` is the statement's plan without any of them. `refused` holds the
-    reason, a NotImmutable, TooLong or Untestable, for each candidate that could not be made; `sizes`
-    are the bytes of those that could, as far as they are known.
+    reason, a NotImmutable, TooLong or Untestable, for each candidate that could not be made;
+    `sizes` are the bytes of those that could, as far as they are known.
     """
 
     method: str
@@ -190,9 +190,16 @@ class _HypopgBench(_Trials):
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
         # Measured with 1.3: a hypothetical index on an expression is not recognised on a table
         # that is not the first of its statement.
-        if not suspicion.comparisons:
+        if not suspicion.comparisons or all(key.column is not None for key in candidate.keys):
             return None
-        return self._plan(predicate_query(suspicion), self._create([candidate]), seqscan=True)
+        names = self._create([candidate])
+        self.transaction.run(f"SAVEPOINT {_MARK}_alone")
+        try:
+            return self._plan(predicate_query(suspicion), names, seqscan=True)
+        except ServerError:
+            # Not each predicate can be planned by itself; a lost connection fails here as well.
+            self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_alone")
+            return None
 
     def is_measured(self, candidate: Candidate) -> bool:
         plain = all(key.column is not None for key in candidate.keys)

@@ -238,7 +238,8 @@ SILENT = {
 
 @pytest.mark.parametrize("name", SILENT)
 def test_is_silent_on_twins(watched, name):
-    assert watched.ask(SILENT[name]) == []
+    findings = watched.ask(SILENT[name])
+    assert [finding for finding in findings if finding.rule == "functional-predicate"] == []
     assert watched.planwatch.stats()["inspected"] == 1
 
 

@@ -1,0 +1,1 @@
+"""A table of statements, and the indexes that PlanWatch must propose for each of them."""

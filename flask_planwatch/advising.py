@@ -103,7 +103,8 @@ class Adviser:
     `query` is planned again with candidate indexes in place. `verify` is the setting
     PLANWATCH_VERIFY, `show_values` PLANWATCH_SHOW_PARAMETERS. `mapped` tells how the app's code
     names a table; for `varying` see Structure. `proposed` are the indexes that are proposed for
-    other statements already; `chosen` collects those of this one.
+    other statements already; `chosen` collects those of this one, and `tried` becomes True once the
+    planner was asked.
     """
 
     session: Session
@@ -116,6 +117,7 @@ class Adviser:
     varying: frozenset[str] = frozenset()
     proposed: Sequence[Candidate] = ()
     chosen: list[Candidate] = field(default_factory=list)
+    tried: bool = False
     _facts: dict[tuple[str, str], ExpressionFacts] = field(default_factory=dict)
     _taken: dict[str, frozenset[str]] = field(default_factory=dict)
     _extensions: dict[str, Availability] = field(default_factory=dict)
@@ -191,6 +193,7 @@ class Adviser:
         guessed = [guess for guess in guesses.values() if guess is not None]
         try:
             with self._bench(ground.query, [*candidates, *guessed]) as bench:
+                self.tried = True
                 chosen = self._choose(bench, ground, candidates)
                 return [self._answer(bench, chosen, hit, guesses[id(hit)]) for hit in ground.hits]
         except whatif.Untestable as untestable:
@@ -283,7 +286,7 @@ class Adviser:
             if guess is not None and guess.method != "btree" and guess in bench.refused:
                 return self._on_its_own(bench, hit, guess)
             if chosen.is_worth(wanted, hit):
-                others = " and ".join(one.body for one in chosen.attempt.used)
+                others = " and ".join(one.shown for one in chosen.attempt.used)
                 return Declined(f"an index {others} serves the statement better")
             return self._on_its_own(bench, hit, guess)
         if not chosen.is_worth(wanted, hit):
@@ -303,7 +306,7 @@ class Adviser:
         verdict = verified(
             hit.suspicion,
             bench.before,
-            chosen.attempt.plan,
+            chosen.attempt,
             method=bench.method,
             guess=chosen.guess,
         )

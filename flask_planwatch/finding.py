@@ -286,7 +286,8 @@ class Finding:
         first = self.advice[0]
         rejected = first.verdict.status is VerdictStatus.REJECTED
         label = "Tried" if rejected else "Fix"
-        return f"{lead} {label}: {first.summary} [{first.verdict}]"
+        together = [one.summary for one in self.advice if one.verdict == first.verdict]
+        return f"{lead} {label}: {' together with '.join(together)} [{first.verdict}]"
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from . import fingerprint
+from .advice.index import Candidate
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
 from .advice.verdict import Declined
-from .advising import Adviser
+from .advising import Advised, Adviser, Answer
 from .capture import Capture
 from .finding import (
     Dismissal,
@@ -24,6 +26,7 @@ from .finding import (
     Skip,
     SkipReason,
     Statement,
+    VerdictStatus,
 )
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
@@ -43,6 +46,10 @@ CRITICAL_MS = 1000.0
 
 #: So is one that takes this share of the database time that PlanWatch saw.
 CRITICAL_SHARE = 0.2
+
+#: Plans whose advice is remembered; the one inspected longest ago goes first. Trying indexes is
+#: the dearest part of an inspection, and a page that is loaded again has the same statements.
+MAX_ANSWERS = 200
 
 #: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
 #: the server and back takes as long.
@@ -72,6 +79,9 @@ class Inspector:
     mapped_table: Callable[[Capture, Relation], MappedTable | None]
     proposals: Proposals
     structure: Structure = field(default_factory=Structure)
+    answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
+        default_factory=OrderedDict
+    )
 
     def inspect(self, capture: Capture) -> Outcome:
         """Return the outcome for a capture; a Skip if the server could not explain it.
@@ -105,15 +115,16 @@ class Inspector:
             varying=varying,
             proposed=self.proposals.others(origin),
         )
+        answers = self._answers(adviser, hits)
         findings, blocked = [], False
-        for hit, answer in zip(hits, adviser.advise(hits), strict=True):
+        for hit, answer in zip(hits, answers, strict=True):
             if isinstance(answer, Declined):
                 dismissals.append(_declined(hit, answer))
                 continue
             blocked = blocked or answer.blocked
             draft = drafts[id(hit)]
             problem = " ".join(
-                filter(None, [draft.problem, answer.remark, _basis(capture, hit, schema)])
+                filter(None, [draft.problem, _basis(capture, hit, schema), answer.remark])
             )
             findings.append(replace(draft, problem=problem, advice=answer.advice))
         self.proposals.keep(origin, adviser.chosen)
@@ -126,6 +137,32 @@ class Inspector:
             served=served(plan, schema),
         )
         return Outcome(inspection, blocked)
+
+    def _answers(self, adviser: Adviser, hits: list[Hit]) -> list[Answer]:
+        """Return the advice on the hits; what was tried on the same plan is not tried again."""
+        about = [
+            (
+                hit.suspicion.identity,
+                hit.suspicion.holds_value,
+                hit.small,
+                hit.most_pass,
+                hit.doubt is None,
+                repr(adviser.mapped(hit.suspicion.relation)),
+            )
+            for hit in hits
+        ]
+        plan, schema = adviser.plan.as_text(), adviser.schema.text
+        key = (adviser.query.text, plan, schema, tuple(about))
+        if key not in self.answers:
+            answers = adviser.advise(hits)
+            if not adviser.tried or any(map(_is_untested, answers)):
+                return answers
+            self.answers[key] = (answers, adviser.chosen)
+            while len(self.answers) > MAX_ANSWERS:
+                self.answers.popitem(last=False)
+        answers, adviser.chosen = self.answers[key]
+        self.answers.move_to_end(key)
+        return answers
 
     def _judge(
         self, query: Query, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
@@ -190,6 +227,13 @@ class Inspector:
 
     def _ignored(self, finding: Finding) -> bool:
         return self.settings.ignores(finding.rule, finding.relation, finding.subject, finding.id)
+
+
+def _is_untested(answer: Answer) -> bool:
+    """Whether another try may tell more: what was missing or in the way may be there by then."""
+    return isinstance(answer, Advised) and any(
+        advice.verdict.status is VerdictStatus.UNTESTED for advice in answer.advice
+    )
 
 
 def _query(capture: Capture) -> Query:
@@ -300,11 +344,11 @@ def _severity(capture: Capture, hit: Hit) -> Severity:
 def _basis(capture: Capture, hit: Hit, schema: Schema) -> str:
     """Return what a finding rests on: executions, elapsed time, and how far rows are known."""
     times = "once" if capture.calls == 1 else f"{capture.calls:,} times"
-    said = [f"ran {times} so far, {capture.duration_ms:,.1f} ms this time"]
+    said = [f"It ran {times} so far, and took {capture.duration_ms:,.1f} ms this time"]
     leaves = schema.leaves(hit.suspicion.relation)
     if not any(leaf.has_statistics for leaf in leaves):
-        said.append("the table was never analysed, so its rows are a guess")
-    return f"({'; '.join(said)})"
+        said.append("the table was never analysed, so that its rows are a guess")
+    return f"{'; '.join(said)}."
 
 
 def _declined(hit: Hit, declined: Declined) -> Dismissal:

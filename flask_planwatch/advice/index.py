@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot import expressions as sql
 
 from ..plan.predicate import parse
 from ..plan.schema import Relation, Schema
+from ..plan.scrub import mask
 
 #: PostgreSQL cuts longer names (NAMEDATALEN - 1).
 MAX_NAME_BYTES = 63
@@ -104,7 +105,7 @@ class Candidate:
         classes = {key.operator_class.rpartition(".")[2] for key in self.keys} - {""}
         marks = sorted({mark for name in classes for mark in name.split("_") if mark in _MARKS})
         if self.predicate:
-            marks.append(f"partial_{_digest(self.predicate)}")
+            marks.append(f"partial_{_digest(mask(self.predicate))}")
         marks += [word for key in self.keys for word in key.ordering.lower().split() if key.nulls]
         marks += ["desc"] * any(key.descending and not key.nulls for key in self.keys)
         if self.include:
@@ -123,6 +124,11 @@ class Candidate:
         if self.predicate:
             parts.append(f"WHERE {self.predicate}")
         return " ".join(parts)
+
+    @property
+    def shown(self) -> str:
+        """The body as people may see it: a compared value is masked."""
+        return replace(self, predicate=mask(self.predicate)).body
 
     @property
     def definition(self) -> str:

@@ -15,10 +15,6 @@ FILL = 0.9
 #: The width of a value of which nothing is known, in bytes.
 USUAL_WIDTH = 16.0
 
-#: Each scan of a table pays for about as many rows written to one more index.
-#: An index entry costs about as much to write as a row costs to look up.
-WRITE_HEAVY = 1.0
-
 
 def estimated_size(candidate: Candidate, rows: float) -> int:
     """Return the bytes that a btree index on `rows` rows takes, from the widths of its columns."""
@@ -39,8 +35,6 @@ def price(candidate: Candidate, size: int | None) -> str:
             f"{activity.updated:,} updated and {activity.deleted:,} deleted so far, against "
             f"{activity.scans:,} scans of the table"
         )
-        if activity.written > activity.scans * WRITE_HEAVY:
-            said[-1] += ", so it is written more than read"
     return f"Price: {'; '.join(said)}."
 
 

@@ -6,8 +6,8 @@ each index of the set has to earn its place, and its size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..plan.tree import Plan
 from .index import Candidate
@@ -39,10 +39,14 @@ MAX_SIMPLER = 8
 
 @dataclass(frozen=True)
 class Attempt:
-    """The plan with some candidates in place, and those that it uses."""
+    """The plan with some candidates in place, and those that it uses.
+
+    `names` are those that the candidates are advised under, by the names in the plan.
+    """
 
     plan: Plan
     used: tuple[Candidate, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cost(self) -> float:
@@ -77,7 +81,7 @@ def smallest_set(
                 allowed = max(limit, best.cost + MIN_WIDENING_GAIN)
             tried = attempt((*rest, *form))
             if tried.cost <= allowed and set(form) <= set(tried.used):
-                current = tried
+                current, limit = tried, max(limit, tried.cost)
                 break
     saved = (before - best.cost) * KEPT_BY_KNOWN
     return _with_known(current, known, max(limit, before - saved), attempt)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ..finding import Advice, Verdict, VerdictStatus
 from ..plan.evidence import Hit, Suspicion
@@ -61,17 +62,18 @@ def passes_much(before: Plan, hit: Hit) -> bool:
 
 
 def verified(
-    suspicion: Suspicion, before: Plan, after: Plan, *, method: str, guess: bool
+    suspicion: Suspicion, before: Plan, attempt: Attempt, *, method: str, guess: bool
 ) -> Verdict:
-    """Return the verdict on an index that the planner uses, and that is worth it."""
+    """Return the verdict on indexes that the planner uses, and that are worth it."""
+    used = "the index" if len(attempt.used) == 1 else f"these {len(attempt.used)} indexes"
     return Verdict(
         VerdictStatus.VERIFIED,
-        "the planner used the index",
+        f"the planner used {used}",
         cost_before=before.total_cost,
-        cost_after=after.total_cost,
+        cost_after=attempt.cost,
         guess=guess,
         method=method,
-        proof=_proof(before, after, suspicion),
+        proof=_proof(before, attempt.plan, suspicion, attempt.names),
     )
 
 
@@ -106,7 +108,7 @@ def verdict_on_one(trial: Trial, suspicion: Suspicion, *, small: bool) -> Verdic
             "the planner used the index once sequential scans were off, as it will when the table "
             "has grown",
             method=trial.method,
-            proof=_proof(trial.attempt.plan, trial.forced.plan, suspicion),
+            proof=_proof(trial.attempt.plan, trial.forced.plan, suspicion, trial.forced.names),
         )
     if (applicable or _uses(trial.attempt, suspicion)) and not trial.measured:
         return Verdict(
@@ -143,18 +145,27 @@ def _sorts(plan: Plan) -> bool:
     return not any(node.sort_keys for node in plan.nodes)
 
 
-def _proof(before: Plan, after: Plan, suspicion: Suspicion) -> tuple[str, ...]:
-    """Return what changed in the plan, a line each."""
+def _proof(
+    before: Plan, after: Plan, suspicion: Suspicion, names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return what changed in the plan, a line each; `names` are those of the indexes tried."""
     lines = []
-    if suspicion.comparisons and indexed_in(after, suspicion):
-        lines.append(f"{suspicion.shown} was computed row by row and is now an index condition")
+    answered = [key for key in suspicion.keys if indexed_in(after, replace(suspicion, keys=(key,)))]
+    if answered and len(suspicion.keys) == 1:
+        lines.append(f"{suspicion.shown} was tested row by row and is now an index condition")
+    elif answered:
+        lines.append(f"{' and '.join(answered)} became index conditions")
     if any(node.sort_keys for node in before.nodes) and _sorts(after):
         lines.append("the rows come from the index in the order that is asked for, without a Sort")
     was = next(iter(suspicion.scans), None)
-    now = [node for node in after.scans if was and node.qualified_relation in suspicion.scanned]
-    lines += [f"{was.title} became {node.title}" for node in now[:1] if was and _differs(was, node)]
+    now = {node.alias: node for node in after.scans}
+    if was is not None and was.alias in now:
+        title = _named(now[was.alias], names)
+        if title != was.title:
+            lines.append(f"{was.title} became {title}")
     return tuple(lines)
 
 
-def _differs(was: Node, node: Node) -> bool:
-    return node.title != was.title
+def _named(scan: Node, names: Mapping[str, str]) -> str:
+    """Return the title of a scan, with the name that an index is advised under."""
+    return replace(scan, index=names.get(scan.index or "", scan.index)).title

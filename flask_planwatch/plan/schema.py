@@ -163,6 +163,16 @@ class Schema:
     relations: Mapping[str, Relation] = field(default_factory=dict)
     references: tuple[ForeignKey, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """What says whether two schemas are the same: tables, columns and indexes."""
+        return repr(
+            [
+                (one.key, one.columns, one.indexes, one.has_statistics)
+                for one in self.relations.values()
+            ]
+        )
+
     def get(self, key: str | None) -> Relation | None:
         """Return the relation of this key."""
         return self.relations.get(key) if key else None

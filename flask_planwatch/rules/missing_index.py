@@ -85,7 +85,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     facts["columns"] = list(suspicion.keys)
     most = bool(_passing(suspicion, evidence, rows)) and not small
     does = _does(suspicion)
-    if most:
+    if most and any(scan.reads_all_rows for scan in suspicion.scans):
         does = does.partition(":")[0] + ": an index could spare reading the table, not the rows"
     problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {does}."
     return Hit(suspicion, problem, rows, facts, small=small, doubt=doubt, most_pass=most)
@@ -218,7 +218,7 @@ def _does(suspicion: Suspicion) -> str:
     if _sorts(suspicion):
         return f"tests and sorts them by {columns}: no index finds them in that order"
     if suspicion.other_rows is not None:
-        return f"joins them by {columns}: no index begins with that column"
+        return f"joins them by {columns}: no index finds those that match"
     return f"tests {columns} on each of them: no index finds the few that match"
 
 

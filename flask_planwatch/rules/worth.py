@@ -85,15 +85,14 @@ def reading(suspicion: Suspicion, schema: Schema, rows: float) -> str:
 
 def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
     """Return what a finding is based on, JSON-ready and without compared values."""
-    condition = " AND ".join(
-        dict.fromkeys(comparison.conjunct.text for comparison in suspicion.comparisons)
-    )
+    conditions = dict.fromkeys(comparison.conjunct.text for comparison in suspicion.comparisons)
+    condition = " AND ".join(conditions)
+    if not evidence.show_values:
+        condition = scrub_condition(condition, evidence.varying) if conditions else ""
     return {
         "scanned": list(suspicion.scanned),
         "node": suspicion.scans[0].title,
-        "condition": (
-            condition if evidence.show_values else scrub_condition(condition, evidence.varying)
-        ),
+        "condition": condition,
         "table_rows": round(rows),
         "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
         "total_cost": evidence.plan.total_cost,

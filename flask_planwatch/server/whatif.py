@@ -174,7 +174,8 @@ class _Trials:
         self.transaction.run(f"SET LOCAL enable_seqscan = {'on' if seqscan else 'off'}")
         plan = query.explain(self.transaction)
         used = [names[node.index] for node in plan.nodes if node.index in names]
-        return Attempt(plan, tuple(dict.fromkeys(used)))
+        shown = {name: candidate.name for name, candidate in names.items()}
+        return Attempt(plan, tuple(dict.fromkeys(used)), shown)
 
 
 class _HypopgBench(_Trials):

@@ -151,7 +151,7 @@ HEADINGS = {
         no_index(
             "with a part that no index serves",
             select(Post).where(or_(Post.user_id == 7, Post.views % 2 == 1)),
-            reason="of the rows pass",
+            reason="OR joins conditions",
         ),
     ],
     "IN lists": [

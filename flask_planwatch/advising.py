@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 
-from .advice.candidates import Shape, Shapes
+from .advice.candidates import Shape
 from .advice.containment import containment
 from .advice.index import Candidate, Key, column_key
 from .advice.mapped import MappedTable
@@ -30,23 +29,18 @@ from .advice.verdict import (
     verdict_on_one,
     verified,
 )
+from .drafting import Drafts
 from .finding import Advice, Verdict, VerdictStatus
 from .plan.access import Access, accesses, reference_access
 from .plan.comparison import MIN_INDEX_SCAN_COST
 from .plan.evidence import Hit, Remedy
-from .plan.predicate import Operand
-from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
+from .plan.schema import Relation, Schema, Volatility
 from .plan.scrub import mask
 from .plan.tree import Plan
-from .server import catalog, expressions, whatif
+from .server import whatif
 from .server.explain import Query, reference_query
-from .server.extensions import Availability, availability
 from .server.session import Session
 from .settings import VERIFY_BUILD, VERIFY_OFF
-
-#: How many candidates are tried for one statement. Each takes some 30 ms to build on 100 000 rows,
-#: and writers wait meanwhile.
-MAX_TRIED = 40
 
 _COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
 
@@ -118,9 +112,9 @@ class Adviser:
     proposed: Sequence[Candidate] = ()
     chosen: list[Candidate] = field(default_factory=list)
     tried: bool = False
-    _facts: dict[tuple[str, str], ExpressionFacts] = field(default_factory=dict)
-    _taken: dict[str, frozenset[str]] = field(default_factory=dict)
-    _extensions: dict[str, Availability] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.drafts = Drafts(self.session, self.schema, self.mapped)
 
     def advise(self, hits: Sequence[Hit]) -> list[Answer]:
         """Return the advice on each hit, or Declined if the planner prefers the plan as it is.
@@ -144,7 +138,7 @@ class Adviser:
             return Advised((own_type(hit, mapped),))
         if hit.remedy is Remedy.CONTAINMENT:
             return self._rewritten(hit, containment(hit, mapped))
-        described = [self._describe(suspicion.relation, key) for key in suspicion.keys]
+        described = [self.drafts.describe(suspicion.relation, key) for key in suspicion.keys]
         refused = [facts for facts in described if is_refused(facts)]
         if len(refused) < len(described):
             return None
@@ -157,7 +151,7 @@ class Adviser:
         suspicion = hit.suspicion
         key = Key(suspicion.keys[0], suspicion.comparison.column, suspicion.operator_class)
         shape = Shape((key,), suspicion.method, extension=suspicion.extension)
-        index = self._candidate(suspicion.relation, shape)
+        index = self.drafts.candidate(suspicion.relation, shape)
         if is_covered(index):
             return Advised((first,))
         reason = "an index can answer only the rewritten statement"
@@ -183,13 +177,16 @@ class Adviser:
 
     def _on(self, ground: _Ground) -> list[Answer]:
         """Return the answer to each hit of a ground."""
-        guesses = {id(hit): self._best_guess(hit, ground) for hit in ground.hits}
+        guesses = {
+            id(hit): self.drafts.best_guess(hit, ground.accesses, ground.hits)
+            for hit in ground.hits
+        }
         if self.verify == VERIFY_OFF:
             reason = 'PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index'
             return [self._untested(hit, guesses[id(hit)], reason) for hit in ground.hits]
         candidates: list[Candidate] = []
         if any(not hit.small for hit in ground.hits):
-            candidates = self._candidates(ground)
+            candidates = self.drafts.candidates(ground.accesses, ground.hits)
         guessed = [guess for guess in guesses.values() if guess is not None]
         try:
             with self._bench(ground.query, [*candidates, *guessed]) as bench:
@@ -253,7 +250,8 @@ class Adviser:
         serving = {
             id(hit): held
             for hit in ground.hits
-            if not hit.small and (held := [one for one in attempt.used if self._serves(one, hit)])
+            if not hit.small
+            and (held := [one for one in attempt.used if self.drafts.serves(one, hit)])
         }
         owned = {one for held in serving.values() for one in held}
         for first in list(serving.values())[:1]:
@@ -342,7 +340,7 @@ class Adviser:
         return self._advised(hit, [guess], answer, bench)
 
     def _not_immutable(self, hit: Hit) -> Answer:
-        facts = self._describe(hit.suspicion.relation, hit.suspicion.keys[0])
+        facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])
         reason = "the server says that it is not IMMUTABLE"
         facts = replace(facts, volatility=Volatility.STABLE, reason=reason)
         return Advised((rewrite(hit, facts, self.mapped(hit.suspicion.relation)),))
@@ -355,7 +353,7 @@ class Adviser:
             return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
         if guess is None or is_covered(guess):
             return Declined("an index on other columns of the statement leaves few rows to test")
-        facts = [self._describe(guess.relation, key) for key in hit.suspicion.keys]
+        facts = [self.drafts.describe(guess.relation, key) for key in hit.suspicion.keys]
         unknown = [one.reason for one in facts if one.volatility is Volatility.UNKNOWN]
         if _COLLATE.search(self.query.text):
             reason = (
@@ -364,7 +362,7 @@ class Adviser:
             )
         if unknown:
             reason = f"whether it may be indexed is not known ({unknown[0]}), and {reason}"
-        missing = self._extension(guess.extension).missing if guess.extension else ""
+        missing = self.drafts.extension(guess.extension).missing if guess.extension else ""
         verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
         return replace(self._advised(hit, [guess], verdict, None), blocked=blocked)
 
@@ -389,97 +387,6 @@ class Adviser:
         return create_index(
             index, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
         )
-
-    def _candidates(self, ground: _Ground) -> list[Candidate]:
-        """Return what is worth asking the planner about, the most promising of each table first."""
-        spelling = self._spelling(ground)
-        shapes = [
-            [(access.relation, shape) for shape in Shapes(access, spelling).all()]
-            for access in ground.accesses
-        ]
-        in_turn = [one for row in zip_longest(*shapes) for one in row if one is not None]
-        found = (self._candidate(relation, shape) for relation, shape in in_turn)
-        return list(dict.fromkeys(one for one in found if not is_covered(one)))[:MAX_TRIED]
-
-    def _best_guess(self, hit: Hit, ground: _Ground) -> Candidate | None:
-        """Return the index for one hit that the shape of the statement speaks for."""
-        wanted = self._wanted(hit)
-        relation = hit.suspicion.relation
-        for declared in declared_candidates(relation, self.schema, self.mapped(relation)):
-            if {key.expression for key in declared.keys} <= wanted:
-                return declared
-        for access in ground.accesses:
-            if access.relation.key == hit.suspicion.relation.key:
-                shape = Shapes(access, self._spelling(ground)).best_guess(wanted=wanted)
-                if shape is not None:
-                    return self._candidate(access.relation, shape)
-        return None
-
-    def _candidate(self, relation: Relation, shape: Shape) -> Candidate:
-        if relation.schema not in self._taken:
-            self._taken[relation.schema] = catalog.index_names(self.session, relation.schema)
-        keys = shape.keys
-        extension = ""
-        if shape.extension:
-            found = self._extension(shape.extension)
-            extension = "" if found.installed else shape.extension
-            keys = tuple(
-                replace(key, operator_class=found.qualified(key.operator_class)) for key in keys
-            )
-        return Candidate(
-            relation,
-            keys,
-            self.schema,
-            self._taken[relation.schema],
-            method=shape.method,
-            include=shape.include,
-            predicate=self._describe(relation, shape.predicate).text if shape.predicate else "",
-            extension=extension,
-        )
-
-    def _serves(self, index: Candidate, hit: Hit) -> bool:
-        if index.relation.key != hit.suspicion.relation.key:
-            return False
-        wanted = self._wanted(hit)
-        held = {key.expression for key in index.keys}
-        return bool(held & wanted) or any(key in index.predicate for key in wanted)
-
-    def _wanted(self, hit: Hit) -> set[str]:
-        """Return the keys of a hit as an index spells them."""
-        relation = hit.suspicion.relation
-        return {self._describe(relation, key).text for key in hit.suspicion.keys}
-
-    def _spelling(self, ground: _Ground) -> Callable[[Relation, Operand], str | None]:
-        """Return how to write an expression that a hit or an order asks for, None for others."""
-        wanted = {
-            (hit.suspicion.relation.key, key)
-            for hit in ground.hits
-            if not hit.suspicion.holds_value
-            for key in hit.suspicion.keys
-        }
-
-        def spelling(relation: Relation, operand: Operand) -> str | None:
-            text = operand.without_alias()
-            if (relation.key, text) not in wanted:
-                return None
-            facts = self._describe(relation, text)
-            return None if is_refused(facts) else facts.text
-
-        return spelling
-
-    def _describe(self, relation: Relation, key: str) -> ExpressionFacts:
-        """Return what the server says of a key; nothing has to be asked of a plain column."""
-        if any(column.quoted_name == key for column in relation.columns):
-            return ExpressionFacts(key, Volatility.IMMUTABLE)
-        place = (relation.key, key)
-        if place not in self._facts:
-            self._facts[place] = expressions.describe(self.session, relation, key)
-        return self._facts[place]
-
-    def _extension(self, name: str) -> Availability:
-        if name not in self._extensions:
-            self._extensions[name] = availability(self.session, name)
-        return self._extensions[name]
 
 
 def _known(answer: Answer | None) -> Answer:

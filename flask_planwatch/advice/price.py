@@ -33,7 +33,7 @@ def price(candidate: Candidate, size: int | None) -> str:
         said.append(
             f"each write keeps it up to date: {activity.inserted:,} rows inserted, "
             f"{activity.updated:,} updated and {activity.deleted:,} deleted so far, against "
-            f"{activity.scans:,} scans of the table"
+            f"{activity.scans:,} {'scan' if activity.scans == 1 else 'scans'} of the table"
         )
     return f"Price: {'; '.join(said)}."
 

@@ -205,7 +205,7 @@ def _broken(index: Index) -> str:
 
 def _migrate(declared: DeclaredIndex) -> str:
     return (
-        f"The index {declared.name} is declared in {declared.table}, missing in the database: "
+        f"The index {declared.name} is declared in `{declared.table}`, missing in the database: "
         "a migration was not run."
     )
 

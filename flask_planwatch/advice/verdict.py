@@ -65,7 +65,9 @@ def verified(
     suspicion: Suspicion, before: Plan, attempt: Attempt, *, method: str, guess: bool
 ) -> Verdict:
     """Return the verdict on indexes that the planner uses, and that are worth it."""
-    used = "the index" if len(attempt.used) == 1 else f"these {len(attempt.used)} indexes"
+    used = "the index"
+    if len(attempt.used) > 1:
+        used = " and ".join(index.name for index in attempt.used)
     return Verdict(
         VerdictStatus.VERIFIED,
         f"the planner used {used}",
@@ -154,7 +156,8 @@ def _proof(
     if answered and len(suspicion.keys) == 1:
         lines.append(f"{suspicion.shown} was tested row by row and is now an index condition")
     elif answered:
-        lines.append(f"{' and '.join(answered)} became index conditions")
+        became = "became an index condition" if len(answered) == 1 else "became index conditions"
+        lines.append(f"{' and '.join(answered)} {became}")
     if any(node.sort_keys for node in before.nodes) and _sorts(after):
         lines.append("the rows come from the index in the order that is asked for, without a Sort")
     was = next(iter(suspicion.scans), None)

@@ -149,13 +149,21 @@ def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
 
 
 def _distinct_values(suspicion: Suspicion) -> float:
-    """Return how many values the expression can have at most, 0 if that is not known.
+    """Return how many values the compared expressions can have at most, 0 if that is not known.
 
-    A function of one column has no more values than the column.
+    A function of one column has no more values than the column. Of several comparisons, the one
+    with the most values leaves the fewest rows.
     """
-    names = suspicion.operand.column_names
-    column = suspicion.relation.column(names[0]) if len(names) == 1 else None
-    if column is None or suspicion.comparison.operator != "=":
+    counts = [
+        _values(one, suspicion.relation) for one in suspicion.comparisons if not one.other.columns
+    ]
+    return max(counts) if counts and all(counts) else 0.0
+
+
+def _values(comparison: Comparison, relation: Relation) -> float:
+    names = comparison.operand.column_names
+    column = relation.column(names[0]) if len(names) == 1 else None
+    if column is None or comparison.operator != "=":
         return 0.0
     return max(column.distinct, 0.0)
 

@@ -60,7 +60,7 @@ class Drafts:
         wanted = self._wanted(hit)
         relation = hit.suspicion.relation
         for declared in declared_candidates(relation, self.schema, self.mapped(relation)):
-            if {key.expression for key in declared.keys} <= wanted:
+            if declared.keys[0].expression in wanted:
                 return declared
         for access in accesses:
             if access.relation.key == hit.suspicion.relation.key:

@@ -204,7 +204,7 @@ def test_finding_says_what_where_and_what_to_do(story, visit):
         r"The planner used the index\.",
         text,
     )
-    assert "lower((email)::text) was computed row by row and is now an index condition" in text
+    assert "lower((email)::text) was tested row by row and is now an index condition" in text
     for code in (
         'CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email));',
         'Index("ix_user_lower_email", func.lower(User.email))',

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from .advice.candidates import Shape, Shapes
-from .advice.index import Candidate
+from .advice.index import Candidate, mentions
 from .advice.mapped import MappedTable
 from .advice.proposal import declared_candidates, is_covered
 from .advice.rewrite import is_refused
@@ -98,7 +98,7 @@ class Drafts:
             return False
         wanted = self._wanted(hit)
         held = {key.expression for key in index.keys}
-        return bool(held & wanted) or any(key in index.predicate for key in wanted)
+        return bool(held & wanted) or any(mentions(index.predicate, key) for key in wanted)
 
     def _wanted(self, hit: Hit) -> set[str]:
         """Return the keys of a hit as an index spells them."""

@@ -152,7 +152,10 @@ class Inspector:
             for hit in hits
         ]
         plan, schema = adviser.plan.as_text(), adviser.schema.text
-        key = (adviser.query.text, plan, schema, tuple(about))
+        known = frozenset(
+            one for one in adviser.proposed if one.relation.key in adviser.schema.relations
+        )
+        key = (adviser.query.text, plan, schema, tuple(about), adviser.varying, known)
         if key not in self.answers:
             answers = adviser.advise(hits)
             if not adviser.tried or any(map(_is_untested, answers)):

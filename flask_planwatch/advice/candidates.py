@@ -16,7 +16,7 @@ from ..plan.comparison import Comparison, plain_column
 from ..plan.pattern import access_method
 from ..plan.predicate import Operand
 from ..plan.schema import Relation
-from .index import Key, column_key
+from .index import Key, column_key, mentions
 
 #: More keys make an index larger and rarely find fewer rows.
 MAX_KEYS = 4
@@ -156,10 +156,10 @@ class Shapes:
         """Yield indexes of only the rows that a condition lets pass."""
         for condition in self._access.conditions:
             for shape in shapes:
-                keys = tuple(key for key in shape.keys if key.expression not in condition)
+                keys = tuple(key for key in shape.keys if not mentions(condition, key.expression))
                 if keys:
                     yield Shape(keys, predicate=condition)
-            columns = [c for c in self._relation.columns if c.quoted_name in condition]
+            columns = [c for c in self._relation.columns if mentions(condition, c.quoted_name)]
             if not shapes and len(columns) == 1:
                 yield Shape((column_key(self._relation, columns[0].name),), predicate=condition)
 

@@ -47,14 +47,14 @@ class Key:
         return f"({self.expression})"
 
     @property
+    def direction(self) -> str:
+        """DESC and the place of the NULLs, led by a blank, where they are not the default."""
+        return " DESC" * self.descending + (f" NULLS {self.nulls}" if self.nulls else "")
+
+    @property
     def ordering(self) -> str:
         """What follows the term: operator class, direction and place of the NULLs."""
-        words = [
-            self.operator_class,
-            "DESC" if self.descending else "",
-            f"NULLS {self.nulls}" if self.nulls else "",
-        ]
-        return "".join(f" {word}" for word in words if word)
+        return (f" {self.operator_class}" if self.operator_class else "") + self.direction
 
     def __str__(self) -> str:
         return self.term + self.ordering
@@ -106,11 +106,11 @@ class Candidate:
         marks = sorted({mark for name in classes for mark in name.split("_") if mark in _MARKS})
         if self.predicate:
             marks.append(f"partial_{_digest(mask(self.predicate))}")
-        marks += [word for key in self.keys for word in key.ordering.lower().split() if key.nulls]
-        marks += ["desc"] * any(key.descending and not key.nulls for key in self.keys)
         if self.include:
             marks.append(f"with {', '.join(self.include)}")
-        return " ".join([", ".join(key.expression for key in self.keys), *marks])
+        return " ".join(
+            [", ".join(key.expression + key.direction.lower() for key in self.keys), *marks]
+        )
 
     @property
     def body(self) -> str:
@@ -176,6 +176,11 @@ class Candidate:
                 f"ALTER INDEX {parent.schema_prefix}{quote(name)} "
                 f"ATTACH PARTITION {partition.schema_prefix}{quote(own_name)}"
             )
+
+
+def mentions(condition: str, key: str) -> bool:
+    """Whether a condition speaks of a column or an expression, both as SQL."""
+    return re.search(rf'(?<![\w"]){re.escape(key)}(?![\w"])', condition) is not None
 
 
 def index_name(relation: Relation, expression: str, taken: frozenset[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..plan.tree import Plan
-from .index import Candidate
+from .index import Candidate, mentions
 
 #: A set that saves less of a statement's cost is not worth an index: the planner's cost is not
 #: exact to that degree. The default `random_page_cost` alone may be several times too high
@@ -124,7 +124,7 @@ def _is_part(small: Candidate, large: Candidate) -> bool:
     }
     if large.predicate and not small.predicate:
         # What the condition tests may be a key as well.
-        return all(key in held or key in large.predicate for key in wanted)
+        return all(key in held or mentions(large.predicate, key) for key in wanted)
     left = iter(large.keys)
     return wanted <= held and (bool(large.include) or all(key in left for key in small.keys))
 

@@ -90,12 +90,13 @@ def asked(
     group: Sequence[str] = (),
     output: Sequence[str] = (),
     joined: str = "",
+    walked: str = "",
     relation: Relation | None = None,
 ) -> Access:
     """Return what a statement asks of the table `deed`, under the alias d.
 
     `where` is a Filter as PostgreSQL prints it; `joined` the condition of a hash join with another
-    relation. Without `output` whole rows are read.
+    relation; `walked` an index that is read as a whole. Without `output` whole rows are read.
     """
     relation = relation or table()
     node: dict[str, Any] = {
@@ -107,6 +108,8 @@ def asked(
         "Plan Rows": 100,
         "Output": list(output) or [column.quoted_name for column in relation.columns],
     }
+    if walked:
+        node |= {"Node Type": "Index Scan", "Index Name": walked}
     if where:
         node["Filter"] = f"({where})"
     if joined:

@@ -14,7 +14,7 @@ from flask_planwatch.advice.candidates import (
 from flask_planwatch.plan.access import reference_access
 from flask_planwatch.plan.schema import Column
 
-from .data import COLUMNS, asked, bodies, body, spelled, table
+from .data import COLUMNS, asked, bodies, body, index, spelled, table
 
 #: What a statement asks, and the candidates that begin the list.
 FIRST = {
@@ -133,9 +133,28 @@ def test_direction_and_nulls_where_they_matter(order):
     assert bodies(asked(order=order, limit=True))[0] == ORDERS[order]
 
 
-@pytest.mark.parametrize("order", [("now()", "d.at"), ("d.at", "o.name"), ("d.town COLLATE x",)])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("now()", "d.at"),
+        ("d.at", "o.name"),
+        ("d.town COLLATE x",),
+        ("d.at", "(d.at - now())"),
+        ("(d.at - now())", "d.at"),
+    ],
+    ids=", ".join,
+)
 def test_an_order_that_no_index_delivers(order):
     assert bodies(asked(order=order, limit=True)) == []
+
+
+def test_the_order_of_an_index_that_a_limit_lets_walk():
+    """The rows come in that order already, but most of them do not pass."""
+    relation = table(indexes=[index("by_time", "at")])
+    access = asked("d.state = 's'::text", limit=True, walked="by_time", relation=relation)
+    assert bodies(access)[0] == "(state, at)"
+    without = asked("d.state = 's'::text", walked="by_time", relation=relation)
+    assert bodies(without) == ["(state)"]
 
 
 def test_an_expression_that_cannot_be_indexed_leaves_the_rest():

@@ -82,7 +82,7 @@ SETS = {
         (STATE_TOWN,),
     ),
     "the smallest of three": (
-        {(STATE,): 101.0, (STATE_TOWN,): 100.5, (ALL_THREE,): 100.0},
+        {(ALL_THREE,): 100.0, (STATE_TOWN,): 100.5, (STATE,): 101.0},
         (STATE,),
     ),
     "the middle one of three": (
@@ -110,6 +110,14 @@ SETS = {
         {(POINTS,): 20.1 + MIN_WIDENING_GAIN, (PARTIAL,): 20.0},
         (PARTIAL,),
     ),
+    "the smaller of two that serve alike": (
+        {(STATE_TOWN, POINTS): 100.0, (POINTS,): 101.0, (STATE_TOWN,): 101.0},
+        (POINTS,),
+    ),
+    "one less once another was made smaller": (
+        {(CARRYING, TOWN): 20.0, (STATE, TOWN): 27.0, (STATE,): 27.0},
+        (STATE,),
+    ),
     "not the one column that an index carries": (
         {(candidate("town"),): 100.0, (CARRYING,): 100.0},
         (TOWN,),
@@ -126,7 +134,7 @@ def test_the_smallest_set_that_is_nearly_as_good(name):
 #: An index, and one that is no part of it.
 NO_PART = {
     "another column": (STATE_TOWN, POINTS),
-    "another order": (STATE_TOWN, candidate("town", "state")),
+    "another order": (ALL_THREE, candidate("town", "state")),
     "another table": (STATE_TOWN, candidate("state", relation=table(name="other"))),
     "another method": (STATE_TOWN, candidate("state", method="hash")),
     "another condition": (
@@ -177,6 +185,11 @@ def test_a_part_that_the_planner_leaves_aside_is_not_taken():
     assert choose(plans, tried=(TOWN, ALL_THREE, STATE)) == (TOWN,)
 
 
+def test_no_part_is_taken_for_what_the_planner_does_without_any():
+    plans = {(): 102.0, (ALL_THREE,): 100.0}
+    assert choose(plans, tried=(ALL_THREE, STATE)) == (ALL_THREE,)
+
+
 def test_few_smaller_forms_are_tried():
     relation = table()
     names = [column.name for column in relation.columns]
@@ -220,4 +233,5 @@ def test_a_known_index_that_is_another(name):
 
 
 def test_a_known_index_may_be_the_best_by_itself():
-    assert choose({(STATE,): 500.0, (STATE_TOWN,): 100.0}, known=(STATE_TOWN,)) == (STATE_TOWN,)
+    for known in (STATE_TOWN, candidate("town", "points")):
+        assert choose({(STATE,): 500.0, (known,): 100.0}, known=(known,)) == (known,)

@@ -159,8 +159,12 @@ MEASURED = {
         "(local_at) WHERE state <> :state_1",
     ),
     "all that is read": (
+        sa.select(User.points).where(User.state == "Retired"),
+        "(state) INCLUDE (points)",
+    ),
+    "not a text that may be long": (
         sa.select(User.last).where(User.state == "Retired"),
-        "(state) INCLUDE (last)",
+        "(state)",
     ),
     "greatest value": (sa.select(func.max(User.local_at)), "(local_at)"),
 }
@@ -218,9 +222,10 @@ def test_speaks(watched, name):
 
 
 @pytest.mark.parametrize("name", SPEAKS)
-def test_is_silent_after_the_fix(any_story, watch, name, verify):
+def test_is_silent_after_the_fix(any_story, watch, name):
     """The finding is resolved, and creating what was advised raises no other one."""
     statement, _ = SPEAKS[name]
+    verify = "build" if any_story.server.name == servers.FIRST else "auto"
     watched = watch(any_story.url, PLANWATCH_VERIFY=verify)
     (finding,) = watched.ask(statement)
     any_story.execute(*finding.advice[0].ddl, "VACUUM ANALYZE")
@@ -230,6 +235,8 @@ def test_is_silent_after_the_fix(any_story, watch, name, verify):
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_planner_chooses_the_shape(any_story, watch, name):
     statement, indexes = MEASURED[name]
+    # An index alone is read only where rows are known to be visible to all.
+    any_story.execute('VACUUM "user"')
     watched = watch(any_story.url, PLANWATCH_VERIFY="build")
     (finding,) = of_rule(watched.ask(statement))
     (advice,) = finding.advice
@@ -613,8 +620,8 @@ def test_growth_is_silent_where_an_index_exists(any_story, watch, verify):
 
 def test_says_how_often_and_how_long(watched):
     (finding,) = watched.ask(sa.select(User).where(User.first == "First7"))
-    assert "(ran once so far, " in finding.message
-    assert " ms this time)" in finding.message
+    assert "It ran once so far, and took " in finding.message
+    assert " ms this time." in finding.message
 
 
 def test_a_table_that_was_never_analysed(any_story, watch, verify):
@@ -624,7 +631,7 @@ def test_a_table_that_was_never_analysed(any_story, watch, verify):
     )
     watched = watch(any_story.url, PLANWATCH_VERIFY=verify)
     (finding,) = of_rule(watched.ask(sa.text("SELECT * FROM fresh WHERE name = 'A7'")))
-    assert "never analysed, so its rows are a guess" in finding.message
+    assert "never analysed, so that its rows are a guess" in finding.message
     assert "expression" not in str(finding.advice[0].verdict)
     assert any_story.scalar("SELECT count(*) FROM pg_stats WHERE tablename = 'fresh'") == 0
 
@@ -689,13 +696,46 @@ def test_an_index_for_two_findings_of_one_statement(fresh_story, watch):
 
 def test_an_index_for_two_statements(fresh_story, watch):
     """The second statement is content with what the first one was advised."""
+    fresh_story.execute(
+        "CREATE TABLE entry (a int, b int, note text)",
+        "INSERT INTO entry SELECT g % 200, g, repeat('x', 50) FROM generate_series(1, 60000) g",
+        "VACUUM ANALYZE entry",
+    )
     watched = watch(fresh_story.url, PLANWATCH_VERIFY="build")
-    both = MEASURED["equality first, then the order"][0]
-    (first,) = watched.ask(both)
+    (first,) = watched.ask(sa.text("SELECT * FROM entry WHERE a = 7 ORDER BY b LIMIT 5"))
+    (second,) = [
+        finding
+        for finding in watched.ask(sa.text("SELECT * FROM entry WHERE a = 7"))
+        if finding.fingerprint != first.fingerprint
+    ]
+    assert first.advice[0].summary.endswith("(a, b)")
+    assert second.advice[0].summary == first.advice[0].summary
+
+
+def test_an_index_that_another_statement_is_advised_later(fresh_story, watch):
+    """Inspected again, the first statement is content with what the second one was advised."""
+    fresh_story.execute(
+        "CREATE TABLE entry (a int, b int, note text)",
+        "INSERT INTO entry SELECT g % 200, g, repeat('x', 50) FROM generate_series(1, 60000) g",
+        "VACUUM ANALYZE entry",
+    )
+    watched = watch(fresh_story.url, PLANWATCH_VERIFY="build")
+    alone = sa.text("SELECT * FROM entry WHERE a = 7")
+    (first,) = watched.ask(alone)
+    assert first.advice[0].summary.endswith("(a)")
+    watched.ask(sa.text("SELECT * FROM entry WHERE a = 7 ORDER BY b LIMIT 5"))
+    summaries = {finding.advice[0].summary for finding in watched.ask(alone)}
+    assert len(summaries) == 1, summaries
+
+
+def test_an_index_of_another_statement_that_serves_much_worse(fresh_story, watch):
+    """The rare moods lie in a row: an index on them alone reads them in that order."""
+    watched = watch(fresh_story.url, PLANWATCH_VERIFY="build")
+    (first,) = watched.ask(MEASURED["equality first, then the order"][0])
     (second,) = [
         finding
         for finding in watched.ask(sa.select(User).where(User.mood == "sad"))
         if finding.fingerprint != first.fingerprint
     ]
     assert first.advice[0].summary.endswith("(mood, local_at)")
-    assert second.advice[0].summary == first.advice[0].summary
+    assert second.advice[0].summary.endswith("(mood)")

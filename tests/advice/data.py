@@ -82,7 +82,13 @@ def plan_of_cost(cost: float) -> Plan:
     return Plan.from_json({"Plan": {"Node Type": "Result", "Total Cost": cost}})
 
 
-def asked(
+def asked(where: str = "", **steps: Any) -> Access:
+    """Return what a statement asks of the table `deed`; the parameters are those of read()."""
+    (access,) = accesses(*read(where, **steps))
+    return access
+
+
+def read(
     where: str = "",
     *,
     order: Sequence[str] = (),
@@ -91,12 +97,15 @@ def asked(
     output: Sequence[str] = (),
     joined: str = "",
     walked: str = "",
+    found: str = "",
+    cost: float = 5000.0,
     relation: Relation | None = None,
-) -> Access:
-    """Return what a statement asks of the table `deed`, under the alias d.
+) -> tuple[Plan, Schema]:
+    """Return the plan of a statement that reads the table `deed`, under the alias d.
 
     `where` is a Filter as PostgreSQL prints it; `joined` the condition of a hash join with another
-    relation; `walked` an index that is read as a whole. Without `output` whole rows are read.
+    relation. Without `output` whole rows are read. `walked` is an index that is read as a whole,
+    and `found` the condition that an index answers; the scan costs `cost`.
     """
     relation = relation or table()
     node: dict[str, Any] = {
@@ -104,12 +113,14 @@ def asked(
         "Schema": relation.schema,
         "Relation Name": relation.name,
         "Alias": "d",
-        "Total Cost": 5000.0,
+        "Total Cost": cost,
         "Plan Rows": 100,
         "Output": list(output) or [column.quoted_name for column in relation.columns],
     }
     if walked:
         node |= {"Node Type": "Index Scan", "Index Name": walked}
+    if found:
+        node |= {"Node Type": "Index Scan", "Index Name": "old", "Index Cond": f"({found})"}
     if where:
         node["Filter"] = f"({where})"
     if joined:
@@ -145,9 +156,7 @@ def asked(
             "Output": node["Output"],
             "Plans": [node],
         }
-    schema = Schema({relation.key: relation})
-    (access,) = accesses(Plan.from_json({"Plan": node}), schema)
-    return access
+    return Plan.from_json({"Plan": node}), Schema({relation.key: relation})
 
 
 def spelled(relation: Relation, operand: Operand) -> str | None:

@@ -1,0 +1,241 @@
+"""What missing-index suspects in a plan, and what it makes of the evidence."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_planwatch.plan.evidence import Evidence, Hit, Miss
+from flask_planwatch.plan.schema import ForeignKey, Schema
+from flask_planwatch.plan.tree import Plan
+from flask_planwatch.rules.missing_index import judge, suspect
+
+from ..advice.data import index, read, table
+
+ON_ID = table(indexes=[index("deed_pkey", "id", unique=True)])
+
+#: A plan, and the columns that are suspected together.
+KEYS = {
+    "equality": (read("d.town = 't'::text"), ["town"]),
+    "equality before a join before a range": (
+        read("(d.points > 5) AND (d.state = 's'::text)", joined="d.town = o.name"),
+        ["state", "town", "points"],
+    ),
+    "the order after what is compared": (
+        read("d.town = 't'::text", order=["d.at DESC"], limit=True),
+        ["town", "at"],
+    ),
+    "the order alone": (read(order=["d.at"], limit=True), ["at"]),
+    "groups alone": (read(group=["d.state"]), ["state"]),
+    "no groups beside what is compared": (
+        read("d.town = 't'::text", group=["d.state"]),
+        ["town"],
+    ),
+    "each column once": (
+        read("(d.points > 5) AND (d.points < 9)", order=["d.points"], limit=True),
+        ["points"],
+    ),
+    "all branches of an OR": (
+        read("(d.town = 't'::text) OR (d.points > 5)"),
+        ["town", "points"],
+    ),
+    "a name in quotes": (read('d."Odd One" = 7'), ['"Odd One"']),
+    "a join": (read(joined="d.town = o.name"), ["town"]),
+    "a join that an index could serve": (
+        read("d.town = 't'::text", joined="d.id = o.id", relation=ON_ID),
+        ["town"],
+    ),
+    "what an index left to test, at a price": (
+        read("d.town = 't'::text", found="d.state = 's'::text", cost=100.0),
+        ["town"],
+    ),
+    "the order of what an index found, at a price": (
+        read(found="d.state = 's'::text", order=["d.at"], cost=100.0),
+        ["at"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_suspects(name):
+    (plan, schema), keys = KEYS[name]
+    (suspicion,) = suspect(plan, schema)
+    assert list(suspicion.keys) == keys
+    assert suspicion.subject == ", ".join(keys)
+    assert suspicion.relation.name == "deed"
+
+
+NOTHING = {
+    "no condition": read(),
+    "a join that an index could serve": read(joined="d.id = o.id", relation=ON_ID),
+    "what an index answers": read(found="d.town = 't'::text"),
+    "few rows that an index left to test": read(
+        "d.town = 't'::text", found="d.state = 's'::text", cost=99.0
+    ),
+    "the order of few rows": read(found="d.state = 's'::text", order=["d.at"], cost=99.0),
+    "groups of few rows": read(found="d.state = 's'::text", group=["d.town"], cost=99.0),
+    "an expression": read("lower(d.town) = 't'::text"),
+    "unequal": read("d.town <> 't'::text"),
+    "a pattern": read("d.town ~~ '%t%'::text"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_suspects_nothing(name):
+    assert suspect(*NOTHING[name]) == []
+
+
+def referring(**changes) -> tuple:
+    """Return a plan that deletes from `deed`, to which `town` of another table refers."""
+    plan, schema = read(found="d.id = 7", relation=ON_ID)
+    child = table(name="visit", **changes)
+    reference = ForeignKey("visit_town_fkey", "public.visit", "public.deed", ("town",))
+    return plan, Schema({**schema.relations, child.key: child}, (reference,))
+
+
+def test_suspects_a_foreign_key_without_an_index():
+    (suspicion,) = suspect(*referring())
+    assert (suspicion.relation.name, suspicion.keys) == ("visit", ("town",))
+    assert suspicion.scans == ()
+
+
+#: Indexes of the referring table, and whether they serve the check.
+CHECKED = {
+    "the same": (index("x", "town"), True),
+    "a longer one": (index("x", "town", "id"), True),
+    "not the first column": (index("x", "id", "town"), False),
+    "an invalid one": (index("x", "town", valid=False), False),
+    "without the NULLs": (index("x", "town", predicate="(town IS NOT NULL)"), True),
+    "a partial one": (index("x", "town", predicate="done"), False),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_an_index_that_serves_a_foreign_key(name):
+    there, serves = CHECKED[name]
+    assert (suspect(*referring(indexes=[there])) == []) is serves
+
+
+def judged(plan, schema, **known) -> Hit | Miss:
+    """Return what the rule says of the only suspicion, of a statement that took 50 ms."""
+    (suspicion,) = suspect(plan, schema)
+    values = {
+        "statement": "SELECT",
+        "min_rows": 1000,
+        "growth": False,
+        "duration_ms": 50.0,
+        "returned_rows": None,
+        **known,
+    }
+    return judge(suspicion, Evidence(plan, schema, **values))
+
+
+FEW = table(rows=40)
+SERVED = table(indexes=[index("by_town", "town")])
+
+#: What is read and known, and why that is no finding; None if it is one without a doubt.
+JUDGED = {
+    "a large table": (read("d.town = 't'::text"), {}, None),
+    "a small table": (read("d.town = 't'::text", relation=FEW), {}, "only 40 rows are read"),
+    "a small table in growth mode": (
+        read("d.town = 't'::text", relation=FEW),
+        {"growth": True},
+        None,
+    ),
+    "a limit that is reached early": (
+        read("d.town = 't'::text", limit=True),
+        {"duration_ms": 0.1},
+        "a LIMIT was reached early",
+    ),
+    "a limit that is reached late": (read("d.town = 't'::text", limit=True), {}, None),
+    "a limit after a sort reads all": (
+        read("d.town = 't'::text", order=["d.at"], limit=True),
+        {"duration_ms": 0.1},
+        None,
+    ),
+    "few rows passed": (read("d.town = 't'::text"), {"returned_rows": 30_000}, None),
+    "many rows passed": (
+        read("d.town = 't'::text"),
+        {"returned_rows": 30_001},
+        "30% of the rows pass",
+    ),
+    "an order without a limit": (
+        read(order=["d.at"]),
+        {},
+        "all rows are sorted or grouped",
+    ),
+    "an order with a limit": (read(order=["d.at"], limit=True), {}, None),
+    "OR of two columns": (
+        read("(d.town = 't'::text) OR (d.points > 5)"),
+        {},
+        "OR joins conditions that need an index each",
+    ),
+    "OR of one column": (read("(d.town = 't'::text) OR (d.town > 'x'::text)"), {}, None),
+    "an index that the planner would not take": (
+        read("d.town = 't'::text", relation=SERVED),
+        {},
+        "the index by_town begins with a column that is compared",
+    ),
+    "a partial index": (
+        read(
+            "d.town = 't'::text",
+            relation=table(indexes=[index("by_town", "town", predicate="done")]),
+        ),
+        {},
+        None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_judges(name):
+    (plan, schema), known, reason = JUDGED[name]
+    result = judged(plan, schema, **known)
+    doubt = result.doubt if isinstance(result, Hit) else result
+    assert (doubt.reason if doubt else None) == reason
+
+
+def test_a_small_table_is_marked_as_such():
+    result = judged(*read("d.town = 't'::text", relation=FEW), growth=True)
+    assert isinstance(result, Hit)
+    assert result.small
+    assert not judged(*read("d.town = 't'::text")).small
+
+
+@pytest.mark.parametrize(("times", "suspected"), [(10, False), (20, True)])
+def test_what_a_nested_loop_tests_again_and_again(times, suspected):
+    """On the few rows that an index finds for each row of the other side."""
+    schema = read()[1]
+    inner = {
+        "Node Type": "Index Scan",
+        "Schema": "public",
+        "Relation Name": "deed",
+        "Alias": "d",
+        "Index Name": "old",
+        "Total Cost": 8.0,
+        "Filter": "(d.town = 't'::text)",
+        "Index Cond": "(d.state = o.state)",
+    }
+    outer = {"Node Type": "Function Scan", "Alias": "o", "Plan Rows": times}
+    loop = {"Node Type": "Nested Loop", "Total Cost": 500.0, "Plans": [outer, inner]}
+    plan = Plan.from_json({"Plan": loop})
+    assert bool(suspect(plan, schema)) is suspected
+    if suspected:
+        result = judged(plan, schema)
+        assert result.doubt.reason == "an index finds each row that is tested"
+
+
+def test_says_which_columns_and_how_many_rows():
+    result = judged(*read("(d.points > 5) AND (d.state = 's'::text)"))
+    assert "reads all of deed, about 100,000 rows" in result.problem
+    assert "state and points" in result.problem
+    assert result.evidence["columns"] == ["state", "points"]
+    assert result.evidence["table_rows"] == 100_000
+
+
+def test_says_what_a_foreign_key_costs():
+    result = judged(*referring())
+    assert isinstance(result, Hit)
+    assert "for each row that is deleted from deed" in result.problem
+    assert "visit_town_fkey" in result.problem
+    assert result.evidence["foreign_key"] == "visit_town_fkey"
+    assert isinstance(judged(*referring(rows=40)), Miss)

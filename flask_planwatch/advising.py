@@ -114,7 +114,7 @@ class Adviser:
     tried: bool = False
 
     def __post_init__(self) -> None:
-        self.drafts = Drafts(self.session, self.schema, self.mapped)
+        self.drafts = Drafts(self.session, self.schema, self.mapped, self.proposed)
 
     def advise(self, hits: Sequence[Hit]) -> list[Answer]:
         """Return the advice on each hit, or Declined if the planner prefers the plan as it is.

@@ -31,13 +31,15 @@ MAX_CANDIDATES = 40
 class Drafts:
     """The candidates for one statement; what the server said is asked once.
 
-    `mapped` tells how the app's code names a table. Methods raise ServerError if the connection
-    fails.
+    `mapped` tells how the app's code names a table; `proposed` are the indexes that are proposed
+    for other statements already: their names are taken. Methods raise ServerError if the
+    connection fails.
     """
 
     session: Session
     schema: Schema
     mapped: Callable[[Relation], MappedTable | None]
+    proposed: Sequence[Candidate] = ()
     _facts: dict[tuple[str, str], ExpressionFacts] = field(default_factory=dict)
     _taken: dict[str, frozenset[str]] = field(default_factory=dict)
     _extensions: dict[str, Availability] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Drafts:
             keys = tuple(
                 replace(key, operator_class=found.qualified(key.operator_class)) for key in keys
             )
-        return Candidate(
+        made = Candidate(
             relation,
             keys,
             self.schema,
@@ -91,6 +93,8 @@ class Drafts:
             predicate=self.describe(relation, shape.predicate).text if shape.predicate else "",
             extension=extension,
         )
+        others = (one for one in self.proposed if one.relation.schema == relation.schema)
+        return replace(made, taken=made.taken | {one.name for one in others if one != made})
 
     def serves(self, index: Candidate, hit: Hit) -> bool:
         """Whether an index holds something of what a hit is about."""

@@ -188,10 +188,11 @@ def _passing(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
     """Return that most rows pass, as far as the driver or the planner knows, or nothing."""
     if suspicion.other_rows is not None or not suspicion.comparisons:
         return ""
+    if evidence.returned_rows is not None and worth.counts_its_rows(evidence.plan):
+        return worth.share_that_passes(suspicion, evidence, rows)
+    # Of plain columns the planner has statistics.
     expected = sum(scan.rows for scan in suspicion.scans) / max(rows, 1)
-    if evidence.returned_rows is None and expected > MAX_USEFUL_SHARE:
-        return f"{expected:.0%} of the rows are expected to pass"
-    return worth.share_that_passes(suspicion, evidence, rows)
+    return f"{expected:.0%} of the rows are expected to pass" if expected > MAX_USEFUL_SHARE else ""
 
 
 def _limited(plan: Plan) -> bool:

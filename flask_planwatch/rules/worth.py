@@ -122,7 +122,7 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
     if suspicion.other_rows is not None:
         too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
         return "the join needs too large a part of the table" if too_many else ""
-    if evidence.returned_rows is not None and _counts_its_rows(evidence.plan):
+    if evidence.returned_rows is not None and counts_its_rows(evidence.plan):
         share = evidence.returned_rows / max(rows, 1)
         if share > MAX_USEFUL_SHARE:
             return f"{share:.0%} of the rows pass"
@@ -168,7 +168,7 @@ def _values(comparison: Comparison, relation: Relation) -> float:
     return max(column.distinct, 0.0)
 
 
-def _counts_its_rows(plan: Plan) -> bool:
+def counts_its_rows(plan: Plan) -> bool:
     """Whether the driver's row count is the number of rows that the scan lets pass."""
     return len(plan.scans) == 1 and not any(
         node.type in {"Aggregate", "Unique", "Limit", "Group"} for node in plan.nodes

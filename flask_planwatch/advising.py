@@ -238,7 +238,7 @@ class Adviser:
         ]
         known = [one for one in dict.fromkeys(known) if not is_covered(one)]
         before = bench.before.total_cost
-        if any(node.type == "Limit" for node in bench.before.nodes):
+        if bench.before.limited:
             # A LIMIT hides what a scan costs that has to go on to its end.
             scans = [scan.total_cost for hit in ground.hits for scan in hit.suspicion.scans]
             before = max([before, *scans])
@@ -313,10 +313,8 @@ class Adviser:
 
     def _on_its_own(self, bench: whatif.Bench, hit: Hit, guess: Candidate | None) -> Answer:
         """Return what the planner does with the index for one hit that no chosen index serves."""
-        if hit.doubt is not None:
-            return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
-        if guess is None:
-            return Declined("an index on other columns of the statement leaves few rows to test")
+        if hit.doubt is not None or guess is None:
+            return _without_proof(hit)
         attempt = bench.attempt([guess])
         if (refusal := bench.refused.get(guess)) is not None:
             if isinstance(refusal, whatif.TooLong):
@@ -349,10 +347,8 @@ class Adviser:
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False
     ) -> Answer:
         """Return the index that would serve, with the reason why the planner was not asked."""
-        if hit.doubt is not None:
-            return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
-        if guess is None or is_covered(guess):
-            return Declined("an index on other columns of the statement leaves few rows to test")
+        if hit.doubt is not None or guess is None or is_covered(guess):
+            return _without_proof(hit)
         facts = [self.drafts.describe(guess.relation, key) for key in hit.suspicion.keys]
         unknown = [one.reason for one in facts if one.volatility is Volatility.UNKNOWN]
         if _COLLATE.search(self.query.text):
@@ -389,10 +385,17 @@ class Adviser:
         )
 
 
+def _without_proof(hit: Hit) -> Declined:
+    """Return why nothing is said of a hit without the planner's word."""
+    if hit.doubt is not None:
+        return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
+    return Declined("an index on other columns of the statement leaves few rows to test")
+
+
 def _known(answer: Answer | None) -> Answer:
     assert answer is not None
     return answer
 
 
 def _is_plain(index: Candidate) -> bool:
-    return all(key.column is not None and not key.operator_class for key in index.keys)
+    return index.on_columns and not any(key.operator_class for key in index.keys)

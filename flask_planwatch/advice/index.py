@@ -100,6 +100,11 @@ class Candidate:
         return self.given_name or index_name(self.relation, self.words, self.taken)
 
     @property
+    def on_columns(self) -> bool:
+        """Whether each key is a plain column."""
+        return all(key.column is not None for key in self.keys)
+
+    @property
     def words(self) -> str:
         """What the name tells: the keys, and what sets the index apart from a plain one."""
         classes = {key.operator_class.rpartition(".")[2] for key in self.keys} - {""}

@@ -163,7 +163,7 @@ def _rendered(
             f"{' and '.join(shorter)} would then be superfluous: the new index begins with the "
             "same keys."
         )
-    if any(key.column is None for key in candidate.keys):
+    if not candidate.on_columns:
         said.append("Run ANALYZE on the table afterwards: an expression has no statistics before.")
     if candidate.predicate:
         said.append(

@@ -149,7 +149,6 @@ def _access(
         if not others and not comparison.joins and _is_condition(comparison):
             conditions.append(comparison.condition)
     sort = _sort(plan, scans[0], aliases)
-    limited = any(node.type == "Limit" for node in plan.nodes)
     return Access(
         relation=schema.root(relation),
         scans=tuple(scans),
@@ -159,8 +158,8 @@ def _access(
         ranged=tuple({one.operand.without_alias(): one for one in ranged}.values()),
         matched=tuple({one.operand.without_alias(): one for one in matched}.values()),
         sorted_by=_sort_terms(sort, aliases) if sort else (),
-        walked=_walked(scans[0], relation) if limited and sort is None else (),
-        limited=sort is not None and limited,
+        walked=_walked(scans[0], relation) if plan.limited and sort is None else (),
+        limited=sort is not None and plan.limited,
         grouped_by=_grouped_by(plan, scans[0], aliases),
         alternatives=tuple(alternatives),
         conditions=tuple(dict.fromkeys(conditions)),

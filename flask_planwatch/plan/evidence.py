@@ -127,9 +127,9 @@ class Evidence:
 class Hit:
     """A suspicion that evidence confirmed, on relations with `rows` rows in all.
 
-    `small` marks what costs nothing yet. `remedy` is what the advice is about, and `hint` what
-    the rule adds to it. `doubt` is what to say instead unless the planner confirms that an index
-    helps: from the plan alone it is not certain. `most_pass` tells that much of the table is needed
+    `small` marks what costs nothing yet. `remedy` is what the advice is about. `doubt` is what to
+    say instead unless the planner confirms that an index helps: from the plan alone it is not
+    certain. `most_pass` tells that much of the table is needed
     anyway.
     """
 
@@ -139,7 +139,6 @@ class Hit:
     evidence: dict[str, Any] = field(default_factory=dict)
     small: bool = False
     remedy: Remedy = Remedy.INDEX
-    hint: str = ""
     doubt: Miss | None = None
     most_pass: bool = False
 

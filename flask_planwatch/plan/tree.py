@@ -148,6 +148,11 @@ class Plan:
         )
 
     @cached_property
+    def limited(self) -> bool:
+        """Whether some step stops after a number of rows."""
+        return any(node.type == "Limit" for node in self.nodes)
+
+    @cached_property
     def loops(self) -> Mapping[int, float]:
         """How often each node is expected to run, by its id(): a join's inner side repeats."""
         counts: dict[int, float] = {id(self.root): 1.0}

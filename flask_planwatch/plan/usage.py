@@ -36,7 +36,7 @@ def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:
     )
 
 
-def is_gone(plan: Plan, relations: set[str], key: str, relation: Relation | None = None) -> bool:
+def is_gone(plan: Plan, relations: set[str], key: str) -> bool:
     """Whether a plan shows that an index answers a key wherever it is tested.
 
     A plan without the key proves nothing: the values may have folded the predicate away.
@@ -44,7 +44,7 @@ def is_gone(plan: Plan, relations: set[str], key: str, relation: Relation | None
     if pattern.is_subject(key):
         kinds = set(_pattern_tests(plan, relations, key))
     else:
-        kinds = set(_tests(plan, relations, key, relation))
+        kinds = set(_tests(plan, relations, key, None))
     return bool(kinds) and kinds <= set(INDEX_CONDITIONS)
 
 

@@ -165,7 +165,7 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     """Return why, but for the planner's word, an index would not be worth having."""
     if any(one.conjunct.alternatives and not _on_one_column(one) for one in suspicion.comparisons):
         return Miss(suspicion, "OR joins conditions that need an index each", by_parameters=True)
-    if not suspicion.comparisons and not _limited(evidence.plan):
+    if not suspicion.comparisons and not evidence.plan.limited:
         return Miss(suspicion, "all rows are sorted or grouped", by_parameters=True)
     if any(one.repeated for one in suspicion.comparisons):
         return Miss(suspicion, "an index finds each row that is tested", by_parameters=True)
@@ -193,10 +193,6 @@ def _passing(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
     # Of plain columns the planner has statistics.
     expected = sum(scan.rows for scan in suspicion.scans) / max(rows, 1)
     return f"{expected:.0%} of the rows are expected to pass" if expected > MAX_USEFUL_SHARE else ""
-
-
-def _limited(plan: Plan) -> bool:
-    return any(node.type == "Limit" for node in plan.nodes)
 
 
 def _usable_index(suspicion: Suspicion) -> str:

@@ -134,8 +134,7 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
 def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether the elapsed time shows that a LIMIT spared most of the scan."""
     full_cost = sum(scan.total_cost for scan in suspicion.scans)
-    limited = any(node.type == "Limit" for node in evidence.plan.nodes)
-    return limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST
+    return evidence.plan.limited and evidence.duration_ms < full_cost * MIN_MS_PER_COST
 
 
 def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:

@@ -15,9 +15,11 @@ from flask_planwatch.plan.pattern import (
     read,
 )
 from flask_planwatch.plan.predicate import conjuncts
-from flask_planwatch.plan.schema import Column, Relation, Schema
+from flask_planwatch.plan.schema import Column, Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.plan.usage import is_gone
+
+from . import relation_of
 
 TYPES = {
     "id": "integer",
@@ -34,17 +36,7 @@ TYPES = {
     "ip": "inet",
 }
 
-RELATION = Relation(
-    key="public.t",
-    schema="public",
-    name="t",
-    display="t",
-    quoted_name="t",
-    kind="r",
-    rows=1.0,
-    root="public.t",
-    columns=tuple(Column(name, kind, quoted_name=name) for name, kind in TYPES.items()),
-)
+RELATION = relation_of(*(Column(name, kind, quoted_name=name) for name, kind in TYPES.items()))
 
 PREFIX = AccessMethod("btree", "text_pattern_ops")
 TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")

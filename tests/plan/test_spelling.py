@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from flask_planwatch.plan.schema import Column, Relation
+from flask_planwatch.plan.schema import Column
 from flask_planwatch.plan.spelling import shorter_spelling
 
-from . import read
+from . import read, relation_of
 
 #: Expressions as the server prints them, each with a shorter spelling that it reads as the same.
 RECORDED = {each["printed"]: each for each in read("spellings")["expressions"]}
 
-RELATION = Relation(
-    key="public.t",
-    schema="public",
-    name="t",
-    display="t",
-    quoted_name="t",
-    kind="r",
-    rows=1,
-    root="public.t",
-    columns=(
-        Column("email", "character varying(255)"),
-        Column("name", "text"),
-        Column("a", "integer"),
-        Column("price", "numeric(10,2)"),
-        Column("mood", "mood"),
-        Column("x(y)", "text"),
-    ),
+RELATION = relation_of(
+    Column("email", "character varying(255)"),
+    Column("name", "text"),
+    Column("a", "integer"),
+    Column("price", "numeric(10,2)"),
+    Column("mood", "mood"),
+    Column("x(y)", "text"),
 )
 
 

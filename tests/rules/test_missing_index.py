@@ -81,7 +81,8 @@ SPEAKS = {
         sa.select(User.email).where(
             User.id.in_(sa.select(roles_users.c.user_id).where(roles_users.c.label == "Role7"))
         ),
-        ("roles_users", "label", "(label)"),
+        # Whether user_id beside it pays is a near tie.
+        ("roles_users", "label", "(label"),
     ),
     "correlated sub-query": (
         sa.select(

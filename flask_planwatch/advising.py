@@ -7,20 +7,19 @@ statement.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .advice.candidates import Shape
 from .advice.containment import containment
 from .advice.index import Candidate, Key, column_key
-from .advice.mapped import MappedTable
 from .advice.own_type import own_type
-from .advice.price import estimated_size
-from .advice.proposal import create_index, declared_candidates, invalid_index, is_covered, remark
+from .advice.proposal import declared_candidates, invalid_index, is_covered, remark
 from .advice.rewrite import is_refused, rewrite, rewrite_with_value
 from .advice.search import MIN_SAVING, MIN_SAVING_IN_DOUBT, Attempt, smallest_set
 from .advice.verdict import (
+    Advised,
+    Answer,
     Declined,
     Trial,
     passes_much,
@@ -34,30 +33,14 @@ from .finding import Advice, Verdict, VerdictStatus
 from .plan.access import Access, accesses, reference_access
 from .plan.comparison import MIN_INDEX_SCAN_COST
 from .plan.evidence import Hit, Remedy
-from .plan.schema import Relation, Schema, Volatility
+from .plan.schema import Volatility
 from .plan.scrub import mask
-from .plan.tree import Plan
+from .remedies.case import Case
 from .server import whatif
 from .server.explain import Query, reference_query
-from .server.session import Session
-from .settings import VERIFY_BUILD, VERIFY_OFF
+from .settings import VERIFY_OFF
 
 _COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Advised:
-    """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
-
-    `remark` is what the finding itself should say of an index that should be there.
-    """
-
-    advice: tuple[Advice, ...]
-    blocked: bool = False
-    remark: str = ""
-
-
-Answer = Advised | Declined
 
 
 @dataclass(frozen=True)
@@ -92,29 +75,19 @@ class _Chosen:
 
 @dataclass
 class Adviser:
-    """Advises on the hits of one statement.
+    """Advises on the hits of one statement that ask for an index or for another comparison.
 
-    `query` is planned again with candidate indexes in place. `verify` is the setting
-    PLANWATCH_VERIFY, `show_values` PLANWATCH_SHOW_PARAMETERS. `mapped` tells how the app's code
-    names a table; for `varying` see Structure. `proposed` are the indexes that are proposed for
-    other statements already; `chosen` collects those of this one, and `tried` becomes True once the
-    planner was asked.
+    `proposed` are the indexes that are proposed for other statements already; `chosen` collects
+    those of this one, and `tried` becomes True once the planner was asked.
     """
 
-    session: Session
-    verify: str
-    show_values: bool
-    query: Query
-    plan: Plan
-    schema: Schema
-    mapped: Callable[[Relation], MappedTable | None]
-    varying: frozenset[str] = frozenset()
+    case: Case
     proposed: Sequence[Candidate] = ()
     chosen: list[Candidate] = field(default_factory=list)
     tried: bool = False
 
     def __post_init__(self) -> None:
-        self.drafts = Drafts(self.session, self.schema, self.mapped, self.proposed)
+        self.drafts = Drafts(self.case.session, self.case.schema, self.case.mapped, self.proposed)
 
     def advise(self, hits: Sequence[Hit]) -> list[Answer]:
         """Return the advice on each hit, or Declined if the planner prefers the plan as it is.
@@ -131,7 +104,7 @@ class Adviser:
     def _without_index(self, hit: Hit) -> Answer | None:
         """Return the advice on a hit that no index would answer, else None."""
         suspicion = hit.suspicion
-        mapped = self.mapped(suspicion.relation)
+        mapped = self.case.mapped(suspicion.relation)
         if suspicion.holds_value:
             return Advised((rewrite_with_value(hit),))
         if hit.remedy is Remedy.OWN_TYPE:
@@ -156,14 +129,18 @@ class Adviser:
             return Advised((first,))
         reason = "an index can answer only the rewritten statement"
         verdict = Verdict(VerdictStatus.UNTESTED, reason)
-        return Advised((first, self._advice(index, verdict, None)))
+        return Advised((first, self.case.index_advice(index, verdict, None)))
 
     def _grounds(self, hits: Sequence[Hit]) -> list[_Ground]:
         """Return the statement with its hits, and the check of each foreign key with its own."""
         own = tuple(hit for hit in hits if hit.suspicion.scans)
         checks = [hit for hit in hits if not hit.suspicion.scans]
-        asked = tuple(map(self._without_values, accesses(self.plan, self.schema))) if own else ()
-        grounds = [_Ground(self.query, asked, own)] if own else []
+        asked = (
+            tuple(map(self._without_values, accesses(self.case.plan, self.case.schema)))
+            if own
+            else ()
+        )
+        grounds = [_Ground(self.case.query, asked, own)] if own else []
         for hit in checks:
             suspicion = hit.suspicion
             access = reference_access(suspicion.relation, suspicion.keys)
@@ -172,7 +149,7 @@ class Adviser:
 
     def _without_values(self, access: Access) -> Access:
         """Leave out the conditions whose value has changed: no partial index could follow."""
-        kept = [one for one in access.conditions if mask(one) not in self.varying]
+        kept = [one for one in access.conditions if mask(one) not in self.case.varying]
         return replace(access, conditions=tuple(kept))
 
     def _on(self, ground: _Ground) -> list[Answer]:
@@ -181,7 +158,7 @@ class Adviser:
             id(hit): self.drafts.best_guess(hit, ground.accesses, ground.hits)
             for hit in ground.hits
         }
-        if self.verify == VERIFY_OFF:
+        if self.case.verify == VERIFY_OFF:
             reason = 'PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index'
             return [self._untested(hit, guesses[id(hit)], reason) for hit in ground.hits]
         candidates: list[Candidate] = []
@@ -189,7 +166,7 @@ class Adviser:
             candidates = self.drafts.candidates(ground.accesses, ground.hits)
         guessed = [guess for guess in guesses.values() if guess is not None]
         try:
-            with self._bench(ground.query, [*candidates, *guessed]) as bench:
+            with self.case.bench(ground.query, [*candidates, *guessed]) as bench:
                 self.tried = True
                 chosen = self._choose(bench, ground, candidates)
                 return [self._answer(bench, chosen, hit, guesses[id(hit)]) for hit in ground.hits]
@@ -202,21 +179,6 @@ class Adviser:
                 self._untested(hit, guesses[id(hit)], reason, blocked=True) for hit in ground.hits
             ]
 
-    def _bench(
-        self, query: Query, candidates: Iterable[Candidate]
-    ) -> AbstractContextManager[whatif.Bench]:
-        if self.verify != VERIFY_BUILD:
-            return whatif.on_hypopg(self.session, query)
-        candidates = list(candidates)
-        texts = [
-            (one.relation, key.expression)
-            for one in candidates
-            for key in one.keys
-            if key.column is None and one.method == "btree"
-        ]
-        extensions = {one.extension for one in candidates} - {""}
-        return whatif.on_builds(self.session, query, self.schema, texts, sorted(extensions))
-
     def _choose(
         self, bench: whatif.Bench, ground: _Ground, candidates: Sequence[Candidate]
     ) -> _Chosen | None:
@@ -225,7 +187,7 @@ class Adviser:
             return None
         relations = {access.relation.key for access in ground.accesses}
         known = [
-            replace(one, relation=self.schema.relations[one.relation.key])
+            replace(one, relation=self.case.schema.relations[one.relation.key])
             for one in self.proposed
             if one.relation.key in relations
         ]
@@ -233,7 +195,7 @@ class Adviser:
             one
             for access in ground.accesses
             for one in declared_candidates(
-                access.relation, self.schema, self.mapped(access.relation)
+                access.relation, self.case.schema, self.case.mapped(access.relation)
             )
         ]
         known = [one for one in dict.fromkeys(known) if not is_covered(one)]
@@ -297,7 +259,7 @@ class Adviser:
             )
             if chosen.guess and hit.doubt is None:
                 return self._advised(hit, serving, verdict, bench)
-            best = self._advice(serving[0], verdict, bench)
+            best = self.case.index_advice(serving[0], verdict, bench)
             rejected = replace(verdict, status=VerdictStatus.REJECTED)
             best = replace(best, verdict=rejected)
             return Declined(f"{best.summary}: {rejected.reason}", best)
@@ -341,7 +303,7 @@ class Adviser:
         facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])
         reason = "the server says that it is not IMMUTABLE"
         facts = replace(facts, volatility=Volatility.STABLE, reason=reason)
-        return Advised((rewrite(hit, facts, self.mapped(hit.suspicion.relation)),))
+        return Advised((rewrite(hit, facts, self.case.mapped(hit.suspicion.relation)),))
 
     def _untested(
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False
@@ -351,7 +313,7 @@ class Adviser:
             return _without_proof(hit)
         facts = [self.drafts.describe(guess.relation, key) for key in hit.suspicion.keys]
         unknown = [one.reason for one in facts if one.volatility is Volatility.UNKNOWN]
-        if _COLLATE.search(self.query.text):
+        if _COLLATE.search(self.case.query.text):
             reason = (
                 "the statement has a COLLATE, which EXPLAIN does not print and the index may "
                 f"need, and {reason}"
@@ -369,19 +331,10 @@ class Adviser:
         verdict: Verdict,
         bench: whatif.Bench | None,
     ) -> Advised:
-        said = [remark(one, self.mapped(one.relation)) for one in indexes]
+        said = [remark(one, self.case.mapped(one.relation)) for one in indexes]
         return Advised(
-            tuple(self._advice(one, verdict, bench) for one in indexes),
+            tuple(self.case.index_advice(one, verdict, bench) for one in indexes),
             remark=" ".join(filter(None, said)),
-        )
-
-    def _advice(self, index: Candidate, verdict: Verdict, bench: whatif.Bench | None) -> Advice:
-        size = bench.sizes.get(index) if bench is not None else None
-        if size is None and index.method == "btree":
-            rows = sum(leaf.rows for leaf in self.schema.leaves(index.relation))
-            size = estimated_size(index, rows)
-        return create_index(
-            index, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
         )
 
 

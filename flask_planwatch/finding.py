@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from .plan.failure import StatementError as StatementError
 from .plan.pattern import is_subject
 from .plan.scrub import mask
 from .plan.tree import Plan
@@ -35,6 +36,9 @@ class AdviceKind(StrEnum):
 
     CREATE_INDEX = "create-index"
     REWRITE = "rewrite"
+    ANALYZE = "analyze"
+    VACUUM = "vacuum"
+    SETTING = "setting"
 
 
 class VerdictStatus(StrEnum):
@@ -133,23 +137,6 @@ class Statement:
     bind: str | None = None
 
 
-#: Classes of SQLSTATE that say nothing of load: bad data, a broken constraint, wrong SQL.
-_PROGRAMMING_ERRORS = ("22", "23", "42")
-
-
-@dataclass(frozen=True)
-class StatementError:
-    """How a statement failed: the driver's exception class and the SQLSTATE, if there was one."""
-
-    name: str
-    sqlstate: str | None
-
-    @property
-    def means_load(self) -> bool:
-        """Whether the server had trouble with it; False for bad data and wrong SQL."""
-        return (self.sqlstate or "")[:2] not in _PROGRAMMING_ERRORS
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What the planner said of an advice, and what the saying rests on.
@@ -235,7 +222,7 @@ class Finding:
     columns and expressions of it, one by one. `evidence` holds
     JSON-ready facts (rows, costs, the plan node) without compared values. `scanned` are the
     relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
-    Durations are in ms.
+    `relation` is empty if the statement reads no table. Durations are in ms.
     """
 
     rule: str
@@ -323,7 +310,8 @@ class Dismissal:
 class Inspection:
     """The outcome for one captured statement: a plan with its findings, or a Skip.
 
-    `served` are the table and the key of all that indexes served in the plan.
+    `served` are the table and the key of all that indexes served in the plan; `judged` the rules
+    that judged the statement as a whole, on evidence that holds for all values.
     """
 
     statement: Statement
@@ -332,6 +320,7 @@ class Inspection:
     findings: tuple[Finding, ...] = ()
     dismissals: tuple[Dismissal, ...] = ()
     served: frozenset[tuple[str, str]] = frozenset()
+    judged: frozenset[str] = frozenset()
     skip: Skip | None = None
     location: Location | None = None
     endpoint: str | None = None
@@ -347,6 +336,8 @@ class Inspection:
             return False
         if any(current.id == finding.id for current in self.findings):
             return False
+        if finding.rule in self.judged:
+            return all(current.rule != finding.rule for current in self.findings)
         for dismissal in self.dismissals:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
@@ -361,12 +352,19 @@ class Inspection:
     def replaces(self, finding: Finding) -> bool:
         """Whether one of the findings is an earlier one under another name.
 
-        A constant in an expression turned out to be a value, so that it is masked from now on.
+        A constant in an expression turned out to be a value, so that it is masked from now on; or a
+        rule that judges the whole statement found another step of the plan to blame.
         """
         return any(
             current.rule == finding.rule
-            and current.relation == finding.relation
             and current.fingerprint == finding.fingerprint
-            and current.subject == mask(finding.subject) != finding.subject
+            and current.id != finding.id
+            and (
+                current.rule in self.judged
+                or (
+                    current.relation == finding.relation
+                    and current.subject == mask(finding.subject)
+                )
+            )
             for current in self.findings
         )

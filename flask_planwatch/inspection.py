@@ -6,7 +6,7 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from . import fingerprint
 from .advice.index import Candidate
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
-from .advice.verdict import Declined
-from .advising import Advised, Adviser, Answer
+from .advice.verdict import Advised, Answer, Declined
+from .advising import Adviser
 from .capture import Capture
 from .finding import (
     Dismissal,
@@ -33,8 +33,10 @@ from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
-from .plan.tree import Plan
+from .plan.tree import Node, Plan
 from .plan.usage import served
+from .remedies import REMEDIES
+from .remedies.case import Case
 from .rules import RULES, Rule
 from .server import catalog
 from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
@@ -65,6 +67,21 @@ class Outcome:
 
     inspection: Inspection
     blocked: bool = False
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What became of the suspicions; `settled` are the rules that judged the whole statement."""
+
+    hits: list[Hit]
+    dismissals: list[Dismissal]
+    settled: frozenset[str]
+
+    def settle(self, result: Hit | Miss) -> _Judged:
+        """Add the rule of a whole statement's suspicion, unless other values may change it."""
+        if isinstance(result, Miss) and result.by_parameters:
+            return self
+        return replace(self, settled=self.settled | {result.suspicion.rule})
 
 
 @dataclass(frozen=True)
@@ -101,23 +118,22 @@ class Inspector:
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
-        hits, dismissals = self._judge(query, evidence, suspicions(plan, schema, varying))
+        judged = self._judge(query, evidence, suspicions(plan, schema, varying))
+        hits, dismissals = judged.hits, judged.dismissals
         drafts = {id(hit): _finding(capture, hit) for hit in hits}
         hits = [hit for hit in hits if not self._ignored(drafts[id(hit)])]
-        adviser = Adviser(
+        case = Case(
             session=self.session,
             verify=self.settings.verify,
             show_values=self.settings.show_parameters,
             query=query,
-            plan=plan,
-            schema=schema,
+            evidence=evidence,
             mapped=partial(self.mapped_table, capture),
             varying=varying,
-            proposed=self.proposals.others(origin),
         )
-        answers = self._answers(adviser, hits)
+        adviser = Adviser(case, self.proposals.others(origin))
         findings, blocked = [], False
-        for hit, answer in zip(hits, answers, strict=True):
+        for hit, answer in self._answers(adviser, hits):
             if isinstance(answer, Declined):
                 dismissals.append(_declined(hit, answer))
                 continue
@@ -135,11 +151,31 @@ class Inspector:
             findings=tuple(findings),
             dismissals=tuple(dismissals),
             served=served(plan, schema),
+            judged=judged.settled,
         )
         return Outcome(inspection, blocked)
 
-    def _answers(self, adviser: Adviser, hits: list[Hit]) -> list[Answer]:
-        """Return the advice on the hits; what was tried on the same plan is not tried again."""
+    def _answers(self, adviser: Adviser, hits: list[Hit]) -> Iterator[tuple[Hit, Answer]]:
+        """Yield the hits with what to do; what was tried on the same plan is not tried again."""
+        others = [hit for hit in hits if hit.remedy in REMEDIES]
+        yield from ((hit, self._remedied(adviser.case, hit)) for hit in others)
+        hits = [hit for hit in hits if hit.remedy not in REMEDIES]
+        yield from zip(hits, self._indexed(adviser, hits), strict=True)
+
+    def _remedied(self, case: Case, hit: Hit) -> Answer:
+        """Return what a remedy of its own says of a hit."""
+        key = (hit.suspicion.identity, case.query.text, case.plan.as_text(), case.schema.text)
+        known = self.answers.get(key)
+        if known is not None:
+            return known[0][0]
+        answer = REMEDIES[hit.remedy](case, hit)
+        if not _is_untested(answer):
+            self._remember(key, [answer], [])
+        return answer
+
+    def _indexed(self, adviser: Adviser, hits: list[Hit]) -> list[Answer]:
+        """Return the advice on the hits that share one set of indexes."""
+        case = adviser.case
         about = [
             (
                 hit.suspicion.identity,
@@ -147,48 +183,57 @@ class Inspector:
                 hit.small,
                 hit.most_pass,
                 hit.doubt is None,
-                repr(adviser.mapped(hit.suspicion.relation)),
+                repr(case.mapped(hit.suspicion.relation)),
             )
             for hit in hits
         ]
-        plan, schema = adviser.plan.as_text(), adviser.schema.text
+        plan, schema = case.plan.as_text(), case.schema.text
         known = frozenset(
-            one for one in adviser.proposed if one.relation.key in adviser.schema.relations
+            one for one in adviser.proposed if one.relation.key in case.schema.relations
         )
-        key = (adviser.query.text, plan, schema, tuple(about), adviser.varying, known)
+        key = (case.query.text, plan, schema, tuple(about), case.varying, known)
         if key not in self.answers:
             answers = adviser.advise(hits)
             if not adviser.tried or any(map(_is_untested, answers)):
                 return answers
-            self.answers[key] = (answers, adviser.chosen)
-            while len(self.answers) > MAX_ANSWERS:
-                self.answers.popitem(last=False)
+            self._remember(key, answers, adviser.chosen)
         answers, adviser.chosen = self.answers[key]
         self.answers.move_to_end(key)
         return answers
 
+    def _remember(self, key: Hashable, answers: list[Answer], chosen: list[Candidate]) -> None:
+        self.answers[key] = (answers, chosen)
+        while len(self.answers) > MAX_ANSWERS:
+            self.answers.popitem(last=False)
+
     def _judge(
         self, query: Query, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
-    ) -> tuple[list[Hit], list[Dismissal]]:
+    ) -> _Judged:
         """Return what the evidence confirms, and what it does not.
 
         A predicate belongs to the first rule that does not call it another's.
         """
-        hits, dismissals = [], []
+        judged = _Judged([], [], frozenset())
         claimed: set[tuple[str, str]] = set()
+        taken: set[Node] = set()
         for rule, suspicion in suspected:
-            if suspicion.predicate in claimed:
+            if suspicion.predicate in claimed or (taken and taken.issuperset(suspicion.scans)):
                 continue
             evidence = self._gather(evidence, query, suspicion)
             result = rule.judge(suspicion, evidence)
             if isinstance(result, Miss) and result.foreign:
                 continue
-            claimed.add(suspicion.predicate)
-            if isinstance(result, Miss):
-                dismissals.append(_dismissal(result))
+            if suspicion.whole:
+                judged = judged.settle(result)
             else:
-                hits.append(result)
-        return hits, dismissals
+                claimed.add(suspicion.predicate)
+            if isinstance(result, Miss):
+                judged.dismissals.append(_dismissal(result))
+                continue
+            judged.hits.append(result)
+            if result.suspicion.exclusive:
+                taken.update(result.suspicion.scans)
+        return judged
 
     def _evidence(
         self, capture: Capture, plan: Plan, schema: Schema, varying: frozenset[str]
@@ -313,6 +358,7 @@ def inspection_of(
     findings: tuple[Finding, ...] = (),
     dismissals: tuple[Dismissal, ...] = (),
     served: frozenset[tuple[str, str]] = frozenset(),
+    judged: frozenset[str] = frozenset(),
     skip: Skip | None = None,
 ) -> Inspection:
     """Return the Inspection of a capture with what was found, or why it was skipped."""
@@ -323,6 +369,7 @@ def inspection_of(
         findings=findings,
         dismissals=dismissals,
         served=served,
+        judged=judged,
         skip=skip,
         location=capture.location,
         endpoint=capture.endpoint,
@@ -349,7 +396,7 @@ def _basis(capture: Capture, hit: Hit, schema: Schema) -> str:
     times = "once" if capture.calls == 1 else f"{capture.calls:,} times"
     said = [f"It ran {times} so far, and took {capture.duration_ms:,.1f} ms this time"]
     leaves = schema.leaves(hit.suspicion.relation)
-    if not any(leaf.has_statistics for leaf in leaves):
+    if hit.suspicion.relation.key and not any(leaf.has_statistics for leaf in leaves):
         said.append("the table was never analysed, so that its rows are a guess")
     return f"{'; '.join(said)}."
 

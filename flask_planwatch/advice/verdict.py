@@ -29,6 +29,18 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Advised:
+    """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
+
+    `remark` is what the finding itself should say of an index that should be there.
+    """
+
+    advice: tuple[Advice, ...]
+    blocked: bool = False
+    remark: str = ""
+
+
+@dataclass(frozen=True)
 class Declined:
     """The planner would not follow an advice: its own plan is the better one, or nearly as good.
 
@@ -38,6 +50,10 @@ class Declined:
     reason: str
     rejected: Advice | None = None
     by_parameters: bool = True
+
+
+#: What becomes of a hit: advice, or the reason why there is none.
+Answer = Advised | Declined
 
 
 def saving(before: float, after: float) -> float:

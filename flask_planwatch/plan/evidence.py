@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from .comparison import Comparison
+from .failure import StatementError
 from .predicate import Operand
 from .schema import Relation, Schema
 from .scrub import mask
@@ -22,6 +23,10 @@ class Need(StrEnum):
     PREDICATE_ALONE = "predicate-alone"
     #: The same with the bare column in place of its cast.
     OWN_TYPE = "own-type"
+    #: What the server would do with the statement once it is prepared.
+    PREPARED = "prepared"
+    #: The statement run once more with EXPLAIN ANALYZE, where PLANWATCH_ANALYZE allows it.
+    ANALYSED = "analysed"
 
 
 class Remedy(StrEnum):
@@ -33,6 +38,22 @@ class Remedy(StrEnum):
     OWN_TYPE = "own-type"
     #: `@>` instead of a value that is looked for in an array.
     CONTAINMENT = "containment"
+    #: Values that reach the planner although the statement is prepared.
+    PREPARED = "prepared"
+    #: A join in place of a sub-query that runs for each row.
+    JOIN = "join"
+    #: Better knowledge of the rows: ANALYZE, or statistics of several columns together.
+    STATISTICS = "statistics"
+    #: VACUUM of a table.
+    VACUUM = "vacuum"
+    #: One index in place of several that are read to an overlap.
+    COMBINED_INDEX = "combined-index"
+    #: A partial index from which alone the statement can be answered.
+    COVERING_INDEX = "covering-index"
+    #: An index that finds the rows of a LIMIT in their order.
+    ORDERED_INDEX = "ordered-index"
+    #: Nothing: what to do is said by other findings, or by a person who looks.
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,11 @@ class Suspicion:
     of a join is expected to deliver, None for a predicate of one relation. `holds_value` tells that
     a constant in the subject is no part of the structure. `method` is the index's access method,
     with the operator class if it is not the default one, and the extension that this one needs.
+
+    `whole` marks a suspicion of the statement as a whole: a rule has one at most, whose Hit may
+    name what it found; it claims no predicate, and if it is not a Hit, earlier findings of the rule
+    on this statement are gone. `node` is the step of the plan that it is about. `exclusive` tells
+    that no rule further down the list may report the same scans once this is a Hit.
     """
 
     rule: str
@@ -61,6 +87,9 @@ class Suspicion:
     method: str = "btree"
     operator_class: str = ""
     extension: str = ""
+    whole: bool = False
+    node: Node | None = None
+    exclusive: bool = False
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -101,11 +130,64 @@ class Suspicion:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """How long a statement took, in ms, against what is normal for the application's process.
+
+    `recent` are its latest executions, the one that is inspected last. `overhead_ms` is what any
+    statement takes, for the way to the server and back; `ms_per_cost` what a unit of estimated cost
+    normally takes, None while too few statements are known.
+    """
+
+    recent: tuple[float, ...] = ()
+    overhead_ms: float = 0.0
+    ms_per_cost: float | None = None
+
+    @property
+    def fastest_ms(self) -> float:
+        """The fastest of the latest executions: locks and a busy process only add to it."""
+        return min(self.recent, default=0.0)
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A plan for the parameters of one execution.
+
+    `forced_cost` is what the generic plan's way would cost with these parameters, None if the
+    server could not be led to it.
+    """
+
+    plan: Plan
+    forced_cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the server does with a statement once its driver has prepared it there.
+
+    `threshold` is the number of executions after which the driver prepares it. `generic` is the
+    plan for all values, `customs` those for the parameters that were seen, each set once;
+    `planning_cost` is what PostgreSQL adds to a custom plan's cost. `reached` tells that the
+    statement was executed often enough, in `why`'s words. `happened` are the generic and the custom
+    plans that the server counted on the application's own connection, None if it was not asked.
+    """
+
+    threshold: int
+    generic: Plan
+    customs: tuple[Custom, ...]
+    planning_cost: float
+    reached: bool
+    why: str
+    happened: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that a rule may judge by. Durations are in ms; plans are None if not asked for.
 
     `parameter_types` names the Python classes of the statement's parameters. `show_values` tells
-    whether a Hit may repeat compared values; for `varying` see scrub_plan.
+    whether a Hit may repeat compared values; for `varying` see scrub_plan. `client_side` tells that
+    the elapsed time includes all rows, as it does without a cursor on the server. `error` is how
+    this execution failed, None if it did not.
     """
 
     plan: Plan
@@ -121,6 +203,11 @@ class Evidence:
     seqscan_off: Plan | None = None
     alone: Plan | None = None
     own_type: Plan | None = None
+    analysed: Plan | None = None
+    prepared: Prepared | None = None
+    timings: Timings = Timings()
+    client_side: bool = True
+    error: StatementError | None = None
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class Column:
 class Index:
     """An index. `keys` are its columns by name, and its expressions as PostgreSQL prints them.
 
-    `plain` tells that each key has the default direction and operator class and the column's own
-    collation.
+    `included` are the columns that it only holds. `plain` tells that each key has the default
+    direction and operator class and the column's own collation.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Index:
     predicate: str | None
     method: str
     plain: bool = True
+    included: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Activity:
     updated: int = 0
     deleted: int = 0
     scans: int = 0
+    #: Rows that were deleted or replaced, and not yet removed by VACUUM.
+    dead: int = 0
+    #: Rows that were written since the last ANALYZE.
+    changed: int = 0
 
     @property
     def written(self) -> int:
@@ -92,8 +97,8 @@ class Relation:
     `key` is `schema.name` unquoted, the name that plans use; `display` is quoted, and qualified
     only if the search path does not find it. `rows` is an estimate. `root` is the key of the
     topmost partitioned table that this is a part of, or its own. `partitions` lists a partitioned
-    table's direct partitions by key. `has_statistics` tells whether it was ever analysed.
-
+    table's direct partitions by key. `has_statistics` tells whether it was ever analysed. Of its
+    `pages`, `visible_pages` are marked all-visible, so that an Index Only Scan need not read them.
     """
 
     key: str
@@ -109,6 +114,8 @@ class Relation:
     partitions: tuple[str, ...] = ()
     has_statistics: bool = False
     activity: Activity = Activity()
+    pages: int = 0
+    visible_pages: int = 0
 
     @property
     def schema_prefix(self) -> str:
@@ -152,6 +159,12 @@ class Relation:
         return column.quoted_name if column else name
 
 
+#: What stands for the relation of a statement that reads none.
+NO_RELATION = Relation(
+    key="", schema="", name="", display="", quoted_name="", kind="", rows=0.0, root=""
+)
+
+
 @dataclass(frozen=True)
 class Schema:
     """The relations of one plan, their partitioned roots, and the partitions of those.
@@ -180,6 +193,12 @@ class Schema:
     def root(self, relation: Relation) -> Relation:
         """Return the topmost partitioned table that the relation is a part of, or itself."""
         return self.relations.get(relation.root, relation)
+
+    @property
+    def largest(self) -> Relation:
+        """The relation with the most rows, as a person would name it, or NO_RELATION."""
+        held = max(self.relations.values(), key=lambda one: one.rows, default=NO_RELATION)
+        return self.root(held)
 
     def leaves(self, relation: Relation) -> list[Relation]:
         """Return the relations below a partitioned one that hold rows, or itself."""

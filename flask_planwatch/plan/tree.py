@@ -61,12 +61,20 @@ class Node:
     conditions: tuple[tuple[str, str], ...]
     subplan: str | None
     children: tuple[Node, ...]
+    #: How the node hangs below its parent: `Outer`, `Inner`, `SubPlan`, `InitPlan` …
+    relationship: str | None = None
     #: What the node sorts or groups by, and what it hands on, as printed.
     sort_keys: tuple[str, ...] = ()
     group_keys: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
     #: What a ModifyTable does: `Insert`, `Update`, `Delete` or `Merge`.
     operation: str | None = None
+    #: What EXPLAIN ANALYZE counted, None in other plans: rows per loop, loops, rows that a filter
+    #: removed per loop, and the rows that an Index Only Scan had to look up in the table.
+    actual_rows: float | None = None
+    actual_loops: float | None = None
+    removed_rows: float | None = None
+    heap_fetches: float | None = None
 
     @property
     def qualified_relation(self) -> str | None:
@@ -93,6 +101,11 @@ class Node:
         if self.type in {"Index Scan", "Index Only Scan"}:
             return self.condition("Index Cond") is None
         return False
+
+    @property
+    def ran(self) -> bool:
+        """Whether EXPLAIN ANALYZE saw it run at least once."""
+        return bool(self.actual_loops)
 
     def condition(self, kind: str) -> str | None:
         """Return the predicate text of this kind, one of CONDITIONS, or None."""
@@ -148,6 +161,16 @@ class Plan:
         )
 
     @cached_property
+    def analysed(self) -> bool:
+        """Whether the statement was run for it, so that its nodes know actual rows and loops."""
+        return self.root.actual_loops is not None
+
+    @cached_property
+    def only_reads(self) -> bool:
+        """Whether nothing in it writes or locks rows."""
+        return not any(node.type in {"ModifyTable", "LockRows"} for node in self.nodes)
+
+    @cached_property
     def limited(self) -> bool:
         """Whether some step stops after a number of rows."""
         return any(node.type == "Limit" for node in self.nodes)
@@ -188,13 +211,22 @@ class Plan:
             arrow = f"{indent[:-4]}->  " if depth else ""
             lines.append(
                 f"{arrow}{node.title}  (cost={node.startup_cost:.2f}..{node.total_cost:.2f} "
-                f"rows={node.rows:.0f} width={node.width})"
+                f"rows={node.rows:.0f} width={node.width}){_measured(node)}"
             )
             if node.sort_keys:
                 lines.append(f"{indent}  Sort Key: {', '.join(node.sort_keys)}")
             lines.extend(f"{indent}  {kind}: {text}" for kind, text in node.conditions)
             waiting.extend((child, depth + 1) for child in reversed(node.children))
         return "\n".join(lines)
+
+
+def _measured(node: Node) -> str:
+    """Return what EXPLAIN ANALYZE adds to a node's first line, nothing in other plans."""
+    if node.actual_loops is None:
+        return ""
+    if not node.ran:
+        return " (never executed)"
+    return f" (actual rows={node.actual_rows or 0:g} loops={node.actual_loops:g})"
 
 
 def _read(document: Mapping[str, Any]) -> Node:
@@ -241,7 +273,26 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         group_keys=_texts(document, "Group Key"),
         output=_texts(document, "Output"),
         operation=_text(document, "Operation"),
+        relationship=_text(document, "Parent Relationship"),
+        actual_rows=_count(document, "Actual Rows"),
+        actual_loops=_count(document, "Actual Loops"),
+        removed_rows=_removed(document),
+        heap_fetches=_count(document, "Heap Fetches"),
     )
+
+
+def _removed(document: Mapping[str, Any]) -> float | None:
+    """Return the rows that a node read and threw away, of all its conditions together."""
+    counts = [
+        _count(document, f"Rows Removed by {kind}")
+        for kind in ("Filter", "Join Filter", "Index Recheck")
+    ]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _count(document: Mapping[str, Any], key: str) -> float | None:
+    return max(_number(document, key), 0.0) if key in document else None
 
 
 def _text(document: Mapping[str, Any], key: str) -> str | None:

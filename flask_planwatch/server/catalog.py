@@ -35,6 +35,7 @@ SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname
     CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_relation_size(c.oid) ELSE 0 END
         / current_setting('block_size')::bigint,
     (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
+    c.relallvisible,
     EXISTS (SELECT 1 FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname)
 FROM down JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY c.oid
@@ -70,7 +71,9 @@ SELECT i.indrelid, c.relname,
         LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k]
                                 AND a.attnum <> 0
         WHERE i.indoption[k] <> 0 OR NOT o.opcdefault
-           OR i.indcollation[k] <> coalesce(a.attcollation, i.indcollation[k]))
+           OR i.indcollation[k] <> coalesce(a.attcollation, i.indcollation[k])),
+    ARRAY(SELECT a.attname FROM generate_series(i.indnkeyatts, i.indnatts - 1) k
+          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k] ORDER BY k)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
 WHERE i.indrelid = ANY (%s)
 ORDER BY i.indrelid, c.relname
@@ -88,7 +91,8 @@ ORDER BY k.conname
 """
 
 _ACTIVITY = """
-SELECT relid, n_tup_ins, n_tup_upd, n_tup_del, seq_scan + coalesce(idx_scan, 0)
+SELECT relid, n_tup_ins, n_tup_upd, n_tup_del, seq_scan + coalesce(idx_scan, 0), n_dead_tup,
+    n_mod_since_analyze
 FROM pg_stat_user_tables WHERE relid = ANY (%s)
 """
 
@@ -125,7 +129,8 @@ def read_schema(session: Session, plan: Plan) -> Schema:
     names = {row[0]: f"{row[1]}.{row[2]}" for row in family}
     parents = {row[0]: row[9] for row in family if row[9] in names}
     relations = {}
-    for oid, schema, name, display, quoted_name, kind, *_, has_statistics in family:
+    for row in family:
+        oid, schema, name, display, quoted_name, kind, _, _, pages, _, visible_pages, known = row
         relations[names[oid]] = Relation(
             key=names[oid],
             schema=schema,
@@ -138,8 +143,10 @@ def read_schema(session: Session, plan: Plan) -> Schema:
             columns=tuple(Column(*column) for column in columns[oid]),
             indexes=tuple(_index(*index) for index in indexes[oid]),
             partitions=tuple(names[child] for child, parent in parents.items() if parent == oid),
-            has_statistics=has_statistics,
+            has_statistics=known,
             activity=activity.get(oid, Activity()),
+            pages=pages,
+            visible_pages=visible_pages,
         )
     return Schema(relations, references)
 
@@ -166,8 +173,11 @@ def _index(
     predicate: str | None,
     method: str,
     plain: bool,
+    included: list[str],
 ) -> Index:
-    return Index(name, tuple(keys), definition, unique, valid, predicate, method, plain)
+    return Index(
+        name, tuple(keys), definition, unique, valid, predicate, method, plain, tuple(included)
+    )
 
 
 def _rows(session: Session, row: tuple[Any, ...]) -> float:

@@ -19,8 +19,18 @@ from sqlalchemy.engine import Engine, ExceptionContext
 
 from .finding import Location, SkipReason, StatementError
 from .location import location_finder
+from .repetition import (
+    CUSTOM_PLANS,
+    MAX_ORDER,
+    Preparation,
+    Repetition,
+    committed,
+    count,
+    rolled_back,
+)
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
+from .server.prepared import plans_made
 from .server.session import sqlstate_of
 from .worker import Ticket, on_own_thread
 
@@ -36,8 +46,13 @@ _EXPLAINABLE = re.compile(
 #: costs what they cost, and the plan repeats them.
 MAX_PARAMETER_SIZE = 1_000_000
 
+#: Of a statement that may be prepared, several sets of parameters are kept, but no larger ones.
+MAX_SET_SIZE = 10_000
+
 #: Statements of more characters are not read: a tokenizer holds the GIL for some µs for each.
 MAX_STATEMENT_SIZE = 25_000
+
+_NOWAIT = re.compile(r"\bNOWAIT\b", re.IGNORECASE)
 
 #: Characters that stand for a longer statement.
 _SHOWN_OF_LARGE = 1000
@@ -54,9 +69,11 @@ class Capture:
     for placeholders. `key` is the statement as compiled, the same object for each execution.
     `returned_rows` is None where the driver does not know. `calls`, `total_ms` and `all_total_ms`
     say how often the statement ran so far, how long that took, and how long all statements took.
-    `urgent` executions were too slow, or failed, to wait for the interval. `too_large` is the
-    reason why text and parameters were left out. `construct` is the SQLAlchemy statement,
-    `connection` a weak reference to the driver's.
+    `recent_ms` are the latest executions that succeeded, `overhead_ms` the fastest of any
+    statement. `urgent` executions were too slow, or failed, to wait for the interval. `too_large`
+    is the reason why text and parameters were left out. `client_side` is False for a cursor on the
+    server, from which rows may still come. `preparation` is None where the driver prepares nothing.
+    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's.
     """
 
     text: str
@@ -72,11 +89,20 @@ class Capture:
     calls: int
     total_ms: float
     all_total_ms: float
+    recent_ms: tuple[float, ...] = ()
+    overhead_ms: float = 0.0
     error: StatementError | None = None
     urgent: bool = False
     too_large: SkipReason | None = None
+    client_side: bool = True
+    preparation: Preparation | None = None
     construct: Any = None
     connection: Any = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed for a reason that means load."""
+        return self.error is not None and self.error.means_load
 
 
 class Sink(Protocol):
@@ -105,6 +131,7 @@ class _Execution(NamedTuple):
     duration_ms: float
     error: StatementError | None
     urgent: bool
+    threshold: int | None = None
 
 
 class Watch:
@@ -138,6 +165,14 @@ class Watch:
             ("after_cursor_execute", self._after),
             ("handle_error", self._error),
         ]
+        # Only this driver prepares statements on the server by itself.
+        self._prepares = engine.dialect.driver == "psycopg"
+        if self._prepares:
+            self._listeners += [
+                ("commit", self._commit),
+                ("rollback", self._rollback),
+                ("rollback_savepoint", self._rollback),
+            ]
 
     def listen(self) -> None:
         """Attach the hooks, or wake them up again."""
@@ -187,11 +222,29 @@ class Watch:
             if exception.sqlalchemy_exception is None:
                 return
             original = exception.original_exception
-            error = StatementError(type(original).__name__, sqlstate_of(original))
+            error = StatementError(
+                type(original).__name__,
+                sqlstate_of(original),
+                disconnected=exception.is_disconnect,
+                nowait=_NOWAIT.search(exception.statement or "") is not None,
+            )
             duration_ms = (perf_counter() - started) * 1000
             self._observe(
                 None, exception.statement, exception.parameters, context, duration_ms, error
             )
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _commit(self, conn: Any) -> None:
+        try:
+            for repetition in committed(conn):
+                repetition.due = True
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _rollback(self, conn: Any, *_: Any) -> None:
+        try:
+            rolled_back(conn)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
@@ -226,18 +279,48 @@ class Watch:
         if context.execution_options.get("planwatch", True) is False:
             return
         sampler = self._sink().sampler
-        sampler.captured += 1
-        sampler.total_ms += duration_ms
-        tally.calls += 1
-        tally.total_ms += duration_ms
+        sampler.count(tally, duration_ms, failed=error is not None)
         failed = error is not None and error.means_load
         urgent = failed or sampler.is_slow(duration_ms)
+        threshold = None
+        if self._prepares and parameters and error is None:
+            threshold = self._repeat(tally, key, statement, parameters, context.root_connection)
         due = sampler.is_due(tally, duration_ms, urgent=urgent)
         if due or self._keep_seen():
             execution = _Execution(
-                cursor, statement, parameters, context, key, too_long, duration_ms, error, urgent
+                cursor,
+                statement,
+                parameters,
+                context,
+                key,
+                too_long,
+                duration_ms,
+                error,
+                urgent,
+                threshold,
             )
             self._sample(execution, tally, due=due)
+
+    def _repeat(
+        self, tally: Tally, key: str, statement: str, parameters: Any, connection: Any
+    ) -> int | None:
+        """Count a repetition; return the driver's threshold, None if it prepares nothing.
+
+        The statement is due when it is clear that it may be prepared, and when PostgreSQL chooses.
+        """
+        repetition = tally.repetition
+        if repetition is None:
+            repetition = tally.repetition = Repetition()
+        threshold = count(connection, key, repetition)
+        if threshold is None:
+            return None
+        if len(repetition.order) < MAX_ORDER and not is_large(parameters, MAX_SET_SIZE):
+            repetition.keep(statement, _copied(parameters))
+        chosen = repetition.most == threshold + CUSTOM_PLANS + 1
+        if repetition.due or (chosen and not repetition.chosen):
+            repetition.due, repetition.chosen = False, chosen
+            tally.next_sample = float("-inf")
+        return threshold
 
     def _sample(self, execution: _Execution, tally: Tally, *, due: bool) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
@@ -247,7 +330,12 @@ class Watch:
         record = request_record(self._app) if keep_seen or once else None
         seen = Seen(execution.key, execution.parameters, execution.duration_ms)
         identity = (id(self.engine), execution.key)
-        if not due:
+        failed = execution.error is not None and execution.error.means_load
+        if failed:
+            seen.ticket = sink.submit(self._capture(execution, tally, sampler))
+            if seen.ticket is None:
+                seen.note = "dropped, as too many others were waiting"
+        elif not due:
             seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
         elif once and record is not None and identity in record.sampled:
             seen.note = "inspected once in this request"
@@ -268,7 +356,7 @@ class Watch:
         too_large = None
         if execution.too_long or len(execution.statement) > MAX_PARAMETER_SIZE:
             too_large = SkipReason.STATEMENT_TOO_LARGE
-        elif _is_too_large(parameters):
+        elif is_large(parameters, MAX_PARAMETER_SIZE):
             too_large = SkipReason.PARAMETERS_TOO_LARGE
         rows = getattr(execution.cursor, "rowcount", -1)
         return Capture(
@@ -285,18 +373,32 @@ class Watch:
             calls=tally.calls,
             total_ms=tally.total_ms,
             all_total_ms=sampler.total_ms,
+            recent_ms=tuple(tally.recent),
+            overhead_ms=sampler.overhead_ms,
             error=execution.error,
             urgent=execution.urgent,
             too_large=too_large,
+            client_side=getattr(execution.cursor, "name", None) is None,
+            preparation=self._preparation(execution, tally),
             construct=None if context.compiled is None else context.compiled.statement,
             connection=_weak_reference(context.root_connection),
         )
 
+    def _preparation(self, execution: _Execution, tally: Tally) -> Preparation | None:
+        if execution.threshold is None or tally.repetition is None:
+            return None
+        happened = None
+        if self._app.debug:
+            happened = plans_made(
+                execution.context.root_connection, execution.statement, execution.parameters
+            )
+        return tally.repetition.preparation(execution.threshold, happened)
 
-def _is_too_large(parameters: Any) -> bool:
-    """Whether the parameters take more than MAX_PARAMETER_SIZE, looking no further than that."""
+
+def is_large(parameters: Any, limit: int) -> bool:
+    """Whether the parameters take more bytes or characters than this, looking no further."""
     size, waiting = 0, [parameters]
-    while waiting and size <= MAX_PARAMETER_SIZE:
+    while waiting and size <= limit:
         value = waiting.pop()
         # The drivers wrap JSON in an object that holds the document.
         value = getattr(value, "obj", getattr(value, "adapted", value))
@@ -307,7 +409,7 @@ def _is_too_large(parameters: Any) -> bool:
         elif isinstance(value, list | tuple):
             waiting.extend(value)
         size += _VALUE_SIZE
-    return size > MAX_PARAMETER_SIZE
+    return size > limit
 
 
 def _weak_reference(connection: Any) -> Any:

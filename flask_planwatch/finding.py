@@ -51,7 +51,10 @@ class VerdictStatus(StrEnum):
 
 
 class SkipReason(StrEnum):
-    """Why a captured statement has no plan: the closed list that counters and pages use."""
+    """Why a captured statement has no plan: the closed list that counters and pages use.
+
+    GENERIC_PLAN_UNKNOWN and NOT_ANALYSED tell why one of its further plans is missing.
+    """
 
     PERMISSION_DENIED = "permission-denied"
     NOT_VISIBLE = "not-visible"
@@ -67,6 +70,8 @@ class SkipReason(StrEnum):
     STATEMENT_TOO_LARGE = "statement-too-large"
     RECENTLY_INSPECTED = "recently-inspected"
     UNREADABLE_PLAN = "unreadable-plan"
+    GENERIC_PLAN_UNKNOWN = "generic-plan-unknown"
+    NOT_ANALYSED = "not-analysed"
     EXPLAIN_FAILED = "explain-failed"
     UNWATCHED = "unwatched"
     INTERNAL_ERROR = "internal-error"
@@ -101,6 +106,10 @@ _EXPLANATIONS = {
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
     ),
     SkipReason.UNREADABLE_PLAN: "the server's plan has a form that PlanWatch cannot read",
+    SkipReason.GENERIC_PLAN_UNKNOWN: (
+        "what the server would do with it once it is prepared cannot be told"
+    ),
+    SkipReason.NOT_ANALYSED: "it was not run once more with EXPLAIN ANALYZE",
     SkipReason.EXPLAIN_FAILED: "the server could not explain it",
     SkipReason.UNWATCHED: "its engine was let go before it could be inspected",
     SkipReason.INTERNAL_ERROR: "PlanWatch itself failed on it",
@@ -172,8 +181,9 @@ class Advice:
     `summary` is one line: the DDL of an index, or what to write instead. `ddl` holds SQL
     statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python.
     An empty rendering means that this kind of advice has no such form. `index_bytes` is the
-    estimated size of the index. `summary` never holds a compared value; if the other renderings do,
-    `public` is the same advice with placeholders.
+    estimated size of the index. `plan` is the plan that a rewritten statement gets, as text, where
+    it can be derived. `summary` never holds a compared value; if the other renderings do, `public`
+    is the same advice with placeholders.
     """
 
     kind: AdviceKind
@@ -184,6 +194,7 @@ class Advice:
     alembic: str = ""
     explanation: str = ""
     index_bytes: int | None = None
+    plan: str = ""
     public: Advice | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -198,6 +209,7 @@ class Advice:
             "alembic": self.alembic,
             "explanation": self.explanation,
             "index_bytes": self.index_bytes,
+            "plan": self.plan,
             "verdict": str(self.verdict.status),
             "reason": self.verdict.reason,
             "cost_before": self.verdict.cost_before,
@@ -311,7 +323,8 @@ class Inspection:
     """The outcome for one captured statement: a plan with its findings, or a Skip.
 
     `served` are the table and the key of all that indexes served in the plan; `judged` the rules
-    that judged the statement as a whole, on evidence that holds for all values.
+    that judged the statement as a whole, on evidence that holds for all values. `unanswered` tells
+    which questions of a rule have no answer.
     """
 
     statement: Statement
@@ -321,6 +334,7 @@ class Inspection:
     dismissals: tuple[Dismissal, ...] = ()
     served: frozenset[tuple[str, str]] = frozenset()
     judged: frozenset[str] = frozenset()
+    unanswered: tuple[Skip, ...] = ()
     skip: Skip | None = None
     location: Location | None = None
     endpoint: str | None = None

@@ -28,8 +28,9 @@ from .finding import (
     Statement,
     VerdictStatus,
 )
+from .pace import Pace
 from .plan.comparison import Comparison
-from .plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
@@ -37,9 +38,11 @@ from .plan.tree import Node, Plan
 from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
-from .rules import RULES, Rule
+from .rules import RULES, Rule, statement_failed
 from .server import catalog
+from .server.analyse import analyse
 from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
+from .server.prepared import prepared
 from .server.session import NO_SERVER, ServerError, Session
 from .settings import Settings
 
@@ -63,19 +66,27 @@ MEANINGFUL_TOTAL_MS = 1000.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """An inspection, and whether a lock kept it from proving its advice this time."""
+    """An inspection, and why another try may tell more.
+
+    `blocked`: a lock kept it from proving its advice; `no_server`: the server did not answer.
+    """
 
     inspection: Inspection
     blocked: bool = False
+    no_server: bool = False
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """What became of the suspicions; `settled` are the rules that judged the whole statement."""
+    """What became of the suspicions, and the evidence that was gathered for them.
+
+    `settled` are the rules that judged the whole statement.
+    """
 
     hits: list[Hit]
     dismissals: list[Dismissal]
     settled: frozenset[str]
+    evidence: Evidence
 
     def settle(self, result: Hit | Miss) -> _Judged:
         """Add the rule of a whole statement's suspicion, unless other values may change it."""
@@ -84,17 +95,91 @@ class _Judged:
         return replace(self, settled=self.settled | {result.suspicion.rule})
 
 
+class _Further:
+    """The plans that rules ask for beside the first, each fetched once.
+
+    `unanswered` collects why one could not be had.
+    """
+
+    def __init__(self, inspector: Inspector, capture: Capture, query: Query) -> None:
+        self.unanswered: list[Skip] = []
+        self._inspector = inspector
+        self._session = inspector.session
+        self._capture = capture
+        self._query = query
+        self._asked: set[Need] = set()
+
+    def gather(self, evidence: Evidence, suspicion: Suspicion) -> Evidence:
+        """Add the plans that a suspicion needs; those of the statement stay for later ones."""
+        new = suspicion.needs - self._asked
+        self._asked |= new
+        if Need.SEQSCAN_OFF in new:
+            forced = explain(self._session, self._query, seqscan=False)
+            evidence = replace(evidence, seqscan_off=forced)
+        if Need.PREPARED in new:
+            evidence = replace(evidence, prepared=self._prepared(evidence.plan))
+        if Need.ANALYSED in new:
+            evidence = replace(evidence, analysed=self._analysed(evidence.plan))
+        alone = own_type = None
+        if Need.PREDICATE_ALONE in suspicion.needs:
+            alone = self._explain_alone(predicate_query(suspicion))
+        if Need.OWN_TYPE in suspicion.needs:
+            own_type = self._explain_alone(own_type_query(suspicion))
+        return replace(evidence, alone=alone, own_type=own_type)
+
+    def _prepared(self, plan: Plan) -> Prepared | None:
+        """Return what happens once the statement is prepared, None if its driver does not."""
+        preparation = self._capture.preparation
+        if preparation is None or not self._query.parameters:
+            return None
+        try:
+            return prepared(self._session, self._query, plan, preparation)
+        except ServerError as error:
+            self._no_answer(error, SkipReason.GENERIC_PLAN_UNKNOWN)
+            return None
+
+    def _analysed(self, plan: Plan) -> Plan | None:
+        """Return the plan as it really ran, None if that is not wanted."""
+        if not self._inspector.settings.analyze or self._capture.error is not None:
+            return None
+        try:
+            if not self._inspector.may_analyse():
+                raise ServerError(SkipReason.NOT_ANALYSED, "the budget for that is used up")
+            took_ms = self._capture.duration_ms
+            return analyse(self._session, self._query, plan, took_ms=took_ms)
+        except ServerError as error:
+            self._no_answer(error, SkipReason.NOT_ANALYSED)
+            return None
+
+    def _no_answer(self, error: ServerError, reason: SkipReason) -> None:
+        if error.reason in NO_SERVER:
+            raise error
+        self.unanswered.append(Skip(reason, error.detail))
+
+    def _explain_alone(self, query: Query) -> Plan | None:
+        """Return the plan of a predicate alone, None if the server cannot plan it that way."""
+        try:
+            return explain(self._session, query, seqscan=False)
+        except ServerError as error:
+            if error.reason in NO_SERVER:
+                raise
+            return None
+
+
 @dataclass(frozen=True)
 class Inspector:
     """Inspects captures of one app and engine.
 
     `mapped_table` tells how the app's code names a table. It must not touch the database.
+    `may_analyse` takes one from the budget for EXPLAIN ANALYZE.
     """
 
     settings: Settings
     session: Session
     mapped_table: Callable[[Capture, Relation], MappedTable | None]
     proposals: Proposals
+    pace: Pace
+    may_analyse: Callable[[], bool]
     structure: Structure = field(default_factory=Structure)
     answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=OrderedDict
@@ -108,7 +193,10 @@ class Inspector:
         try:
             return self._inspect(capture)
         except ServerError as error:
-            return Outcome(inspection_of(capture, skip=Skip(error.reason, error.detail)))
+            skip = Skip(error.reason, error.detail)
+            findings = tuple(_failures(capture, skip))
+            inspection = inspection_of(capture, skip=skip, findings=findings)
+            return Outcome(inspection, no_server=error.reason in NO_SERVER)
 
     def _inspect(self, capture: Capture) -> Outcome:
         query = _query(capture)
@@ -118,7 +206,8 @@ class Inspector:
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
-        judged = self._judge(query, evidence, suspicions(plan, schema, varying))
+        further = _Further(self, capture, query)
+        judged = self._judge(further, evidence, suspicions(plan, schema, varying))
         hits, dismissals = judged.hits, judged.dismissals
         drafts = {id(hit): _finding(capture, hit) for hit in hits}
         hits = [hit for hit in hits if not self._ignored(drafts[id(hit)])]
@@ -127,7 +216,7 @@ class Inspector:
             verify=self.settings.verify,
             show_values=self.settings.show_parameters,
             query=query,
-            evidence=evidence,
+            evidence=judged.evidence,
             mapped=partial(self.mapped_table, capture),
             varying=varying,
         )
@@ -144,6 +233,7 @@ class Inspector:
             )
             findings.append(replace(draft, problem=problem, advice=answer.advice))
         self.proposals.keep(origin, adviser.chosen)
+        findings = [_with_others(finding, findings) for finding in findings]
         findings.sort(key=lambda finding: (finding.severity.rank, -finding.table_rows))
         inspection = inspection_of(
             capture,
@@ -152,6 +242,7 @@ class Inspector:
             dismissals=tuple(dismissals),
             served=served(plan, schema),
             judged=judged.settled,
+            unanswered=tuple(further.unanswered),
         )
         return Outcome(inspection, blocked)
 
@@ -207,19 +298,19 @@ class Inspector:
             self.answers.popitem(last=False)
 
     def _judge(
-        self, query: Query, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
+        self, further: _Further, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
     ) -> _Judged:
         """Return what the evidence confirms, and what it does not.
 
         A predicate belongs to the first rule that does not call it another's.
         """
-        judged = _Judged([], [], frozenset())
+        judged = _Judged([], [], frozenset(), evidence)
         claimed: set[tuple[str, str]] = set()
         taken: set[Node] = set()
         for rule, suspicion in suspected:
             if suspicion.predicate in claimed or (taken and taken.issuperset(suspicion.scans)):
                 continue
-            evidence = self._gather(evidence, query, suspicion)
+            evidence = further.gather(evidence, suspicion)
             result = rule.judge(suspicion, evidence)
             if isinstance(result, Miss) and result.foreign:
                 continue
@@ -228,12 +319,12 @@ class Inspector:
             else:
                 claimed.add(suspicion.predicate)
             if isinstance(result, Miss):
-                judged.dismissals.append(_dismissal(result))
+                judged.dismissals.extend([] if result.quiet else [_dismissal(result)])
                 continue
             judged.hits.append(result)
             if result.suspicion.exclusive:
                 taken.update(result.suspicion.scans)
-        return judged
+        return replace(judged, evidence=evidence)
 
     def _evidence(
         self, capture: Capture, plan: Plan, schema: Schema, varying: frozenset[str]
@@ -248,30 +339,21 @@ class Inspector:
             duration_ms=capture.duration_ms,
             returned_rows=capture.returned_rows,
             parameter_types=_types(capture.parameters),
+            timings=self._timings(capture, plan),
+            client_side=capture.client_side,
+            error=capture.error,
             show_values=self.settings.show_parameters,
             varying=varying,
         )
 
-    def _gather(self, evidence: Evidence, query: Query, suspicion: Suspicion) -> Evidence:
-        """Add the plans that a suspicion needs; those of the statement are fetched once."""
-        forced = evidence.seqscan_off
-        if Need.SEQSCAN_OFF in suspicion.needs and forced is None:
-            forced = explain(self.session, query, seqscan=False)
-        alone = own_type = None
-        if Need.PREDICATE_ALONE in suspicion.needs:
-            alone = self._explain_alone(predicate_query(suspicion))
-        if Need.OWN_TYPE in suspicion.needs:
-            own_type = self._explain_alone(own_type_query(suspicion))
-        return replace(evidence, seqscan_off=forced, alone=alone, own_type=own_type)
-
-    def _explain_alone(self, query: Query) -> Plan | None:
-        """Return the plan of a predicate alone, None if the server cannot plan it that way."""
-        try:
-            return explain(self.session, query, seqscan=False)
-        except ServerError as error:
-            if error.reason in NO_SERVER:
-                raise
-            return None
+    def _timings(self, capture: Capture, plan: Plan) -> Timings:
+        """Return how long the statement took, and learn from it what is normal."""
+        identity = statement_of(capture).fingerprint
+        timings = Timings(capture.recent_ms, capture.overhead_ms, self.pace.normal(identity))
+        spent = timings.spent_ms(plan, capture.returned_rows)
+        if spent is not None and capture.client_side and plan.only_reads:
+            self.pace.record(identity, spent / plan.total_cost)
+        return timings
 
     def _ignored(self, finding: Finding) -> bool:
         return self.settings.ignores(finding.rule, finding.relation, finding.subject, finding.id)
@@ -317,6 +399,30 @@ def _finding(capture: Capture, hit: Hit) -> Finding:
     )
 
 
+def _failures(capture: Capture, skip: Skip) -> Iterator[Finding]:
+    """Yield that the statement failed, although there is no plan of it."""
+    if capture.error is None or not capture.failed:
+        return
+    hit = statement_failed.without_plan(capture.error)
+    draft = _finding(capture, hit)
+    why = f"There is no plan of it: {skip.reason.explanation}."
+    yield replace(draft, problem=f"{draft.problem} {_basis(capture, hit, Schema())} {why}")
+
+
+def _with_others(finding: Finding, findings: list[Finding]) -> Finding:
+    """Return the finding that a statement failed with what else was found in it."""
+    others = [one for one in findings if one.rule != finding.rule]
+    if finding.rule != statement_failed.NAME or not others:
+        return finding
+    also = "; ".join(f"{one.rule} on {one.relation}: {one.subject}" for one in others)
+    return replace(
+        finding,
+        problem=f"{finding.problem} Found in its plan: {also}.",
+        evidence=finding.evidence | {"findings": [f"{one.rule} {one.id}" for one in others]},
+        advice=others[0].advice,
+    )
+
+
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:
     """Return what the rules suspect, in the order of their precedence."""
     found = []
@@ -359,6 +465,7 @@ def inspection_of(
     dismissals: tuple[Dismissal, ...] = (),
     served: frozenset[tuple[str, str]] = frozenset(),
     judged: frozenset[str] = frozenset(),
+    unanswered: tuple[Skip, ...] = (),
     skip: Skip | None = None,
 ) -> Inspection:
     """Return the Inspection of a capture with what was found, or why it was skipped."""
@@ -370,6 +477,7 @@ def inspection_of(
         dismissals=dismissals,
         served=served,
         judged=judged,
+        unanswered=unanswered,
         skip=skip,
         location=capture.location,
         endpoint=capture.endpoint,
@@ -378,8 +486,7 @@ def inspection_of(
 
 
 def _severity(capture: Capture, hit: Hit) -> Severity:
-    failed = capture.error is not None and capture.error.means_load
-    if failed or capture.duration_ms >= CRITICAL_MS:
+    if capture.failed or capture.duration_ms >= CRITICAL_MS:
         return Severity.CRITICAL
     if hit.small:
         return Severity.INFO

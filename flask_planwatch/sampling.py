@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
+from .repetition import Repetition
 from .settings import Settings
 
 #: Statements whose tallies are kept; a large app has some thousand. The one that came first goes
@@ -14,30 +16,89 @@ from .settings import Settings
 MAX_STATEMENTS = 10_000
 
 
+#: Latest executions of a statement whose times are kept: the fastest of them is what it takes when
+#: nothing is in its way, and they are few enough to follow a change.
+MAX_RECENT = 10
+
+#: Of the inspections that one process may make, one in so many may run the statement once more with
+#: EXPLAIN ANALYZE: that costs as much as the statement itself.
+INSPECTIONS_PER_ANALYSIS = 6
+
+
 @dataclass(slots=True)
 class Tally:
-    """How often one statement ran, how long it took in ms, and when it may be sampled again."""
+    """How often one statement ran, how long it took in ms, and when it may be sampled again.
+
+    `recent` are the latest executions that succeeded. `repetition` is what is known of it where
+    the driver may prepare it on the server, else None.
+    """
 
     explainable: bool
     calls: int = 0
     total_ms: float = 0.0
     next_sample: float = float("-inf")
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
+    repetition: Repetition | None = None
+
+
+class Budget:
+    """So many in a minute, with unused ones saved up for a minute. Safe to use from threads."""
+
+    def __init__(self, per_minute: float, clock: Callable[[], float] = monotonic) -> None:
+        self._per_minute = per_minute
+        self._allowance = per_minute
+        self._refilled = clock()
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Take one; False if the minute's are used up."""
+        if self._per_minute == float("inf"):
+            return True
+        with self._lock:
+            now = self._clock()
+            # A clock may be set back; a budget below 1 is one in some minutes.
+            earned = max(0.0, now - self._refilled) * self._per_minute / 60
+            self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
+            self._refilled = now
+            if self._allowance < 1:
+                return False
+            self._allowance -= 1
+            return True
+
+    def give_back(self) -> None:
+        """Return one that was not used."""
+        with self._lock:
+            self._allowance += 1
 
 
 class Sampler:
-    """Decides for one app in one process. Safe to use from several threads."""
+    """Decides for one app in one process. Safe to use from several threads.
+
+    `overhead_ms` is the fastest execution of any statement: the way to the server and back.
+    """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
         self.interval = settings.sample_interval
         self.captured = 0
         self.total_ms = 0.0
+        self.overhead_ms = float("inf")
         self.over_budget = 0
+        self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
         self._slow_ms = settings.slow_statement_ms
-        self._per_minute = settings.inspections_per_minute
-        self._allowance = self._per_minute
-        self._refilled = clock()
+        self._inspections = Budget(settings.inspections_per_minute, clock)
         self._clock = clock
-        self._lock = threading.Lock()
+
+    def count(self, tally: Tally, duration_ms: float, *, failed: bool) -> None:
+        """Count one execution."""
+        self.captured += 1
+        self.total_ms += duration_ms
+        tally.calls += 1
+        tally.total_ms += duration_ms
+        if not failed:
+            tally.recent.append(duration_ms)
+            if duration_ms < self.overhead_ms:
+                self.overhead_ms = duration_ms
 
     def is_slow(self, duration_ms: float) -> bool:
         """Whether an execution took too long to wait for the interval."""
@@ -52,30 +113,21 @@ class Sampler:
 
         Returns False, and counts it, if the budget is used up: the statement stays due.
         """
-        with self._lock:
-            now = self._clock()
-            if self._per_minute != float("inf"):
-                # A clock may be set back; a budget below 1 is one inspection in some minutes.
-                earned = max(0.0, now - self._refilled) * self._per_minute / 60
-                self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
-                self._refilled = now
-                if self._allowance < 1:
-                    self.over_budget += 1
-                    return False
-                self._allowance -= 1
-            tally.next_sample = now + self.interval
-            return True
+        if not self._inspections.take():
+            self.over_budget += 1
+            return False
+        self.wait(tally)
+        return True
+
+    def wait(self, tally: Tally) -> None:
+        """Start the statement's interval."""
+        tally.next_sample = self._clock() + self.interval
 
     def give_back(self, tally: Tally | None = None) -> None:
         """Return to the budget what was not used; a tally's statement is due again."""
-        with self._lock:
-            self._allowance += 1
-            if tally is not None:
-                tally.next_sample = float("-inf")
-
-    def renew_lock(self) -> None:
-        """Replace, in a forked child, a lock that a thread of the parent may hold."""
-        self._lock = threading.Lock()
+        self._inspections.give_back()
+        if tally is not None:
+            tally.next_sample = float("-inf")
 
 
 class Tallies:

@@ -194,6 +194,16 @@ SETTINGS: tuple[Setting, ...] = (
         testing_default=True,
     ),
     Setting(
+        "ANALYZE",
+        False,
+        _boolean,
+        "a boolean",
+        "Also run a plain SELECT once more with EXPLAIN ANALYZE, in the background, to see how "
+        "many rows its steps really have. Only where that can do no harm: in a READ ONLY "
+        "transaction, without volatile functions, for statements that took less than "
+        "`PLANWATCH_STATEMENT_TIMEOUT_MS`, and for one inspection in six of the budget.",
+    ),
+    Setting(
         "VERIFY",
         VERIFY_AUTO,
         _verify,
@@ -244,6 +254,7 @@ class Settings:
     database_url: Any
     min_rows: int
     growth: bool
+    analyze: bool
     verify: str
     show_parameters: bool
     ignore: tuple[str, ...]

@@ -25,6 +25,7 @@ from .capture import Capture, Watch
 from .finding import Inspection, Skip, SkipReason
 from .inspection import Inspector, Outcome, inspection_of, statement_of
 from .mapping import Mappings, entities_of
+from .pace import Pace
 from .plan.schema import Relation
 from .report.log import LogReporter
 from .report.store import Store
@@ -42,6 +43,10 @@ DRIVERS = ("psycopg2", "psycopg")
 #: Skips that are no news to anybody.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
 
+#: Seconds that a statement that failed is kept for, if the server does not answer: a server that
+#: crashed or was failed over is back within minutes.
+KEEP_FAILED_SECONDS = 900.0
+
 #: Fingerprints of driver-level SQL that are remembered between inspections.
 MAX_FINGERPRINTS = 10_000
 
@@ -51,6 +56,7 @@ class Watcher:
 
     def __init__(self, app: Flask, settings: Settings) -> None:
         self.store = Store()
+        self.pace = Pace()
         self.worker = Worker(let_go=self._let_go, abandon=self._abandon)
         self.has_panel = False
         self._app = app
@@ -192,10 +198,14 @@ class Watcher:
             self._inspected += 1
         else:
             self._skipped[inspection.skip.reason] += 1
+        for unanswered in inspection.unanswered:
+            self._skipped[unanswered.reason] += 1
         changes = self.store.record(inspection)
         try:
             if inspection.skip is not None and inspection.skip.reason not in _EXPECTED:
                 self._log.report_skip(inspection.skip, inspection.statement.text)
+            for unanswered in inspection.unanswered:
+                self._log.report_unanswered(unanswered, inspection.statement.text)
             self._log.report(changes)
         except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
             self.failed(error)
@@ -257,6 +267,8 @@ class _WatchedEngine:
         self.proposals = Proposals()
         self._watcher = watcher
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        #: The statements that failed and wait for the server, by their text as compiled.
+        self._kept: dict[str, Ticket] = {}
         event.listen(engine, "engine_disposed", self._disposed)
 
     @property
@@ -266,13 +278,31 @@ class _WatchedEngine:
 
     @cached_property
     def _inspector(self) -> Inspector:
+        watcher = self._watcher
         return Inspector(
-            self._watcher.settings, self.session, self._watcher.mapped_table, self.proposals
+            settings=watcher.settings,
+            session=self.session,
+            mapped_table=watcher.mapped_table,
+            proposals=self.proposals,
+            pace=watcher.pace,
+            may_analyse=watcher.sampler.analyses.take,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
-        """Hand a capture to the worker."""
-        return self._watcher.worker.submit(partial(self._inspect, capture))
+        """Hand a capture to the worker.
+
+        One that failed goes ahead of all others, and is kept until the server answers; in an outage
+        the first of its statement stands for all.
+        """
+        job = partial(self._inspect, capture)
+        if not capture.failed:
+            return self._watcher.worker.submit(job)
+        kept = self._kept.get(capture.key)
+        if kept is None or kept.done:
+            kept = self._watcher.worker.submit(job, first=True, patience=KEEP_FAILED_SECONDS)
+            if kept is not None:
+                self._kept[capture.key] = kept
+        return kept
 
     def failed(self, error: Exception) -> None:
         """Count an exception in a hook."""
@@ -292,6 +322,7 @@ class _WatchedEngine:
         """Forget what belongs to the parent process."""
         self.session.abandon()
         self.watch.after_fork()
+        self._kept = {}
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job."""
@@ -299,8 +330,10 @@ class _WatchedEngine:
         try:
             outcome = self._outcome(capture, last_try)
             ticket.inspection = outcome.inspection
-            if outcome.blocked and not last_try:
+            kept = outcome.no_server and capture.failed and self.watch.active
+            if (outcome.blocked or kept) and not last_try:
                 return False
+            self._kept.pop(capture.key, None)
             self._watcher.publish(outcome.inspection)
         except BaseException as error:  # noqa: BLE001 - the worker must live on
             self._watcher.failed(error)

@@ -26,6 +26,10 @@ IDLE_SECONDS = 5.0
 #: the request that held the lock has ended.
 RETRY_SECONDS = 1.0
 
+#: The longest pause between two tries of a capture that is kept until the server answers, in
+#: seconds: the pauses double up to this.
+MAX_PAUSE = 30.0
+
 #: Seconds that accepted captures get at interpreter exit.
 EXIT_PATIENCE = 0.5
 
@@ -55,11 +59,21 @@ Job = Callable[[Ticket, bool], bool]
 
 @dataclass(frozen=True, order=True)
 class _Task:
+    """One job; `until` is the time of its last try, `pause` the seconds before this one."""
+
     due: float
     number: int
     job: Job = field(compare=False)
     ticket: Ticket = field(compare=False)
+    until: float = field(compare=False)
+    pause: float = field(default=0.0, compare=False)
     last_try: bool = field(default=False, compare=False)
+
+    def again(self) -> _Task:
+        """Return the next try, twice as late as the one before; the last is not before its time."""
+        pause = min(self.pause * 2, MAX_PAUSE) or RETRY_SECONDS
+        due = monotonic() + pause
+        return replace(self, due=due, pause=pause, last_try=due >= self.until)
 
 
 class Worker:
@@ -77,16 +91,22 @@ class Worker:
         self._reset()
         _WORKERS.add(self)
 
-    def submit(self, job: Job) -> Ticket | None:
-        """Accept a job without waiting; return None, and count it, if too many wait."""
+    def submit(self, job: Job, *, first: bool = False, patience: float = 0.0) -> Ticket | None:
+        """Accept a job without waiting; return None, and count it, if too many wait.
+
+        `first` puts it ahead of all others, for which there is room of its own. A job that is not
+        done gets one more try, or, for `patience` seconds, as many as it takes.
+        """
         with self._changed:
-            if len(self._pending) >= QUEUE_LIMIT or self._closed:
+            room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
+            if len(self._pending) >= room or self._closed:
                 self.dropped += 1
                 return None
             ticket = Ticket()
             self._number += 1
             self._pending.add(ticket)
-            self._queue.put(_Task(0.0, self._number, job, ticket))
+            task = _Task(0.0, self._number, job, ticket, until=monotonic() + patience)
+            self._queues.put(task, first=first)
             if not self.alive and not self._start():
                 self._pending.discard(ticket)
                 self.dropped += 1
@@ -141,7 +161,7 @@ class Worker:
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._pending: set[Ticket] = set()
-        self._queue: SimpleQueue[_Task] = SimpleQueue()
+        self._queues = _Queues()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -149,7 +169,10 @@ class Worker:
         """Start the thread; False if the interpreter is too far in its shutdown for that."""
         # The thread knows its worker weakly, so that an app that nobody needs can be collected.
         thread = threading.Thread(
-            target=_work, args=(weakref.ref(self), self._queue), name="flask-planwatch", daemon=True
+            target=_work,
+            args=(weakref.ref(self), self._queues),
+            name="flask-planwatch",
+            daemon=True,
         )
         try:
             thread.start()
@@ -171,35 +194,66 @@ class Worker:
             self._changed.notify_all()
         if done:
             return None
-        return replace(task, due=monotonic() + RETRY_SECONDS, last_try=True)
+        return task.again()
 
     def _retire(self) -> bool:
         """End the thread if there is nothing to do; False if something came in meanwhile."""
         with self._changed:
-            if not self._queue.empty():
+            if not self._queues.empty():
                 return False
             self._thread = None
         self._let_go()
         return True
 
 
-def _work(reference: weakref.ref[Worker], queue: SimpleQueue[_Task]) -> None:
+class _Queues:
+    """What waits to be done: the tasks that go first, and all others."""
+
+    def __init__(self) -> None:
+        # A SimpleQueue is reentrant: a signal handler or a finaliser may run a statement.
+        self._first: SimpleQueue[_Task] = SimpleQueue()
+        self._others: SimpleQueue[_Task | None] = SimpleQueue()
+
+    def put(self, task: _Task, *, first: bool) -> None:
+        """Add a task, and wake the thread up."""
+        if first:
+            self._first.put(task)
+        # None only wakes the thread up.
+        self._others.put(None if first else task)
+
+    def get(self, timeout: float) -> _Task | None:
+        """Return the next task; None if there was none for so many seconds, or after a wake-up."""
+        task = self.get_first()
+        if task is None:
+            with suppress(Empty):
+                task = self._others.get(timeout=timeout) or self.get_first()
+        return task
+
+    def get_first(self) -> _Task | None:
+        """Return the next task of those that go first, None if there is none."""
+        with suppress(Empty):
+            return self._first.get_nowait()
+        return None
+
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._first.empty() and self._others.empty()
+
+
+def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
     """The thread: takes tasks until the worker has been idle, or is gone."""
     _own.thread = True
     later: list[_Task] = []
     while True:
-        task: _Task | None = None
         wait = later[0].due - monotonic() if later else IDLE_SECONDS
-        if wait > 0:
-            with suppress(Empty):
-                task = queue.get(timeout=wait)
-        if task is None and later:
+        task = queues.get(wait) if wait > 0 else queues.get_first()
+        if task is None and later and later[0].due <= monotonic():
             task = heappop(later)
         worker = reference()
         if worker is None:
             return
         if task is None:
-            if worker._retire():
+            if not later and worker._retire():
                 return
             continue
         again = worker._process(task)

@@ -177,7 +177,12 @@ def test_findings_come_most_severe_first(story, visit):
         PLANWATCH_GROWTH=True,
     )
     found = shown.section("Found in this request")
-    assert re.findall(r'<article class="(\w+)">', found.html) == ["critical", "warning", "info"]
+    assert re.findall(r'<article class="(\w+)">', found.html) == [
+        "critical",
+        "critical",
+        "warning",
+        "info",
+    ]
     assert "failed with QueryCanceled (57014)" in found.text
     assert shown.subtitle == "3 findings"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -95,7 +96,7 @@ def test_a_job_that_ends_the_thread_ends_nothing_else(worker):
     assert done.done
 
 
-LOCKS = ["sampler", "store", "_log", "_mappings"]
+LOCKS = ["sampler._inspections", "store", "_log", "_mappings"]
 
 
 @pytest.mark.parametrize("part", LOCKS)
@@ -104,7 +105,7 @@ def test_a_lock_that_is_held_at_a_fork_hangs_no_child(story, watch, part):
     watched.ask(sa.select(User.id).where(func.lower(User.email) == "x"))
     watcher = watched.app.extensions["planwatch"]
     reader, writer = os.pipe()
-    with getattr(watcher, part)._lock:
+    with operator.attrgetter(part)(watcher)._lock:
         pid = os.fork()
         if pid == 0:
             try:

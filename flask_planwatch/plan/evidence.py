@@ -13,6 +13,17 @@ from .schema import Relation, Schema
 from .scrub import mask
 from .tree import Node, Plan
 
+#: Executions that it takes before a time is believed: one alone may have waited for a lock, or for
+#: a busy process.
+MIN_EXECUTIONS = 3
+
+#: Plans of a lower cost take no time but that of the way to the server.
+MIN_COST = 1.0
+
+#: What the driver takes for each row that it fetches, in ms: psycopg2 and psycopg 3 fetch 100 000
+#: rows of some columns in half a second.
+MS_PER_ROW = 0.005
+
 
 class Need(StrEnum):
     """A further plan that a rule may ask for."""
@@ -147,17 +158,35 @@ class Timings:
         """The fastest of the latest executions: locks and a busy process only add to it."""
         return min(self.recent, default=0.0)
 
+    def spent_ms(self, plan: Plan, returned_rows: int | None) -> float | None:
+        """Return what the fastest execution spent in the plan, without the way and the rows.
+
+        None if too few executions or too cheap a plan are known to say so.
+        """
+        if len(self.recent) < MIN_EXECUTIONS or plan.total_cost < MIN_COST:
+            return None
+        rows_ms = (returned_rows or 0) * MS_PER_ROW
+        return max(self.fastest_ms - self.overhead_ms - rows_ms, 0.0)
+
 
 @dataclass(frozen=True)
 class Custom:
     """A plan for the parameters of one execution.
 
-    `forced_cost` is what the generic plan's way would cost with these parameters, None if the
-    server could not be led to it.
+    `parameters` are never shown. `forced_cost` is what the generic plan's way would cost with
+    these, None if the server could not be led to it.
     """
 
     plan: Plan
     forced_cost: float | None = None
+    parameters: Any = field(default=None, repr=False)
+
+    @property
+    def factor(self) -> float:
+        """How many times as much the generic plan costs with these parameters."""
+        if self.forced_cost is None:
+            return 1.0
+        return self.forced_cost / max(self.plan.total_cost, 0.01)
 
 
 @dataclass(frozen=True)
@@ -165,8 +194,9 @@ class Prepared:
     """What the server does with a statement once its driver has prepared it there.
 
     `threshold` is the number of executions after which the driver prepares it. `generic` is the
-    plan for all values, `customs` those for the parameters that were seen, each set once;
-    `planning_cost` is what PostgreSQL adds to a custom plan's cost. `reached` tells that the
+    plan for all values, `customs` those for the parameters that were seen, each set once, and
+    `order` which of them came one after the other; `planning_cost` is what PostgreSQL adds to a
+    custom plan's cost. `reached` tells that the
     statement was executed often enough, in `why`'s words. `happened` are the generic and the custom
     plans that the server counted on the application's own connection, None if it was not asked.
     """
@@ -174,6 +204,7 @@ class Prepared:
     threshold: int
     generic: Plan
     customs: tuple[Custom, ...]
+    order: tuple[int, ...]
     planning_cost: float
     reached: bool
     why: str
@@ -235,10 +266,12 @@ class Miss:
     """A suspicion that evidence refuted, with the reason in a few words.
 
     `by_parameters` is True if the same plan with other values could be a hit. `foreign` marks what
-    is no matter of this rule: the next one that suspects the same predicate may have it.
+    is no matter of this rule: the next one that suspects the same predicate may have it. `quiet`
+    marks what goes without saying.
     """
 
     suspicion: Suspicion
     reason: str
     by_parameters: bool = False
     foreign: bool = False
+    quiet: bool = False

@@ -69,6 +69,8 @@ class Node:
     output: tuple[str, ...] = ()
     #: What a ModifyTable does: `Insert`, `Update`, `Delete` or `Merge`.
     operation: str | None = None
+    #: The function that a Function Scan calls.
+    function: str | None = None
     #: What EXPLAIN ANALYZE counted, None in other plans: rows per loop, loops, rows that a filter
     #: removed per loop, and the rows that an Index Only Scan had to look up in the table.
     actual_rows: float | None = None
@@ -159,6 +161,11 @@ class Plan:
         return tuple(
             node for node in self.nodes if node.relation is not None and node.type != "ModifyTable"
         )
+
+    @cached_property
+    def shape(self) -> tuple[tuple[str, str | None, str | None], ...]:
+        """The steps with what they read: two plans of one shape go the same way."""
+        return tuple((node.type, node.qualified_relation, node.index) for node in self.nodes)
 
     @cached_property
     def analysed(self) -> bool:
@@ -273,6 +280,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         group_keys=_texts(document, "Group Key"),
         output=_texts(document, "Output"),
         operation=_text(document, "Operation"),
+        function=_text(document, "Function Name"),
         relationship=_text(document, "Parent Relationship"),
         actual_rows=_count(document, "Actual Rows"),
         actual_loops=_count(document, "Actual Loops"),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ..advice.verdict import Advised, Answer
 from ..plan.evidence import Hit, Remedy
+from . import covering_index, prepared, vacuum
 from .case import Case
 
 
@@ -22,4 +23,7 @@ def _nothing(case: Case, hit: Hit) -> Answer:
 #: that one statement needs are chosen together, in advising.py.
 REMEDIES: Mapping[Remedy, Callable[[Case, Hit], Answer]] = {
     Remedy.NONE: _nothing,
+    Remedy.PREPARED: prepared.advise,
+    Remedy.VACUUM: vacuum.advise,
+    Remedy.COVERING_INDEX: covering_index.advise,
 }

@@ -56,6 +56,16 @@ class LogReporter:
                 text,
             )
 
+    def report_unanswered(self, skip: Skip, text: str) -> None:
+        """Say once for each reason that a question about a statement has no answer."""
+        if self._is_first(skip.reason):
+            logger.info(
+                "PlanWatch could not tell all of a statement, and counts the others silently. %s. "
+                "The statement: %s",
+                skip,
+                text,
+            )
+
     def tell_once(self, level: int, message: str) -> None:
         """Log a message unless the same was logged before."""
         if self._is_first(message):

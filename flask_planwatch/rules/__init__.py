@@ -11,7 +11,16 @@ from typing import Protocol
 from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
-from . import functional_predicate, implicit_cast, missing_index, pattern_match
+from . import (
+    cost_mismatch,
+    functional_predicate,
+    generic_plan,
+    implicit_cast,
+    index_only_blocked,
+    missing_index,
+    pattern_match,
+    statement_failed,
+)
 
 
 class Rule(Protocol):
@@ -30,6 +39,10 @@ class Rule(Protocol):
 RULES: tuple[Rule, ...] = (
     implicit_cast,
     pattern_match,
+    index_only_blocked,
     functional_predicate,
     missing_index,
+    generic_plan,
+    cost_mismatch,
+    statement_failed,
 )

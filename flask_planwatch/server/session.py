@@ -66,6 +66,15 @@ class Transaction(Protocol):
     def types(self, sql: str) -> list[int]:
         """Return the type oids of a query's columns; raises ServerError."""
 
+    def oids(self, values: Sequence[Any]) -> list[int]:
+        """Return the type oids that psycopg 3 gives these values; 0: the server shall infer it.
+
+        Raises ServerError if it cannot send one.
+        """
+
+    def literal(self, value: Any) -> str:
+        """Return a value as psycopg 3 writes it into SQL; raises ServerError."""
+
     def output(self, sql: str) -> object:
         """Return the first column that an EXPLAIN says its plan computes; raises ServerError."""
 
@@ -259,6 +268,24 @@ class _DriverTransaction:
 
     def types(self, sql: str) -> list[int]:
         return [column[1] for column in self._execute(sql, None).description]
+
+    def oids(self, values: Sequence[Any]) -> list[int]:
+        from psycopg.adapt import PyFormat, Transformer
+
+        transformer = Transformer(self._connection.driver_connection)
+        try:
+            transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
+        except Exception as error:
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
+        return list(transformer.types or ())
+
+    def literal(self, value: Any) -> str:
+        from psycopg import sql
+
+        try:
+            return sql.Literal(value).as_string(self._connection.driver_connection)
+        except Exception as error:
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
 
     def output(self, sql: str) -> object:
         document = self._document(sql, None)

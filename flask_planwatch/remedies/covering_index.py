@@ -1,0 +1,136 @@
+"""A partial index from which alone a statement is answered, and a generated column beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..advice.candidates import Shape
+from ..advice.index import column_key
+from ..advice.search import Attempt
+from ..advice.verdict import Advised, Answer
+from ..drafting import Drafts
+from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..plan.comparison import plain_column
+from ..plan.coverage import Coverage
+from ..plan.evidence import Hit
+from ..plan.predicate import Operand
+from ..plan.schema import Relation
+from ..plan.scrub import mask
+from ..plan.tree import Plan
+from ..rules.index_only_blocked import coverage_of
+from .case import Case
+from .trial import Proof, try_index
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return the partial index as the planner sees it, and the generated column as second choice.
+
+    Declined if the planner would not read that index alone.
+    """
+    coverage = coverage_of(hit.suspicion, case.plan, case.schema)
+    drafts = Drafts(case.session, case.schema, case.mapped)
+    generated = _generated(case, hit, coverage, drafts)
+    varies = any(mask(condition) in case.varying for condition in coverage.conditions)
+    if coverage.elsewhere or varies:
+        return Advised((generated,))
+    index = drafts.candidate(coverage.access.relation, shape(coverage))
+    answer = try_index(case, index, _proof(hit))
+    if isinstance(answer, Advised):
+        return replace(answer, advice=(*answer.advice, generated))
+    return answer
+
+
+def shape(coverage: Coverage) -> Shape:
+    """Return the partial index: what is compared or sorted by first, and the rest included.
+
+    The columns keep the order in which the index that there is has them.
+    """
+    access, relation = coverage.access, coverage.access.relation
+    needed = [name for name in access.read or () if name not in coverage.blocking]
+    equal = _names(relation, (*access.equal, *access.listed, *access.joined))
+    ordered = (term.operand for term in access.sorted_by)
+    ranged = (one.operand for one in access.ranged)
+    sought = _names(relation, (*ranged, *ordered, *access.grouped_by)) - equal
+    order = [*coverage.index.keys, *coverage.index.included]
+    needed.sort(key=lambda name: order.index(name) if name in order else len(order))
+    keys = [name for name in needed if name in equal]
+    keys += [name for name in needed if name in sought]
+    keys = keys or needed[:1] or [_key_of_rows(relation)]
+    return Shape(
+        tuple(column_key(relation, name) for name in keys),
+        include=tuple(name for name in needed if name not in keys),
+        predicate=" AND ".join(f"({condition})" for condition in coverage.conditions),
+    )
+
+
+def _names(relation: Relation, operands: Iterable[Operand]) -> set[str]:
+    """Return the plain columns among what is compared or sorted by."""
+    return {name for one in operands if (name := plain_column(one, relation)) is not None}
+
+
+def _key_of_rows(relation: Relation) -> str:
+    """Return a column for an index of which none is needed: the first of a unique key."""
+    keys = [index.keys[0] for index in relation.indexes if index.unique and index.keys]
+    names = [column.name for column in relation.columns]
+    return next((key for key in keys if key in names), names[0])
+
+
+def _proof(hit: Hit) -> Proof:
+    """Return what proves that the table is not read any more."""
+    aliases = {scan.alias for scan in hit.suspicion.scans}
+
+    def proof(before: Plan, attempt: Attempt) -> tuple[str, ...]:
+        scans = [scan for scan in attempt.plan.scans if scan.alias in aliases]
+        if not scans or any(
+            scan.type != "Index Only Scan" or scan.index not in attempt.names for scan in scans
+        ):
+            return ()
+        was, now = hit.suspicion.scans[0], scans[0]
+        now = replace(now, index=attempt.names[now.index or ""])
+        return (
+            f"{was.title} became {now.title}: the table itself is not read",
+            f"{hit.suspicion.shown} is not computed: its condition is that of the index",
+        )
+
+    return proof
+
+
+def _generated(case: Case, hit: Hit, coverage: Coverage, drafts: Drafts) -> Advice:
+    """Return the advice to store the expression in a column of its own, for the index to hold."""
+    relation, mapped = coverage.access.relation, case.mapped(coverage.access.relation)
+    facts = drafts.describe(relation, coverage.expressions[0])
+    expression = mask(facts.text, keep_names=not hit.suspicion.holds_value)
+    name = column_name(relation, expression)
+    computed = f"Computed({json.dumps(expression, ensure_ascii=False)}, persisted=True)"
+    if mapped is not None and mapped.attributes:
+        column = f"class {mapped.class_name}:\n    {name} = mapped_column(…, {computed})"
+        used = f"{mapped.class_name}.{name}"
+    else:
+        column = f'Column("{name}", …, {computed})'
+        used = f"{relation.name}.c.{name}"
+    return Advice(
+        kind=AdviceKind.REWRITE,
+        summary=f"store {expression} in a generated column {name}, put it into the index in place "
+        "of the expression, and use it in the statement",
+        verdict=Verdict(
+            VerdictStatus.UNTESTED,
+            "it changes the table and the statement, so that the planner cannot be asked",
+        ),
+        sqlalchemy=f"from sqlalchemy import Computed\n\n{column}\n\n"
+        f"# in the statement, {used} in place of {expression}",
+        explanation="An index on a plain column can be read alone whatever value is asked for. "
+        "ALTER TABLE … ADD COLUMN … GENERATED ALWAYS AS (…) STORED writes the whole table anew "
+        "and locks it meanwhile, and each row gets longer.",
+    )
+
+
+def column_name(relation: Relation, expression: str) -> str:
+    """Return a name for a generated column that tells the expression and is free."""
+    words = re.findall(r"[^\W\d]\w*", re.sub(r"::[\w ]+", "", expression).lower())
+    name = "_".join(dict.fromkeys(words)) or "computed"
+    while relation.column(name) is not None:
+        name += "_"
+    return name

@@ -1,0 +1,189 @@
+"""What to do about a generic plan: let the value that it depends on reach the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..advice.rewrite import attribute_of
+from ..advice.verdict import Advised, Answer
+from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..plan.comparison import plain_column
+from ..plan.evidence import Custom, Hit
+from ..plan.predicate import Conjunct, conjuncts
+from ..plan.scrub import scrub_plan
+from ..plan.tree import Plan
+from ..server.prepared import Numbered, generic_plan, types_of
+from ..server.session import NO_SERVER, ServerError
+from .case import Case
+
+#: Parameters that are tried as literals; statements with more are too long to try all of them.
+MAX_PARAMETERS = 8
+
+#: How much more than the plan for the very values that of the rewritten form may cost.
+TOLERANCE = 1.5
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    """A form of the statement in which some parameters, counted from 0, are no parameters."""
+
+    literal: tuple[int, ...]
+    plan: Plan
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return the rewrite that gets a good plan for all values, and the settings that avoid one."""
+    prepared = case.evidence.prepared
+    assert prepared is not None
+    worst = max(prepared.customs, key=lambda one: one.factor)
+    cost = worst.forced_cost or prepared.generic.total_cost
+    numbered = Numbered(case.query.text, worst.parameters)
+    found = _rewritten(case, numbered, worst)
+    settings = tuple(_settings(cost, worst.plan.total_cost))
+    if found is None:
+        return Advised(settings)
+    return Advised((_rewrite(case, numbered, found, prepared.generic, cost), *settings))
+
+
+def _rewritten(case: Case, numbered: Numbered, worst: Custom) -> _Rewritten | None:
+    """Return the form with the fewest literals whose generic plan is as good as the custom one."""
+    types = types_of(case.session, numbered.values)
+    for chosen in _choices(len(numbered.names)):
+        plan = _plan_with(case, numbered, types, chosen)
+        if plan is not None and plan.total_cost <= worst.plan.total_cost * TOLERANCE:
+            return _Rewritten(chosen, plan)
+    return None
+
+
+def _choices(count: int) -> Iterator[tuple[int, ...]]:
+    """Yield single parameters, then pairs, then all of them."""
+    places = range(min(count, MAX_PARAMETERS))
+    yield from combinations(places, 1)
+    yield from combinations(places, 2)
+    if count > 2:
+        yield tuple(range(count))
+
+
+def _plan_with(
+    case: Case, numbered: Numbered, types: Sequence[str], chosen: Iterable[int]
+) -> Plan | None:
+    """Return the generic plan with some parameters as literals, None if there is none."""
+    try:
+        with case.session.transaction() as transaction:
+            literals = {place: transaction.literal(numbered.values[place]) for place in chosen}
+        # What is not used any more has no context to infer a type from.
+        declared = ["text" if place in literals else one for place, one in enumerate(types)]
+        return generic_plan(case.session, numbered.with_literals(literals), declared)
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        return None
+
+
+def _rewrite(
+    case: Case, numbered: Numbered, found: _Rewritten, generic: Plan, cost: float
+) -> Advice:
+    flags = [place for place in found.literal if _is_flag(generic, place)]
+    values = [place for place in found.literal if place not in flags]
+    said, code = [], []
+    if flags:
+        names = " and ".join(numbered.names[place] for place in flags)
+        said.append(f"add the where() that {names} switches on or off only when it is needed")
+        code += ["statement = select(…)", "if not …:  # instead of or_(flag, condition)"]
+        code.append("    statement = statement.where(…)")
+    if values:
+        names = " and ".join(numbered.names[place] for place in values)
+        said.append(f"let {names} reach the planner with literal_execute=True")
+        code += [_bound(case, generic, place, numbered.names[place]) for place in values]
+    plan = found.plan if case.show_values else scrub_plan(found.plan, case.varying)
+    return Advice(
+        kind=AdviceKind.REWRITE,
+        summary=", and ".join(said),
+        verdict=Verdict(
+            VerdictStatus.VERIFIED,
+            "the plan for all values of the rewritten statement is as good as that for these",
+            cost_before=cost,
+            cost_after=found.plan.total_cost,
+            proof=tuple(_changes(generic, plan)),
+        ),
+        sqlalchemy="\n".join(code),
+        explanation="literal_execute=True writes the value into the statement when it is executed, "
+        "so that each value has a statement, and a plan, of its own"
+        if values
+        else "Each form of the statement is prepared, and planned, for itself",
+        plan=plan.as_text(),
+    )
+
+
+def _is_flag(generic: Plan, place: int) -> bool:
+    """Whether a parameter stands in the plan as a condition of its own, mostly under OR."""
+    name = f"${place + 1}"
+    texts = {name, f"(NOT {name})", f"NOT {name}", f"({name} IS NULL)", f"{name} IS NULL"}
+    return any(one.text in texts for one in _alternatives(generic))
+
+
+def _alternatives(plan: Plan) -> Iterator[Conjunct]:
+    for node in plan.nodes:
+        for _, condition in node.conditions:
+            for conjunct in conjuncts(condition):
+                yield conjunct
+                for branch in conjunct.alternatives:
+                    yield from branch
+
+
+def _bound(case: Case, generic: Plan, place: int, name: str) -> str:
+    """Return a comparison with the parameter in the app's own words, as far as they are known."""
+    bound = f'bindparam("{name}", …, literal_execute=True)'
+    relation = case.schema.largest
+    for conjunct in _alternatives(generic):
+        for one, other in ((conjunct.left, conjunct.right), (conjunct.right, conjunct.left)):
+            if f"${place + 1}" not in other.text or len(one.column_names) != 1:
+                continue
+            scan = next((scan for scan in generic.scans if scan.alias in one.aliases), None)
+            table = case.schema.get(scan.qualified_relation) if scan else relation
+            column = plain_column(one, table) if table else None
+            if table and column:
+                root = case.schema.root(table)
+                attribute = attribute_of(column, root.name, case.mapped(root))
+                return f"{attribute} {_OPERATORS.get(conjunct.operator, conjunct.operator)} {bound}"
+    return bound
+
+
+_OPERATORS = {"=": "==", "<>": "!="}
+
+
+def _changes(before: Plan, after: Plan) -> Iterator[str]:
+    """Yield how each table is read now, where that is another way."""
+    now = {scan.alias: scan for scan in after.scans}
+    for scan in before.scans:
+        other = now.get(scan.alias)
+        if other is not None and other.title != scan.title:
+            yield f"{scan.title} became {other.title}, for all values"
+
+
+def _settings(before: float, after: float) -> Iterator[Advice]:
+    """Yield the settings that give each execution a plan of its own."""
+    verdict = Verdict(
+        VerdictStatus.VERIFIED,
+        "each execution then gets the plan for its own values",
+        cost_before=before,
+        cost_after=after,
+    )
+    yield Advice(
+        kind=AdviceKind.SETTING,
+        summary="set plan_cache_mode = force_custom_plan for the application's connections",
+        verdict=verdict,
+        sqlalchemy="create_engine(url, connect_args="
+        '{"options": "-c plan_cache_mode=force_custom_plan"})',
+        explanation="The statement is still prepared, but planned at each execution",
+    )
+    yield Advice(
+        kind=AdviceKind.SETTING,
+        summary="set prepare_threshold to None, so that psycopg prepares nothing",
+        verdict=verdict,
+        sqlalchemy='create_engine(url, connect_args={"prepare_threshold": None})',
+        explanation="That holds for all statements of the engine, and costs each of them the time "
+        "to be parsed",
+    )

@@ -1,0 +1,140 @@
+"""How often a statement repeats on one connection, for drivers that prepare what repeats.
+
+psycopg 3 prepares a statement on the server once it was executed more than `prepare_threshold`
+times on a connection, and forgets all that it prepared there at each ROLLBACK. PostgreSQL makes
+five custom plans for a prepared statement before it considers a generic one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Executions of a prepared statement with plans of their own, before PostgreSQL compares: the five
+#: of choose_custom_plan() in src/backend/utils/cache/plancache.c.
+CUSTOM_PLANS = 5
+
+#: Sets of parameters that are kept of one statement: as many as PostgreSQL itself takes its average
+#: of, and a few more that come later.
+MAX_SETS = 8
+
+#: Executions whose order is remembered; the choice is made at the eleventh.
+MAX_ORDER = 50
+
+_SPANS = "flask_planwatch.spans"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a capture takes along of a statement that its driver may prepare.
+
+    `sets` are different parameters that were seen, `order` which of them came one after the other.
+    `reached` tells that the statement is or can be executed often enough without a ROLLBACK, `why`
+    in words. `happened` are the generic and custom plans that the server counted on the
+    application's own connection, None if it was not asked.
+    """
+
+    threshold: int
+    sets: tuple[Any, ...]
+    order: tuple[int, ...]
+    reached: bool
+    why: str
+    happened: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Repetition:
+    """What is counted of one statement.
+
+    `most` are its executions on one connection without a ROLLBACK between them; `commits` and
+    `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
+    time, `chosen` tells that there was one when PostgreSQL had to choose.
+    """
+
+    text: str = ""
+    sets: list[Any] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    most: int = 0
+    commits: int = 0
+    rollbacks: int = 0
+    autocommit: bool = False
+    due: bool = False
+    chosen: bool = False
+
+    def keep(self, text: str, parameters: Any) -> None:
+        """Remember parameters that are new; of an IN list, those of its latest length."""
+        if text != self.text:
+            self.text, self.sets, self.order = text, [], []
+        if len(self.order) >= MAX_ORDER:
+            return
+        number = next((i for i, one in enumerate(self.sets) if _same(one, parameters)), None)
+        if number is None and len(self.sets) < MAX_SETS:
+            number = len(self.sets)
+            self.sets.append(parameters)
+        if number is not None:
+            self.order.append(number)
+
+    def preparation(self, threshold: int, happened: tuple[int, int] | None) -> Preparation:
+        """Return what is known by now."""
+        reached, why = self._reached(threshold)
+        return Preparation(threshold, tuple(self.sets), tuple(self.order), reached, why, happened)
+
+    def _reached(self, threshold: int) -> tuple[bool, str]:
+        if self.autocommit:
+            return True, "the connection is in AUTOCOMMIT mode"
+        if self.most > threshold + CUSTOM_PLANS:
+            return True, f"it ran {self.most} times on one connection without a ROLLBACK"
+        if self.commits and (not self.rollbacks or self.most > threshold):
+            return True, "the transactions that it runs in are committed"
+        return False, "no transaction that it ran in was committed so far"
+
+
+def count(connection: Any, key: str, repetition: Repetition) -> int | None:
+    """Count an execution on a connection; return the driver's threshold, None if it never prepares.
+
+    `connection` is SQLAlchemy's. Does no I/O.
+    """
+    driver = connection.connection.dbapi_connection
+    threshold: int | None = driver.prepare_threshold
+    if threshold is None:
+        return None
+    spans: dict[str, tuple[int, Repetition]] = connection.info.setdefault(_SPANS, {})
+    executions = spans.get(key, (0, repetition))[0] + 1
+    spans[key] = (executions, repetition)
+    repetition.most = max(repetition.most, executions)
+    repetition.autocommit = bool(driver.autocommit)
+    return threshold
+
+
+def committed(connection: Any) -> list[Repetition]:
+    """Count a COMMIT; return the statements that were committed for the first time."""
+    first = []
+    for _, repetition in _spans(connection).values():
+        if not repetition.commits:
+            first.append(repetition)
+        repetition.commits += 1
+    return first
+
+
+def rolled_back(connection: Any) -> None:
+    """Forget what ran before a ROLLBACK, as the driver does."""
+    spans = _spans(connection)
+    if not spans or connection.connection.dbapi_connection.autocommit:
+        return
+    for _, repetition in spans.values():
+        repetition.rollbacks += 1
+    spans.clear()
+
+
+def _spans(connection: Any) -> dict[str, tuple[int, Repetition]]:
+    if connection.closed or connection.invalidated:
+        return {}
+    spans: dict[str, tuple[int, Repetition]] = connection.info.get(_SPANS, {})
+    return spans
+
+
+def _same(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except Exception:  # noqa: BLE001 - values may compare as they like, and arrays do
+        return False

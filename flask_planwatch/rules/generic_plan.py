@@ -1,0 +1,193 @@
+"""
+generic-plan
+============
+
+What it finds
+-------------
+
+A statement that psycopg 3 prepares on the server, and for which PostgreSQL then chooses one plan
+for all values, although that plan is far worse for some of the values that are really used.
+``where($1 OR state != 'retired')``, ``tenant_id = $1`` with one huge tenant among small ones, and a
+JSON key as a parameter (``data ->> $1``) are the usual cases.
+
+PlanWatch keeps several different sets of parameters of a statement, asks for the plan of each and
+for the generic one, and does what PostgreSQL does: the first five executions after the preparation
+get plans of their own, then the generic plan is taken if it costs less than their average, planning
+included. In development it also shows how often the server really did.
+
+Why it hurts
+------------
+
+The statement is fast in each test and for the first ten executions on a connection. From then on
+the same text with the same values takes another plan, for as long as the pooled connection lives,
+and no EXPLAIN by hand shows it.
+
+How to fix it
+-------------
+
+- Add a ``where()`` only when it is needed, instead of ``or_(flag, …)`` with the flag as a value:
+  then there are two statements, each with a plan of its own.
+- Let the value that the plan depends on reach the planner:
+  ``bindparam("tenant_id", value, literal_execute=True)``.
+- Set ``plan_cache_mode = force_custom_plan`` for the connection, or have psycopg prepare nothing
+  with ``connect_args={"prepare_threshold": None}``.
+
+PlanWatch finds out which parameters it is, and shows the generic plan of the rewritten form.
+
+When it stays silent
+--------------------
+
+- The driver prepares nothing: psycopg2, or ``prepare_threshold=None``.
+- Each transaction that runs it ends with a ROLLBACK, as a request that only reads does: psycopg
+  then forgets what it prepared, and the statement is never executed often enough.
+- The generic plan is as good for all parameters that were seen, or PostgreSQL would not choose it.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear of
+  it as ``info``.
+- The server cannot tell the type of a parameter; that is counted as ``generic-plan-unknown``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..plan.evidence import Custom, Evidence, Hit, Miss, Need, Prepared, Remedy, Suspicion
+from ..plan.schema import Relation, Schema
+from ..plan.scrub import scrub_condition, scrub_plan
+from ..plan.tree import Node, Plan
+from ..repetition import CUSTOM_PLANS
+
+NAME = "generic-plan"
+
+#: How many times the cost of its own plan the generic one must have for some parameters: between
+#: 1 and 2 lie plans of the same quality with other guesses of the rows.
+MIN_FACTOR = 2.0
+
+#: Executions that the choice is followed for; PostgreSQL goes on to compare at each.
+MAX_EXECUTIONS = 50
+
+
+def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
+    """Return the statement: whether its driver prepares it, no plan tells."""
+    if not plan.scans:
+        return []
+    relation = schema.largest
+    needs = frozenset({Need.PREPARED})
+    return [Suspicion(NAME, relation, NAME, (), scans=(), comparisons=(), needs=needs, whole=True)]
+
+
+def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
+    """Return a Hit if PostgreSQL would choose a generic plan that is bad for some parameters."""
+    prepared = evidence.prepared
+    if prepared is None:
+        return Miss(suspicion, "its driver does not prepare it", quiet=True)
+    if not prepared.reached:
+        return Miss(suspicion, prepared.why, by_parameters=True)
+    worst = max(prepared.customs, key=lambda one: one.factor)
+    small = suspicion.relation.rows < evidence.min_rows
+    if worst.factor < MIN_FACTOR and not (small and _loses_index(prepared.generic, worst.plan)):
+        return Miss(suspicion, "the generic plan is as good for the parameters that were seen")
+    chosen_at = execution_of_choice(prepared)
+    happened = prepared.happened is not None and prepared.happened[0] > 0
+    if chosen_at is None and not happened:
+        average = _average(prepared)
+        cost = prepared.generic.total_cost
+        reason = (
+            f"PostgreSQL would not choose the generic plan: it costs {cost:,.0f}, more than the "
+            f"{average:,.0f} of the plans for single values, planning included"
+        )
+        return Miss(suspicion, reason, by_parameters=True)
+    if small and not evidence.growth:
+        return Miss(suspicion, f"only {suspicion.relation.rows:.0f} rows are read")
+    return _hit(suspicion, evidence, prepared, worst, chosen_at, small=small)
+
+
+def execution_of_choice(prepared: Prepared) -> int | None:
+    """Return the execution on a connection at which PostgreSQL takes the generic plan, or None.
+
+    The rule is choose_custom_plan() of src/backend/utils/cache/plancache.c: five plans for single
+    values first, then the generic one if it costs less than their average with planning.
+    """
+    costs = [prepared.customs[number].plan.total_cost for number in prepared.order]
+    total = 0.0
+    for made in range(MAX_EXECUTIONS):
+        if made >= CUSTOM_PLANS and prepared.generic.total_cost < total / made:
+            return prepared.threshold + made + 1
+        # The first executions are those before the driver prepares; what was seen repeats.
+        total += costs[(prepared.threshold + made) % len(costs)] + prepared.planning_cost
+    return None
+
+
+def _average(prepared: Prepared) -> float:
+    costs = [prepared.customs[number].plan.total_cost for number in prepared.order]
+    return sum(costs) / len(costs) + prepared.planning_cost
+
+
+def _loses_index(generic: Plan, custom: Plan) -> bool:
+    """Whether the generic plan reads all of a table of which the other finds rows by an index."""
+    whole = {scan.qualified_relation for scan in generic.scans if scan.reads_all_rows}
+    found = {scan.qualified_relation for scan in custom.scans if not scan.reads_all_rows}
+    return bool(whole & found)
+
+
+def _hit(
+    suspicion: Suspicion,
+    evidence: Evidence,
+    prepared: Prepared,
+    worst: Custom,
+    chosen_at: int | None,
+    *,
+    small: bool,
+) -> Hit:
+    generic, custom = prepared.generic, worst.plan
+    scan, instead = _difference(generic, custom)
+    relation = _relation(scan, suspicion.relation, evidence.schema)
+    suspicion = replace(suspicion, relation=relation, subject=_subject(scan), node=scan)
+    harmed = sum(one.factor >= MIN_FACTOR for one in prepared.customs)
+    cost = worst.forced_cost or generic.total_cost
+    when = f"from its execution {chosen_at} on a connection" if chosen_at else "on some connections"
+    problem = (
+        f"psycopg prepares the statement after {prepared.threshold} executions, and {when} "
+        f"PostgreSQL takes one plan for all values: {scan.title} instead of {instead.title}, at a "
+        f"cost of {cost:,.0f} instead of {custom.total_cost:,.0f} for {max(harmed, 1)} of the "
+        f"{len(prepared.customs)} sets of parameters that were seen ({prepared.why})."
+    )
+    if prepared.happened is not None:
+        made, own = prepared.happened
+        problem += f" The server has made {own} plans for single values and {made} generic ones."
+    plans = [generic, custom]
+    if not evidence.show_values:
+        plans = [scrub_plan(plan, evidence.varying) for plan in plans]
+    facts: dict[str, object] = {
+        "driver": "psycopg",
+        "prepare_threshold": prepared.threshold,
+        "generic_cost": generic.total_cost,
+        "custom_costs": [one.plan.total_cost for one in prepared.customs],
+        "average_custom_cost": round(_average(prepared), 2),
+        "planning_cost": prepared.planning_cost,
+        "chosen_at_execution": chosen_at,
+        "plans": {"for all values": plans[0].as_text(), "for these values": plans[1].as_text()},
+    }
+    if prepared.happened is not None:
+        facts["generic_plans"], facts["custom_plans"] = prepared.happened
+    rows = relation.rows or suspicion.relation.rows
+    return Hit(suspicion, problem, rows, facts, small=small, remedy=Remedy.PREPARED)
+
+
+def _difference(generic: Plan, custom: Plan) -> tuple[Node, Node]:
+    """Return the first step that reads a table otherwise in the two plans, as each has it."""
+    others = {scan.alias: scan for scan in custom.scans}
+    for scan in generic.scans:
+        other = others.get(scan.alias)
+        if other is not None and (scan.type, scan.index) != (other.type, other.index):
+            return scan, other
+    return generic.root, custom.root
+
+
+def _relation(scan: Node, known: Relation, schema: Schema) -> Relation:
+    relation = schema.get(scan.qualified_relation)
+    return schema.root(relation) if relation is not None else known
+
+
+def _subject(scan: Node) -> str:
+    """Return the condition that the values are missing in, without constants."""
+    return next((scrub_condition(text) for _, text in scan.conditions), NAME)

@@ -1,0 +1,207 @@
+"""What the server does with a statement that its driver has prepared there: the generic plan.
+
+Only psycopg 3 prepares statements by itself, so all of this is about its connections.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from sqlglot.errors import SqlglotError
+from sqlglot.tokens import TokenType
+
+from ..finding import SkipReason
+from ..plan.evidence import Custom, Prepared
+from ..plan.predicate import tokenize
+from ..plan.tree import Plan
+from ..repetition import Preparation
+from .explain import EXPLAIN, Query, explain
+from .session import Parameters, ServerError, Session
+
+#: The name of PlanWatch's own prepared statement, on its own connection.
+_NAME = "flask_planwatch"
+
+#: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format.
+_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]+)\))?[sbt])")
+
+#: What PostgreSQL adds to the cost of a custom plan for making it: cached_plan_cost() in
+#: src/backend/utils/cache/plancache.c takes 1000 * cpu_operator_cost for each range-table entry,
+#: and one more.
+_PLANNING_OPERATIONS = 1000
+
+_PLANS_MADE = """
+SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements WHERE NOT from_sql
+"""
+
+
+class Numbered:
+    """A statement with `$n` for its placeholders, as psycopg 3 sends it.
+
+    `names` and `values` are those of the parameters, in that order. Raises ServerError if they do
+    not fit the text.
+    """
+
+    def __init__(self, text: str, parameters: Parameters) -> None:
+        self.names: list[str] = []
+        self._pieces: list[str | int] = []
+        end = 0
+        for match in _PLACEHOLDER.finditer(text):
+            self._pieces += [text[end : match.start()], self._number(match)]
+            end = match.end()
+        self._pieces.append(text[end:])
+        try:
+            if isinstance(parameters, Mapping):
+                self.values = [parameters[name] for name in self.names]
+            else:
+                self.values = list(parameters or ())[: len(self.names)]
+        except KeyError as error:
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
+        if len(self.values) != len(self.names):
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, "parameters do not fit the text")
+
+    @property
+    def text(self) -> str:
+        """The statement with all its parameters."""
+        return self.with_literals({})
+
+    def with_literals(self, literals: Mapping[int, str]) -> str:
+        """Return the statement with SQL in the place of some parameters, which count from 0."""
+        return "".join(
+            piece if isinstance(piece, str) else literals.get(piece, f"${piece + 1}")
+            for piece in self._pieces
+        )
+
+    def _number(self, match: re.Match[str]) -> str | int:
+        if match[0] == "%%":
+            return "%"
+        name = match[1] or f"parameter {len(self.names) + 1}"
+        if name not in self.names:
+            self.names.append(name)
+        return self.names.index(name)
+
+
+def plans_made(connection: Any, text: str, parameters: Parameters) -> tuple[int, int] | None:
+    """Return the generic and custom plans that the server made of a statement, if it prepared it.
+
+    Asks on the application's own connection, SQLAlchemy's `connection`, so it is for development
+    only. None if the statement is not prepared there, or the connection cannot be asked now.
+    """
+    driver = connection.connection.dbapi_connection
+    from psycopg import pq
+    from psycopg.rows import tuple_row
+
+    state = driver.info.transaction_status
+    busy = driver.pgconn.pipeline_status != pq.PipelineStatus.OFF
+    # A question of PlanWatch's own must not begin a transaction.
+    idle = state == pq.TransactionStatus.IDLE and driver.autocommit
+    if busy or not (idle or state == pq.TransactionStatus.INTRANS):
+        return None
+    with suppress(ServerError), driver.cursor(row_factory=tuple_row) as cursor:
+        sought = Numbered(text, parameters).text
+        cursor.execute(_PLANS_MADE, prepare=False)
+        for statement, generic, custom in cursor.fetchall():
+            if statement == sought:
+                return generic, custom
+    return None
+
+
+def prepared(session: Session, query: Query, plan: Plan, preparation: Preparation) -> Prepared:
+    """Return the generic plan of a query beside those for the parameters that were seen.
+
+    `plan` is that for the query's own parameters.
+    Raises ServerError; its reason is GENERIC_PLAN_UNKNOWN if only the generic plan cannot be had.
+    """
+    numbered = Numbered(query.text, query.parameters)
+    generic = generic_plan(session, numbered.text, types_of(session, numbered.values))
+    sets = preparation.sets or (query.parameters,)
+    customs = []
+    for parameters in sets:
+        one = replace(query, parameters=parameters)
+        custom = plan if parameters is query.parameters else explain(session, one)
+        forced_cost = _forced_cost(session, one, custom, generic)
+        customs.append(Custom(custom, forced_cost, parameters))
+    with session.transaction() as transaction:
+        ((operator_cost,),) = transaction.fetch("SELECT current_setting('cpu_operator_cost')")
+    return Prepared(
+        threshold=preparation.threshold,
+        generic=generic,
+        customs=tuple(customs),
+        order=preparation.order or (0,),
+        planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
+        reached=preparation.reached,
+        why=preparation.why,
+        happened=preparation.happened,
+    )
+
+
+def _entries(query: Query, plan: Plan) -> int:
+    """Return about how many range-table entries a query has: what it reads, and explicit joins."""
+    try:
+        joins = sum(one.token_type is TokenType.JOIN for one in tokenize(query.text).tokens)
+    except SqlglotError:
+        joins = 0
+    return len({scan.alias for scan in plan.scans}) + joins
+
+
+def types_of(session: Session, values: Sequence[Any]) -> list[str]:
+    """Return the names of the types that psycopg gives the values; raises ServerError."""
+    with session.transaction() as transaction:
+        oids = transaction.oids(values)
+        names = transaction.fetch(
+            "SELECT format_type(oid, NULL) FROM unnest(%s::oid[]) WITH ORDINALITY u (oid, place) "
+            "ORDER BY place",
+            (oids,),
+        )
+    return ["unknown" if oid == 0 else name for oid, (name,) in zip(oids, names, strict=True)]
+
+
+def generic_plan(session: Session, text: str, types: Sequence[str]) -> Plan:
+    """Return the plan that serves all values of `$1`, `$2` …; raises ServerError."""
+    declared = f" ({', '.join(types)})" if types else ""
+    nulls = f" ({', '.join('NULL' for _ in types)})" if types else ""
+    try:
+        with session.transaction() as transaction:
+            transaction.run("SET LOCAL plan_cache_mode = force_generic_plan")
+            transaction.run(f"PREPARE {_NAME}{declared} AS {text}")
+            try:
+                return transaction.plan(f"{EXPLAIN}EXECUTE {_NAME}{nulls}", None, escaped=False)
+            finally:
+                # A prepared statement survives the rollback.
+                with suppress(ServerError):
+                    transaction.run(f"DEALLOCATE {_NAME}")
+    except ServerError as error:
+        if error.reason in _NOT_ABOUT_TYPES:
+            raise
+        _forget(session)
+        raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, error.detail, error.sqlstate) from error
+
+
+_NOT_ABOUT_TYPES = frozenset(
+    {
+        SkipReason.CONNECTION_LOST,
+        SkipReason.SERVER_UNAVAILABLE,
+        SkipReason.LOCK_TIMEOUT,
+        SkipReason.STATEMENT_TIMEOUT,
+    }
+)
+
+
+def _forget(session: Session) -> None:
+    """Take the prepared statement away that a failed transaction left behind."""
+    with suppress(ServerError), session.transaction() as transaction:
+        transaction.run(f"DEALLOCATE {_NAME}")
+
+
+def _forced_cost(session: Session, query: Query, custom: Plan, generic: Plan) -> float | None:
+    """Return what the generic plan's way costs for a query's parameters, None if not known."""
+    if custom.shape == generic.shape:
+        return custom.total_cost
+    if any(scan.reads_all_rows for scan in generic.scans):
+        # To read a whole table costs the same for all values.
+        return generic.total_cost
+    forced = explain(session, query, seqscan=False)
+    return forced.total_cost if forced.shape == generic.shape else None

@@ -184,7 +184,7 @@ def test_findings_come_most_severe_first(story, visit):
         "info",
     ]
     assert "failed with QueryCanceled (57014)" in found.text
-    assert shown.subtitle == "3 findings"
+    assert shown.subtitle == "4 findings"
 
 
 def test_finding_says_what_where_and_what_to_do(story, visit):

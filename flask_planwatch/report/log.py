@@ -102,7 +102,7 @@ def extra(finding: Finding) -> dict[str, Any]:
         "planwatch_rule": finding.rule,
         "planwatch_severity": str(finding.severity),
         "planwatch_fingerprint": finding.fingerprint,
-        "planwatch_tables": [finding.relation],
+        "planwatch_tables": [finding.relation] if finding.relation else [],
         "planwatch_expression": finding.subject,
         "planwatch_evidence": dict(finding.evidence),
         "planwatch_advice": advice.summary if advice else None,

@@ -306,7 +306,8 @@ class Watch:
     ) -> int | None:
         """Count a repetition; return the driver's threshold, None if it prepares nothing.
 
-        The statement is due when it is clear that it may be prepared, and when PostgreSQL chooses.
+        The statement is due when it is clear that it may be prepared, when PostgreSQL chooses, and
+        with values that were not seen before.
         """
         repetition = tally.repetition
         if repetition is None:
@@ -315,7 +316,8 @@ class Watch:
         if threshold is None:
             return None
         if len(repetition.order) < MAX_ORDER and not is_large(parameters, MAX_SET_SIZE):
-            repetition.keep(statement, _copied(parameters))
+            new = repetition.keep(statement, _copied(parameters))
+            repetition.due |= new and repetition.commits > 0
         chosen = repetition.most == threshold + CUSTOM_PLANS + 1
         if repetition.due or (chosen and not repetition.chosen):
             repetition.due, repetition.chosen = False, chosen

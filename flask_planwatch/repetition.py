@@ -61,18 +61,23 @@ class Repetition:
     due: bool = False
     chosen: bool = False
 
-    def keep(self, text: str, parameters: Any) -> None:
-        """Remember parameters that are new; of an IN list, those of its latest length."""
+    def keep(self, text: str, parameters: Any) -> bool:
+        """Remember parameters that are new, and return whether they are.
+
+        Of an IN list, those of its latest length are kept.
+        """
         if text != self.text:
             self.text, self.sets, self.order = text, [], []
         if len(self.order) >= MAX_ORDER:
-            return
+            return False
         number = next((i for i, one in enumerate(self.sets) if _same(one, parameters)), None)
-        if number is None and len(self.sets) < MAX_SETS:
+        new = number is None and len(self.sets) < MAX_SETS
+        if new:
             number = len(self.sets)
             self.sets.append(parameters)
         if number is not None:
             self.order.append(number)
+        return new
 
     def preparation(self, threshold: int, happened: tuple[int, int] | None) -> Preparation:
         """Return what is known by now."""

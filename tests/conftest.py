@@ -17,8 +17,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 from flask_planwatch import PlanWatch
 from flask_planwatch.inspection import Inspector
 
-from . import servers
-from .models import fill, metadata
+from . import models, servers, stories
+from .models import metadata
 
 _numbers = count(1)
 
@@ -82,14 +82,12 @@ def _janitor(server: servers.Server, name: str, template: str | None = None) -> 
     )
 
 
-@pytest.fixture(scope="session")
-def templates() -> Iterator[Callable[[servers.Server], str]]:
-    """Make, once on each server, the database that the tests copy: its data are in models.py."""
+def _templates(prefix: str, fill: Callable[[str], None]) -> Iterator[Callable[..., str]]:
     made: dict[str, tuple[servers.Server, str]] = {}
 
     def template(server: servers.Server) -> str:
         if server.name not in made:
-            name = f"planwatch_template_{os.getpid()}"
+            name = f"{prefix}_{os.getpid()}"
             _janitor(server, name).init()
             database = Database(server, name)
             fill(database.url)
@@ -99,6 +97,18 @@ def templates() -> Iterator[Callable[[servers.Server], str]]:
     yield template
     for server, name in made.values():
         _janitor(server, name).drop()
+
+
+@pytest.fixture(scope="session")
+def templates() -> Iterator[Callable[[servers.Server], str]]:
+    """Make, once on each server, the database that the tests copy: its data are in models.py."""
+    yield from _templates("planwatch_template", models.fill)
+
+
+@pytest.fixture(scope="session")
+def stories_templates() -> Iterator[Callable[[servers.Server], str]]:
+    """Make, once on each server, the database of stories 2 to 5: its data are in stories.py."""
+    yield from _templates("planwatch_stories", stories.fill)
 
 
 def _database(server: servers.Server, template: str | None) -> Iterator[Database]:
@@ -137,6 +147,28 @@ def each_story(any_server: servers.Server, templates: Callable[..., str]) -> Ite
 def any_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
     """A copy of the story's database on each server in turn, for a test that changes it."""
     yield from _database(any_server, templates(any_server))
+
+
+def _stories(server: servers.Server, template: str) -> Iterator[Database]:
+    for database in _database(server, template):
+        stories.age(database.url)
+        yield database
+
+
+@pytest.fixture(scope="module")
+def each_stories(
+    any_server: servers.Server, stories_templates: Callable[..., str]
+) -> Iterator[Database]:
+    """A copy of the database of stories 2 to 5 on each server in turn, for one module."""
+    yield from _stories(any_server, stories_templates(any_server))
+
+
+@pytest.fixture
+def fresh_stories(
+    any_server: servers.Server, stories_templates: Callable[..., str]
+) -> Iterator[Database]:
+    """A copy of that database on each server in turn, for a test that changes it."""
+    yield from _stories(any_server, stories_templates(any_server))
 
 
 @dataclass

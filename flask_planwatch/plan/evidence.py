@@ -196,7 +196,7 @@ class Prepared:
     `threshold` is the number of executions after which the driver prepares it. `generic` is the
     plan for all values, `customs` those for the parameters that were seen, each set once, and
     `order` which of them came one after the other; `planning_cost` is what PostgreSQL adds to a
-    custom plan's cost. `reached` tells that the
+    custom plan's cost, `mode` its setting plan_cache_mode. `reached` tells that the
     statement was executed often enough, in `why`'s words. `happened` are the generic and the custom
     plans that the server counted on the application's own connection, None if it was not asked.
     """
@@ -209,6 +209,7 @@ class Prepared:
     reached: bool
     why: str
     happened: tuple[int, int] | None = None
+    mode: str = "auto"
 
 
 @dataclass(frozen=True)

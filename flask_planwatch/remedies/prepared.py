@@ -21,8 +21,9 @@ from .case import Case
 #: Parameters that are tried as literals; statements with more are too long to try all of them.
 MAX_PARAMETERS = 8
 
-#: How much more than the plan for the very values that of the rewritten form may cost.
-TOLERANCE = 1.5
+#: How much more than the plan for the very values that of the rewritten form may cost, if it goes
+#: another way: the guesses of the rows differ.
+TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,18 @@ def advise(case: Case, hit: Hit) -> Answer:
 
 
 def _rewritten(case: Case, numbered: Numbered, worst: Custom) -> _Rewritten | None:
-    """Return the form with the fewest literals whose generic plan is as good as the custom one."""
+    """Return the form with the fewest literals whose generic plan is the custom one, or as good."""
     types = types_of(case.session, numbered.values)
+    as_good = None
     for chosen in _choices(len(numbered.names)):
         plan = _plan_with(case, numbered, types, chosen)
-        if plan is not None and plan.total_cost <= worst.plan.total_cost * TOLERANCE:
+        if plan is None:
+            continue
+        if plan.shape == worst.plan.shape:
             return _Rewritten(chosen, plan)
-    return None
+        if as_good is None and plan.total_cost <= worst.plan.total_cost * TOLERANCE:
+            as_good = _Rewritten(chosen, plan)
+    return as_good
 
 
 def _choices(count: int) -> Iterator[tuple[int, ...]]:

@@ -88,6 +88,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return Miss(suspicion, "the generic plan is as good for the parameters that were seen")
     chosen_at = execution_of_choice(prepared)
     happened = prepared.happened is not None and prepared.happened[0] > 0
+    if prepared.mode == "force_custom_plan" and not happened:
+        return Miss(suspicion, "plan_cache_mode is force_custom_plan")
     if chosen_at is None and not happened:
         average = _average(prepared)
         cost = prepared.generic.total_cost
@@ -107,13 +109,22 @@ def execution_of_choice(prepared: Prepared) -> int | None:
     The rule is choose_custom_plan() of src/backend/utils/cache/plancache.c: five plans for single
     values first, then the generic one if it costs less than their average with planning.
     """
+    if prepared.mode == "force_generic_plan":
+        return prepared.threshold + 1
+    if prepared.mode == "force_custom_plan":
+        return None
     costs = [prepared.customs[number].plan.total_cost for number in prepared.order]
+    # A connection may begin anywhere in the stream of executions, which goes on as it began.
+    chosen = [_choice_from(start, costs, prepared) for start in range(len(costs))]
+    return min((made for made in chosen if made is not None), default=None)
+
+
+def _choice_from(start: int, costs: list[float], prepared: Prepared) -> int | None:
     total = 0.0
     for made in range(MAX_EXECUTIONS):
         if made >= CUSTOM_PLANS and prepared.generic.total_cost < total / made:
             return prepared.threshold + made + 1
-        # The first executions are those before the driver prepares; what was seen repeats.
-        total += costs[(prepared.threshold + made) % len(costs)] + prepared.planning_cost
+        total += costs[(start + made) % len(costs)] + prepared.planning_cost
     return None
 
 
@@ -124,8 +135,8 @@ def _average(prepared: Prepared) -> float:
 
 def _loses_index(generic: Plan, custom: Plan) -> bool:
     """Whether the generic plan reads all of a table of which the other finds rows by an index."""
-    whole = {scan.qualified_relation for scan in generic.scans if scan.reads_all_rows}
-    found = {scan.qualified_relation for scan in custom.scans if not scan.reads_all_rows}
+    whole = {scan.qualified_relation for scan in generic.scans if scan.type == "Seq Scan"}
+    found = {scan.qualified_relation for scan in custom.scans if scan.type != "Seq Scan"}
     return bool(whole & found)
 
 

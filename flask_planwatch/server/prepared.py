@@ -117,7 +117,9 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
     """
     numbered = Numbered(query.text, query.parameters)
     generic = generic_plan(session, numbered.text, types_of(session, numbered.values))
-    sets = preparation.sets or (query.parameters,)
+    sets = preparation.sets
+    if query.parameters not in sets:
+        sets = (*sets, query.parameters)
     customs = []
     for parameters in sets:
         one = replace(query, parameters=parameters)
@@ -125,7 +127,9 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         forced_cost = _forced_cost(session, one, custom, generic)
         customs.append(Custom(custom, forced_cost, parameters))
     with session.transaction() as transaction:
-        ((operator_cost,),) = transaction.fetch("SELECT current_setting('cpu_operator_cost')")
+        ((operator_cost, mode),) = transaction.fetch(
+            "SELECT current_setting('cpu_operator_cost'), current_setting('plan_cache_mode')"
+        )
     return Prepared(
         threshold=preparation.threshold,
         generic=generic,
@@ -135,6 +139,7 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         reached=preparation.reached,
         why=preparation.why,
         happened=preparation.happened,
+        mode=mode,
     )
 
 

@@ -1,0 +1,274 @@
+"""generic-plan speaks where PostgreSQL chooses a bad plan for all values, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from flask_planwatch import VerdictStatus
+from flask_planwatch.plan.evidence import Custom, Evidence, Hit, Miss, Prepared
+from flask_planwatch.plan.schema import Schema
+from flask_planwatch.plan.tree import Plan
+from flask_planwatch.rules import generic_plan
+from flask_planwatch.signals import statement_inspected
+
+from ..stories import GENERIC_PLAN, Invoice, Medic, Product
+
+HARMFUL = [name for name, case in GENERIC_PLAN.items() if case.flips and case.harmful]
+TWINS = [name for name in GENERIC_PLAN if name not in HARMFUL]
+
+
+def run(watched, case, *, end="commit", times=14, rare=4):
+    """Run the statement for each value in turn, each in a transaction that ends like this."""
+    values = [case.first] * (times - rare) + [case.then] * rare
+    with watched.app.app_context():
+        for value in values:
+            watched.db.session.execute(case.build(value)).all()
+            getattr(watched.db.session, end)()
+        watched.db.session.remove()
+
+
+def found(watched):
+    return [one for one in watched.findings() if one.rule == "generic-plan"]
+
+
+def reasons(watched):
+    """Return a list that fills with the reasons why the rule dismissed each statement."""
+    seen = []
+
+    def keep(sender, inspection):
+        seen.extend(one.reason for one in inspection.dismissals if one.rule == "generic-plan")
+
+    statement_inspected.connect(keep, watched.app, weak=False)
+    return seen
+
+
+@pytest.fixture
+def psycopg(each_stories, watch):
+    """A watched app whose driver prepares statements."""
+    return watch(each_stories.url_for("psycopg"), PLANWATCH_GROWTH=True)
+
+
+def happened(watched, case, count):
+    """Return the generic and custom plans that the server itself counted."""
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        connection = connection.execution_options(planwatch=False)
+        for value in [case.first] * (count - 1) + [case.then]:
+            connection.execute(case.build(value)).all()
+            connection.commit()
+        return connection.exec_driver_sql(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE NOT from_sql"
+        ).one()
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_speaks(psycopg, name):
+    case = GENERIC_PLAN[name]
+    run(psycopg, case)
+    (finding,) = found(psycopg)
+    assert finding.evidence["prepare_threshold"] == 5
+    assert finding.evidence["chosen_at_execution"] == 11
+    plans = finding.evidence["plans"]
+    assert "$1" in plans["for all values"]
+    assert "Index" in plans["for these values"]
+    assert "from its execution 11 on a connection" in finding.message
+    rewrite, *settings = finding.advice
+    assert rewrite.kind == "rewrite"
+    assert rewrite.verdict.status is VerdictStatus.VERIFIED
+    assert "Index" in rewrite.plan
+    assert [one.kind for one in settings] == ["setting", "setting"]
+    assert psycopg.planwatch.stats()["errors"] == 0
+
+
+@pytest.mark.parametrize("name", GENERIC_PLAN)
+def test_the_choice_is_that_of_the_server(psycopg, name):
+    case = GENERIC_PLAN[name]
+    assert happened(psycopg, case, 11) == ((1, 5) if case.flips else (0, 6))
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_is_silent_on_twins(psycopg, name):
+    dismissed = reasons(psycopg)
+    run(psycopg, GENERIC_PLAN[name])
+    assert found(psycopg) == []
+    assert set(dismissed) - {"no transaction that it ran in was committed so far"}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_is_silent_for_psycopg2(each_stories, watch, name):
+    watched = watch(each_stories.url_for("psycopg2"), PLANWATCH_GROWTH=True)
+    run(watched, GENERIC_PLAN[name])
+    assert found(watched) == []
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_is_silent_if_nothing_is_prepared(each_stories, watch, name):
+    watched = watch(
+        each_stories.url_for("psycopg"),
+        PLANWATCH_GROWTH=True,
+        SQLALCHEMY_ENGINE_OPTIONS={"connect_args": {"prepare_threshold": None}},
+    )
+    run(watched, GENERIC_PLAN[name])
+    assert found(watched) == []
+
+
+@pytest.mark.parametrize("end", ["rollback", "close"])
+def test_is_silent_for_requests_that_only_read(psycopg, end):
+    run(psycopg, GENERIC_PLAN["skewed parameter, join"], end=end)
+    assert found(psycopg) == []
+
+
+def test_speaks_if_a_transaction_repeats_it(psycopg):
+    run(psycopg, GENERIC_PLAN["skewed parameter, join"], end="flush")
+    (finding,) = found(psycopg)
+    assert "times on one connection without a ROLLBACK" in finding.message
+
+
+def test_is_silent_if_a_transaction_repeats_it_too_seldom(psycopg):
+    run(psycopg, GENERIC_PLAN["skewed parameter, join"], end="flush", times=10)
+    assert found(psycopg) == []
+
+
+def test_speaks_in_autocommit(each_stories, watch):
+    watched = watch(
+        each_stories.url_for("psycopg"),
+        PLANWATCH_GROWTH=True,
+        SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"},
+    )
+    run(watched, GENERIC_PLAN["skewed parameter, join"], end="rollback")
+    (finding,) = found(watched)
+    assert "AUTOCOMMIT" in finding.message
+
+
+def test_speaks_before_it_happens(psycopg):
+    """Seven executions are enough to know what the eleventh may do."""
+    run(psycopg, GENERIC_PLAN["skewed parameter, join"], times=7, rare=1)
+    assert len(found(psycopg)) == 1
+
+
+def test_what_really_happened_is_shown_in_development(psycopg):
+    psycopg.app.debug = True
+    run(psycopg, GENERIC_PLAN["skewed parameter, join"])
+    (finding,) = found(psycopg)
+    assert (finding.evidence["generic_plans"], finding.evidence["custom_plans"]) == (4, 5)
+    assert "made 5 plans for single values and 4 generic ones" in finding.message
+
+
+def test_the_interval_does_not_hide_it(each_stories, watch):
+    watched = watch(each_stories.url_for("psycopg"), PLANWATCH_SAMPLE_INTERVAL=300)
+    run(watched, GENERIC_PLAN["skewed parameter, join"], times=14, rare=3)
+    assert len(found(watched)) == 1
+
+
+def test_is_silent_on_small_tables_in_production(each_stories, watch):
+    case = GENERIC_PLAN["optional condition, few rows"]
+    watched = watch(each_stories.url_for("psycopg"), PLANWATCH_GROWTH=False)
+    run(watched, case)
+    assert found(watched) == []
+
+
+def literal_tenant(tenant):
+    bound = sa.bindparam("tenant", tenant, literal_execute=True)
+    return (
+        sa.select(sa.func.count())
+        .select_from(Invoice)
+        .join(Product, Product.id == Invoice.product_id)
+        .where(Invoice.tenant_id == bound, Product.state == "active")
+    )
+
+
+def needed_medics(include_retired):
+    statement = sa.select(Medic.id, Medic.last_name)
+    if include_retired:
+        return statement
+    return statement.where(Medic.state != sa.bindparam("state", "retired", literal_execute=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "mended"),
+    [("skewed parameter, join", literal_tenant), ("optional condition", needed_medics)],
+)
+def test_is_silent_after_the_fix(psycopg, name, mended):
+    case = replace(GENERIC_PLAN[name], build=mended)
+    run(psycopg, case)
+    assert found(psycopg) == []
+
+
+def test_is_silent_with_custom_plans_forced(each_stories, watch):
+    """The driver still prepares, so the server's own counts have to tell."""
+    case = GENERIC_PLAN["skewed parameter, join"]
+    watched = watch(
+        each_stories.url_for("psycopg"),
+        PLANWATCH_GROWTH=True,
+        SQLALCHEMY_ENGINE_OPTIONS={
+            "connect_args": {"options": "-c plan_cache_mode=force_custom_plan"}
+        },
+    )
+    assert happened(watched, case, 11) == (0, 6)
+    run(watched, case)
+    assert found(watched) == []
+
+
+def test_cannot_tell_is_a_named_skip(psycopg):
+    with psycopg.app.app_context(), psycopg.db.engine.connect() as connection:
+        for _ in range(3):
+            # The driver leaves the type of a text to the server, and the context has none.
+            connection.exec_driver_sql("SELECT %(a)s, id FROM medic LIMIT 1", {"a": "x"})
+            connection.commit()
+    assert found(psycopg) == []
+    skipped = psycopg.planwatch.stats()["skipped"]
+    assert set(skipped) <= {"generic-plan-unknown"}
+
+
+def test_values_are_not_shown(psycopg):
+    run(psycopg, GENERIC_PLAN["optional condition"])
+    (finding,) = found(psycopg)
+    said = f"{finding.message} {finding.evidence} {[one.as_dict() for one in finding.advice]}"
+    assert "retired" not in said
+
+
+def plan(cost, node="Seq Scan", index=None):
+    return Plan.from_json(
+        {
+            "Node Type": node,
+            "Relation Name": "t",
+            "Schema": "public",
+            "Alias": "t",
+            "Index Name": index,
+            "Total Cost": cost,
+        }
+    )
+
+
+def judged(*costs, generic=100.0, order=None, planning=5.0, forced=None, **changes):
+    customs = tuple(Custom(plan(cost), forced or generic) for cost in costs)
+    prepared = Prepared(5, plan(generic), customs, order or (0,), planning, True, "why")
+    evidence = Evidence(
+        plan(costs[0]), Schema(), "", 0, True, 1.0, 1, prepared=replace(prepared, **changes)
+    )
+    (suspicion,) = generic_plan.suspect(evidence.plan, evidence.schema)
+    return generic_plan.judge(suspicion, evidence)
+
+
+def test_the_rule_of_the_server():
+    """It takes the generic plan if that costs less than the average with planning."""
+    assert isinstance(judged(96, 1, order=(0,)), Hit)
+    assert isinstance(judged(94, 1, order=(0,)), Miss)
+    assert isinstance(judged(96, 1, order=(0,) * 10 + (1,)), Hit)
+    assert isinstance(judged(96, 1, order=(1,) * 10 + (0,)), Miss)
+
+
+def test_the_server_is_believed():
+    """What it counted is more than what is worked out."""
+    assert isinstance(judged(94, 1, happened=(3, 5)), Hit)
+
+
+def test_what_is_not_reached_is_silent():
+    assert isinstance(judged(96, 1, reached=False), Miss)
+
+
+def test_a_plan_that_is_as_good_is_silent():
+    assert isinstance(judged(96, 51), Miss)
+    assert isinstance(judged(96, 49), Hit)

@@ -69,10 +69,10 @@ class Capture:
     for placeholders. `key` is the statement as compiled, the same object for each execution.
     `returned_rows` is None where the driver does not know. `calls`, `total_ms` and `all_total_ms`
     say how often the statement ran so far, how long that took, and how long all statements took.
-    `recent_ms` are the latest executions that succeeded, `overhead_ms` the fastest of any
-    statement. `urgent` executions were too slow, or failed, to wait for the interval. `too_large`
-    is the reason why text and parameters were left out. `client_side` is False for a cursor on the
-    server, from which rows may still come. `preparation` is None where the driver prepares nothing.
+    `recent_ms` are the latest executions that succeeded. `urgent` executions were too slow, or
+    failed, to wait for the interval. `too_large` is the reason why text and parameters were left
+    out. `client_side` is False for a cursor on the server, from which rows may still come.
+    `preparation` is None where the driver prepares nothing.
     `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's.
     """
 
@@ -90,7 +90,6 @@ class Capture:
     total_ms: float
     all_total_ms: float
     recent_ms: tuple[float, ...] = ()
-    overhead_ms: float = 0.0
     error: StatementError | None = None
     urgent: bool = False
     too_large: SkipReason | None = None
@@ -376,7 +375,6 @@ class Watch:
             total_ms=tally.total_ms,
             all_total_ms=sampler.total_ms,
             recent_ms=tuple(tally.recent),
-            overhead_ms=sampler.overhead_ms,
             error=execution.error,
             urgent=execution.urgent,
             too_large=too_large,

@@ -308,7 +308,8 @@ class Inspector:
         claimed: set[tuple[str, str]] = set()
         taken: set[Node] = set()
         for rule, suspicion in suspected:
-            if suspicion.predicate in claimed or (taken and taken.issuperset(suspicion.scans)):
+            told = suspicion.scans and taken.issuperset(suspicion.scans)
+            if suspicion.predicate in claimed or told:
                 continue
             evidence = further.gather(evidence, suspicion)
             result = rule.judge(suspicion, evidence)
@@ -349,7 +350,7 @@ class Inspector:
     def _timings(self, capture: Capture, plan: Plan) -> Timings:
         """Return how long the statement took, and learn from it what is normal."""
         identity = statement_of(capture).fingerprint
-        timings = Timings(capture.recent_ms, capture.overhead_ms, self.pace.normal(identity))
+        timings = Timings(capture.recent_ms, self.session.round_trip_ms, self.pace.normal(identity))
         spent = timings.spent_ms(plan, capture.returned_rows)
         if spent is not None and capture.client_side and plan.only_reads:
             self.pace.record(identity, spent / plan.total_cost)

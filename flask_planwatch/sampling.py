@@ -73,16 +73,12 @@ class Budget:
 
 
 class Sampler:
-    """Decides for one app in one process. Safe to use from several threads.
-
-    `overhead_ms` is the fastest execution of any statement: the way to the server and back.
-    """
+    """Decides for one app in one process. Safe to use from several threads."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
         self.interval = settings.sample_interval
         self.captured = 0
         self.total_ms = 0.0
-        self.overhead_ms = float("inf")
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
         self._slow_ms = settings.slow_statement_ms
@@ -97,8 +93,6 @@ class Sampler:
         tally.total_ms += duration_ms
         if not failed:
             tally.recent.append(duration_ms)
-            if duration_ms < self.overhead_ms:
-                self.overhead_ms = duration_ms
 
     def is_slow(self, duration_ms: float) -> bool:
         """Whether an execution took too long to wait for the interval."""

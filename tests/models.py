@@ -91,7 +91,6 @@ def fill(url: str) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         run = connection.exec_driver_sql
-        run("SET synchronous_commit = off")
         run('CREATE SCHEMA "Shop"')
         run(
             'CREATE TABLE "Shop"."Order" (id bigint NOT NULL, "Order Code" text NOT NULL) '

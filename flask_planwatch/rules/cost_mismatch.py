@@ -31,7 +31,7 @@ When it stays silent
 --------------------
 
 - It took long only once or twice: a lock or a busy process looks the same.
-- It took less than some ten ms, which nobody notices.
+- It took less than ten ms, which nobody notices.
 - The time per cost is normal for this application, on this machine.
 - It writes, locks rows, failed, reads from another server, or comes through a cursor on the server,
   which returns before the rows are read.
@@ -46,12 +46,12 @@ from ..plan.tree import Node, Plan
 NAME = "cost-mismatch"
 
 #: How much longer than normal a unit of cost must take. Measured on PostgreSQL 13 to 18: 0.001 to
-#: 0.025 ms are normal, up to 0.1 occur; a LIMIT that walks past all rows took 2.3 to 2.8 ms, a
-#: sub-query for each row 25.
-FACTOR = 20.0
+#: 0.025 ms are normal, up to 0.1 occur; a LIMIT that walks past all rows took 0.5 to 2.8 ms, a
+#: sub-query for each row 9 to 25.
+FACTOR = 10.0
 
 #: Below this, in ms, nobody waits for the statement, and a busy process explains it.
-MIN_MS = 20.0
+MIN_MS = 10.0
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:

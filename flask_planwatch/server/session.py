@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from time import perf_counter
 from typing import Any, Protocol
 
 from sqlalchemy import create_engine
@@ -93,6 +94,8 @@ class Session(Protocol):
 
     statement_timeout_ms: int
     lock_timeout_ms: int
+    #: The fastest way to the server and back so far, in ms.
+    round_trip_ms: float
 
     def transaction(
         self, *, writable: bool = False, statement_timeout_ms: int | None = None
@@ -117,6 +120,7 @@ class OwnSession:
     ) -> None:
         self.statement_timeout_ms = statement_timeout_ms
         self.lock_timeout_ms = lock_timeout_ms
+        self.round_trip_ms = float("inf")
         self._engine = engine
         if url is not None:
             url = url.set(drivername=engine.url.drivername)
@@ -189,8 +193,10 @@ class OwnSession:
         for attempt in ("held", "renewed"):
             connection = self._connect()
             transaction = _DriverTransaction(connection, self._dialect)
+            started = perf_counter()
             try:
                 transaction.run(sql)
+                self.round_trip_ms = min(self.round_trip_ms, (perf_counter() - started) * 1000)
                 return transaction
             except ServerError as error:
                 self._discard()

@@ -1,0 +1,196 @@
+"""What is counted of repeated statements is what psycopg 3 really does with them."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from flask_planwatch.repetition import CUSTOM_PLANS, MAX_ORDER, MAX_SETS, Repetition
+from flask_planwatch.server.prepared import Numbered, plans_made
+from flask_planwatch.server.session import ServerError
+
+from .models import Badge
+
+ONE = sa.select(Badge.id).where(Badge.id == sa.bindparam("wanted", 1))
+PREPARED = "SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements"
+
+
+@pytest.fixture
+def watched(story, watch):
+    return watch(story.url_for("psycopg"), PLANWATCH_SAMPLE_INTERVAL=300)
+
+
+@pytest.fixture
+def connection(watched):
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        yield connection
+
+
+def repetition(watched):
+    """Return what is counted of the only statement."""
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    counted = [one.repetition for one in engine.watch._tallies._tallies.values() if one.repetition]
+    (found,) = counted
+    return found
+
+
+def prepared(connection):
+    """Return what the server has prepared for the driver, asked without being counted."""
+    driver = connection.connection.dbapi_connection
+    return driver.cursor().execute(PREPARED, prepare=False).fetchall()
+
+
+def test_a_commit_keeps_what_a_rollback_forgets(watched, connection):
+    for _ in range(6):
+        connection.execute(ONE)
+        connection.commit()
+    assert len(prepared(connection)) == 1
+    assert (repetition(watched).most, repetition(watched).commits) == (6, 6)
+    connection.execute(ONE)
+    connection.rollback()
+    assert repetition(watched).rollbacks == 1
+    connection.execute(ONE)
+    assert repetition(watched).most == 7
+    assert prepared(connection) == []
+
+
+def test_a_savepoint_that_is_rolled_back_forgets_as_well(watched, connection):
+    for _ in range(6):
+        connection.execute(ONE)
+    assert len(prepared(connection)) == 1
+    savepoint = connection.begin_nested()
+    connection.execute(ONE)
+    savepoint.rollback()
+    connection.execute(ONE)
+    assert prepared(connection) == []
+    assert repetition(watched).most == 7
+
+
+def test_autocommit_forgets_nothing(story, watch):
+    watched = watch(
+        story.url_for("psycopg"), SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"}
+    )
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        for _ in range(8):
+            connection.execute(ONE)
+            connection.rollback()
+        assert len(prepared(connection)) == 1
+    assert repetition(watched).most == 8
+    assert repetition(watched).autocommit
+
+
+def test_each_connection_counts_for_itself(watched):
+    with watched.app.app_context():
+        for _ in range(2):
+            with watched.db.engine.connect() as connection:
+                for _ in range(4):
+                    connection.execute(ONE)
+                connection.commit()
+                connection.invalidate()
+    assert repetition(watched).most == 4
+
+
+def test_the_driver_may_prepare_at_once(story, watch):
+    options = {"connect_args": {"prepare_threshold": 0}}
+    watched = watch(story.url_for("psycopg"), SQLALCHEMY_ENGINE_OPTIONS=options)
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        for _ in range(CUSTOM_PLANS + 1):
+            connection.execute(ONE)
+        ((_, generic, custom),) = prepared(connection)
+        assert (generic, custom) == (1, 5)
+        known = repetition(watched).preparation(0, None)
+        assert known.reached
+
+
+def test_psycopg2_counts_nothing(story, watch):
+    watched = watch(story.url_for("psycopg2"))
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        connection.execute(ONE)
+        connection.commit()
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    assert all(one.repetition is None for one in engine.watch._tallies._tallies.values())
+
+
+def test_the_servers_own_counts(watched, connection):
+    text, parameters = "SELECT id FROM badge WHERE id = %(wanted)s::INTEGER", {"wanted": 1}
+    assert plans_made(connection, text, parameters) is None
+    for _ in range(9):
+        connection.exec_driver_sql(text, parameters)
+    assert plans_made(connection, text, parameters) == (0, 4)
+    for _ in range(4):
+        connection.exec_driver_sql(text, parameters)
+    assert plans_made(connection, text, parameters) == (3, 5)
+    with pytest.raises(sa.exc.DBAPIError):
+        connection.exec_driver_sql("SELECT 1 / 0")
+    assert plans_made(connection, text, parameters) is None, "the transaction has failed"
+
+
+def test_the_question_begins_no_transaction(watched, connection):
+    driver = connection.connection.dbapi_connection
+    plans_made(connection, "SELECT %(a)s", {"a": 1})
+    assert driver.info.transaction_status.name == "IDLE"
+
+
+class Strange:
+    """A value that cannot be compared."""
+
+    def __eq__(self, other):
+        raise TypeError("no")
+
+    __hash__ = None
+
+
+def test_sets_of_parameters_are_kept_once():
+    known = Repetition()
+    for value in (1, 2, 1, 1, 3):
+        known.keep("t", {"a": value})
+    assert known.sets == [{"a": 1}, {"a": 2}, {"a": 3}]
+    assert known.order == [0, 1, 0, 0, 2]
+    assert not known.keep("t", {"a": 1})
+    assert known.keep("t", {"a": Strange()})
+    assert known.keep("t", {"a": Strange()})
+    known.keep("another text", {"a": 1})
+    assert known.sets == [{"a": 1}]
+
+
+def test_what_is_kept_is_bounded():
+    known = Repetition()
+    for number in range(1000):
+        known.keep("t", {"a": number})
+    assert len(known.sets) == MAX_SETS
+    for _ in range(1000):
+        known.keep("t", {"a": 0})
+    assert len(known.order) == MAX_ORDER
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "sent", "values"),
+    [
+        ("a = %(x)s AND b = %(y)s", {"y": 2, "x": 1}, "a = $1 AND b = $2", [1, 2]),
+        ("a = %(x)s OR b = %(x)s", {"x": 1}, "a = $1 OR b = $1", [1]),
+        ("a = %s AND b = %s", (1, 2), "a = $1 AND b = $2", [1, 2]),
+        ("a %% 2 = %(x)b", {"x": 1}, "a % 2 = $1", [1]),
+        ("a LIKE '%%(x)s' AND b = %(x)t", {"x": 1}, "a LIKE '%(x)s' AND b = $1", [1]),
+    ],
+)
+def test_placeholders_are_read_as_psycopg_reads_them(text, parameters, sent, values):
+    from psycopg._queries import PostgresQuery
+    from psycopg.adapt import Transformer
+
+    numbered = Numbered(text, parameters)
+    assert (numbered.text, numbered.values) == (sent, values)
+    query = PostgresQuery(Transformer())
+    query.convert(text, parameters)
+    assert query.query.decode() == numbered.text
+
+
+def test_parameters_that_do_not_fit():
+    with pytest.raises(ServerError):
+        Numbered("a = %(x)s", {"y": 1})
+    with pytest.raises(ServerError):
+        Numbered("a = %s AND b = %s", (1,))
+
+
+def test_literals_take_the_place_of_parameters():
+    numbered = Numbered("a = %(x)s AND b = %(y)s AND c = %(x)s", {"x": 1, "y": 2})
+    assert numbered.with_literals({0: "'one'"}) == "a = 'one' AND b = $2 AND c = 'one'"

@@ -23,6 +23,7 @@ from flask_planwatch.inspection import Inspector
 from flask_planwatch.report import panel
 from flask_planwatch.report.toolbar import PANEL
 
+from . import stories
 from .conftest import Watched
 from .models import Badge, User
 
@@ -338,6 +339,36 @@ def test_dismissals_are_shown_with_their_reason(story, visit):
         "1 looked at and found fine functional-predicate: lower(owner) on badge is fine because "
         "only 40 rows are read" in text
     )
+
+
+def test_questions_without_an_answer_are_shown(story, visit):
+    joined = sa.select(User.id, sa.func.random()).join(Badge, Badge.id == User.id)
+    shown = visit(story.url, joined, PLANWATCH_ANALYZE=True)
+    assert (
+        "not-analysed : it was not run once more with EXPLAIN ANALYZE (the function random is "
+        "volatile)" in shown.text
+    )
+
+
+def test_both_plans_of_a_prepared_statement_are_shown(each_stories, toolbar_app):
+    watched = toolbar_app(each_stories.url_for("psycopg"), PLANWATCH_GROWTH=True)
+    case = stories.GENERIC_PLAN["JSON key"]
+
+    @watched.app.get("/")
+    def page():
+        for pair in [case.first] * 9 + [case.then]:
+            watched.db.session.execute(case.build(pair))
+            watched.db.session.commit()
+        return PAGE
+
+    open_panel(watched.app)
+    assert watched.findings()
+    shown = open_panel(watched.app)
+    text = shown.section("Found").text
+    assert "Plan for all values Copy Seq Scan on event" in text
+    assert "Plan for these values Copy Index Scan using event_session on event" in text
+    assert "Plan of the rewritten statement Copy Index Scan using event_session on event" in text
+    assert 'bindparam("data_1", …, literal_execute=True)' in text
 
 
 def test_best_index_that_was_rejected_is_shown_with_its_costs(story, visit):

@@ -95,6 +95,8 @@ def example_source(example: dict[str, str]) -> list[str]:
     lines += code_block("python", "Statement", example["sqlalchemy"])
     lines += code_block("postgresql", "Statement as SQL", example["sql"])
     lines += code_block("text", "Plan before", example["before"])
+    if "finding" in example:
+        return [*lines, "", "Finding", f"   {prose(example['finding'])}"]
     if "ddl" in example:
         lines += code_block("postgresql", "Advice", example["ddl"])
     else:

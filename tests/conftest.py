@@ -149,7 +149,8 @@ def any_story(any_server: servers.Server, templates: Callable[..., str]) -> Iter
     yield from _database(any_server, templates(any_server))
 
 
-def _stories(server: servers.Server, template: str) -> Iterator[Database]:
+def stories_database(server: servers.Server, template: str) -> Iterator[Database]:
+    """Make a copy of the database of stories 2 to 5, and drop it."""
     for database in _database(server, template):
         stories.age(database.url)
         yield database
@@ -160,7 +161,7 @@ def each_stories(
     any_server: servers.Server, stories_templates: Callable[..., str]
 ) -> Iterator[Database]:
     """A copy of the database of stories 2 to 5 on each server in turn, for one module."""
-    yield from _stories(any_server, stories_templates(any_server))
+    yield from stories_database(any_server, stories_templates(any_server))
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def fresh_stories(
     any_server: servers.Server, stories_templates: Callable[..., str]
 ) -> Iterator[Database]:
     """A copy of that database on each server in turn, for a test that changes it."""
-    yield from _stories(any_server, stories_templates(any_server))
+    yield from stories_database(any_server, stories_templates(any_server))
 
 
 @dataclass

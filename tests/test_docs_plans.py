@@ -8,17 +8,20 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
 from flask_planwatch.rules import RULES, Rule
 
-from .conftest import Database
+from . import servers, stories
+from .conftest import Database, stories_database
 from .models import User, roles_users
 from .test_docs import DOCS, by_rule, page, sources
 
@@ -29,9 +32,15 @@ COMMAND = "PLANWATCH_TEST_WRITE_PLANS=1 .venv/bin/tox run -e tests -- tests/test
 
 #: The names that the statements below may use.
 NAMES = {
+    **vars(stories),
     "Decimal": Decimal,
     "User": User,
+    "aliased": aliased,
+    "and_": sa.and_,
+    "bindparam": sa.bindparam,
     "func": sa.func,
+    "literal": sa.literal,
+    "or_": sa.or_,
     "roles_users": roles_users,
     "select": sa.select,
 }
@@ -41,11 +50,27 @@ NAMES = {
 class Case:
     """A statement that a rule speaks on, as the SQLAlchemy code that its page shows.
 
-    `rewritten` is what the advice makes of it, where that is not DDL.
+    `rewritten` is what the advice makes of it, where that is not DDL. The plan before has `gone`
+    in it and the one after has not, the plan after has `new`. `values` are what `value` stands for
+    in the statement, one execution after the other. `config` are settings of PlanWatch; where it
+    may analyse, so do the plans that are shown. A statement `of_stories` reads the tables of
+    stories 2 to 5; one that is `prepared` goes through psycopg 3. One that
+    `fails` gets no time.
     """
 
     statement: str
     rewritten: str = ""
+    gone: str = "Seq Scan"
+    new: str = "Index Cond: "
+    values: tuple[Any, ...] = (None,)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    of_stories: bool = False
+    prepared: bool = False
+    fails: bool = False
+
+    @property
+    def driver(self) -> str:
+        return "psycopg" if self.prepared else "psycopg2"
 
 
 #: The example of each rule, by the rule's name. One whose rule does not exist yet waits for it.
@@ -59,55 +84,127 @@ CASES = {
         rewritten="select(User.id).where(User.points == 7)",
     ),
     "pattern-match": Case('select(User.id).where(User.first.like("First99%"))'),
+    "limit-trap": Case(
+        'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
+        gone="Filter: ",
+        of_stories=True,
+        values=(None, None, None),
+    ),
+    "index-only-blocked": Case(
+        "select(Event.user_id, Event.time).where("
+        'Event.data["type"].astext.in_(["click", "change", "touch"]))',
+        new="Index Only Scan",
+        of_stories=True,
+    ),
+    "generic-plan": Case(
+        "select(func.sum(Invoice.amount)).where(or_(literal(False), Invoice.tenant_id == value))",
+        rewritten="select(func.sum(Invoice.amount)).where(Invoice.tenant_id == value)",
+        new="Index Scan using invoice_tenant",
+        values=(stories.HUGE,) * 10 + (stories.RARE,),
+        of_stories=True,
+        prepared=True,
+    ),
+    "cost-mismatch": Case(
+        'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
+        gone="Filter: ",
+        of_stories=True,
+        values=(None, None, None),
+    ),
+    "statement-failed": Case(
+        'select(User.id).where(func.lower(User.email) == "user7@example.com")', fails=True
+    ),
 }
 
 
 def without_estimates(text: str) -> list[str]:
     """Return the lines of a file without what differs from one ANALYZE to the next."""
+    text = re.sub(r"(?s)(?<=finding = ''').*?(?=''')", _without_numbers, text)
     text = re.sub(r"\b(cost|rows|width)=[\d.]+", r"\1=#", text)
     return re.sub(r"\bcost \S+ -> [\d.e+]+", "cost # -> #", text).splitlines()
 
 
-def read(code: str) -> sa.Select:
-    return eval(code, dict(NAMES))
+def _without_numbers(match: re.Match[str]) -> str:
+    return re.sub(r"\d[\d,.]*(e[+-]\d+)?", "#", match[0])
 
 
-def run(database: Database, code: str) -> tuple[str, str]:
+def read(code: str, value: Any = None) -> sa.Select:
+    return eval(code, {**NAMES, "value": value})
+
+
+def run(database: Database, case: Case, code: str) -> tuple[str, str]:
     """Run a statement, and return the SQL that the server got and the plan that it prints for it.
 
     Only the white space at the ends of the lines is taken away.
     """
+    if case.prepared:
+        return run_prepared(database, case, code)
     engine = sa.create_engine(database.url_for("psycopg2"), poolclass=sa.NullPool)
+    analyse = "(ANALYZE, TIMING OFF, SUMMARY OFF, BUFFERS OFF) " if case.config else ""
     with engine.connect() as connection:
         with connection.execute(read(code)) as result:
             sql = result.cursor.query.decode()
         literally = connection.execution_options(no_parameters=True)
-        plan = literally.exec_driver_sql(f"EXPLAIN {sql}").scalars().all()
+        plan = literally.exec_driver_sql(f"EXPLAIN {analyse}{sql}").scalars().all()
     return "\n".join(line.rstrip() for line in sql.splitlines()), "\n".join(plan)
+
+
+def run_prepared(database: Database, case: Case, code: str) -> tuple[str, str]:
+    """Run a statement until psycopg 3 has prepared it; its plan is the one for all values."""
+    engine = sa.create_engine(database.url_for("psycopg"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        for value in case.values:
+            connection.execute(read(code, value))
+        ((name, sql, count),) = connection.exec_driver_sql(
+            "SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements"
+        )
+        nulls = f" ({', '.join(['NULL'] * count)})" if count else ""
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        plan = connection.exec_driver_sql(f"EXPLAIN EXECUTE {name}{nulls}").scalars().all()
+    return "\n".join(line.rstrip() for line in sql.splitlines()), "\n".join(plan)
+
+
+def ask(watched: Any, case: Case, code: str) -> list[Any]:
+    """Run a statement in an app as often as its case says, and return the findings."""
+    with watched.app.app_context():
+        for value in case.values:
+            session = watched.db.session
+            if case.fails:
+                session.execute(sa.text("SET LOCAL statement_timeout = 1"))
+            with suppress(sa.exc.OperationalError):
+                session.execute(read(code, value)).all()
+            session.rollback() if case.fails else session.commit()
+            assert watched.planwatch.flush(30)
+        watched.db.session.remove()
+    return watched.findings()
 
 
 def make_example(database: Database, watch: Callable[..., Any], rule: str) -> dict[str, str]:
     """Follow the advice of a rule on a database, and return what the rule's page shows of that."""
     case = CASES[rule]
     fixed = case.rewritten or case.statement
-    sql, before = run(database, case.statement)
-    assert "Seq Scan" in before
-    assert "Index Cond: " not in before
+    sql, before = run(database, case, case.statement)
+    assert case.gone in before
+    assert case.new not in before
+    example = {"sqlalchemy": case.statement, "sql": sql, "before": before}
 
-    findings = watch(database.url, PLANWATCH_VERIFY="build").ask(read(case.statement))
-    assert [finding.rule for finding in findings] == [rule]
-    advice = findings[0].advice[0]
+    url = database.url_for(case.driver)
+    config = {"PLANWATCH_VERIFY": "build", **case.config}
+    findings = ask(watch(url, **config), case, case.statement)
+    (finding,) = (finding for finding in findings if finding.rule == rule)
+    advice = finding.advice[0] if finding.advice else None
+    if advice is None or case.fails:
+        return example | {"finding": finding.problem}
     assert bool(advice.ddl) != bool(case.rewritten), f"the advice is {advice.summary}"
     database.execute(*advice.ddl, "ANALYZE")
 
-    fixed_sql, after = run(database, fixed)
-    assert "Seq Scan" not in after
-    assert "Index Cond: " in after
+    fixed_sql, after = run(database, case, fixed)
+    assert case.gone not in after
+    assert case.new in after
     for ddl in advice.ddl:
-        assert f" {ddl.removeprefix('CREATE INDEX CONCURRENTLY ').split()[0]} " in after
-    assert watch(database.url).ask(read(fixed)) == []
+        if ddl.startswith("CREATE INDEX CONCURRENTLY "):
+            assert f" {ddl.removeprefix('CREATE INDEX CONCURRENTLY ').split()[0]} " in after
+    assert ask(watch(url, **case.config), case, fixed) == []
 
-    example = {"sqlalchemy": case.statement, "sql": sql, "before": before}
     if advice.ddl:
         example |= {"ddl": ";\n".join(advice.ddl), "verdict": str(advice.verdict)}
     else:
@@ -121,13 +218,24 @@ def as_toml(example: dict[str, str]) -> str:
     return lead + "".join(f"\n{key} = '''\n{value}\n'''\n" for key, value in example.items())
 
 
-@by_rule
-def test_the_plans_are_what_the_server_prints(
-    rule: Rule, fresh_story: Database, watch: Callable[..., Any]
-) -> None:
+@pytest.fixture
+def place(rule: Rule, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A database with the tables that the statement of a rule reads."""
     if rule.NAME not in CASES:
         pytest.fail(f"{rule.NAME} has no example: add a statement to CASES, then run {COMMAND}")
-    made = as_toml(make_example(fresh_story, watch, rule.NAME))
+    if not CASES[rule.NAME].of_stories:
+        yield request.getfixturevalue("fresh_story")
+        return
+    templates = request.getfixturevalue("stories_templates")
+    server = servers.find_server(servers.FIRST)
+    yield from stories_database(server, templates(server))
+
+
+@by_rule
+def test_the_plans_are_what_the_server_prints(
+    rule: Rule, place: Database, watch: Callable[..., Any]
+) -> None:
+    made = as_toml(make_example(place, watch, rule.NAME))
     path = PLANS / f"{rule.NAME}.toml"
     kept = path.read_text("utf-8") if path.exists() else ""
     difference = "\n".join(
@@ -160,11 +268,11 @@ def test_the_page_of_a_rule_ends_with_its_example(rule: Rule) -> None:
     blocks = re.findall(r"^\.\. code-block:: .*\n(?:   :.*\n)*\n((?:   .*\n|\n)+)", shown, re.M)
     blocks = ["".join(line[3:] for line in block.splitlines(True)).strip() for block in blocks]
     for key, value in example.items():
-        if key in {"verdict", "rewrite"}:
+        if key in {"verdict", "rewrite", "finding"}:
             assert f"\n   {sources.prose(value)}\n" in shown
         else:
             assert value in blocks
-    assert len(shown.split("Index Cond: ")) > 1
+    assert "Plan before" in shown
 
 
 @pytest.mark.parametrize(

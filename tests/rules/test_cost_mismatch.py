@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+from flask_planwatch.finding import StatementError
 from flask_planwatch.plan.evidence import Evidence, Hit, Miss, Timings
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
@@ -121,6 +122,12 @@ def test_rows_and_the_way_to_the_server_are_taken_off():
     assert isinstance(judged(100, 100, 100, overhead=99.0), Miss)
     assert isinstance(judged(100, 100, 100, returned_rows=19_500), Miss)
     assert isinstance(judged(100, 100, 100, returned_rows=1_000), Hit)
+
+
+def test_what_is_not_the_time_of_the_whole_statement():
+    assert isinstance(judged(100, 100, 100, client_side=False), Miss)
+    error = StatementError("QueryCanceled", "57014")
+    assert isinstance(judged(100, 100, 100, error=error), Miss)
 
 
 def test_nobody_waits_for_some_ms():

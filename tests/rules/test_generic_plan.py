@@ -258,6 +258,9 @@ def test_the_rule_of_the_server():
     assert isinstance(judged(94, 1, order=(0,)), Miss)
     assert isinstance(judged(96, 1, order=(0,) * 10 + (1,)), Hit)
     assert isinstance(judged(96, 1, order=(1,) * 10 + (0,)), Miss)
+    assert isinstance(judged(200, 1, order=(0, 1, 1, 1, 1, 1)), Miss), (
+        "five have plans of their own"
+    )
 
 
 def test_the_server_is_believed():

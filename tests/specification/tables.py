@@ -381,7 +381,6 @@ def fill(url: str) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect().execution_options(no_parameters=True) as connection:
         run = connection.exec_driver_sql
-        run("SET synchronous_commit = off")
         run("SET maintenance_work_mem = '256MB'")
         for statement in _BEFORE:
             run(statement)

@@ -1,6 +1,6 @@
-"""A Flask-Security app whose login reads every user, and PlanWatch, which says so.
+"""Five stories of slow queries in one app, and PlanWatch, which says what is wrong with each.
 
-`python -m example_app` starts it.
+`python -m example_app` starts it. Each story has a file in `stories/`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import Flask, request
 from flask_security import SQLAlchemyUserDatastore, uia_email_mapper
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
-from .extensions import csrf, db, planwatch, security, toolbar
-from .models import Role, User
+from .extensions import PSYCOPG, csrf, db, planwatch, security, toolbar
+from .stories.login import Role, User
 from .views import pages
 
 
@@ -20,6 +20,10 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
     """Return the example on a PostgreSQL database whose tables `seeding.prepare` has made."""
     app = Flask(__name__)
     app.debug = True
+    address = make_url(database_url).update_query_dict(
+        # So that plans and times are the same on any number of cores.
+        {"options": "-c max_parallel_workers_per_gather=0"}
+    )
     app.config.update(
         # For this demonstration only: an app of yours keeps its own two secret.
         SECRET_KEY="planwatch-example-secret-key",
@@ -33,9 +37,14 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
         ],
         SECURITY_LOGIN_USER_TEMPLATE="login.html",
         SECURITY_POST_LOGOUT_VIEW="/login",
-        SQLALCHEMY_DATABASE_URI=database_url,
-        # The database is the example's own, so PlanWatch may build an index there as a trial.
+        SECURITY_POST_LOGIN_VIEW="/stories/login",
+        # One database by two drivers, as one of them prepares statements on the server.
+        SQLALCHEMY_DATABASE_URI=address.set(drivername="postgresql+psycopg2"),
+        SQLALCHEMY_BINDS={PSYCOPG: address.set(drivername="postgresql+psycopg")},
+        # The database is the example's own, so PlanWatch may build an index there as a trial, and
+        # run a SELECT once more to count the rows of each step.
         PLANWATCH_VERIFY="build",
+        PLANWATCH_ANALYZE=True,
         DEBUG_TB_ENABLED=True,
         DEBUG_TB_PANELS=(
             "flask_debugtoolbar.panels.timer.TimerDebugPanel",

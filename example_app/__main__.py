@@ -1,4 +1,4 @@
-"""`python -m example_app`: start PostgreSQL, make the users once, and serve the app."""
+"""`python -m example_app`: start PostgreSQL, make the data once, and serve the app."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import make_server
 
 from . import create_app
 from .extensions import db
-from .seeding import DEMO_EMAIL, DEMO_PASSWORD, USERS, prepare
-from .server import DEFAULT_FOLDER, embedded_server, with_driver
+from .seeding import prepare
+from .server import DEFAULT_FOLDER, embedded_server
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command()
@@ -37,49 +39,47 @@ from .server import DEFAULT_FOLDER, embedded_server, with_driver
     help="Where the embedded PostgreSQL keeps its data.",
 )
 @click.option(
-    "--users",
-    envvar="PLANWATCH_EXAMPLE_USERS",
-    type=click.IntRange(min=1),
-    default=USERS,
+    "--scale",
+    envvar="PLANWATCH_EXAMPLE_SCALE",
+    type=click.FloatRange(min=0.001),
+    default=1,
     show_default=True,
-    help="How many users to make at the first start.",
+    help="How much data to make at the first start: 0.5 is half of it.",
 )
-def main(host: str, port: int | None, database_url: str | None, data: Path, users: int) -> None:
+def main(host: str, port: int | None, database_url: str | None, data: Path, scale: float) -> None:
     """Start the example app of Flask-PlanWatch. Ctrl-C stops it and its database."""
     logging.basicConfig(format="\n%(levelname)s %(name)s\n%(message)s", level=logging.INFO)
     # A line for each picture and style sheet would bury what PlanWatch says.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         if not database_url:
             click.echo(f"Starting PostgreSQL on the data in {data} …")
-        with (
-            nullcontext(with_driver(database_url)) if database_url else embedded_server(data) as url
-        ):
-            _serve(url, host, port, users)
+        with nullcontext(make_url(database_url)) if database_url else embedded_server(data) as url:
+            _serve(url, host, port, scale)
     except KeyboardInterrupt:
         pass
     click.echo("\nStopped.")
 
 
-def _serve(url: URL, host: str, port: int | None, users: int) -> None:
+def _serve(url: URL, host: str, port: int | None, scale: float) -> None:
     app = create_app(url)
     with app.app_context():
-        prepare(users)
+        prepare(scale)
     server = make_server(
         host, _free_port(host) if port is None else port, DebuggedApplication(app), threaded=True
     )
     click.echo(
-        f"\nOpen http://{host}:{server.port} and log in as {DEMO_EMAIL} with the password "
-        f"'{DEMO_PASSWORD}'.\nWhat PlanWatch says of the login's query appears here and in the "
-        "page's toolbar. Ctrl-C stops everything."
+        f"\nOpen http://{host}:{server.port} and choose a story. What PlanWatch says of its query "
+        "appears on the\npage, in the page's toolbar, and here. Ctrl-C stops everything."
     )
     try:
         server.serve_forever()
     finally:
         with app.app_context():
-            db.engine.dispose()
+            for engine in db.engines.values():
+                engine.dispose()
 
 
 def _free_port(host: str) -> int:
@@ -96,7 +96,12 @@ def _free_port(host: str) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Unwind on either signal, also where a script started us in the background."""
+    """Unwind on either signal, also where a script started us in the background.
+
+    A terminal and tox may both send one: a second must not interrupt the unwinding.
+    """
+    for other in _STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -15,6 +15,9 @@ class Base(DeclarativeBase):
     """The base of the models: what `db.Model` is, in a form that type checkers understand."""
 
 
+# The bind key of the engine that reaches the same database through psycopg 3.
+PSYCOPG = "psycopg"
+
 db = SQLAlchemy(model_class=Base)
 planwatch = PlanWatch()
 toolbar = DebugToolbarExtension()

@@ -1,4 +1,4 @@
-"""The example's tables, and a hundred thousand people in them."""
+"""Makes the tables of all stories, and the rows in them."""
 
 from __future__ import annotations
 
@@ -6,75 +6,73 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from flask_security import hash_password
 from sqlalchemy import Connection, inspect, text
 
 from .extensions import db
+from .stories import STORIES
+from .story import Seed
 
-USERS = 100_000
-DEMO_EMAIL = "user042042@example.com"
-DEMO_PASSWORD = "correct horse battery"
-
-_BATCH = 5_000
-_ROLES = ("reader", "editor", "admin")
+_BATCH = 20_000
 # Any number that is always the same, for PostgreSQL's advisory locks.
 _SEEDING_LOCK = 20_230_225
 
-_INSERT_USERS = text("""
-    INSERT INTO "user" (id, email, password, active, confirmed_at, fs_uniquifier)
-    SELECT n, 'user' || lpad(n::text, 6, '0') || '@example.com', :password, true,
-           now() - n * interval '1 minute', replace(gen_random_uuid()::text, '-', '')
-    FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
-""")
-_INSERT_ROLES = text("""
-    INSERT INTO role (id, name)
-    SELECT n, name FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS roles (name, n)
-    ON CONFLICT DO NOTHING
-""")
-_INSERT_ROLES_USERS = text("""
-    INSERT INTO roles_users (user_id, role_id)
-    SELECT n, 1 + n % :roles
-    FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
-""")
 
+def prepare(scale: float = 1) -> None:
+    """Make the tables and those rows that are still missing. Needs an app context.
 
-def prepare(users: int = USERS) -> None:
-    """Make the tables and those users that are still missing. Needs an app context.
-
-    Each batch is committed with its rows in both tables, so that an interrupted start goes on
-    where it stopped.
+    Each batch is committed on its own, so that an interrupted start goes on where it stopped.
+    `scale` is the share of each story's rows that is wanted.
     """
     with db.engine.connect().execution_options(planwatch=False) as connection:
         _refuse_foreign(connection)
         with _alone(connection):
             db.metadata.create_all(connection)
-            connection.execute(_INSERT_ROLES, {"names": list(_ROLES)})
             connection.commit()
-            made = connection.execute(text('SELECT count(*) FROM "user"')).scalar_one()
-            if made < users:
-                _seed(connection, made, users)
+            _fill(connection, scale)
     with db.engine.connect().execution_options(
         isolation_level="AUTOCOMMIT", planwatch=False
     ) as connection:
         # At each start: cheap, and right even if an earlier one was interrupted before this line.
-        connection.execute(text('VACUUM ANALYZE "user", role, roles_users'))
+        tables = ", ".join(map(_quoted, db.metadata.tables))
+        connection.execute(text(f"VACUUM ANALYZE {tables}"))
 
 
-def _seed(connection: Connection, made: int, users: int) -> None:
-    # Hashing each password on its own would take minutes.
-    password = hash_password(DEMO_PASSWORD)
-    with click.progressbar(length=users - made, label=f"Making {users:,} users") as bar:
-        while made < users:
-            batch = {"first": made + 1, "last": min(made + _BATCH, users)}
-            connection.execute(_INSERT_USERS, {**batch, "password": password})
-            connection.execute(_INSERT_ROLES_USERS, {**batch, "roles": len(_ROLES)})
-            connection.commit()
-            bar.update(batch["last"] - made)
-            made = batch["last"]
+def _fill(connection: Connection, scale: float) -> None:
+    seeds = [seed for story in STORIES.values() for seed in story.seeds]
+    wanted = {seed: int(seed.rows * scale) for seed in seeds}
+    made = {seed: _count(connection, seed) for seed in seeds}
+    missing = sum(max(0, wanted[seed] - made[seed]) for seed in seeds)
+    if not missing:
+        return
+    with click.progressbar(length=missing, label=f"Making {missing:,} rows") as bar:
+        for seed in seeds:
+            for inserted in _insert(connection, seed, made[seed], wanted[seed]):
+                bar.update(inserted)
+
+
+def _insert(connection: Connection, seed: Seed, made: int, wanted: int) -> Iterator[int]:
+    """Insert the rows of one table after those that are made; yield the size of each batch."""
+    values = seed.values() if made < wanted else {}
+    for first in range(made + 1, wanted + 1, _BATCH):
+        last = min(first + _BATCH - 1, wanted)
+        for statement in seed.statements:
+            numbers = {"first": first, "last": last, "rows": wanted}
+            connection.execute(text(statement), {**numbers, **values})
+        connection.commit()
+        yield last - first + 1
+
+
+def _count(connection: Connection, seed: Seed) -> int:
+    made: int = connection.scalar(text(f"SELECT count(*) FROM {_quoted(seed.table)}")) or 0
+    return made
+
+
+def _quoted(table: str) -> str:
+    return db.engine.dialect.identifier_preparer.quote(table)
 
 
 def _refuse_foreign(connection: Connection) -> None:
-    """Stop before a hundred thousand made-up users end up among somebody's real ones."""
+    """Stop before a million made-up rows end up among somebody's real ones."""
     foreign = set(inspect(connection).get_table_names()) - set(db.metadata.tables)
     if foreign:
         raise click.ClickException(

@@ -29,14 +29,6 @@ _logger = logging.getLogger("embedded_postgres")
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-def with_driver(url: str | URL) -> URL:
-    """Return the URL of a PostgreSQL server with psycopg2 as its driver if it names none."""
-    parsed = make_url(url)
-    if parsed.drivername in {"postgres", "postgresql"}:
-        return parsed.set(drivername="postgresql+psycopg2")
-    return parsed
-
-
 @contextmanager
 def embedded_server(folder: Path = DEFAULT_FOLDER) -> Iterator[URL]:
     """Run a PostgreSQL on data that is kept in `folder`, and stop it at the end.
@@ -60,7 +52,7 @@ def embedded_server(folder: Path = DEFAULT_FOLDER) -> Iterator[URL]:
         with _signals_held_back():
             # A new major version of PostgreSQL cannot read the data of the old one.
             server = _start(folder / f"postgres-{version('embedded-postgres').split('.')[0]}")
-        yield with_driver(server.get_uri())
+        yield make_url(server.get_uri())
     finally:
         # A second Ctrl-C must not interrupt what stops the server.
         for number in _STOP_SIGNALS:

@@ -31,6 +31,38 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 
+#: WCAG's contrast of each visible text with what is behind it; returns those that are below 4.5.
+LOW_CONTRAST = """
+root => {
+  const parse = color => color.match(/[\\d.]+/g).map(Number);
+  const over = (top, below) => {
+    const alpha = top[3] ?? 1;
+    return [0, 1, 2].map(i => top[i] * alpha + below[i] * (1 - alpha));
+  };
+  const luminance = color => {
+    const [r, g, b] = color.map(c => c / 255)
+      .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const background = element => element
+    ? over(parse(getComputedStyle(element).backgroundColor), background(element.parentElement))
+    : [255, 255, 255];
+  const low = [];
+  let seen = 0;
+  for (const element of root.querySelectorAll("*")) {
+    const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join("");
+    const hidden = element.matches(".flDebugClose") || !element.checkVisibility();
+    if (!text.trim() || hidden) continue;
+    seen += 1;
+    const below = background(element);
+    const [a, b] = [over(parse(getComputedStyle(element).color), below), below].map(luminance);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${text.trim()}`);
+  }
+  return [seen, low];
+}
+"""
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:

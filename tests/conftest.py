@@ -111,7 +111,8 @@ def stories_templates() -> Iterator[Callable[[servers.Server], str]]:
     yield from _templates("planwatch_stories", stories.fill)
 
 
-def _database(server: servers.Server, template: str | None) -> Iterator[Database]:
+def make_database(server: servers.Server, template: str | None) -> Iterator[Database]:
+    """Make a database, a copy of the template if there is one, and drop it."""
     name = f"planwatch_{os.getpid()}_{next(_numbers)}"
     janitor = _janitor(server, name, template)
     janitor.init()
@@ -122,36 +123,36 @@ def _database(server: servers.Server, template: str | None) -> Iterator[Database
 @pytest.fixture
 def database(server: servers.Server) -> Iterator[Database]:
     """An empty database on the first server."""
-    yield from _database(server, None)
+    yield from make_database(server, None)
 
 
 @pytest.fixture(scope="module")
 def story(server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
     """A copy of the story's database on the first server, for the tests of one module."""
-    yield from _database(server, templates(server))
+    yield from make_database(server, templates(server))
 
 
 @pytest.fixture
 def fresh_story(server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
     """A copy of the story's database on the first server, for a test that changes it."""
-    yield from _database(server, templates(server))
+    yield from make_database(server, templates(server))
 
 
 @pytest.fixture(scope="module")
 def each_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
     """A copy of the story's database on each server in turn, for the tests of one module."""
-    yield from _database(any_server, templates(any_server))
+    yield from make_database(any_server, templates(any_server))
 
 
 @pytest.fixture
 def any_story(any_server: servers.Server, templates: Callable[..., str]) -> Iterator[Database]:
     """A copy of the story's database on each server in turn, for a test that changes it."""
-    yield from _database(any_server, templates(any_server))
+    yield from make_database(any_server, templates(any_server))
 
 
 def stories_database(server: servers.Server, template: str) -> Iterator[Database]:
     """Make a copy of the database of stories 2 to 5, and drop it."""
-    for database in _database(server, template):
+    for database in make_database(server, template):
         stories.age(database.url)
         yield database
 

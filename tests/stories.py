@@ -25,10 +25,6 @@ STATISTICS_TARGET = 1000
 
 
 class Base(DeclarativeBase):
-    # Autovacuum would mend what is stale, dead or not yet visible to all.
-    __table_args__: Any = {
-        "postgresql_with": {"autovacuum_enabled": "off", "parallel_workers": "0"}
-    }
     type_annotation_map = {
         str: sa.Text(),
         dict: JSONB(),
@@ -307,6 +303,9 @@ def fill(url: str) -> None:
         run(f"SET default_statistics_target = {STATISTICS_TARGET}")
         for table in metadata.sorted_tables:
             connection.execute(sa.schema.CreateTable(table))
+            # Autovacuum would mend what is stale, dead or not yet visible to all.
+            options = "autovacuum_enabled = off, parallel_workers = 0"
+            run(f"ALTER TABLE {table.name} SET ({options})")
         for model, rows in _ROWS.items():
             run(f"INSERT INTO {model.__tablename__} {rows}")
         for table in metadata.tables.values():

@@ -1,8 +1,7 @@
-"""The panel and the example app as somebody sees them in Chromium."""
+"""The panel as somebody sees it in Chromium."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 # A panel of the toolbar that has routes must be imported before the first app has the toolbar.
@@ -12,12 +11,9 @@ import sqlalchemy as sa
 from flask_debugtoolbar import DebugToolbarExtension
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from example_app import create_app
-from example_app.extensions import db as example_db
-from example_app.seeding import prepare
 from flask_planwatch.report import panel
 
-from .browser import chromium, serve
+from .browser import LOW_CONTRAST, chromium, serve
 from .conftest import Database, Watched
 from .models import Badge, User
 
@@ -35,38 +31,6 @@ PAGE = """<!doctype html>
 <body><pre id="own">own</pre></body></html>"""
 
 DDL = 'CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email));'
-
-#: WCAG's contrast of each visible text with what is behind it; returns those that are below 4.5.
-LOW_CONTRAST = """
-root => {
-  const parse = color => color.match(/[\\d.]+/g).map(Number);
-  const over = (top, below) => {
-    const alpha = top[3] ?? 1;
-    return [0, 1, 2].map(i => top[i] * alpha + below[i] * (1 - alpha));
-  };
-  const luminance = color => {
-    const [r, g, b] = color.map(c => c / 255)
-      .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const background = element => element
-    ? over(parse(getComputedStyle(element).backgroundColor), background(element.parentElement))
-    : [255, 255, 255];
-  const low = [];
-  let seen = 0;
-  for (const element of root.querySelectorAll("*")) {
-    const text = [...element.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join("");
-    const hidden = element.matches(".flDebugClose") || !element.checkVisibility();
-    if (!text.trim() || hidden) continue;
-    seen += 1;
-    const below = background(element);
-    const [a, b] = [over(parse(getComputedStyle(element).color), below), below].map(luminance);
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${text.trim()}`);
-  }
-  return [seen, low];
-}
-"""
 
 #: The elements that are wider than the panel.
 OVERFLOWING = """
@@ -229,98 +193,3 @@ def test_styles_of_the_app_and_of_the_panel_stay_apart(context, url):
     assert loud == plain
     own = context.pages[1].eval_on_selector("#own", OWN_STYLE)
     assert own == ["OWN", "rgb(254, 254, 254)", "rgb(255, 255, 255)"]
-
-
-@pytest.fixture
-def example(database: Database) -> Iterator[str]:
-    """The address of the example app, with enough users to make its login slow."""
-    app = create_app(database.url, PLANWATCH_STATEMENT_TIMEOUT_MS=30_000)
-    with app.app_context():
-        prepare(20_000)
-    with serve(app) as address:
-        yield address
-    with app.app_context():
-        example_db.engine.dispose()
-
-
-class Guest:
-    """Somebody who follows the steps of the example's page."""
-
-    def __init__(self, page: Page, address: str) -> None:
-        self.page = page
-        self.address = address
-
-    def log_in(self) -> None:
-        self.page.goto(f"{self.address}/login")
-        self.page.fill("#email", "User000007@Example.com")
-        self.page.click("form.card button")
-        assert self.page.inner_text("h1") == "You are logged in"
-
-    def in_the_panel(self) -> set[tuple[str, str]]:
-        """The rule of each finding of the login in the toolbar, and what it advises to run."""
-        self.page.click("a.flDebugPlanWatchPanel")
-        cards = self.page.locator("#planwatch article:visible").all()
-        return {
-            (card.locator(".rule").inner_text(), card.locator(".tabs pre:visible").inner_text())
-            for card in cards
-        }
-
-    def on_the_page(self) -> list[str]:
-        """The rule and the table of each active finding."""
-        section = self.page.locator("section", has=self.page.locator("h2", has_text="active"))
-        return section.locator("h3").all_inner_texts()
-
-    def open(self) -> None:
-        self.page.goto(self.address)
-
-    def press(self, label: str) -> bool:
-        """Press the first button with this label, if there is one."""
-        button = self.page.locator("main button:enabled", has_text=label).first
-        if not button.is_visible():
-            return False
-        button.click()
-        return True
-
-    def times(self) -> list[float]:
-        """The times of the login's query that the page shows, those of now last."""
-        cells = self.page.locator("main tbody strong").all_inner_texts()
-        assert self.page.locator("main tbody tr.now .badge").count() == 1
-        return [float(text.removesuffix(" ms")) for text in cells]
-
-
-def test_the_example_is_walked_through(context: BrowserContext, example: str) -> None:
-    guest = Guest(context.new_page(), example)
-    guest.log_in()
-    found = guest.in_the_panel()
-    assert {rule for rule, _ in found} == {"functional-predicate", "missing-index"}
-    assert any(' ON "user" (lower(email));' in ddl for _, ddl in found)
-    assert any(" ON roles_users (user_id" in ddl for _, ddl in found)
-
-    guest.open()
-    both = {'functional-predicate on "user"', "missing-index on roles_users"}
-    assert set(guest.on_the_page()) == both
-    (before,) = guest.times()
-    created = 0
-    while guest.press("Create this index"):
-        assert guest.page.is_visible("text=The index is created and analysed")
-        created += 1
-    assert created == 2
-    after = guest.times()[-1]
-    assert after < before / 5
-    said = guest.page.locator("p", has_text="the query takes").inner_text()
-    assert re.findall(r"[\d.]+ ms", said) == [f"{after:.2f} ms", f"{before:.2f} ms"]
-
-    assert guest.press("Log out, then log in again")
-    guest.log_in()
-    assert guest.page.inner_text("#flDebugPlanWatchPanel small") == "no findings"
-    guest.open()
-    assert guest.on_the_page() == []
-    assert guest.page.is_visible("text=Resolved: the login finds its user")
-
-    for _ in range(created):
-        assert guest.press("Drop it")
-    assert guest.times()[0] > after * 5
-    assert guest.page.locator("main tbody tr").first.get_attribute("class") == "now"
-    guest.page.click("header button")
-    guest.log_in()
-    assert {rule for rule, _ in guest.in_the_panel()} == {"functional-predicate", "missing-index"}

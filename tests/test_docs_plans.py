@@ -104,6 +104,32 @@ CASES = {
         of_stories=True,
         prepared=True,
     ),
+    "repeated-subplan": Case(
+        "select(Stack.id, select(func.max(Run.created_at)).where(Run.stack_id == Stack.id)"
+        ".scalar_subquery())",
+        rewritten="select(Stack.id, func.max(Run.created_at))"
+        ".outerjoin(Run, Run.stack_id == Stack.id).group_by(Stack.id)",
+        gone="SubPlan 1",
+        new="Join",
+        config={"PLANWATCH_ANALYZE": True},
+        of_stories=True,
+    ),
+    "row-misestimate": Case(
+        "select(func.count()).select_from(Task)"
+        '.join(Delivery, Delivery.depot_id == Task.depot_id).where(Task.state == "open")',
+        gone="Nested Loop",
+        new="Join",
+        config={"PLANWATCH_ANALYZE": True},
+        of_stories=True,
+    ),
+    "bitmap-overread": Case(
+        "select(Account.id, select(func.count()).select_from(Stack)"
+        ".join(Run, Run.stack_id == Stack.id)"
+        ".where(Stack.account_id == Account.id, Run.worker_id.is_not(None)).scalar_subquery())",
+        gone="BitmapAnd",
+        new="Index Only Scan using ix_run_stack_id_worker_id",
+        of_stories=True,
+    ),
     "cost-mismatch": Case(
         'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
         gone="Filter: ",

@@ -255,7 +255,8 @@ class Inspector:
 
     def _remedied(self, case: Case, hit: Hit) -> Answer:
         """Return what a remedy of its own says of a hit."""
-        key = (hit.suspicion.identity, case.query.text, case.plan.as_text(), case.schema.text)
+        about = (hit.remedy, hit.suspicion.identity, case.varying)
+        key = (about, case.query.text, case.plan.as_text(), case.schema.text)
         known = self.answers.get(key)
         if known is not None:
             return known[0][0]
@@ -308,8 +309,11 @@ class Inspector:
         claimed: set[tuple[str, str]] = set()
         taken: set[Node] = set()
         for rule, suspicion in suspected:
-            told = suspicion.scans and taken.issuperset(suspicion.scans)
-            if suspicion.predicate in claimed or told:
+            if suspicion.predicate in claimed:
+                continue
+            if suspicion.scans and taken.issuperset(suspicion.scans):
+                reason = "another finding explains how these rows are read"
+                judged.dismissals.append(_dismissal(Miss(suspicion, reason)))
                 continue
             evidence = further.gather(evidence, suspicion)
             result = rule.judge(suspicion, evidence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import chain, combinations, permutations
 
 from ..plan.access import EQUAL, RANGES, Access
 from ..plan.comparison import Comparison, plain_column
@@ -24,6 +24,9 @@ MAX_KEYS = 4
 #: How many candidates the planner is asked about at once for one relation. A build takes some
 #: 30 ms for 100 000 rows.
 MAX_CANDIDATES = 30
+
+#: How many keys of one sort are combined with each other: that makes more than MAX_CANDIDATES.
+MAX_COMBINED = 8
 
 #: An index of more columns, or with included ones that are wider than this, in bytes, is a second
 #: copy of the table.
@@ -70,16 +73,16 @@ class Shapes:
 
     def all(self) -> list[Shape]:
         """Return what is worth asking the planner about, the most promising first."""
-        plain = list(dict.fromkeys(self._plain()))
-        found = [
-            *self._other_methods(),
-            *plain[:4],
-            *self._covering(plain[:4]),
-            *self._partial(plain[:3]),
-            *self._alternatives(),
-            *plain[4:],
-        ]
-        return list(dict.fromkeys(found))[:MAX_CANDIDATES]
+        plain = _first(MAX_CANDIDATES, self._plain())
+        found = chain(
+            self._other_methods(),
+            plain[:4],
+            self._covering(plain[:4]),
+            self._partial(plain[:3]),
+            self._alternatives(),
+            plain[4:],
+        )
+        return _first(MAX_CANDIDATES, found)
 
     def best_guess(self, *, wanted: Iterable[str]) -> Shape | None:
         """Return the index to propose where the planner cannot be asked.
@@ -112,17 +115,18 @@ class Shapes:
 
     def _plain(self) -> Iterator[Shape]:
         """Yield the btree indexes over whole rows."""
+        ranges = self._ranges[:MAX_COMBINED]
         tails = [
             *([self._order] if self._order else []),
             *self._ranges,
-            *((*one, *two) for one, two in permutations(self._ranges, 2)),
-            *([(*self._order, *one) for one in self._ranges] if self._order else []),
+            *((*one, *two) for one, two in permutations(ranges, 2)),
+            *([(*self._order, *one) for one in ranges] if self._order else []),
             *([self._groups] if self._groups else []),
         ]
         equal = [*self._constants, *self._joins]
         heads = [tuple(equal[:size]) for size in range(min(len(equal), MAX_KEYS), 1, -1)]
         heads += [(key,) for key in equal]
-        heads += [head for size in (2, 3) for head in combinations(equal, size)]
+        heads += [head for size in (2, 3) for head in combinations(equal[:MAX_COMBINED], size)]
         for tail in [*tails, ()]:
             yield from self._joined(heads[:1], tail)
         for tail in [(), *tails]:
@@ -159,8 +163,10 @@ class Shapes:
                 keys = tuple(key for key in shape.keys if not mentions(condition, key.expression))
                 if keys:
                     yield Shape(keys, predicate=condition)
+            if shapes:
+                continue
             columns = [c for c in self._relation.columns if mentions(condition, c.quoted_name)]
-            if not shapes and len(columns) == 1:
+            if len(columns) == 1:
                 yield Shape((column_key(self._relation, columns[0].name),), predicate=condition)
 
     def _alternatives(self) -> Iterator[Shape]:
@@ -241,6 +247,16 @@ class Shapes:
                 return
             rows /= max(self._distinct(key), 1)
             yield key
+
+
+def _first(count: int, shapes: Iterable[Shape]) -> list[Shape]:
+    """Return the first different ones."""
+    found: dict[Shape, None] = {}
+    for shape in shapes:
+        found[shape] = None
+        if len(found) == count:
+            break
+    return list(found)
 
 
 def _unique(keys: Iterable[Key]) -> tuple[Key, ...]:

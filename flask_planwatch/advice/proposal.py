@@ -12,7 +12,7 @@ from sqlglot.tokens import TokenType
 from ..finding import Advice, AdviceKind, Verdict
 from ..plan.predicate import tokenize
 from ..plan.schema import Index, Relation, Schema
-from ..plan.scrub import LITERALS, literal_end
+from ..plan.scrub import LITERALS, is_structural, literal_end
 from .index import Candidate, Key, column_key, quote
 from .mapped import DeclaredIndex, MappedTable
 from .price import price
@@ -131,18 +131,19 @@ def remark(candidate: Candidate, mapped: MappedTable | None) -> str:
 def placeholders(predicate: str) -> str:
     """Return a condition with a named placeholder for each compared value.
 
-    `state <> 'retired'::text` becomes `state <> :state_1`.
+    `state <> 'retired'::text` becomes `state <> :state_1`. A constant that is part of the
+    structure, such as a JSON key, stays.
     """
-    tokens = tokenize(predicate).tokens
+    reading = tokenize(predicate)
     pieces, position, name, count = [], 0, "value", 0
-    for before, token in zip((None, *tokens), tokens, strict=False):
-        if before is not None and before.token_type is TokenType.DCOLON:
+    for index, token in enumerate(reading.tokens):
+        if index and reading.tokens[index - 1].token_type is TokenType.DCOLON:
             continue
         if token.token_type not in LITERALS:
             word = predicate[token.start : token.end + 1].strip('"')
             if re.fullmatch(r"[a-z_]\w*", word) and not word.isupper():
                 name = word
-        elif token.start >= position:
+        elif token.start >= position and not is_structural(reading, index):
             count += 1
             end = literal_end(predicate, token)
             cast = _CAST.match(predicate, end)

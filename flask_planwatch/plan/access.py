@@ -6,14 +6,27 @@ Rules ask which of it no index answers; the candidates for an index are made fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import count
+from typing import TypeAlias
 
 from sqlglot.errors import SqlglotError
+from sqlglot.tokens import TokenType
 
 from .comparison import SCANS, Comparison, comparisons, family_alias
 from .pattern import access_method
-from .predicate import PARTIAL_OPERATORS, Operand, bare, operand, tokenize
+from .predicate import (
+    PARTIAL_OPERATORS,
+    Operand,
+    bare,
+    conjuncts,
+    operand,
+    predicates,
+    tokenize,
+)
 from .schema import Relation, Schema
 from .tree import Node, Plan
 
@@ -26,6 +39,12 @@ EQUAL = frozenset({"=", "= ANY", "IS NULL"})
 #: Comparisons that leave a stretch of the index.
 RANGES = frozenset({"<", "<=", ">", ">=", "IS NOT NULL"})
 
+#: A step that makes one row of several that are alike.
+_GROUPS = frozenset({"Aggregate", "Group", "Unique"})
+
+#: Stands for all columns.
+_STAR = "*"
+
 _DIRECTION = re.compile(r"( DESC)?(?: NULLS (FIRST|LAST))?$")
 _EXTREME = re.compile(r"(?:PARTIAL )?(?:min|max)\((.*)\)")
 
@@ -37,6 +56,22 @@ class SortTerm:
     operand: Operand
     descending: bool
     nulls_first: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that sorts or groups rows, and by what, if all of it can be read."""
+
+    node: Node
+    sorts: tuple[SortTerm, ...]
+    groups: tuple[Operand, ...]
+
+
+#: The nearest of some steps, and those above it.
+_Above: TypeAlias = "tuple[_Step, _Above] | None"
+
+#: The columns that are needed of each alias, in the order of these numbers.
+_Needed: TypeAlias = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +125,8 @@ def texts(operands: Iterable[Operand]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.without_alias() for one in operands))
 
 
-def accesses(plan: Plan, schema: Schema) -> list[Access]:
+@lru_cache(maxsize=2)
+def accesses(plan: Plan, schema: Schema) -> tuple[Access, ...]:
     """Return what the statement asks of each relation; partitions count as one."""
     compared: dict[str, list[Comparison]] = {}
     for comparison in comparisons(plan, schema):
@@ -100,13 +136,12 @@ def accesses(plan: Plan, schema: Schema) -> list[Access]:
     for scan in plan.scans:
         if scan.alias and scan.type in SCANS and schema.get(scan.qualified_relation):
             families.setdefault(family_alias(scan, schema), []).append(scan)
-    found: dict[tuple[object, ...], Access] = {}
+    steps, needed = _steps_above(plan), _needed(plan, schema)
+    found: dict[tuple[object, ...], list[Access]] = {}
     for alias, scans in families.items():
-        access = _access(plan, schema, alias, scans, compared.get(alias, []))
-        first = found.setdefault(access.asked, access)
-        if first is not access:
-            found[access.asked] = _together(first, access)
-    return list(found.values())
+        access = _access(plan, schema, alias, scans, compared.get(alias, []), steps, needed)
+        found.setdefault(access.asked, []).append(access)
+    return tuple(map(_together, found.values()))
 
 
 def reference_access(relation: Relation, keys: Iterable[str]) -> Access:
@@ -114,17 +149,23 @@ def reference_access(relation: Relation, keys: Iterable[str]) -> Access:
     return Access(relation, (), equal=tuple(operand(f"x.{key}") for key in keys))
 
 
-def _together(first: Access, second: Access) -> Access:
-    """Return two accesses that ask the same, of two partitions or under two aliases, as one."""
+def _together(alike: list[Access]) -> Access:
+    """Return accesses that ask the same, of several partitions or under several aliases, as one."""
     return replace(
-        first,
-        scans=(*first.scans, *second.scans),
-        untold=(*first.untold, *second.untold),
+        alike[0],
+        scans=tuple(scan for one in alike for scan in one.scans),
+        untold=tuple(comparison for one in alike for comparison in one.untold),
     )
 
 
 def _access(
-    plan: Plan, schema: Schema, alias: str, scans: list[Node], compared: list[Comparison]
+    plan: Plan,
+    schema: Schema,
+    alias: str,
+    scans: list[Node],
+    compared: list[Comparison],
+    steps: Mapping[int, _Above],
+    needed: _Needed | None,
 ) -> Access:
     relation = schema.relations[scans[0].qualified_relation or ""]
     aliases = frozenset({alias, *(scan.alias or "" for scan in scans)})
@@ -148,7 +189,8 @@ def _access(
             alternatives += branches
         if not others and not comparison.joins and _is_condition(comparison):
             conditions.append(comparison.condition)
-    sort = _sort(plan, scans[0], aliases)
+    above = list(_each(steps[id(scans[0])]))
+    sort = _sorted_by(above, aliases)
     return Access(
         relation=schema.root(relation),
         scans=tuple(scans),
@@ -157,13 +199,13 @@ def _access(
         joined=_once(joined),
         ranged=tuple({one.operand.without_alias(): one for one in ranged}.values()),
         matched=tuple({one.operand.without_alias(): one for one in matched}.values()),
-        sorted_by=_sort_terms(sort, aliases) if sort else (),
-        walked=_walked(scans[0], relation) if plan.limited and sort is None else (),
-        limited=sort is not None and plan.limited,
-        grouped_by=_grouped_by(plan, scans[0], aliases),
+        sorted_by=sort,
+        walked=_walked(scans[0], relation) if plan.limited and not sort else (),
+        limited=bool(sort) and plan.limited,
+        grouped_by=_grouped_by(above, scans[0], aliases),
         alternatives=tuple(alternatives),
         conditions=tuple(dict.fromkeys(conditions)),
-        read=_read(plan, aliases, relation),
+        read=_read(needed, aliases, relation) if needed is not None else None,
         untold=tuple(one for one in compared if one.costly or one.repeated),
     )
 
@@ -193,25 +235,43 @@ def _branches(comparison: Comparison) -> list[tuple[Comparison, ...]]:
     return branches if all(branches) else []
 
 
-def _sort(plan: Plan, scan: Node, aliases: frozenset[str]) -> Node | None:
-    """Return the nearest step above a scan that sorts rows of this relation only."""
-    nearest = None
+def _steps_above(plan: Plan) -> Mapping[int, _Above]:
+    """Return the steps that sort or group the rows of each node, by the id() of the node.
+
+    Above a step that combines rows into others there are none.
+    """
+    above: dict[int, _Above] = {id(plan.root): None}
     for node in plan.nodes:
+        step = above[id(node)]
+        if node.sort_keys or node.type in _GROUPS:
+            step = (_step(node), step)
+        for child in node.children:
+            apart = child.type in _COMBINES or child.subplan is not None
+            above[id(child)] = None if apart else step
+    return above
+
+
+def _each(above: _Above) -> Iterator[_Step]:
+    """Yield steps, the nearest first."""
+    while above is not None:
+        step, above = above
+        yield step
+
+
+def _step(node: Node) -> _Step:
+    keys = [_operand(key) for key in node.group_keys]
+    groups = tuple(one for one in keys if one is not None)
+    return _Step(node, _sort_terms(node), groups if len(groups) == len(keys) else ())
+
+
+def _sorted_by(above: Iterable[_Step], aliases: frozenset[str]) -> tuple[SortTerm, ...]:
+    """Return what the nearest step that sorts rows of this relation only sorts them by."""
+    for step in above:
         # An incremental one stops with the LIMIT.
-        sorts = bool(node.sort_keys) and node.type != "Incremental Sort"
-        if sorts and _sort_terms(node, aliases) and any(s is scan for s in _below(node)):
-            nearest = node
-    return nearest
-
-
-def _below(node: Node) -> Iterator[Node]:
-    """Yield what is below a node, but not what is combined into other rows on the way."""
-    waiting = list(node.children)
-    while waiting:
-        current = waiting.pop()
-        if current.type not in _COMBINES and current.subplan is None:
-            yield current
-            waiting.extend(current.children)
+        sorts = step.sorts and step.node.type != "Incremental Sort"
+        if sorts and all(_reads(term.operand, aliases) for term in step.sorts):
+            return step.sorts
+    return ()
 
 
 def _walked(scan: Node, relation: Relation) -> tuple[SortTerm, ...]:
@@ -224,15 +284,15 @@ def _walked(scan: Node, relation: Relation) -> tuple[SortTerm, ...]:
     return tuple(SortTerm(one, descending=False, nulls_first=False) for one in operands)
 
 
-def _sort_terms(node: Node, aliases: frozenset[str]) -> tuple[SortTerm, ...]:
-    """Return the sort keys, or nothing if one is not of this relation alone."""
+def _sort_terms(node: Node) -> tuple[SortTerm, ...]:
+    """Return the sort keys, or nothing if one of them is not what an index sorts by."""
     terms = []
     for key in node.sort_keys:
         direction = _DIRECTION.search(key)
         assert direction is not None
         text = key[: direction.start()]
         one = _operand(text)
-        if one is None or not _reads(one, aliases) or " COLLATE " in text or " USING " in text:
+        if one is None or " COLLATE " in text or " USING " in text:
             return ()
         descending = direction[1] is not None
         nulls_first = direction[2] == "FIRST" if direction[2] else descending
@@ -244,17 +304,16 @@ def _reads(one: Operand, aliases: frozenset[str]) -> bool:
     return bool(one.aliases) and one.aliases <= aliases
 
 
-def _grouped_by(plan: Plan, scan: Node, aliases: frozenset[str]) -> tuple[Operand, ...]:
+def _grouped_by(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> tuple[Operand, ...]:
     """Return what the rows of a relation are grouped by, or the column of a min() or max()."""
-    for node in plan.nodes:
-        if node.type not in {"Aggregate", "Group", "Unique"}:
+    for step in reversed(above):
+        node = step.node
+        if node.type not in _GROUPS:
             continue
-        if not any(below is scan for below in _below(node)):
-            continue
-        keys = [_operand(key) for key in node.group_keys]
-        if keys and all(one is not None and _reads(one, aliases) for one in keys):
-            return _once(one for one in keys if one is not None)
-        if not keys and len(node.output) == 1 and (extreme := _EXTREME.fullmatch(node.output[0])):
+        if step.groups and all(_reads(one, aliases) for one in step.groups):
+            return _once(step.groups)
+        extreme = _EXTREME.fullmatch(node.output[0]) if len(node.output) == 1 else None
+        if not node.group_keys and extreme is not None:
             text = extreme[1]
             # A plan of one relation prints its output without the alias.
             one = _operand(text) if "." in text else Operand(f"{scan.alias}.{text}", ())
@@ -271,25 +330,53 @@ def _operand(text: str) -> Operand | None:
         return None
 
 
-def _read(plan: Plan, aliases: frozenset[str], relation: Relation) -> tuple[str, ...] | None:
-    """Return the columns that a statement needs of a relation, None if it needs whole rows.
+def _needed(plan: Plan, schema: Schema) -> _Needed | None:
+    """Return the columns that a statement needs of each alias, None if it needs whole rows.
 
     A scan below another step may hand on more than is needed, so what counts is what the steps
     above it print.
     """
-    if any(node.type in {"ModifyTable", "LockRows"} for node in plan.nodes):
+    if not plan.only_reads:
         return None
-    alone = len(plan.scans) == 1
-    needed: dict[str, None] = {}
+    scan = plan.scans[0] if len(plan.scans) == 1 else None
+    alone = schema.get(scan.qualified_relation) if scan else None
+    needed: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    places, conditions = count(), predicates(plan)
     for node in plan.nodes:
         hands_on = node.output if node is plan.root or node.relation is None else ()
-        keys = (*node.sort_keys, *node.group_keys)
-        for text in (*hands_on, *keys, *(condition for _, condition in node.conditions)):
-            one = _operand(text)
-            if one is None or any(f"{alias}.*" in text for alias in aliases):
+        texts = [*hands_on, *node.sort_keys, *node.group_keys]
+        printed = [(text, conjuncts(text)) for text in texts]
+        printed += [
+            (text, found)
+            for (_, text), (_, found) in zip(node.conditions, conditions[id(node)], strict=True)
+        ]
+        for text, found in printed:
+            if not found:
                 return None
-            needed.update((name, None) for alias, name in one.columns if alias in aliases)
-            if alone:
+            sides = [side for one in found for side in (one.left, one.right)]
+            columns = [column for side in sides for column in side.columns]
+            for alias, name in (*columns, *_whole_rows(text)):
+                needed[alias].setdefault(name, next(places))
+            if scan is not None and alone is not None:
                 words = {token.text for token in tokenize(text).tokens}
-                needed.update((c.name, None) for c in relation.columns if c.name in words)
-    return tuple(name for name in needed if relation.column(name) is not None)
+                for column in alone.columns:
+                    if column.name in words:
+                        needed[scan.alias or ""].setdefault(column.name, next(places))
+    return needed
+
+
+def _whole_rows(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each alias of which a text has the whole row, as in `t.*`, with that star."""
+    tokens = tokenize(text).tokens if ".*" in text else ()
+    for alias, dot, star in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if dot.token_type is TokenType.DOT and star.token_type is TokenType.STAR:
+            yield alias.text, _STAR
+
+
+def _read(needed: _Needed, aliases: frozenset[str], relation: Relation) -> tuple[str, ...] | None:
+    """Return the columns that a statement needs of a relation, None if it needs whole rows."""
+    found = [(place, name) for one in aliases for name, place in needed.get(one, {}).items()]
+    names = dict.fromkeys(name for _, name in sorted(found))
+    if _STAR in names:
+        return None
+    return tuple(name for name in names if relation.column(name) is not None)

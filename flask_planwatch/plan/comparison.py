@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 from sqlglot.tokens import TokenType
 
-from .predicate import FLIPPED, Conjunct, Operand, conjuncts, tokenize
+from .predicate import FLIPPED, Conjunct, Operand, predicates, tokenize
 from .schema import Relation, Schema
 from .tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
 
@@ -34,14 +35,15 @@ _FALSE = Operand("false", ())
 _NULL = Operand("NULL", ())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """One side of a predicate that reads a single relation.
 
     `scan` reads that relation, `relation` is what the catalog says of it; `node` tests the
     predicate, as a condition of this `kind`. `operator` reads as if `operand` stood on the left:
     a comparison, `= ANY`, `IS NULL`, `IS NOT NULL`, or nothing if the predicate has none.
-    `conjunct` is the whole predicate, `loops` how often the scan is expected to run.
+    `conjunct` is the whole predicate, `loops` how often the scan is expected to run. `other_side`
+    is the side of a join that the scan is not on, None if the node compares no two sides.
     """
 
     scan: Node
@@ -53,13 +55,14 @@ class Comparison:
     other: Operand
     operator: str
     loops: float = 1.0
+    other_side: Node | None = None
 
     @property
     def answered(self) -> bool:
         """Whether an index finds the rows, instead of each row being tested."""
         return self.kind in INDEX_CONDITIONS
 
-    @property
+    @cached_property
     def column(self) -> str | None:
         """The column if the operand is nothing but one; see plain_column."""
         return plain_column(self.operand, self.relation)
@@ -67,7 +70,14 @@ class Comparison:
     @property
     def joins(self) -> bool:
         """Whether the node is a join that compares its two sides."""
-        return self.kind in JOIN_CONDITIONS and len(self.node.children) >= 2
+        return self.other_side is not None
+
+    @property
+    def keeps_every_row(self) -> bool:
+        """Whether a join needs each row of the scan, whether it has a match or not."""
+        outer = self.joins and self.other_side is self.node.children[1]
+        kept = {"Left", "Anti", "Full"} if outer else {"Right", "Right Anti", "Full"}
+        return self.joins and self.node.join_type in kept
 
     @property
     def condition(self) -> str:
@@ -88,7 +98,7 @@ class Comparison:
         if self.answered:
             return False
         if self.joins:
-            return self.scan.reads_all_rows and not keeps_every_row(self.node, self.scan)
+            return self.scan.reads_all_rows and not self.keeps_every_row
         if self.node is not self.scan:
             return False
         return self.scan.reads_all_rows or self.scan.total_cost >= MIN_INDEX_SCAN_COST
@@ -101,12 +111,19 @@ class Comparison:
         return self.scan.total_cost * self.loops >= MIN_INDEX_SCAN_COST
 
 
-def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
-    """Yield each comparison with one relation's columns on a side, in the order of the plan.
+# The rules ask it of the same few plans, one after the other.
+@lru_cache(maxsize=2)
+def comparisons(plan: Plan, schema: Schema) -> tuple[Comparison, ...]:
+    """Return each comparison with one relation's columns on a side, in the order of the plan.
 
     Relations on which nobody creates an index are left out, and so is what PostgreSQL reads as a
     sub-query's result.
     """
+    return tuple(_comparisons(plan, schema))
+
+
+def _comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
+    places = {id(node): place for place, node in enumerate(plan.nodes)}
     scans: dict[str, Node] = {}
     for reader in plan.scans:
         if reader.alias and reader.type in SCANS:
@@ -114,8 +131,8 @@ def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
             # What joins or sorts the partitions together names their parent.
             scans.setdefault(family_alias(reader, schema), reader)
     for node in plan.nodes:
-        for kind, condition in node.conditions:
-            for conjunct in conjuncts(condition):
+        for kind, conjuncts in predicates(plan)[id(node)]:
+            for conjunct in conjuncts:
                 for operand, other, operator in _sides(conjunct):
                     scan = _scan_of(operand, other, scans)
                     relation = schema.get(scan.qualified_relation) if scan else None
@@ -130,6 +147,7 @@ def comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
                             other,
                             operator,
                             plan.loops[id(scan)],
+                            _other_side(node, scan, places) if kind in JOIN_CONDITIONS else None,
                         )
 
 
@@ -161,17 +179,14 @@ def key_of(operand: Operand, relation: Relation) -> str:
     return relation.quoted_column(name) if name is not None else operand.without_alias()
 
 
-def other_side(join: Node, scan: Node) -> Node:
-    """Return the side of a join that the scan is not on."""
+def _other_side(join: Node, scan: Node, places: Mapping[int, int]) -> Node | None:
+    """Return the side of a join that the scan is not on; `places` are those of all nodes."""
+    if len(join.children) < 2:
+        return None
     outer, inner = join.children[:2]
-    return inner if any(node is scan for node in outer.walk()) else outer
-
-
-def keeps_every_row(join: Node, scan: Node) -> bool:
-    """Whether the join needs each row of the scan, whether it has a match or not."""
-    outer = other_side(join, scan) is join.children[1]
-    kept = {"Left", "Anti", "Full"} if outer else {"Right", "Right Anti", "Full"}
-    return join.join_type in kept
+    # What is below the outer side stands before the inner one.
+    on_outer = places[id(outer)] <= places[id(scan)] < places[id(inner)]
+    return inner if on_outer else outer
 
 
 def _sides(conjunct: Conjunct) -> Iterator[tuple[Operand, Operand, str]]:

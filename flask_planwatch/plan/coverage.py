@@ -9,18 +9,21 @@ https://www.postgresql.org/docs/current/indexes-index-only-scans.html
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from .access import RANGES, Access, accesses
 from .comparison import family_alias
-from .predicate import Conjunct, Operand, bare, conjuncts, tokenize
+from .predicate import Conjunct, Operand, bare, conjuncts, predicates, tokenize
 from .schema import Index, Relation, Schema
 from .scrub import LITERALS
-from .tree import Plan
+from .tree import Node, Plan
+from .usage import bitmap_scans
 
 #: A word of an expression: the kind of its token, or COLUMN for one of the relation's.
 _Word = tuple[object, str]
@@ -63,14 +66,29 @@ class _Use:
     conjunct: Conjunct | None = None
 
 
+@dataclass(frozen=True)
+class _Text:
+    """What a node prints: what it hands on, sorts or groups by, or a predicate that it tests."""
+
+    place: int
+    text: str
+    node: Node
+    conjunct: Conjunct | None
+
+
 def coverages(plan: Plan, schema: Schema) -> list[Coverage]:
     """Return the indexes that cover what a statement asks of each relation, one after another."""
+    return list(_coverages(plan, schema))
+
+
+@lru_cache(maxsize=2)
+def _coverages(plan: Plan, schema: Schema) -> tuple[Coverage, ...]:
     found: list[Coverage] = []
     for access in accesses(plan, schema):
         relation = schema.get(access.scans[0].qualified_relation)
         if relation is not None and relation.indexes and access.read is not None:
             found += _of(plan, schema, access, relation)
-    return found
+    return tuple(found)
 
 
 def is_for_more(index: Index, condition: str) -> bool:
@@ -82,18 +100,26 @@ def is_for_more(index: Index, condition: str) -> bool:
     )
 
 
+def conjunction(conditions: Sequence[str]) -> str:
+    """Return the conditions joined by AND, as the WHERE of an index."""
+    return conditions[0] if len(conditions) == 1 else " AND ".join(f"({one})" for one in conditions)
+
+
 def _of(plan: Plan, schema: Schema, access: Access, relation: Relation) -> Iterator[Coverage]:
     aliases = {name for scan in access.scans for name in (scan.alias, family_alias(scan, schema))}
-    used = {node.index for scan in access.scans for node in scan.walk() if node.index}
-    uses = list(_uses(plan, aliases, relation))
-    for index in relation.indexes:
-        if not index.valid or index.method != "btree":
-            continue
+    nodes = [node for scan in access.scans for node in (scan, *bitmap_scans(scan))]
+    used = {node.index for node in nodes if node.index}
+    # A partial index that the planner uses holds the rows that are asked for.
+    indexes = [
+        index
+        for index in relation.indexes
+        if index.valid and index.method == "btree" and _may_cover(index, access, relation)
+        if index.predicate is None or index.name in used
+    ]
+    uses = list(_uses(plan, aliases, relation)) if indexes else []
+    for index in indexes:
         asked = uses
         if index.predicate is not None:
-            # What the planner uses holds the rows that are asked for.
-            if index.name not in used:
-                continue
             own = {(_subject(one), _values(one)) for one in conjuncts(index.predicate)}
             asked = [
                 use
@@ -105,13 +131,25 @@ def _of(plan: Plan, schema: Schema, access: Access, relation: Relation) -> Itera
             yield one
 
 
+def _may_cover(index: Index, access: Access, relation: Relation) -> bool:
+    """Whether each column that is needed is in the index or in one of its expressions."""
+    held = {*index.keys, *index.included}
+    for text in (*index.keys, index.predicate or ""):
+        held |= {
+            name
+            for kind, name in _words(text, frozenset(), relation, alone=True)
+            if kind == _COLUMN
+        }
+    return held.issuperset(access.read or ())
+
+
 def _coverage(
     access: Access, relation: Relation, index: Index, uses: Iterable[_Use], *, used: bool
 ) -> Coverage | None:
     """Return what an index covers, None if it lacks something that is needed."""
     held = {*index.keys, *index.included}
     keys = [key for key in index.keys if relation.column(key) is None]
-    spelled = {key: tuple(_words(bare(key), frozenset(), relation, alone=True)) for key in keys}
+    spelled = {key: _expression(key, relation) for key in keys}
     blocking: dict[str, None] = {}
     expressions: dict[str, None] = {}
     conditions: dict[str, None] = {}
@@ -146,6 +184,12 @@ def _coverage(
     )
 
 
+def _expression(key: str, relation: Relation) -> tuple[_Word, ...]:
+    """Return the words of an index's expression, without the parentheses around it."""
+    words = tuple(_words(key, frozenset(), relation, alone=True))
+    return tuple(_words(bare(key), frozenset(), relation, alone=True)) if words else ()
+
+
 def _condition(use: _Use) -> str | None:
     """Return a use as the condition of a partial index, None if it cannot be one.
 
@@ -174,14 +218,29 @@ def _uses(plan: Plan, aliases: set[str | None], relation: Relation) -> Iterator[
         if any(kind == _COLUMN for kind, _ in words):
             yield _Use(words, conjunct)
 
+    texts = _texts(plan)
+    found = {one.place: one for name in ({""} if alone else names) for one in texts.get(name, ())}
+    for _, one in sorted(found.items()):
+        scans = one.node.alias in names or one.node.type == "Bitmap Index Scan"
+        yield from use(one.text, one.conjunct if scans else None)
+
+
+@lru_cache(maxsize=2)
+def _texts(plan: Plan) -> Mapping[str, list[_Text]]:
+    """Return what the nodes print, by each alias that it names, and all of it without an alias."""
+    found: dict[str, list[_Text]] = {}
+    places = count()
     for node in plan.nodes:
         hands_on = node.output if node is plan.root or node.relation is None else ()
-        for text in (*hands_on, *node.sort_keys, *node.group_keys):
-            yield from use(text)
-        scans = node.alias in names or node.type == "Bitmap Index Scan"
-        for _, condition in node.conditions:
-            for conjunct in conjuncts(condition):
-                yield from use(conjunct.text, conjunct if scans else None)
+        keys = (*hands_on, *node.sort_keys, *node.group_keys)
+        printed = [(text, conjuncts(text), None) for text in keys]
+        tested = [one for _, parts in predicates(plan)[id(node)] for one in parts]
+        for text, parts, conjunct in (*printed, *((one.text, (one,), one) for one in tested)):
+            text_of_node = _Text(next(places), text, node, conjunct)
+            sides = [side for one in parts for side in (one.left, one.right)]
+            for alias in {"", *(alias for side in sides for alias in side.aliases)}:
+                found.setdefault(alias, []).append(text_of_node)
+    return found
 
 
 def _words(

@@ -13,7 +13,7 @@ from enum import StrEnum
 from sqlglot import expressions as sql
 
 from .comparison import Comparison, key_of
-from .predicate import FLIPPED, Conjunct, Operand, bare, parse
+from .predicate import BTREE_OPERATORS, FLIPPED, Conjunct, Operand, bare, parse
 from .scrub import mask
 
 #: PostgreSQL's range and multirange types; those of an application's own are not known here.
@@ -22,6 +22,9 @@ RANGES = frozenset(
     | {"int4multirange", "int8multirange", "nummultirange", "tsmultirange", "tstzmultirange"}
     | {"datemultirange"}
 )
+
+#: Operators that look inside a value which is no text.
+_INSIDE = frozenset({"@@", "@>", "<@", "&&", "-|-", "<<", ">>", "?", "?|", "?&", "@?"})
 
 #: Types of text without a length, and what PostgreSQL prints for `char(n)`.
 TEXTS = frozenset({"text", "character varying"})
@@ -44,7 +47,7 @@ _DOCUMENT_PATH = (sql.JSONExtract, sql.JSONBExtract, sql.Bracket)
 #: A regular expression that begins with plain characters, the last of which may be optional.
 _REGEX_PREFIX = re.compile(r"\^([\w @/:;,#&=<>%!~\"'-]+)([*?{]?)")
 #: What in a regular expression is no plain character: classes, escapes, what is optional, signs.
-_REGEX_OPEN = re.compile(r"\[\^?\]?[^\]]*\]|\\.|\w[*?]|\w\{[^}]*\}|[^\w|]")
+_REGEX_OPEN = re.compile(r"\[\^?\]?[^\]]*(?:\]|$)|\\.|\w[*?]|\w\{[^}]*(?:\}|$)|[^\w|]")
 #: A group that need not be there, or with a meaning of its own.
 _REGEX_OPTIONAL = re.compile(r"\)[*?{]|\(\?")
 
@@ -126,7 +129,7 @@ def read(comparison: Comparison) -> Pattern | None:
     if operator in {"~~", "~~*", "~", "~*", "^@"}:
         return _text(comparison)
     # No index answers a comparison with all values of a list, and that with any is rare.
-    if _SEVERAL.match(other.text):
+    if operator not in _INSIDE or _SEVERAL.match(other.text):
         return None
     type_name = _type(comparison)
     if operator == "@@" and type_name == "tsvector":
@@ -151,18 +154,21 @@ def is_subject(text: str) -> bool:
 
 def is_tested(subject: str, conjunct: Conjunct, operand: Operand) -> bool:
     """Whether a predicate is what a Pattern's subject names; its values may be masked."""
-    operator = conjunct.operator
+    return subject in subjects(conjunct, operand)
+
+
+def subjects(conjunct: Conjunct, operand: Operand) -> set[str]:
+    """Return what subjects a predicate has as a Pattern, its values masked or not."""
+    operator, text = conjunct.operator, operand.without_alias()
+    on_right = operand is conjunct.right
+    if on_right and operator == "= ANY":
+        return {f"= ANY ({spelling})" for spelling in (text, mask(text))}
+    if operator in BTREE_OPERATORS or not operator:
+        return set()
     words = _WORDS.get(operator, frozenset({operator}))
-    if operand is conjunct.right:
+    if on_right:
         words = frozenset({FLIPPED.get(operator, operator)})
-    text = operand.without_alias()
-    for spelling in (text, mask(text)):
-        if operand is conjunct.right and operator == "= ANY":
-            if subject == f"= ANY ({spelling})":
-                return True
-        elif any(subject == f"{spelling} {name}" for name in words):
-            return True
-    return False
+    return {f"{spelling} {name}" for spelling in (text, mask(text)) for name in words}
 
 
 def is_prefix_range(subject: str, condition: tuple[Conjunct, ...]) -> bool:
@@ -171,14 +177,20 @@ def is_prefix_range(subject: str, condition: tuple[Conjunct, ...]) -> bool:
     The pattern itself then stays a Filter. Only an index that is sorted byte by byte has such a
     range; under the C collation its operators are those that people write, too.
     """
+    return subject in prefix_subjects(condition)
+
+
+def prefix_subjects(condition: tuple[Conjunct, ...]) -> set[str]:
+    """Return the subjects for which is_prefix_range is True."""
     operators: dict[str, set[str]] = {}
     for conjunct in condition:
         operators.setdefault(conjunct.left.without_alias(), set()).add(conjunct.operator)
-    return any(
-        subject == f"{text} {words}" and ("~>=~" in found or {">=", "<"} <= found)
+    return {
+        f"{text} {words}"
         for text, found in operators.items()
+        if "~>=~" in found or {">=", "<"} <= found
         for words in _PREFIXES
-    )
+    }
 
 
 def _pattern(

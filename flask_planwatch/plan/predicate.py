@@ -9,8 +9,9 @@ it would never be used. The parser is asked for structure only.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeAlias
 
 import sqlglot.errors
@@ -19,6 +20,8 @@ from sqlglot import parse_one
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokens import Token, TokenType
+
+from .tree import Plan
 
 #: Comparisons that a btree index can answer.
 BTREE_OPERATORS = frozenset({"=", "<", "<=", ">", ">=", "= ANY"})
@@ -66,48 +69,47 @@ class Operand:
     text: str
     columns: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def aliases(self) -> frozenset[str]:
         """The aliases of the relations that it reads."""
         return frozenset(alias for alias, _ in self.columns)
 
-    @property
+    @cached_property
     def column_names(self) -> tuple[str, ...]:
         """The columns that it reads, each once, in order of appearance."""
         return tuple(dict.fromkeys(name for _, name in self.columns))
 
-    @property
+    @cached_property
     def column(self) -> str | None:
         """The column's name if it is nothing but a column."""
-        tokens = tokenize(bare(self.text)).tokens
-        return tokens[2].text if len(tokens) == 3 and _is_column(tokens, 0) else None
+        return _whole(self.text).bare().column
 
-    @property
+    @cached_property
     def cast_column(self) -> tuple[str, str] | None:
         """The column and the type if it is nothing but a column cast to a type."""
-        text = bare(self.text)
-        casts = tokenize(text).at_top_level(TokenType.DCOLON)
-        if len(casts) != 1:
+        if self.casts is None or len(self.casts[1]) != 1:
             return None
-        column = Operand(text[: casts[0].start], self.columns).column
-        type_name = text[casts[0].end + 1 :].strip()
-        return (column, type_name) if column and _TYPE_NAME.fullmatch(type_name) else None
+        return self.casts[0], self.casts[1][0]
 
-    @property
+    @cached_property
     def casts(self) -> tuple[str, tuple[str, ...]] | None:
         """The column and the types, innermost first, if it is nothing but a column in casts."""
-        text, types = bare(self.text), list[str]()
-        while casts := tokenize(text).at_top_level(TokenType.DCOLON):
-            type_name = text[casts[-1].end + 1 :].strip()
+        piece, types = _whole(self.text).bare(), list[str]()
+        while (cast := piece.last(TokenType.DCOLON)) is not None:
+            type_name = piece.between(cast + 1, piece.end).text
             if not _TYPE_NAME.fullmatch(type_name):
                 return None
-            types.insert(0, type_name)
-            text = bare(text[: casts[-1].start])
-        column = Operand(text, self.columns).column
-        return (column, tuple(types)) if column and types else None
+            types.append(type_name)
+            piece = piece.between(piece.start, cast).bare()
+        column = piece.column
+        return (column, tuple(reversed(types))) if column and types else None
 
     def without_alias(self) -> str:
         """The text as it would stand in CREATE INDEX: columns without the alias."""
+        return self._without_alias
+
+    @cached_property
+    def _without_alias(self) -> str:
         text = bare(self.text)
         tokens = tokenize(text).tokens
         pieces, position = [], 0
@@ -138,34 +140,41 @@ class Conjunct:
             return ((self.left, self.right),)
         return ((self.left, self.right), (self.right, self.left))
 
-    @property
+    @cached_property
     def alternatives(self) -> tuple[tuple[Conjunct, ...], ...]:
         """The predicates of each branch if OR joins several, else nothing."""
-        cuts = tokenize(self.text).at_top_level(TokenType.OR)
-        if not cuts:
-            return ()
-        return tuple(conjuncts(branch) for branch in _between(self.text, cuts))
+        branches = [] if self.operator else _whole(self.text).split(TokenType.OR)
+        return tuple(conjuncts(branch.text) for branch in branches) if len(branches) > 1 else ()
 
 
-@lru_cache(maxsize=1024)
+# Several parts ask it of the same few plans, one after the other.
+@lru_cache(maxsize=4)
+def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]], ...]]:
+    """Return the conditions of each node, by its id(): the kind, and what it joins by AND."""
+    return {
+        id(node): tuple((kind, conjuncts(condition)) for kind, condition in node.conditions)
+        for node in plan.nodes
+    }
+
+
 def conjuncts(condition: str) -> tuple[Conjunct, ...]:
     """Return the predicates that `condition`, a Filter or Cond of a plan, joins by AND.
 
     What cannot be read yields nothing: a rule then has nothing to say.
     """
+    short = len(condition) <= MAX_REMEMBERED
+    return _remembered_conjuncts(condition) if short else _conjuncts(condition)
+
+
+def _conjuncts(condition: str) -> tuple[Conjunct, ...]:
     try:
-        text = bare(condition)
-        cuts = tokenize(text).at_top_level(TokenType.AND)
-        return tuple(_conjunct(bare(piece)) for piece in _between(text, cuts))
+        pieces = _whole(condition).bare().split(TokenType.AND)
+        return tuple(_conjunct(piece.bare()) for piece in pieces)
     except sqlglot.errors.SqlglotError:
         return ()
 
 
-def _between(text: str, cuts: list[Token]) -> list[str]:
-    """Return what stands before, between and after some tokens."""
-    starts = [0, *(cut.end + 1 for cut in cuts)]
-    ends = [*(cut.start for cut in cuts), len(text)]
-    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
+_remembered_conjuncts = lru_cache(maxsize=1024)(_conjuncts)
 
 
 def parse(text: str) -> Structure | None:
@@ -173,6 +182,10 @@ def parse(text: str) -> Structure | None:
 
     Names of functions are kept as printed; never print the result back as SQL to run.
     """
+    return _remembered_structure(text) if len(text) <= MAX_REMEMBERED else _structure(text)
+
+
+def _structure(text: str) -> Structure | None:
     try:
         # As a select item, so that a column named like a command is not taken for one.
         select = parse_one(f"SELECT {text}", dialect=PrintedSQL)
@@ -182,17 +195,25 @@ def parse(text: str) -> Structure | None:
     return items[0] if len(items) == 1 and isinstance(items[0], Structure) else None
 
 
+_remembered_structure = lru_cache(maxsize=512)(_structure)
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a text, and how many parentheses, brackets and CASEs are open before each."""
+    """A text and its tokens.
 
+    `around` tells for each token which one opens the parentheses, brackets or CASE that it stands
+    in, or that it closes: its place, or -1 at the top level.
+    """
+
+    text: str
     tokens: tuple[Token, ...]
-    depths: tuple[int, ...]
+    around: tuple[int, ...]
 
     def at_top_level(self, kind: TokenType) -> list[Token]:
         """Return the tokens of this kind that stand in no parentheses."""
-        pairs = zip(self.tokens, self.depths, strict=True)
-        return [token for token, depth in pairs if depth == 0 and token.token_type is kind]
+        pairs = zip(self.tokens, self.around, strict=True)
+        return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
 
 def tokenize(text: str) -> Tokens:
@@ -201,64 +222,136 @@ def tokenize(text: str) -> Tokens:
 
 
 def _tokens(text: str) -> Tokens:
-    tokens, depths, depth = tuple(PrintedSQL().tokenize(text)), [], 0
-    for token in tokens:
-        depths.append(depth)
+    tokens, around, opened = tuple(PrintedSQL().tokenize(text)), [], [-1]
+    for place, token in enumerate(tokens):
+        around.append(opened[-1])
         if token.token_type in _OPENING:
-            depth += 1
-        elif token.token_type in _CLOSING:
-            depth -= 1
-    return Tokens(tokens, tuple(depths))
+            opened.append(place)
+        elif token.token_type in _CLOSING and len(opened) > 1:
+            opened.pop()
+    return Tokens(text, tokens, tuple(around))
 
 
 _remembered_tokens = lru_cache(maxsize=2048)(_tokens)
 
 
-def bare(text: str) -> str:
-    """Return the text without white space and parentheses around the whole of it."""
-    text = text.strip()
-    while text.startswith("("):
-        reading = tokenize(text)
-        closes = reading.tokens[-1].token_type is TokenType.R_PAREN
-        if not closes or any(depth == 0 for depth in reading.depths[1:]):
-            break
-        text = text[1:-1].strip()
-    return text
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a text that is read only once: its tokens from `start` up to `end`, without it."""
+
+    reading: Tokens
+    start: int
+    end: int
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return self.reading.tokens[self.start : self.end]
+
+    @property
+    def text(self) -> str:
+        tokens, text = self.reading.tokens, self.reading.text
+        start = tokens[self.start - 1].end + 1 if self.start else 0
+        end = tokens[self.end].start if self.end < len(tokens) else len(text)
+        return text[start:end].strip()
+
+    @property
+    def column(self) -> str | None:
+        """The column's name if it is nothing but a column."""
+        tokens = self.tokens if self.end - self.start == 3 else ()
+        return tokens[2].text if tokens and _is_column(tokens, 0) else None
+
+    @property
+    def at_top_level(self) -> Iterator[tuple[int, Token]]:
+        """The tokens that stand in no parentheses of the piece, each with its place."""
+        tokens, around = self.reading.tokens, self.reading.around
+        for place in range(self.start, self.end):
+            if around[place] == around[self.start]:
+                yield place, tokens[place]
+
+    def last(self, kind: TokenType) -> int | None:
+        """Return the place of the last token of this kind that stands in no parentheses."""
+        tokens, around = self.reading.tokens, self.reading.around
+        for place in reversed(range(self.start, self.end)):
+            if tokens[place].token_type is kind and around[place] == around[self.start]:
+                return place
+        return None
+
+    def between(self, start: int, end: int) -> _Piece:
+        """Return the piece from one token up to another, which are named by their places."""
+        return _Piece(self.reading, start, end)
+
+    def split(self, kind: TokenType) -> list[_Piece]:
+        """Return what stands before, between and after the tokens of a kind at the top level."""
+        cuts = [place for place, token in self.at_top_level if token.token_type is kind]
+        starts = [self.start, *(cut + 1 for cut in cuts)]
+        return list(map(self.between, starts, [*cuts, self.end]))
+
+    def bare(self) -> _Piece:
+        """Return the piece without parentheses around the whole of it."""
+        tokens, around = self.reading.tokens, self.reading.around
+        start, end = self.start, self.end
+        while (
+            end - start > 1
+            and tokens[start].token_type is TokenType.L_PAREN
+            and tokens[end - 1].token_type is TokenType.R_PAREN
+            and around[end - 1] == start
+        ):
+            start, end = start + 1, end - 1
+        return self.between(start, end)
 
 
-def _conjunct(text: str) -> Conjunct:
-    start, end = _operator(text)
-    operator = text[start:end]
-    if not operator:
-        return Conjunct(text, "", operand(text), operand(""))
-    right = text[end:].strip()
-    words = tokenize(right).tokens
-    if operator == "=" and words and words[0].token_type is TokenType.ANY:
-        operator, right = "= ANY", right[words[0].end + 1 :]
-    return Conjunct(text, operator, operand(text[:start].strip()), operand(bare(right)))
-
-
-def _operator(text: str) -> tuple[int, int]:
-    """Return where the operator at the top level of a predicate starts and ends."""
-    start = end = 0
+def _whole(text: str) -> _Piece:
+    """Return a text as one piece; raises SqlglotError."""
     reading = tokenize(text)
-    for token, depth in zip(reading.tokens, reading.depths, strict=True):
-        symbol = depth == 0 and set(text[token.start : token.end + 1]) <= _SYMBOLS
+    return _Piece(reading, 0, len(reading.tokens))
+
+
+def bare(text: str) -> str:
+    """Return the text without white space and parentheses around the whole of it, if readable."""
+    text = text.strip()
+    try:
+        return _whole(text).bare().text if text.startswith("(") else text
+    except sqlglot.errors.SqlglotError:
+        return text
+
+
+def _conjunct(piece: _Piece) -> Conjunct:
+    start, end = _operator(piece)
+    if start == end:
+        return Conjunct(piece.text, "", _operand(piece), Operand("", ()))
+    tokens = piece.reading.tokens
+    operator = piece.reading.text[tokens[start].start : tokens[end - 1].end + 1]
+    if operator == "=" and end < piece.end and tokens[end].token_type is TokenType.ANY:
+        operator, end = "= ANY", end + 1
+    left, right = piece.between(piece.start, start), piece.between(end, piece.end)
+    return Conjunct(piece.text, operator, _operand(left), _operand(right.bare()))
+
+
+def _operator(piece: _Piece) -> tuple[int, int]:
+    """Return the places where the operator at the top level of a predicate starts and ends."""
+    text, tokens = piece.reading.text, piece.reading.tokens
+    start = end = piece.start
+    for place, token in piece.at_top_level:
+        symbol = set(text[token.start : token.end + 1]) <= _SYMBOLS
         # The star of a whole row, as in `t.*`, is no operator.
-        symbol = symbol and not text[: token.start].endswith(".")
-        if symbol and (end == 0 or token.start == end):
-            start = start if end else token.start
-            end = token.end + 1
-        elif end or (depth == 0 and token.token_type in (TokenType.OR, TokenType.IS)):
+        symbol = symbol and text[token.start - 1 : token.start] != "."
+        if symbol and (start == end or token.start == tokens[end - 1].end + 1):
+            start = start if start < end else place
+            end = place + 1
+        elif start < end or token.token_type in (TokenType.OR, TokenType.IS):
             break
     return start, end
 
 
 def operand(text: str) -> Operand:
     """Return an expression as one side of a comparison; raises SqlglotError."""
-    tokens = tokenize(text).tokens
+    return _operand(_whole(text))
+
+
+def _operand(piece: _Piece) -> Operand:
+    tokens = piece.tokens
     return Operand(
-        text,
+        piece.text,
         tuple(
             (tokens[index].text, tokens[index + 2].text)
             for index in range(len(tokens) - 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Volatility(StrEnum):
@@ -117,6 +118,10 @@ class Relation:
     pages: int = 0
     visible_pages: int = 0
 
+    @cached_property
+    def _by_name(self) -> Mapping[str, Column]:
+        return {column.name: column for column in reversed(self.columns)}
+
     @property
     def schema_prefix(self) -> str:
         """What an object beside the relation needs before its name: `other_schema.` or nothing."""
@@ -134,7 +139,7 @@ class Relation:
 
     def column(self, name: str) -> Column | None:
         """Return the column of this name."""
-        return next((column for column in self.columns if column.name == name), None)
+        return self._by_name.get(name)
 
     def has_index_for(self, columns: Collection[str]) -> bool:
         """Whether a valid index begins with one of the columns; see also `indexes`.
@@ -165,12 +170,12 @@ NO_RELATION = Relation(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
     """The relations of one plan, their partitioned roots, and the partitions of those.
 
     If the plan deletes rows, `references` are the foreign keys that PostgreSQL then checks, and the
-    relations that these lead to are there as well.
+    relations that these lead to are there as well. A schema is equal to itself only.
     """
 
     relations: Mapping[str, Relation] = field(default_factory=dict)
@@ -202,10 +207,15 @@ class Schema:
 
     def leaves(self, relation: Relation) -> list[Relation]:
         """Return the relations below a partitioned one that hold rows, or itself."""
-        if not relation.partitioned:
-            return [relation]
-        children = [self.relations[key] for key in relation.partitions if key in self.relations]
-        return [leaf for child in children for leaf in self.leaves(child)]
+        leaves, waiting = [], [relation]
+        while waiting:
+            one = waiting.pop()
+            if one.partitioned:
+                children = [self.relations[key] for key in one.partitions if key in self.relations]
+                waiting.extend(reversed(children))
+            else:
+                leaves.append(one)
+        return leaves
 
 
 @dataclass(frozen=True)

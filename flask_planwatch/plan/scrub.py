@@ -7,12 +7,14 @@ those on the lists below count, and only if they are short. Every other constant
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
-from .predicate import Operand, Tokens, conjuncts, tokenize
+from .predicate import Conjunct, Operand, Tokens, conjuncts, predicates, tokenize
 from .tree import Node, Plan
 
 #: A structural constant is a name of something; PostgreSQL's own names end at 63 bytes.
@@ -52,6 +54,9 @@ _NEUTRAL = frozenset({"", "0", "1"})
 MASK = "?"
 UNREADABLE = "(not shown: it could not be read)"
 
+#: How a literal begins, or a name in quotes, which may lack its end.
+_LITERAL = re.compile(r"""['"$]|(?<!\w)\d""")
+
 LITERALS = frozenset(
     kind for kind in TokenType if kind.name.endswith("_STRING") or kind.name in {"STRING", "NUMBER"}
 )
@@ -67,7 +72,8 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
         scrubbed[id(node)] = replace(
             node,
             conditions=tuple(
-                (kind, scrub_condition(text, varying)) for kind, text in node.conditions
+                (kind, scrub_conjuncts(conjuncts, varying) or UNREADABLE)
+                for kind, conjuncts in predicates(plan)[id(node)]
             ),
             children=tuple(scrubbed[id(child)] for child in node.children),
             sort_keys=tuple(mask(key, keep_names=True) for key in node.sort_keys),
@@ -80,8 +86,13 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
 
 def scrub_condition(condition: str, varying: frozenset[str] = frozenset()) -> str:
     """Return a condition of a plan without compared values; for `varying` see scrub_plan."""
+    return scrub_conjuncts(conjuncts(condition), varying) or UNREADABLE
+
+
+def scrub_conjuncts(conjuncts: Iterable[Conjunct], varying: frozenset[str]) -> str:
+    """Return predicates, joined by AND, without compared values."""
     parts = []
-    for conjunct in conjuncts(condition):
+    for conjunct in conjuncts:
         if conjunct.operator:
             left = scrub_operand(conjunct.left, varying)
             right = scrub_operand(conjunct.right, varying)
@@ -90,7 +101,7 @@ def scrub_condition(condition: str, varying: frozenset[str] = frozenset()) -> st
             parts.append(f"{left} {conjunct.operator} {right}")
         else:
             parts.append(mask(conjunct.text))
-    return " AND ".join(f"({part})" for part in parts) or UNREADABLE
+    return " AND ".join(f"({part})" for part in parts)
 
 
 def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
@@ -103,15 +114,17 @@ def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
 
 def mask(text: str, *, keep_names: bool = False) -> str:
     """Return `text` with each literal replaced; `keep_names` leaves the structural ones."""
+    if not _LITERAL.search(text):
+        return text
     try:
-        tokens = tokenize(text).tokens
+        reading = tokenize(text)
     except SqlglotError:
         return UNREADABLE
     pieces, position = [], 0
-    for index, token in enumerate(tokens):
+    for index, token in enumerate(reading.tokens):
         if token.start < position or token.token_type not in LITERALS:
             continue
-        if _counts_something(text, index) or (keep_names and _is_structural(text, index)):
+        if _counts_something(reading, index) or (keep_names and is_structural(reading, index)):
             continue
         pieces += [text[position : token.start], MASK]
         position = literal_end(text, token)
@@ -132,9 +145,9 @@ def holds_value(expression: str) -> bool:
     return mask(expression, keep_names=True) != expression
 
 
-def _is_structural(text: str, index: int) -> bool:
+def is_structural(reading: Tokens, index: int) -> bool:
     """Whether the literal at this token names a part of what it stands beside."""
-    tokens = tokenize(text).tokens
+    tokens = reading.tokens
     literal, before = tokens[index], tokens[index - 1] if index else None
     after = tokens[index + 1] if index + 1 < len(tokens) else None
     if len(literal.text) > MAX_STRUCTURAL_LENGTH:
@@ -151,35 +164,33 @@ def _is_structural(text: str, index: int) -> bool:
         if beside & _ARITHMETIC:
             return True
     if after is not None and before is not None and before.text in _ARITHMETIC:
-        return after.token_type is TokenType.DCOLON and "interval" in text[after.end :][:10]
-    return _enclosing_call(text, index) in (
+        following = reading.text[after.end : after.end + 10]
+        return after.token_type is TokenType.DCOLON and "interval" in following
+    return _enclosing_call(reading, index) in (
         _CALLS_WITH_NAMES
         if literal.token_type is TokenType.STRING
         else _CALLS_WITH_NAMES | _CALLS_WITH_POSITIONS
     )
 
 
-def _enclosing_call(text: str, index: int) -> str:
+def _enclosing_call(reading: Tokens, index: int) -> str:
     """Return the name of the function whose arguments hold this token, or nothing."""
-    reading = tokenize(text)
     name = _before_opening(reading, index)
     return reading.tokens[name].text.lower() if name >= 0 else ""
 
 
 def _before_opening(reading: Tokens, index: int) -> int:
     """Return the place of the token before the parenthesis around this one, or -1."""
-    for place in range(index - 1, 0, -1):
-        opens = reading.tokens[place].token_type is TokenType.L_PAREN
-        if opens and reading.depths[place] < reading.depths[index]:
-            return place - 1
-    return -1
+    place = reading.around[index]
+    while place >= 0 and reading.tokens[place].token_type is not TokenType.L_PAREN:
+        place = reading.around[place]
+    return max(place - 1, -1)
 
 
-def _counts_something(text: str, index: int) -> bool:
+def _counts_something(reading: Tokens, index: int) -> bool:
     """Whether the number is a name or a size, as in `SubPlan 2`, `$0` or `numeric(10,2)`."""
     if index == 0:
         return False
-    reading = tokenize(text)
     before = reading.tokens[index - 1]
     if before.token_type is TokenType.PARAMETER or before.text in {"SubPlan", "InitPlan", "CTE"}:
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
-from .predicate import PARTIAL_OPERATORS, Operand, conjuncts
+from .predicate import PARTIAL_OPERATORS, Operand, predicates
 from .scrub import mask
 from .tree import Plan
 
@@ -44,9 +44,10 @@ class Structure:
 def _expressions(plan: Plan) -> Iterator[str]:
     """Yield each side of a comparison that reads a column, and what a partial index may hold."""
     for node in plan.nodes:
-        for _, condition in node.conditions:
-            for conjunct in conjuncts(condition):
-                if conjunct.operator in PARTIAL_OPERATORS:
+        for _, conjuncts in predicates(plan)[id(node)]:
+            for conjunct in conjuncts:
+                compared = conjunct.operator and not conjunct.right.columns
+                if conjunct.operator in PARTIAL_OPERATORS or compared:
                     yield Operand(conjunct.text, ()).without_alias()
                 for operand in (conjunct.left, conjunct.right):
                     if operand.columns:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
@@ -10,7 +14,7 @@ from sqlglot.tokens import Token, TokenType
 from . import pattern
 from .comparison import key_of
 from .evidence import Suspicion
-from .predicate import Operand, bare, conjuncts, tokenize
+from .predicate import Conjunct, Operand, bare, predicates, tokenize
 from .schema import Relation, Schema
 from .scrub import mask
 from .tree import INDEX_CONDITIONS, Node, Plan
@@ -48,36 +52,98 @@ def is_gone(plan: Plan, relations: set[str], key: str) -> bool:
     return bool(kinds) and kinds <= set(INDEX_CONDITIONS)
 
 
+@dataclass(frozen=True)
+class _Test:
+    """One side of a predicate that reads the relation of an alias, and where it is tested."""
+
+    kind: str
+    alias: str
+    conjunct: Conjunct
+    operand: Operand
+
+    @property
+    def names(self) -> set[str]:
+        """What it may be looked for by: its text, its column, or a Pattern's subject."""
+        text = self.operand.without_alias()
+        names = {text, mask(text), *pattern.subjects(self.conjunct, self.operand)}
+        return names | {self.operand.cast_column[0]} if self.operand.cast_column else names
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What a plan tests, by the relation and a name of the test.
+
+    `narrowed` are the aliases of which an index finds a range of texts that begin alike, by the
+    relation and the subject of such a Pattern.
+    """
+
+    tests: Mapping[tuple[str, str], list[_Test]]
+    narrowed: Mapping[tuple[str, str], set[str]]
+
+
+# Each suspicion of a plan asks for it, and asks the same few plans.
+@lru_cache(maxsize=4)
+def _tested(plan: Plan) -> _Tested:
+    """Return what a plan tests of its relations; an index condition counts for its own one only."""
+    relations: defaultdict[str | None, set[str]] = defaultdict(set)
+    for scan in plan.scans:
+        relations[scan.alias].add(scan.qualified_relation or "")
+    tests: defaultdict[tuple[str, str], list[_Test]] = defaultdict(list)
+    narrowed: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    finds = _finds(plan)
+    for node in plan.nodes:
+        found, conditions = finds[id(node)], predicates(plan)[id(node)]
+        for subject in pattern.prefix_subjects(dict(conditions).get("Index Cond", ())):
+            for relation in relations[found]:
+                narrowed[relation, subject].add(found or "")
+        for kind, conjuncts in conditions:
+            for conjunct in conjuncts:
+                for operand in (conjunct.left, conjunct.right):
+                    alias = next(iter(operand.aliases), None)
+                    elsewhere = kind in INDEX_CONDITIONS and alias != found
+                    if alias is None or elsewhere or len(operand.aliases) > 1:
+                        continue
+                    test = _Test(kind, alias, conjunct, operand)
+                    for place in product(relations[alias], test.names):
+                        tests[place].append(test)
+    return _Tested(tests, narrowed)
+
+
+def _finds(plan: Plan) -> Mapping[int, str | None]:
+    """Return the alias of the relation whose rows each node finds, all of them by its condition."""
+    aliases: dict[int, str | None] = {}
+    for node in plan.nodes:
+        bitmap = node.type in {"Bitmap Index Scan", "BitmapAnd"}
+        above = plan.parents.get(id(node)) if bitmap else None
+        aliases[id(node)] = aliases[id(above)] if above is not None else node.alias
+    return aliases
+
+
 def _pattern_tests(plan: Plan, relations: set[str], subject: str) -> Iterator[str]:
     """Yield the kind of each condition that tests a pattern on one of the relations.
 
     Another comparison of the same key does not count. The Filter that stays beside the range of
     texts that begin alike does not count either.
     """
-    aliases = {scan.alias for scan in plan.scans if scan.qualified_relation in relations}
-    narrowed = {
-        alias
-        for node in plan.nodes
-        if (alias := _alias(plan, node)) in aliases
-        and pattern.is_prefix_range(subject, conjuncts(node.condition("Index Cond") or ""))
-    }
-    yield from ("Index Cond" for _ in narrowed)
-    for node in plan.nodes:
-        for kind, condition in node.conditions:
-            for conjunct in conjuncts(condition):
-                for operand in (conjunct.left, conjunct.right):
-                    alias = next(iter(operand.aliases), None)
-                    if alias in aliases and pattern.is_tested(subject, conjunct, operand):
-                        answered = kind in INDEX_CONDITIONS and _alias(plan, node) == alias
-                        if answered or (kind not in INDEX_CONDITIONS and alias not in narrowed):
-                            yield kind
+    tested = _tested(plan)
+    for relation in relations:
+        narrowed = tested.narrowed.get((relation, subject), set())
+        yield from ("Index Cond" for _ in narrowed)
+        for test in tested.tests.get((relation, subject), ()):
+            stays = test.kind not in INDEX_CONDITIONS and test.alias in narrowed
+            if not stays and pattern.is_tested(subject, test.conjunct, test.operand):
+                yield test.kind
 
 
-def _alias(plan: Plan, node: Node) -> str | None:
-    """Return the alias of the relation whose rows a node finds, all of them by its condition."""
-    while node.type in {"Bitmap Index Scan", "BitmapAnd"}:
-        node = plan.parents[id(node)]
-    return node.alias
+def bitmap_scans(heap: Node) -> Iterator[Node]:
+    """Yield the Bitmap Index Scans that find the rows of a heap scan, not those of sub-queries."""
+    waiting = list(reversed(heap.children))
+    while waiting:
+        node = waiting.pop()
+        if node.type == "Bitmap Index Scan":
+            yield node
+        elif node.type in {"BitmapAnd", "BitmapOr"}:
+            waiting.extend(reversed(node.children))
 
 
 def served(plan: Plan, schema: Schema) -> frozenset[tuple[str, str]]:
@@ -113,15 +179,13 @@ def _tokens(text: str) -> tuple[Token, ...]:
 
 def _tests(plan: Plan, relations: set[str], key: str, relation: Relation | None) -> Iterator[str]:
     """Yield the kind of each condition that tests the key on one of the relations."""
-    aliases = {scan.alias for scan in plan.scans if scan.qualified_relation in relations}
-    for node in plan.nodes:
-        for kind, condition in node.conditions:
-            for conjunct in conjuncts(condition):
-                for operand in (conjunct.left, conjunct.right):
-                    alias = next(iter(operand.aliases), None)
-                    indexed = kind not in INDEX_CONDITIONS or node.alias == alias
-                    if alias in aliases and indexed and _is(operand, key, relation):
-                        yield kind
+    tests = _tested(plan).tests
+    # A column may be tested in a cast that its key does not have.
+    names = {key, key.strip('"').replace('""', '"')}
+    for place in product(relations, names):
+        for test in tests.get(place, ()):
+            if _is(test.operand, key, relation):
+                yield test.kind
 
 
 def _is(operand: Operand, key: str, relation: Relation | None) -> bool:

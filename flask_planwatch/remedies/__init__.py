@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ..advice.verdict import Advised, Answer
 from ..plan.evidence import Hit, Remedy
-from . import covering_index, prepared, vacuum
+from . import combined_index, covering_index, join, ordered_index, prepared, statistics, vacuum
 from .case import Case
 
 
@@ -24,6 +24,10 @@ def _nothing(case: Case, hit: Hit) -> Answer:
 REMEDIES: Mapping[Remedy, Callable[[Case, Hit], Answer]] = {
     Remedy.NONE: _nothing,
     Remedy.PREPARED: prepared.advise,
+    Remedy.JOIN: join.advise,
+    Remedy.STATISTICS: statistics.advise,
     Remedy.VACUUM: vacuum.advise,
+    Remedy.COMBINED_INDEX: combined_index.advise,
     Remedy.COVERING_INDEX: covering_index.advise,
+    Remedy.ORDERED_INDEX: ordered_index.advise,
 }

@@ -14,7 +14,7 @@ from ..advice.verdict import Advised, Answer
 from ..drafting import Drafts
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..plan.comparison import plain_column
-from ..plan.coverage import Coverage
+from ..plan.coverage import Coverage, conjunction
 from ..plan.evidence import Hit
 from ..plan.predicate import Operand
 from ..plan.schema import Relation
@@ -62,7 +62,7 @@ def shape(coverage: Coverage) -> Shape:
     return Shape(
         tuple(column_key(relation, name) for name in keys),
         include=tuple(name for name in needed if name not in keys),
-        predicate=" AND ".join(f"({condition})" for condition in coverage.conditions),
+        predicate=conjunction(coverage.conditions),
     )
 
 

@@ -12,13 +12,17 @@ from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
 from . import (
+    bitmap_overread,
     cost_mismatch,
     functional_predicate,
     generic_plan,
     implicit_cast,
     index_only_blocked,
+    limit_trap,
     missing_index,
     pattern_match,
+    repeated_subplan,
+    row_misestimate,
     statement_failed,
 )
 
@@ -40,8 +44,12 @@ RULES: tuple[Rule, ...] = (
     implicit_cast,
     pattern_match,
     index_only_blocked,
+    limit_trap,
     functional_predicate,
     missing_index,
+    repeated_subplan,
+    row_misestimate,
+    bitmap_overread,
     generic_plan,
     cost_mismatch,
     statement_failed,

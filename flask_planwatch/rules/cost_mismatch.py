@@ -98,22 +98,28 @@ def _where(evidence: Evidence) -> str:
         ran = [node for node in evidence.analysed.nodes if node.ran]
         node = max(ran, key=_unexpected, default=None)
         if node is not None and _unexpected(node) > 1:
-            return (
-                f"{node.title} handed on {_handed_on(node):,.0f} rows in {node.actual_loops:,.0f} "
-                f"loops, where the planner expected {node.rows:,.0f} rows a loop."
-            )
+            return _does(node)
     return (
         "The planner expects something else than what happens: PLANWATCH_ANALYZE would show which "
         "step."
     )
 
 
-def _handed_on(node: Node) -> float:
-    return (node.actual_rows or 0.0) * (node.actual_loops or 0.0)
+def _does(node: Node) -> str:
+    """Return what a step did that was not expected, as a sentence."""
+    loops = node.actual_loops or 0.0
+    handed_on, removed = (node.actual_rows or 0.0) * loops, (node.removed_rows or 0.0) * loops
+    times = "" if loops <= 1 else f" in {loops:,.0f} loops"
+    if removed > handed_on:
+        return f"{node.title} threw {removed:,.0f} rows away to find {handed_on:,.0f}{times}."
+    expected = "in all" if loops <= 1 else "in each"
+    return (
+        f"{node.title} handed on {handed_on:,.0f} rows{times}, where the planner expected "
+        f"{node.rows:,.0f} {expected}."
+    )
 
 
 def _unexpected(node: Node) -> float:
     """Return the rows of all loops, and those that were thrown away, against those expected."""
-    loops = node.actual_loops or 0.0
-    read = _handed_on(node) + (node.removed_rows or 0.0) * loops
+    read = ((node.actual_rows or 0.0) + (node.removed_rows or 0.0)) * (node.actual_loops or 0.0)
     return read / max(node.rows, 1.0)

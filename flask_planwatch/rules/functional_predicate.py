@@ -116,7 +116,7 @@ def _is_expression(operand: Operand, relation: Relation) -> bool:
     if operand.cast_column is not None:
         return True
     # A sub-query's result is not known when an index is built.
-    return not _SUBQUERY.search(operand.text) and parse(operand.text) is not None
+    return not _SUBQUERY.search(operand.text) and parse(operand.without_alias()) is not None
 
 
 def _indexes_on_column(suspicion: Suspicion) -> list[str]:

@@ -49,6 +49,7 @@ When it stays silent
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 from sqlglot.tokens import TokenType
 
@@ -188,8 +189,9 @@ def _value_types(
         if fitting := sorted(name for name in parameter_types if name.startswith(beginnings)):
             return fitting
     bits = INTEGERS.get(column.base_type)
-    digits = other.text.strip("'").partition("'")[0]
-    too_large = bits and digits.lstrip("-").isdigit() and abs(int(digits)) >= 2 ** (bits - 1)
+    digits = other.text.strip("'").partition("'")[0].lstrip("-")
+    # Python reads no int of thousands of digits.
+    too_large = bits and digits.isdecimal() and Decimal(digits) >= 2 ** (bits - 1)
     return ["int"] if too_large and "int" in parameter_types else []
 
 
@@ -203,7 +205,8 @@ def _is_constant(text: str) -> bool:
 def _other_column(other: Operand, evidence: Evidence) -> dict[str, str] | None:
     """Return the column that the cast one is compared with, None if it is not a column's."""
     name = other.column or (other.casts[0] if other.casts else None)
-    scan = next((scan for scan in evidence.plan.scans if scan.alias in other.aliases), None)
+    aliases = other.aliases
+    scan = next((scan for scan in evidence.plan.scans if scan.alias in aliases), None)
     relation = evidence.schema.get(scan.qualified_relation) if scan else None
     column = relation.column(name) if relation and name else None
     if relation is None or column is None:

@@ -48,10 +48,10 @@ from itertools import groupby
 
 from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, comparisons
 from ..plan.coverage import Coverage, coverages, is_for_more
-from ..plan.evidence import Evidence, Hit, Miss, Remedy, Suspicion
+from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
 from ..plan.predicate import BTREE_OPERATORS
 from ..plan.schema import Schema
-from ..plan.tree import Plan
+from ..plan.tree import Node, Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from . import worth
 
@@ -63,62 +63,72 @@ NAME = "index-only-blocked"
 #: autovacuum and the next.
 MIN_VISIBLE_SHARE = 0.5
 
+#: What it costs to look up a row in the table: the default `random_page_cost`.
+FETCH_COST = 4.0
+
 #: A scan that costs less of the statement's cost is not what makes it slow.
 MIN_COST_SHARE = 0.2
+
+#: So many scans can have that share.
+MAX_SUSPICIONS = 5
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each relation that is read beside an index that holds all that is needed of it."""
+    if not any(_may_be_blocked(scan, schema) for scan in plan.scans):
+        return []
     compared = list(comparisons(plan, schema))
     found = []
     for _, group in groupby(coverages(plan, schema), key=lambda one: one.access):
         one = _of_interest(list(group), schema, compared)
         if one is not None:
             found.append(_suspicion(one, schema, compared))
-    return worth.merged(found)
+    found.sort(key=lambda one: one.scans[0].total_cost, reverse=True)
+    return worth.merged(found[:MAX_SUSPICIONS])
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if reading the table beside the index costs something that can be spared."""
     schema, plan = evidence.schema, evidence.plan
+    coverage = coverage_of(suspicion, plan, schema)
     rows = worth.rows_read(suspicion, schema)
     if rows < evidence.min_rows:
         return Miss(suspicion, f"only {rows:.0f} rows are read")
+    fetches, share = _fetched(suspicion, evidence.analysed)
+    visible = _visible_share(suspicion, schema) if share is None else 1 - share
+    if not coverage.blocking and visible >= MIN_VISIBLE_SHARE:
+        return Miss(suspicion, "most of the table is visible to all", quiet=True)
+    if wider := _wider_index(suspicion, coverage):
+        return Miss(suspicion, f"the partial index {wider} is for more values than these")
     cost = sum(scan.total_cost * plan.loops[id(scan)] for scan in suspicion.scans)
-    cost = min(cost, plan.total_cost)
+    cost = max(min(cost, plan.total_cost), fetches * FETCH_COST)
     if cost < max(MIN_INDEX_SCAN_COST, plan.total_cost * MIN_COST_SHARE):
         return Miss(suspicion, "reading the table costs little", by_parameters=True)
-    coverage = coverage_of(suspicion, plan, schema)
-    visible = _visible_share(suspicion, schema)
     facts = worth.facts(suspicion, evidence, rows)
-    facts |= {"index": coverage.index.name, "visible_share": round(visible, 3)}
-    expected = sum(scan.rows * plan.loops[id(scan)] for scan in suspicion.scans)
-    reads = (
-        f"the statement reads {suspicion.relation.display} for about {expected:,.0f} rows by "
+    facts |= {
+        "index": coverage.index.name,
+        "visible_share": round(visible, 3),
+        "blocking": list(coverage.blocking),
+    }
+    said = [
+        f"the statement reads the table {suspicion.relation.display}, by "
         f"{suspicion.scans[0].type}, although the index {coverage.index.name} holds all that it "
         "needs"
-    )
-    hidden = (
-        f"only {visible:.0%} of the table's pages are marked as visible to all, so that PostgreSQL "
-        "has to look into the table whether a row is"
-    )
-    if not coverage.blocking:
-        if visible >= MIN_VISIBLE_SHARE:
-            return Miss(suspicion, "most pages are visible to all", quiet=True)
-        return Hit(suspicion, f"{reads}: {hidden}.", rows, facts, remedy=Remedy.VACUUM)
-    wider = _wider_index(suspicion, coverage)
-    if wider:
-        return Miss(suspicion, f"the partial index {wider} is for more values than these")
-    columns = " and ".join(map(suspicion.relation.quoted_column, coverage.blocking))
-    facts |= {"blocking": list(coverage.blocking), "expression": suspicion.shown}
-    blocks = (
-        f"{reads}: PostgreSQL believes that it needs {columns} as well, which the index does not "
-        f"have, because the statement uses it inside {suspicion.shown}"
-    )
+    ]
+    if coverage.blocking:
+        columns = " and ".join(map(suspicion.relation.quoted_column, coverage.blocking))
+        said.append(
+            f"PostgreSQL believes that it needs {columns} as well, which the index does not have, "
+            f"because the statement uses it inside {suspicion.shown}"
+        )
     if visible < MIN_VISIBLE_SHARE:
-        problem = f"{blocks}. Besides, {hidden}: before a VACUUM no index could spare reading it."
-        return Hit(suspicion, problem, rows, facts, remedy=Remedy.VACUUM)
-    return Hit(suspicion, f"{blocks}.", rows, facts, remedy=Remedy.COVERING_INDEX)
+        said.append(
+            f"only {visible:.0%} of the table is marked as visible to all, and of any other row "
+            "PostgreSQL has to look up there whether it is visible; VACUUM marks it"
+        )
+    remedy = Remedy.COVERING_INDEX if visible >= MIN_VISIBLE_SHARE else Remedy.VACUUM
+    problem = f"{': '.join(said[:2])}.{''.join(f' Besides, {one}.' for one in said[2:])}"
+    return Hit(suspicion, problem, rows, facts, remedy=remedy)
 
 
 def coverage_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> Coverage:
@@ -128,6 +138,16 @@ def coverage_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> Coverage:
         for one in coverages(plan, schema)
         if set(one.access.scans) <= set(suspicion.scans) and suspicion.subject == _subject(one)
     )
+
+
+def _may_be_blocked(scan: Node, schema: Schema) -> bool:
+    """Whether a closer look at a scan may tell something: most plans need none."""
+    relation = schema.get(scan.qualified_relation)
+    if relation is None:
+        return False
+    expressions = any(relation.column(key) is None for one in relation.indexes for key in one.keys)
+    cold = relation.visible_pages < relation.pages * MIN_VISIBLE_SHARE
+    return expressions or cold or scan.type == "Index Only Scan"
 
 
 def _of_interest(
@@ -172,6 +192,8 @@ def _suspicion(one: Coverage, schema: Schema, compared: Iterable[Comparison]) ->
             if comparison.scan in access.scans
             and comparison.operand.without_alias() in one.expressions
         ),
+        # Only a run tells how many rows an Index Only Scan has looked up in the table.
+        needs=frozenset({Need.ANALYSED} if one.used and not one.blocking else ()),
         exclusive=True,
     )
 
@@ -180,8 +202,24 @@ def _subject(one: Coverage) -> str:
     return " and ".join(one.expressions) or one.index.name
 
 
+def _fetched(suspicion: Suspicion, analysed: Plan | None) -> tuple[float, float | None]:
+    """Return the rows that an Index Only Scan looked up in the table, and which part that is.
+
+    The part is None if the scan did not run.
+    """
+    names = {(scan.alias, scan.index) for scan in suspicion.scans}
+    ran = [
+        node
+        for node in (analysed.scans if analysed else ())
+        if (node.alias, node.index) in names and node.heap_fetches is not None
+    ]
+    fetches = sum(node.heap_fetches or 0.0 for node in ran)
+    rows = sum((node.actual_rows or 0.0) * (node.actual_loops or 0.0) for node in ran)
+    return fetches, min(fetches / rows, 1.0) if rows else None
+
+
 def _visible_share(suspicion: Suspicion, schema: Schema) -> float:
-    """Return which part of the pages that are read an Index Only Scan need not look at."""
+    """Return which part of the pages an Index Only Scan need not look at, as the catalog has it."""
     read = [relation for key in suspicion.scanned if (relation := schema.get(key)) is not None]
     pages = sum(relation.pages for relation in read)
     visible = sum(min(relation.visible_pages, relation.pages) for relation in read)

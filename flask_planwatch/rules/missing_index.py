@@ -101,7 +101,10 @@ def _suspicion(access: Access) -> Suspicion | None:
     if reads_much:
         keys += [key_of(term.operand, access.relation) for term in access.sorted_by]
         if not keys:
-            keys = [key_of(one, access.relation) for one in access.grouped_by]
+            # Rows that all have the same value are in any order.
+            bound = {one.without_alias() for one in access.equal}
+            grouped = [one for one in access.grouped_by if one.without_alias() not in bound]
+            keys = [key_of(one, access.relation) for one in grouped]
     if not keys:
         return None
     keys = list(dict.fromkeys(keys))
@@ -211,6 +214,8 @@ def _usable_index(suspicion: Suspicion) -> str:
 def _does(suspicion: Suspicion) -> str:
     columns = " and ".join(suspicion.keys)
     if not suspicion.comparisons:
+        if existing := _usable_index(suspicion):
+            return f"sorts or groups them by {columns}: the index {existing} holds too little"
         return f"sorts or groups them by {columns}: no index has that order"
     if _sorts(suspicion):
         return f"tests and sorts them by {columns}: no index finds them in that order"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..plan.comparison import Comparison, other_side
+from ..plan.comparison import Comparison
 from ..plan.evidence import Evidence, Suspicion
 from ..plan.schema import Index, Relation, Schema
-from ..plan.scrub import scrub_condition
+from ..plan.scrub import scrub_conjuncts
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE, indexed_in
 
@@ -35,9 +35,7 @@ def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
 
 def other_rows(comparison: Comparison) -> float | None:
     """Return how many rows the other side of a join delivers, None if there is no join."""
-    if not comparison.joins:
-        return None
-    return other_side(comparison.node, comparison.scan).rows
+    return comparison.other_side.rows if comparison.other_side is not None else None
 
 
 def rows_read(suspicion: Suspicion, schema: Schema) -> float:
@@ -85,10 +83,16 @@ def reading(suspicion: Suspicion, schema: Schema, rows: float) -> str:
 
 def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
     """Return what a finding is based on, JSON-ready and without compared values."""
-    conditions = dict.fromkeys(comparison.conjunct.text for comparison in suspicion.comparisons)
-    condition = " AND ".join(conditions)
-    if not evidence.show_values:
-        condition = scrub_condition(condition, evidence.varying) if conditions else ""
+    # Each partition says the same under an alias of its own.
+    predicates = {
+        (one.operand.without_alias(), one.operator, one.other.text): one.conjunct
+        for one in reversed(suspicion.comparisons)
+    }
+    conditions = list(dict.fromkeys(reversed(predicates.values())))
+    if evidence.show_values:
+        condition = " AND ".join(one.text for one in conditions)
+    else:
+        condition = scrub_conjuncts(conditions, evidence.varying)
     return {
         "scanned": list(suspicion.scanned),
         "node": suspicion.scans[0].title,
@@ -139,8 +143,8 @@ def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
 
 def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether a join compares with a column that has an index of its own."""
-    column = suspicion.other.column
-    scan = next((s for s in evidence.plan.scans if s.alias in suspicion.other.aliases), None)
+    column, aliases = suspicion.other.column, suspicion.other.aliases
+    scan = next((scan for scan in evidence.plan.scans if scan.alias in aliases), None)
     relation = evidence.schema.get(scan.qualified_relation) if scan else None
     if column is None or relation is None:
         return False

@@ -20,7 +20,7 @@ from ..plan.evidence import Suspicion
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
 from .explain import Query, predicate_query
-from .session import ServerError, Session, Transaction
+from .session import NO_SERVER, ServerError, Session, Transaction
 
 HYPOPG, BUILD = "hypopg", "build"
 
@@ -116,6 +116,44 @@ def on_builds(
     """
     with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
         yield _BuildBench(transaction, query, schema, expressions, extensions)
+
+
+@contextmanager
+def on_statistics(session: Session) -> Iterator[FreshStatistics]:
+    """Yield where statistics are collected for real; all is rolled back at its end.
+
+    Only for tables that have some already: see on_builds.
+    """
+    with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
+        yield FreshStatistics(transaction)
+
+
+class FreshStatistics:
+    """What the planner expects once a table is analysed, in one transaction."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def collect(self, relation: Relation, create: str = "") -> None:
+        """Analyse a table, after creating statistics on it.
+
+        Raises Blocked if a lock is in the way, Untestable if the server refuses, and ServerError if
+        the connection is lost.
+        """
+        try:
+            if create:
+                self._transaction.run(create)
+            _analyse(self._transaction, relation)
+        except ServerError as error:
+            if error.reason in NO_SERVER:
+                raise
+            if error.reason is SkipReason.LOCK_TIMEOUT:
+                raise Blocked from error
+            raise Untestable(f"the server refused to collect them: {error}") from error
+
+    def explain(self, query: Query) -> Plan:
+        """Return the plan that a query has now; raises ServerError."""
+        return query.explain(self._transaction)
 
 
 class _Trials(ABC):
@@ -335,16 +373,18 @@ class _BuildBench(_Trials):
                 continue
             known.setdefault(relation, set()).add(expression)
         for relation in known:
-            self._analyse(relation)
+            _analyse(self.transaction, relation)
         return frozenset((one.key, text) for one, texts in known.items() for text in texts)
 
-    def _analyse(self, relation: Relation) -> None:
-        try:
-            self.transaction.run(f"ANALYZE {relation.display}")
-        except ServerError as error:
-            if error.reason is SkipReason.LOCK_TIMEOUT:
-                raise Blocked from error
-            raise
+
+def _analyse(transaction: Transaction, relation: Relation) -> None:
+    """Raises Blocked if a lock is in the way."""
+    try:
+        transaction.run(f"ANALYZE {relation.display}")
+    except ServerError as error:
+        if error.reason is SkipReason.LOCK_TIMEOUT:
+            raise Blocked from error
+        raise
 
 
 def _refusal(error: ServerError) -> Exception:

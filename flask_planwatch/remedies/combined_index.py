@@ -1,0 +1,74 @@
+"""One index in place of several of which only the overlap is wanted."""
+
+from __future__ import annotations
+
+from ..advice.candidates import Shape
+from ..advice.index import Candidate, Key, column_key
+from ..advice.search import Attempt
+from ..advice.verdict import Advised, Answer
+from ..drafting import Drafts
+from ..plan.access import EQUAL, RANGES
+from ..plan.comparison import Comparison, comparisons, key_of
+from ..plan.evidence import Hit
+from ..plan.schema import Relation
+from ..plan.tree import Node, Plan
+from .case import Case
+from .trial import try_index
+
+_NO_INDEX = (
+    "No single index answers all of these conditions: they are not comparisons that a btree knows."
+)
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return the index that holds the columns of all conditions, as the planner takes it.
+
+    Raises ServerError if the connection fails.
+    """
+    index = _candidate(case, hit)
+    if index is None:
+        return Advised((), remark=_NO_INDEX)
+    heap = hit.suspicion.scans[0]
+
+    def proof(before: Plan, attempt: Attempt) -> tuple[str, ...]:
+        return _proof(heap, index, attempt)
+
+    return try_index(case, index, proof)
+
+
+def _candidate(case: Case, hit: Hit) -> Candidate | None:
+    """Return an index on what the bitmaps compare: equality first, then at most one range."""
+    heap, relation = hit.suspicion.scans[0], hit.suspicion.relation
+    plan = case.evidence.analysed or case.plan
+    inside = {id(node) for node in heap.walk() if node.type == "Bitmap Index Scan"}
+    compared = [
+        one
+        for one in comparisons(plan, case.schema)
+        if id(one.node) in inside and one.scan.alias == heap.alias
+    ]
+    equal = [one for one in compared if one.operator in EQUAL]
+    ranges = [one for one in compared if one.operator in RANGES]
+    if len(equal) + len(ranges) < len(compared) or not equal:
+        return None
+    keys = tuple(dict.fromkeys(_key(one, relation) for one in [*equal, *ranges]))
+    drafts = Drafts(case.session, case.schema, case.mapped)
+    return drafts.candidate(relation, Shape(keys)) if len(keys) > 1 else None
+
+
+def _key(comparison: Comparison, relation: Relation) -> Key:
+    name = comparison.column
+    if name is not None:
+        return column_key(relation, name)
+    return Key(key_of(comparison.operand, relation))
+
+
+def _proof(heap: Node, index: Candidate, attempt: Attempt) -> tuple[str, ...]:
+    """Return how the rows are found now, nothing if bitmaps are still laid over each other."""
+    scans = [scan for scan in attempt.plan.scans if scan.alias == heap.alias]
+    if not scans or any(node.type == "BitmapAnd" for scan in scans for node in scan.walk()):
+        return ()
+    keys = " and ".join(key.expression for key in index.keys)
+    names = " and ".join(
+        dict.fromkeys(node.index or "" for node in heap.walk() if node.type == "Bitmap Index Scan")
+    )
+    return (f"the BitmapAnd of {names} is gone", f"{keys} are conditions of {index.name} alone")

@@ -1,0 +1,565 @@
+"""repeated-subplan speaks where a sub-query runs for many rows, and is silent on its twins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import aliased
+
+from flask_planwatch import AdviceKind, VerdictStatus
+from flask_planwatch.advice.unnest import joined
+from flask_planwatch.plan.evidence import Evidence, Hit, Miss, Timings
+from flask_planwatch.plan.schema import Schema
+from flask_planwatch.plan.tree import Plan
+from flask_planwatch.rules.loops import Work
+from flask_planwatch.rules.repeated_subplan import NAME, judge, suspect
+from flask_planwatch.signals import statement_inspected
+
+from ..advice.data import table
+from ..plan import SERVERS, read
+from ..stories import SUB_QUERY, Account, Job, Queue, Run, Stack, pending_runs, pending_runs_joined
+
+DRIVERS = ["psycopg2", "psycopg"]
+
+TWINS = ["fast", "InitPlan", "hashed SubPlan", "few loops"]
+
+
+def of_rule(findings):
+    return [finding for finding in findings if finding.rule == NAME]
+
+
+def inspections(watched):
+    """Return a list that fills with the inspections of an app."""
+    seen = []
+
+    def keep(sender, inspection):
+        seen.append(inspection)
+
+    statement_inspected.connect(keep, watched.app, weak=False)
+    return seen
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_speaks_where_the_loops_are_counted(each_stories, watch, driver):
+    watched = watch(each_stories.url_for(driver), PLANWATCH_ANALYZE=True)
+    (finding,) = of_rule(watched.ask(pending_runs))
+    assert (finding.relation, finding.subject) == ("run", "SubPlan 1")
+    # 5 is the estimate of the step whose rows are tested.
+    assert (finding.evidence["expected_runs"], finding.evidence["actual_runs"]) == (5, 1000)
+    assert "runs again for each row that Hash Join tests: that is 1,000 times" in finding.problem
+    assert "where the planner expected 5 times" in finding.problem
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_speaks_where_only_the_time_tells(each_stories, watch, driver):
+    """The planner expects five runs, and both forms cost the same to it."""
+    watched = watch(each_stories.url_for(driver))
+    assert of_rule(watched.ask(pending_runs)) == []
+    watched.ask(pending_runs)
+    (finding,) = of_rule(watched.ask(pending_runs))
+    assert finding.evidence["actual_runs"] is None
+    assert "the planner expects that to be 5 times, but even the fastest" in finding.problem
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_join_is_proved_by_its_plan(each_stories, watch, driver):
+    watched = watch(each_stories.url_for(driver), PLANWATCH_ANALYZE=True)
+    (finding,) = of_rule(watched.ask(pending_runs))
+    (advice,) = finding.advice
+    assert (advice.kind, advice.verdict.status) == (AdviceKind.REWRITE, VerdictStatus.VERIFIED)
+    gone, once = advice.verdict.proof
+    assert gone == "SubPlan 1, which ran 1,000 times, is gone"
+    assert once.startswith("run and stack are read once, for a Hash Join (")
+    # The costs say nothing: they are not even told.
+    assert (advice.verdict.cost_before, advice.verdict.cost_after) == (None, None)
+
+
+def test_the_join_is_sketched_in_the_names_of_the_code(each_stories, watch):
+    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True)
+    (finding,) = of_rule(watched.ask(pending_runs))
+    code = finding.advice[0].sqlalchemy
+    compile("\n".join(line for line in code.splitlines() if "…" not in line), "sketch", "exec")
+    for part in (
+        'func.count().label("value")',
+        "Stack.account_id",
+        "Stack.worker_pool_id",
+        "grouped.c.account_id == Account.id",
+        "grouped.c.worker_pool_id == WorkerPool.id",
+        "func.coalesce(grouped.c.value, 0)",
+    ):
+        assert part in code
+
+
+def test_the_derived_statement_says_the_same(each_stories):
+    """What the proof rests on is planned only, but it must be the statement's own question."""
+    engine = sa.create_engine(each_stories.url, poolclass=sa.NullPool)
+    compiled = pending_runs.compile(engine, compile_kwargs={"render_postcompile": True})
+    derived = joined(str(compiled))
+    assert derived is not None
+    assert "(SELECT" in derived
+    with engine.connect() as connection:
+        rows = [
+            connection.execute(pending_runs).all(),
+            connection.execute(pending_runs_joined).all(),
+            connection.exec_driver_sql(derived, compiled.params).all(),
+        ]
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[0][0][0] > 0
+
+
+@pytest.mark.parametrize("analyse", [False, True])
+@pytest.mark.parametrize("name", TWINS)
+def test_is_silent_on_twins(each_stories, watch, name, analyse):
+    watched = watch(each_stories.url_for("psycopg"), PLANWATCH_ANALYZE=analyse)
+    for _ in range(3):
+        assert of_rule(watched.ask(SUB_QUERY[name].statement)) == []
+    assert watched.planwatch.stats()["errors"] == 0
+
+
+@pytest.mark.parametrize("analyse", [False, True])
+def test_is_silent_after_the_fix(fresh_stories, watch, analyse):
+    """With an index for what each run looks for, a join would be no faster."""
+    watched = watch(fresh_stories.url, PLANWATCH_ANALYZE=analyse)
+    for _ in range(3):
+        findings = watched.ask(pending_runs)
+    assert of_rule(findings)
+    fresh_stories.execute(*SUB_QUERY["indexed"].setup, "VACUUM run")
+    for _ in range(2):
+        findings = watched.ask(pending_runs)
+    assert of_rule(findings) == []
+
+
+other = aliased(Run, name="other")
+
+_latest = select(func.max(Run.created_at)).where(Run.stack_id == Stack.id).scalar_subquery()
+_beyond = sa.exists().where(Run.stack_id == other.stack_id, Run.state > other.type + 5)
+_known = select(Run.type).where(Run.stack_id == other.stack_id, Run.state > other.type + 5)
+_some = select(other.id).where(other.id < 5000)
+
+#: Where a sub-query may stand, and whether a join can be derived from the statement.
+SHAPES = {
+    "SELECT list": (select(Stack.id, _latest), True),
+    "argument of an aggregate": (select(func.max(_latest)).select_from(Stack), True),
+    "WHERE": (select(Stack.id).where(_latest > sa.text("timestamptz '2024-01-01'")), True),
+    "ORDER BY": (select(Stack.id).order_by(_latest).limit(3), True),
+    "beside OR": (_some.where(sa.or_(other.type < 0, _beyond)), False),
+    "correlated IN": (_some.where(sa.or_(other.type < 0, other.type.in_(_known))), False),
+    "in a sub-query": (
+        select(Account.id).where(
+            select(func.count())
+            .where(
+                Stack.account_id == Account.id,
+                _latest > sa.text("timestamptz '2024-01-01'"),
+            )
+            .scalar_subquery()
+            > 0
+        ),
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_speaks_wherever_the_sub_query_stands(each_stories, watch, name):
+    statement, derived = SHAPES[name]
+    watched = watch(each_stories.url_for("psycopg"), PLANWATCH_ANALYZE=True)
+    (finding,) = of_rule(watched.ask(statement))
+    assert finding.relation == "run"
+    assert finding.evidence["actual_runs"] >= 260
+    (advice,) = finding.advice
+    expected = VerdictStatus.VERIFIED if derived else VerdictStatus.UNTESTED
+    assert advice.verdict.status is expected, advice.verdict
+    assert watched.planwatch.stats()["errors"] == 0
+
+
+@pytest.fixture
+def short_of_memory(fresh_stories):
+    """A database in which hardly anything fits into a hash table."""
+    fresh_stories.execute(f"ALTER DATABASE {fresh_stories.name} SET work_mem = '64kB'")
+    return fresh_stories
+
+
+def test_speaks_on_not_in_that_is_not_hashed(short_of_memory, watch):
+    """Each row is compared with all values."""
+    watched = watch(short_of_memory.url_for("psycopg"))
+    later = select(Run.id).where(Run.id > 20_000)
+    (finding,) = of_rule(watched.ask(select(Account.id).where(Account.id.not_in(later))))
+    assert finding.evidence["expected_runs"] == 260
+    (advice,) = finding.advice
+    assert "NOT EXISTS" in advice.summary
+    assert advice.verdict.status is VerdictStatus.VERIFIED, advice.verdict
+    mended = select(Account.id).where(~sa.exists().where(Run.id == Account.id, Run.id > 20_000))
+    watched.planwatch.clear()
+    assert of_rule(watched.ask(mended)) == []
+
+
+def test_is_silent_on_not_in_whose_values_are_found_at_once(short_of_memory, watch):
+    """The plan is the same; that the first values match, only the elapsed time tells."""
+    watched = watch(short_of_memory.url)
+    seen = inspections(watched)
+    assert of_rule(watched.ask(select(Account.id).where(Account.id.not_in(select(Run.id))))) == []
+    (reason,) = [one.reason for one in seen[-1].dismissals if one.rule == NAME]
+    assert reason.startswith("the whole statement took ")
+
+
+def test_nothing_is_tried_if_that_is_off(each_stories, watch):
+    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True, PLANWATCH_VERIFY="off")
+    (finding,) = of_rule(watched.ask(pending_runs))
+    verdict = finding.advice[0].verdict
+    assert verdict.status is VerdictStatus.UNTESTED
+    assert 'PLANWATCH_VERIFY is "off"' in verdict.reason
+
+
+def test_a_page_with_a_sub_query_for_each_row_is_no_matter(each_stories, watch):
+    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True)
+    seen = inspections(watched)
+    page = select(Stack.id, _latest).order_by(Stack.id).limit(50)
+    assert of_rule(watched.ask(page)) == []
+    reasons = [one.reason for one in seen[-1].dismissals if one.rule == NAME]
+    assert reasons == ["the sub-query runs 50 times"]
+
+
+def test_dead_rows_are_read_again_and_again(each_stories, watch):
+    """A hundred queues, and a sub-query that finds nothing but dead rows for each of them."""
+    waiting = select(func.count()).where(Job.state == "waiting", Job.queue_id == Queue.id)
+    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True)
+    (finding,) = of_rule(watched.ask(select(Queue.name, waiting.scalar_subquery())))
+    assert finding.evidence["actual_runs"] == 100
+
+
+# Without a server
+
+ROWS = {"run": 50_000, "stack": 1040, "account": 260, "worker_pool": 200}
+
+TABLES = Schema({f"public.{name}": table(name=name, rows=rows) for name, rows in ROWS.items()})
+
+
+def evidence(plan, *, analysed=None, schema=TABLES, **known) -> Evidence:
+    values = {
+        "statement": "SELECT",
+        "min_rows": 1000,
+        "growth": False,
+        "duration_ms": 250.0,
+        "returned_rows": None,
+        **known,
+    }
+    return Evidence(plan, schema, analysed=analysed, **values)
+
+
+def judged(plan, **known) -> Hit | Miss:
+    given = evidence(plan, **known)
+    (suspicion,) = suspect(plan, given.schema)
+    return judge(suspicion, given)
+
+
+def recorded(name: str) -> Plan:
+    return Plan.from_json(read(name)["plan"])
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_recorded_plans_of_the_story(server):
+    slow, ran = (recorded(f"story-3-{name}-{server}") for name in ("slow", "slow-analysed"))
+    hit = judged(slow, analysed=ran)
+    assert isinstance(hit, Hit)
+    assert hit.evidence["actual_runs"] == 1000
+    assert judged(slow).reason == "the sub-query runs 5 times"
+    slowly = Timings((250.0, 260.0, 255.0), 0.3, 0.02)
+    assert isinstance(judged(slow, timings=slowly), Hit)
+    assert isinstance(judged(slow, timings=replace(slowly, recent=(250.0, 260.0))), Miss)
+    assert isinstance(judged(slow, timings=replace(slowly, recent=(250.0, 260.0, 2.0))), Miss)
+    assert isinstance(judged(slow, timings=slowly, client_side=False), Miss)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("name", ["hashed", "few-loops"])
+def test_recorded_plans_of_its_twins(server, name):
+    plan = recorded(f"story-3-{name}-{server}")
+    assert isinstance(judged(plan), Miss)
+    ran = recorded(f"story-3-{name}-analysed-{server}")
+    assert isinstance(judged(plan, analysed=ran), Miss)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("name", ["init-plan", "fast"])
+def test_a_plan_without_such_a_sub_query_is_not_suspected(server, name):
+    assert suspect(recorded(f"story-3-{name}-{server}"), TABLES) == []
+
+
+def sub_plan(name="SubPlan 1", *, rows=1, cost=60.0, below=(), **changes):
+    """Return a sub-query that finds 50 rows of `run` by an index and aggregates them."""
+    scan = {
+        "Node Type": "Index Scan",
+        "Parent Relationship": "Outer",
+        "Schema": "public",
+        "Relation Name": "run",
+        "Alias": "r",
+        "Index Name": "run_stack",
+        "Index Cond": "(r.stack_id = s.id)",
+        "Plan Rows": 50,
+        "Total Cost": cost - 1,
+        "Plans": list(below),
+        **changes,
+    }
+    return {
+        "Node Type": "Aggregate",
+        "Parent Relationship": "SubPlan",
+        "Subplan Name": name,
+        "Plan Rows": rows,
+        "Total Cost": cost,
+        "Plans": [scan],
+    }
+
+
+def holder(*sub_plans, rows=1040, cost=70_000.0, **changes):
+    """Return a Seq Scan of `stack` that holds sub-queries."""
+    return {
+        "Node Type": "Seq Scan",
+        "Schema": "public",
+        "Relation Name": "stack",
+        "Alias": "s",
+        "Plan Rows": rows,
+        "Total Cost": cost,
+        "Plans": list(sub_plans),
+        **changes,
+    }
+
+
+def runs_of(document, name="SubPlan 1", schema=TABLES) -> float:
+    work = Work(Plan.from_json({"Plan": document}), schema)
+    (found,) = [one for one in work.sub_plans if one.name == name]
+    return work.runs[id(found.node)]
+
+
+LIMIT = {"Node Type": "Limit", "Plan Rows": 20}
+SORT = {
+    "Node Type": "Sort",
+    "Plan Rows": 1040,
+    "Sort Key": ["s.id"],
+    "Parent Relationship": "Outer",
+}
+OUTER = {"Parent Relationship": "Outer"}
+SHOWN = {"Output": ["s.id", "(SubPlan 1)"]}
+
+#: A plan, and how often its first sub-query is expected to run.
+RUNS = {
+    "in a filter, for each row of the table": (
+        holder(sub_plan(), rows=347, Filter="((SubPlan 1) > 3)"),
+        1040,
+    ),
+    "in a filter, after a cheaper condition": (
+        holder(sub_plan(), rows=20, Filter="((s.worker_pool_id = 7) AND ((SubPlan 1) > 3))"),
+        60,
+    ),
+    "in a filter, after one that leaves nearly nothing": (
+        holder(sub_plan(), rows=1, Filter="((s.worker_pool_id = 7) AND ((SubPlan 1) > 3))"),
+        1,
+    ),
+    "in a filter of what an index finds": (
+        holder(
+            sub_plan(),
+            rows=3,
+            cost=608.0,
+            Filter="((SubPlan 1) > 3)",
+            **{"Node Type": "Index Scan", "Index Cond": "(s.id < 10)"},
+        ),
+        608 / 60,
+    ),
+    "for each row that is handed on": (holder(sub_plan(), rows=77, **SHOWN), 77),
+    "under a limit": (
+        {**LIMIT, "Plans": [holder(sub_plan(), **OUTER, **SHOWN)]},
+        20,
+    ),
+    "below a sort, which reads all": (
+        {**LIMIT, "Plans": [{**SORT, "Plans": [holder(sub_plan(), **OUTER, **SHOWN)]}]},
+        1040,
+    ),
+    "above a sort": (
+        {
+            "Node Type": "Result",
+            "Plan Rows": 20,
+            **SHOWN,
+            "Plans": [{**SORT, "Plans": []}, sub_plan()],
+        },
+        20,
+    ),
+    "on the inner side of a loop": (
+        {
+            "Node Type": "Nested Loop",
+            "Plan Rows": 100,
+            "Plans": [
+                {"Node Type": "InitPlan", "Parent Relationship": "InitPlan", "Plan Rows": 9},
+                {"Node Type": "Function Scan", "Plan Rows": 30, **OUTER},
+                holder(sub_plan(), rows=4, **SHOWN, **{"Parent Relationship": "Inner"}),
+            ],
+        },
+        120,
+    ),
+    "inside another one": (
+        holder(
+            sub_plan(
+                "SubPlan 2",
+                Filter="((SubPlan 1) > 3)",
+                cost=6000.0,
+                below=[sub_plan()],
+            ),
+            cost=6_240_000.0,
+            Filter="((SubPlan 2) > 3)",
+        ),
+        1040 * 5999 / 60,
+    ),
+    "hashed": (holder(sub_plan(), Filter="(hashed SubPlan 1)"), 1),
+    "hashed, as 18 has it": (
+        holder(sub_plan(), Filter="(ANY (s.id = (hashed SubPlan 1).col1))"),
+        1,
+    ),
+    "in an index condition": (
+        holder(sub_plan(), **{"Node Type": "Index Scan", "Index Cond": "(s.id = (SubPlan 1))"}),
+        1,
+    ),
+    "in an argument of an aggregate": (
+        {
+            "Node Type": "Aggregate",
+            "Plan Rows": 1,
+            "Output": ["sum((SubPlan 1))"],
+            "Plans": [holder(**OUTER), sub_plan()],
+        },
+        1040,
+    ),
+    "beside an aggregate": (
+        {
+            "Node Type": "Aggregate",
+            "Plan Rows": 5,
+            "Output": ["s.worker_pool_id", "COALESCE((SubPlan 1), 0)"],
+            "Plans": [holder(**OUTER), sub_plan()],
+        },
+        5,
+    ),
+    "where the plan does not show it": (holder(sub_plan(), rows=9), 9),
+    "in a name of up to 17": (
+        holder(sub_plan("SubPlan 1 (returns $1)"), rows=9, Output=["$1"]),
+        9,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_how_often_it_is_expected_to_run(name):
+    document, runs = RUNS[name]
+    assert runs_of(document) == pytest.approx(runs, rel=0.02)
+
+
+def test_exists_reads_until_the_first_row_only():
+    plan = Plan.from_json({"Plan": holder(sub_plan(rows=50), Filter="EXISTS(SubPlan 1)")})
+    scalar = Plan.from_json({"Plan": holder(sub_plan(), Filter="((SubPlan 1) > 3)")})
+    work, whole = Work(plan, TABLES), Work(scalar, TABLES)
+    assert work.read[id(plan.nodes[1])] == whole.read[id(scalar.nodes[1])] / 50
+
+
+MANY = holder(sub_plan(**{"Plan Rows": 100}), **SHOWN)
+
+#: What is known, and whether that is a finding.
+JUDGED = {
+    "many runs that read a lot": (MANY, {}, True),
+    "which took no time": (MANY, {"duration_ms": 4.0}, False),
+    "which took no time, as rows come later": (
+        MANY,
+        {"duration_ms": 4.0, "client_side": False},
+        True,
+    ),
+    "each run finds one row": (holder(sub_plan(**{"Plan Rows": 1}), **SHOWN), {}, False),
+    "99 runs that read a lot": (
+        holder(sub_plan(**{"Plan Rows": 5000}), rows=99, **SHOWN),
+        {},
+        False,
+    ),
+    "100 runs that read a lot": (
+        holder(sub_plan(**{"Plan Rows": 5000}), rows=100, **SHOWN),
+        {},
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_judges(name):
+    document, known, found = JUDGED[name]
+    result = judged(Plan.from_json({"Plan": document}), **known)
+    assert isinstance(result, Hit) is found, result
+
+
+def test_names_the_sub_query_that_reads_the_most():
+    second = sub_plan("SubPlan 2", **{"Plan Rows": 500})
+    shown = {"Output": ["(SubPlan 1)", "(SubPlan 2)"]}
+    hit = judged(Plan.from_json({"Plan": holder(sub_plan(), second, **shown)}))
+    assert isinstance(hit, Hit)
+    assert hit.suspicion.subject == "SubPlan 2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["((SubPlan 1) > ", "'SubPlan 1", "SubPlan", "hashed SubPlan", "((((", "(SubPlan 99) > 1", ""],
+)
+def test_nothing_in_a_plan_can_break_it(text):
+    document = holder(sub_plan(cost=0.0, rows=0), rows=0, cost=0, Filter=text, Output=[text])
+    assert isinstance(judged(Plan.from_json({"Plan": document})), Hit | Miss)
+    assert isinstance(judged(Plan.from_json({"Plan": document}), schema=Schema()), Hit | Miss)
+
+
+def test_deep_plans_take_no_time():
+    """Thousands of sub-queries in each other: their products stay finite."""
+    document = holder(rows=1e9)
+    for number in range(5000):
+        inner = {**document, "Parent Relationship": "SubPlan", "Subplan Name": f"SubPlan {number}"}
+        document = holder(inner, rows=1e9, Output=[f"(SubPlan {number})"])
+    plan = Plan.from_json({"Plan": document})
+    started = time.perf_counter()
+    assert isinstance(judged(plan), Hit | Miss)
+    assert time.perf_counter() - started < 5
+
+
+#: A statement, and what must be in what is derived of it, or None.
+DERIVED = {
+    "count": (
+        "SELECT a.id, (SELECT count(*) FROM s WHERE s.a = a.id) FROM a",
+        "COALESCE(planwatch_1.value, 0)",
+    ),
+    "sum": ("SELECT (SELECT sum(s.x) FROM s WHERE a.id = s.a) FROM a", "GROUP BY s.a"),
+    "one value": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id) FROM a", "LEFT JOIN (SELECT s.a"),
+    "comma": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id) FROM a, b", "CROSS JOIN b LEFT JOIN"),
+    "EXISTS": (
+        "SELECT 1 FROM a WHERE a.x OR EXISTS (SELECT 1 FROM s WHERE s.a = a.id AND s.y = %(y)s)",
+        "a.id IN (SELECT s.a FROM s WHERE s.y = %(y)s)",
+    ),
+    "NOT IN": (
+        "SELECT 1 FROM a WHERE a.id NOT IN (SELECT s.a FROM s)",
+        "NOT EXISTS(SELECT 1 FROM s WHERE s.a = a.id)",
+    ),
+    "LIMIT": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id LIMIT 1) FROM a", None),
+    "a range": ("SELECT (SELECT max(s.x) FROM s WHERE s.a < a.id) FROM a", None),
+    "two ties, one of them a range": (
+        "SELECT (SELECT max(s.x) FROM s WHERE s.a = a.id AND s.b < a.c) FROM a",
+        None,
+    ),
+    "outer column in the result": (
+        "SELECT (SELECT s.x + a.y FROM s WHERE s.a = a.id) FROM a",
+        None,
+    ),
+    "columns without tables": ("SELECT (SELECT max(x) FROM s WHERE s.a = a.id) FROM a", None),
+    "an update": ("UPDATE a SET x = (SELECT max(s.x) FROM s WHERE s.a = a.id)", None),
+    "no sub-query": ("SELECT 1 FROM a", None),
+    "no SQL": ("SELECT ((", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_derives_a_join(name):
+    statement, part = DERIVED[name]
+    derived = joined(statement)
+    if part is None:
+        assert derived is None
+    else:
+        assert part in (derived or "")

@@ -234,7 +234,7 @@ class Inspector:
             findings.append(replace(draft, problem=problem, advice=answer.advice))
         self.proposals.keep(origin, adviser.chosen)
         findings = [_with_others(finding, findings) for finding in findings]
-        findings.sort(key=lambda finding: (finding.severity.rank, -finding.table_rows))
+        findings.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows))
         inspection = inspection_of(
             capture,
             plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -94,15 +94,22 @@ def _rewrite(
     flags = [place for place in found.literal if _is_flag(generic, place)]
     values = [place for place in found.literal if place not in flags]
     said, code = [], []
+    bounds = {place: _literal(numbered.names[place]) for place in values}
     if flags:
         names = " and ".join(numbered.names[place] for place in flags)
         said.append(f"add the where() that {names} switches on or off only when it is needed")
-        code += ["statement = select(…)", "if not …:  # instead of or_(flag, condition)"]
-        code.append("    statement = statement.where(…)")
+        conditions = ", ".join(_switched(case, generic, flags, bounds)) or "…"
+        code += ["statement = select(…)", "if …:  # instead of or_(flag, condition)"]
+        code.append(f"    statement = statement.where({conditions})")
     if values:
         names = " and ".join(numbered.names[place] for place in values)
         said.append(f"let {names} reach the planner with literal_execute=True")
-        code += [_bound(case, generic, place, numbered.names[place]) for place in values]
+        told = "\n".join(code)
+        code += [
+            _bound(case, generic, place, bound)
+            for place, bound in bounds.items()
+            if bound not in told
+        ]
     plan = found.plan if case.show_values else scrub_plan(found.plan, case.varying)
     return Advice(
         kind=AdviceKind.REWRITE,
@@ -139,25 +146,52 @@ def _alternatives(plan: Plan) -> Iterator[Conjunct]:
                     yield from branch
 
 
-def _bound(case: Case, generic: Plan, place: int, name: str) -> str:
+def _literal(name: str) -> str:
+    return f'bindparam("{name}", …, literal_execute=True)'
+
+
+def _switched(
+    case: Case, generic: Plan, flags: Sequence[int], bounds: Mapping[int, str]
+) -> Iterator[str]:
+    """Yield the comparisons that a flag switches, in the app's own words.
+
+    `bounds` are those parameters, by their place, that are more than any value.
+    """
+    names = {f"${place + 1}" for place in flags}
+    for node in generic.nodes:
+        for _, condition in node.conditions:
+            for conjunct in conjuncts(condition):
+                branches = [one for branch in conjunct.alternatives for one in branch]
+                if not any(name in one.text for one in branches for name in names):
+                    continue
+                for one in branches:
+                    held = [text for place, text in bounds.items() if f"${place + 1}" in one.text]
+                    if code := _in_code(case, generic, one, (held or ["…"])[0]):
+                        yield code
+
+
+def _bound(case: Case, generic: Plan, place: int, bound: str) -> str:
     """Return a comparison with the parameter in the app's own words, as far as they are known."""
-    bound = f'bindparam("{name}", …, literal_execute=True)'
-    relation = case.schema.largest
-    for conjunct in _alternatives(generic):
-        for one, other in ((conjunct.left, conjunct.right), (conjunct.right, conjunct.left)):
-            if f"${place + 1}" not in other.text or len(one.column_names) != 1:
-                continue
-            scan = next((scan for scan in generic.scans if scan.alias in one.aliases), None)
-            table = case.schema.get(scan.qualified_relation) if scan else relation
-            column = plain_column(one, table) if table else None
-            if table and column:
-                root = case.schema.root(table)
-                attribute = attribute_of(column, root.name, case.mapped(root))
-                return f"{attribute} {_OPERATORS.get(conjunct.operator, conjunct.operator)} {bound}"
-    return bound
+    compared = [one for one in _alternatives(generic) if f"${place + 1}" in one.text]
+    said = [_in_code(case, generic, one, bound) for one in compared]
+    return next(filter(None, said), bound)
 
 
-_OPERATORS = {"=": "==", "<>": "!="}
+def _in_code(case: Case, generic: Plan, conjunct: Conjunct, value: str) -> str:
+    """Return a comparison of a plain column as SQLAlchemy code, nothing for any other."""
+    for one in (conjunct.left, conjunct.right):
+        scan = next((scan for scan in generic.scans if scan.alias in one.aliases), None)
+        table = case.schema.get(scan.qualified_relation) if scan else None
+        column = plain_column(one, table) if table and len(one.column_names) == 1 else None
+        if table and column and conjunct.operator in _OPERATORS:
+            root = case.schema.root(table)
+            attribute = attribute_of(column, root.name, case.mapped(root))
+            return f"{attribute} {_OPERATORS[conjunct.operator]} {value}"
+    return ""
+
+
+#: PostgreSQL's comparisons in Python.
+_OPERATORS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
 def _changes(before: Plan, after: Plan) -> Iterator[str]:

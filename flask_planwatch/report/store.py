@@ -47,10 +47,10 @@ class Store:
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the active findings, most severe first, then the largest table first."""
+        """Return the active findings: most severe first, then those with advice, then by rows."""
         with self._lock:
             active = list(self._active.values())
-        active.sort(key=lambda one: (one.severity.rank, -one.table_rows, one.id))
+        active.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows, one.id))
         return tuple(active)
 
     def renew_lock(self) -> None:

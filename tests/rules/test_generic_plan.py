@@ -275,3 +275,15 @@ def test_what_is_not_reached_is_silent():
 def test_a_plan_that_is_as_good_is_silent():
     assert isinstance(judged(96, 51), Miss)
     assert isinstance(judged(96, 49), Hit)
+
+
+def test_the_rewrite_is_in_the_words_of_the_app(psycopg):
+    run(psycopg, GENERIC_PLAN["optional condition"])
+    (finding,) = found(psycopg)
+    rewrite = finding.advice[0]
+    assert "param_1" in rewrite.summary
+    assert "let state_1 reach the planner" in rewrite.summary
+    assert (
+        'statement = statement.where(Medic.state != bindparam("state_1", …, literal_execute=True))'
+        in rewrite.sqlalchemy
+    )

@@ -82,7 +82,7 @@ class Comparison:
     @property
     def condition(self) -> str:
         """The whole predicate as the condition of a partial index would have it."""
-        return Operand(self.conjunct.text, ()).without_alias()
+        return self.conjunct.condition
 
     def of(self, conjunct: Conjunct) -> Iterator[Comparison]:
         """Yield the comparisons in a part of this predicate, tested at the same place."""

@@ -19,7 +19,7 @@ from sqlglot.tokens import TokenType
 
 from .access import RANGES, Access, accesses
 from .comparison import family_alias
-from .predicate import Conjunct, Operand, bare, conjuncts, predicates, tokenize
+from .predicate import Conjunct, bare, conjuncts, predicates, tokenize
 from .schema import Index, Relation, Schema
 from .scrub import LITERALS
 from .tree import Node, Plan
@@ -202,7 +202,7 @@ def _condition(use: _Use) -> str | None:
         return None
     if not conjunct.operator and not _NULL_TEST.search(conjunct.text):
         return None
-    return Operand(conjunct.text, ()).without_alias()
+    return conjunct.condition
 
 
 def _uses(plan: Plan, aliases: set[str | None], relation: Relation) -> Iterator[_Use]:

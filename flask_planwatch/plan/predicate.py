@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeAlias
 
@@ -68,6 +68,8 @@ class Operand:
 
     text: str
     columns: tuple[tuple[str, str], ...]
+    #: What it was cut out of, if that is known: it need not be read again.
+    _piece: _Piece | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def aliases(self) -> frozenset[str]:
@@ -82,7 +84,7 @@ class Operand:
     @cached_property
     def column(self) -> str | None:
         """The column's name if it is nothing but a column."""
-        return _whole(self.text).bare().column
+        return self._bare.column
 
     @cached_property
     def cast_column(self) -> tuple[str, str] | None:
@@ -94,7 +96,7 @@ class Operand:
     @cached_property
     def casts(self) -> tuple[str, tuple[str, ...]] | None:
         """The column and the types, innermost first, if it is nothing but a column in casts."""
-        piece, types = _whole(self.text).bare(), list[str]()
+        piece, types = self._bare, list[str]()
         while (cast := piece.last(TokenType.DCOLON)) is not None:
             type_name = piece.between(cast + 1, piece.end).text
             if not _TYPE_NAME.fullmatch(type_name):
@@ -110,14 +112,18 @@ class Operand:
 
     @cached_property
     def _without_alias(self) -> str:
-        text = bare(self.text)
-        tokens = tokenize(text).tokens
-        pieces, position = [], 0
+        text, tokens = self._bare.reading.text, self._bare.tokens
+        position, end = self._bare.span
+        pieces = []
         for index in range(len(tokens) - 2):
             if _is_column(tokens, index):
                 pieces.append(text[position : tokens[index].start])
                 position = tokens[index + 2].start
-        return "".join([*pieces, text[position:]])
+        return "".join([*pieces, text[position:end]]).strip()
+
+    @property
+    def _bare(self) -> _Piece:
+        return (self._piece or _whole(self.text)).bare()
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,13 @@ class Conjunct:
     operator: str
     left: Operand
     right: Operand
+    #: What it was cut out of, if that is known.
+    _piece: _Piece | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def condition(self) -> str:
+        """The text as the condition of a partial index would have it: without aliases."""
+        return Operand(self.text, (), self._piece).without_alias()
 
     @property
     def sides(self) -> tuple[tuple[Operand, Operand], ...]:
@@ -143,12 +156,14 @@ class Conjunct:
     @cached_property
     def alternatives(self) -> tuple[tuple[Conjunct, ...], ...]:
         """The predicates of each branch if OR joins several, else nothing."""
-        branches = [] if self.operator else _whole(self.text).split(TokenType.OR)
+        if self.operator:
+            return ()
+        branches = (self._piece or _whole(self.text)).split(TokenType.OR)
         return tuple(conjuncts(branch.text) for branch in branches) if len(branches) > 1 else ()
 
 
 # Several parts ask it of the same few plans, one after the other.
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]], ...]]:
     """Return the conditions of each node, by its id(): the kind, and what it joins by AND."""
     return {
@@ -232,7 +247,7 @@ def _tokens(text: str) -> Tokens:
     return Tokens(text, tokens, tuple(around))
 
 
-_remembered_tokens = lru_cache(maxsize=2048)(_tokens)
+_remembered_tokens = lru_cache(maxsize=1024)(_tokens)
 
 
 @dataclass(frozen=True)
@@ -248,11 +263,17 @@ class _Piece:
         return self.reading.tokens[self.start : self.end]
 
     @property
-    def text(self) -> str:
-        tokens, text = self.reading.tokens, self.reading.text
+    def span(self) -> tuple[int, int]:
+        """Where it starts and ends in the text, with the white space around it."""
+        tokens = self.reading.tokens
         start = tokens[self.start - 1].end + 1 if self.start else 0
-        end = tokens[self.end].start if self.end < len(tokens) else len(text)
-        return text[start:end].strip()
+        end = tokens[self.end].start if self.end < len(tokens) else len(self.reading.text)
+        return start, end
+
+    @property
+    def text(self) -> str:
+        start, end = self.span
+        return self.reading.text[start:end].strip()
 
     @property
     def column(self) -> str | None:
@@ -318,13 +339,13 @@ def bare(text: str) -> str:
 def _conjunct(piece: _Piece) -> Conjunct:
     start, end = _operator(piece)
     if start == end:
-        return Conjunct(piece.text, "", _operand(piece), Operand("", ()))
+        return Conjunct(piece.text, "", _operand(piece), Operand("", ()), piece)
     tokens = piece.reading.tokens
     operator = piece.reading.text[tokens[start].start : tokens[end - 1].end + 1]
     if operator == "=" and end < piece.end and tokens[end].token_type is TokenType.ANY:
         operator, end = "= ANY", end + 1
     left, right = piece.between(piece.start, start), piece.between(end, piece.end)
-    return Conjunct(piece.text, operator, _operand(left), _operand(right.bare()))
+    return Conjunct(piece.text, operator, _operand(left), _operand(right.bare()), piece)
 
 
 def _operator(piece: _Piece) -> tuple[int, int]:
@@ -357,6 +378,7 @@ def _operand(piece: _Piece) -> Operand:
             for index in range(len(tokens) - 2)
             if _is_column(tokens, index)
         ),
+        piece,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 
-from .predicate import PARTIAL_OPERATORS, Operand, predicates
+from .predicate import PARTIAL_OPERATORS, predicates
 from .scrub import mask
 from .tree import Plan
 
@@ -48,7 +48,7 @@ def _expressions(plan: Plan) -> Iterator[str]:
             for conjunct in conjuncts:
                 compared = conjunct.operator and not conjunct.right.columns
                 if conjunct.operator in PARTIAL_OPERATORS or compared:
-                    yield Operand(conjunct.text, ()).without_alias()
+                    yield conjunct.condition
                 for operand in (conjunct.left, conjunct.right):
                     if operand.columns:
                         yield operand.text

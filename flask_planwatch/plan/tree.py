@@ -187,10 +187,11 @@ class Plan:
         """How often each node is expected to run, by its id(): a join's inner side repeats."""
         counts: dict[int, float] = {id(self.root): 1.0}
         for node in self.nodes:
-            for place, child in enumerate(node.children):
-                repeats = node.type == "Nested Loop" and place == 1
-                outer = max(node.children[0].rows, 1.0) if repeats else 1.0
-                counts[id(child)] = counts[id(node)] * outer
+            outer = next((one.rows for one in node.children if one.relationship == "Outer"), 1.0)
+            for child in node.children:
+                repeats = node.type == "Nested Loop" and child.relationship == "Inner"
+                times = max(outer, 1.0) if repeats else 1.0
+                counts[id(child)] = counts[id(node)] * times
         return counts
 
     @cached_property

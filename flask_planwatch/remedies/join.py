@@ -94,10 +94,10 @@ def _verdict(case: Case, sub_plan: SubPlan) -> Verdict:
         return _untested(
             "the server could not plan the rewritten statement as PlanWatch derived it"
         )
-    return _judged(sub_plan, after, case.schema)
+    return verdict_on(sub_plan, after, case.schema)
 
 
-def _judged(sub_plan: SubPlan, after: Plan, schema: Schema) -> Verdict:
+def verdict_on(sub_plan: SubPlan, after: Plan, schema: Schema) -> Verdict:
     """Return whether nothing of a sub-query is repeated in the plan of the rewritten statement."""
     aliases = {node.alias for node in sub_plan.node.walk()} - {None}
     repeated = [one for one in Work(after, schema).sub_plans if not one.hashed]

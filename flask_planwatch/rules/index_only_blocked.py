@@ -43,7 +43,7 @@ When it stays silent
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from itertools import groupby
 
 from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, comparisons
@@ -77,7 +77,9 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each relation that is read beside an index that holds all that is needed of it."""
     if not any(_may_be_blocked(scan, schema) for scan in plan.scans):
         return []
-    compared = list(comparisons(plan, schema))
+    compared: dict[int, list[Comparison]] = {}
+    for comparison in comparisons(plan, schema):
+        compared.setdefault(id(comparison.scan), []).append(comparison)
     found = []
     for _, group in groupby(coverages(plan, schema), key=lambda one: one.access):
         one = _of_interest(list(group), schema, compared)
@@ -151,7 +153,7 @@ def _may_be_blocked(scan: Node, schema: Schema) -> bool:
 
 
 def _of_interest(
-    covering: list[Coverage], schema: Schema, compared: Iterable[Comparison]
+    covering: list[Coverage], schema: Schema, compared: Mapping[int, list[Comparison]]
 ) -> Coverage | None:
     """Return the index that could spare reading the table, None if that is not certain."""
     free = [one for one in covering if not one.blocking]
@@ -161,7 +163,7 @@ def _of_interest(
     return next((one for one in free if one.used or _is_searched(one, schema, compared)), None)
 
 
-def _is_searched(one: Coverage, schema: Schema, compared: Iterable[Comparison]) -> bool:
+def _is_searched(one: Coverage, schema: Schema, compared: Mapping[int, list[Comparison]]) -> bool:
     """Whether the index would find a small part of a table that is read as a whole."""
     scans = one.access.scans
     rows = sum(relation.rows for scan in scans if (relation := schema.get(scan.qualified_relation)))
@@ -169,15 +171,17 @@ def _is_searched(one: Coverage, schema: Schema, compared: Iterable[Comparison]) 
         return False
     few = sum(scan.rows for scan in scans) <= rows * MAX_USEFUL_SHARE
     return few and any(
-        comparison.scan in scans
-        and comparison.node is comparison.scan
+        comparison.node is scan
         and comparison.operator in BTREE_OPERATORS
         and comparison.column == one.index.keys[0]
-        for comparison in compared
+        for scan in scans
+        for comparison in compared.get(id(scan), ())
     )
 
 
-def _suspicion(one: Coverage, schema: Schema, compared: Iterable[Comparison]) -> Suspicion:
+def _suspicion(
+    one: Coverage, schema: Schema, compared: Mapping[int, list[Comparison]]
+) -> Suspicion:
     access, relation = one.access, one.access.relation
     blocked = one.blocking or [name for name in one.index.keys if relation.column(name)]
     return Suspicion(
@@ -188,9 +192,9 @@ def _suspicion(one: Coverage, schema: Schema, compared: Iterable[Comparison]) ->
         scans=access.scans,
         comparisons=tuple(
             comparison
-            for comparison in compared
-            if comparison.scan in access.scans
-            and comparison.operand.without_alias() in one.expressions
+            for scan in access.scans
+            for comparison in compared.get(id(scan), ())
+            if comparison.operand.without_alias() in one.expressions
         ),
         # Only a run tells how many rows an Index Only Scan has looked up in the table.
         needs=frozenset({Need.ANALYSED} if one.used and not one.blocking else ()),

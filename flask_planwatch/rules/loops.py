@@ -93,7 +93,7 @@ class Work:
         """How often the planner expects each step to run."""
         return self._expected[0]
 
-    @property
+    @cached_property
     def runs(self) -> Mapping[int, float]:
         """How often each step ran, or is expected to run."""
         if not self.plan.analysed:

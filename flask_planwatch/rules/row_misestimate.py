@@ -143,7 +143,7 @@ class Estimates:
         )
 
     def _lowest(self, wrong_by: Callable[[Node], float]) -> Mapping[int, Node]:
-        factors = {id(node): wrong_by(node) if node.ran else 1.0 for node in self.plan.nodes}
+        factors = {id(node): wrong_by(node) for node in self.plan.nodes}
         found: dict[int, Node] = {}
         for node in reversed(self.plan.nodes):
             if factors[id(node)] >= FACTOR:
@@ -179,8 +179,9 @@ class Estimates:
                 inner = child.relationship == "Inner"
                 if child.relationship in {"SubPlan", "InitPlan"} or node.type in _STOPS:
                     continue
-                # A join does not read on if there is nothing on its other side.
-                stopped = node.join_type in {"Semi", "Anti"} if inner else empty
+                # A join reads no further than the first match, and not if there can be none.
+                first = node.type == "Nested Loop" and node.join_type in {"Semi", "Anti"}
+                stopped = first if inner else empty
                 reads_all = node.type in _READS_ALL or (
                     node.type == "Aggregate" and not node.group_keys
                 )

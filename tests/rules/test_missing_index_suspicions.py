@@ -216,6 +216,7 @@ def test_what_a_nested_loop_tests_again_and_again(times, suspected):
         "Index Cond": "(d.state = o.state)",
     }
     outer = {"Node Type": "Function Scan", "Alias": "o", "Plan Rows": times}
+    outer["Parent Relationship"], inner["Parent Relationship"] = "Outer", "Inner"
     loop = {"Node Type": "Nested Loop", "Total Cost": 500.0, "Plans": [outer, inner]}
     plan = Plan.from_json({"Plan": loop})
     assert bool(suspect(plan, schema)) is suspected

@@ -15,6 +15,7 @@ from flask_planwatch.advice.unnest import joined
 from flask_planwatch.plan.evidence import Evidence, Hit, Miss, Timings
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.remedies.join import verdict_on
 from flask_planwatch.rules.loops import Work
 from flask_planwatch.rules.repeated_subplan import NAME, judge, suspect
 from flask_planwatch.signals import statement_inspected
@@ -275,6 +276,16 @@ def test_recorded_plans_of_the_story(server):
 
 
 @pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize(
+    ("name", "took"), [("hashed", 2500.0), ("indexed", 30.0), ("few-loops", 15.0)]
+)
+def test_recorded_plans_that_the_time_does_not_speak_against(server, name, took):
+    """Another cause, or no more time than reading the tables takes."""
+    timings = Timings((took, took + 1, took + 2), 0.3, 0.02)
+    assert isinstance(judged(recorded(f"story-3-{name}-{server}"), timings=timings), Miss)
+
+
+@pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("name", ["hashed", "few-loops"])
 def test_recorded_plans_of_its_twins(server, name):
     plan = recorded(f"story-3-{name}-{server}")
@@ -465,12 +476,27 @@ MANY = holder(sub_plan(**{"Plan Rows": 100}), **SHOWN)
 JUDGED = {
     "many runs that read a lot": (MANY, {}, True),
     "which took no time": (MANY, {"duration_ms": 4.0}, False),
+    "which took less than reading that would": (
+        holder(sub_plan(**{"Plan Rows": 1_000_000}), **SHOWN),
+        {},
+        False,
+    ),
     "which took no time, as rows come later": (
         MANY,
         {"duration_ms": 4.0, "client_side": False},
         True,
     ),
     "each run finds one row": (holder(sub_plan(**{"Plan Rows": 1}), **SHOWN), {}, False),
+    "many runs, but the outer rows are many as well": (
+        holder(sub_plan(**{"Plan Rows": 1}), rows=18_000, **SHOWN),
+        {},
+        False,
+    ),
+    "many runs, and more than the outer rows": (
+        holder(sub_plan(**{"Plan Rows": 1}), rows=25_000, **SHOWN),
+        {},
+        True,
+    ),
     "99 runs that read a lot": (
         holder(sub_plan(**{"Plan Rows": 5000}), rows=99, **SHOWN),
         {},
@@ -510,15 +536,70 @@ def test_nothing_in_a_plan_can_break_it(text):
 
 
 def test_deep_plans_take_no_time():
-    """Thousands of sub-queries in each other: their products stay finite."""
-    document = holder(rows=1e9)
-    for number in range(5000):
-        inner = {**document, "Parent Relationship": "SubPlan", "Subplan Name": f"SubPlan {number}"}
-        document = holder(inner, rows=1e9, Output=[f"(SubPlan {number})"])
-    plan = Plan.from_json({"Plan": document})
+    """Sub-queries in each other: the products of their runs stay finite."""
+    inner = sub_plan("SubPlan 0")
+    for number in range(1, 2500):
+        shown = {"Plan Rows": 1e9, "Output": [f"(SubPlan {number - 1})"]}
+        inner = sub_plan(f"SubPlan {number}", below=[inner], **shown)
+    plan = Plan.from_json({"Plan": holder(inner, Output=["(SubPlan 2499)"])})
     started = time.perf_counter()
-    assert isinstance(judged(plan), Hit | Miss)
+    assert isinstance(judged(plan, client_side=False), Hit)
     assert time.perf_counter() - started < 5
+
+
+SCAN = {
+    "Node Type": "Seq Scan",
+    "Schema": "public",
+    "Relation Name": "run",
+    "Alias": "r",
+    "Plan Rows": 50_000,
+}
+GROUPS = {"Node Type": "Aggregate", "Group Key": ["r.stack_id"], "Plans": [{**SCAN, **OUTER}]}
+
+
+def after(inner, kind="Hash Join", **changes):
+    """Return a join of `stack` with something else on its inner side."""
+    return {
+        "Node Type": kind,
+        "Join Type": "Left",
+        "Plans": [holder(**OUTER), {**inner, "Parent Relationship": "Inner"}],
+        **changes,
+    }
+
+
+#: The plan of a statement that was rewritten, and what it proves.
+PROOFS = {
+    "hashed": (
+        after({"Node Type": "Hash", "Plans": [{**GROUPS, **OUTER}]}),
+        "run is read once, for a Hash Join (Left)",
+    ),
+    "kept": (
+        after({"Node Type": "Materialize", "Plans": [{**GROUPS, **OUTER}]}, "Nested Loop"),
+        "run is read once, for a Nested Loop (Left)",
+    ),
+    "a hash table to look into": (
+        holder({**SCAN, "Parent Relationship": "SubPlan", "Subplan Name": "SubPlan 1"})
+        | {"Filter": "(ANY (s.id = (hashed SubPlan 1).col1))"},
+        "run is read once, for a hash table",
+    ),
+    "run again by a loop": (after(GROUPS, "Nested Loop"), None),
+    "looked up by a loop": (after({**SCAN, "Node Type": "Index Scan"}, "Nested Loop"), None),
+    "still a sub-query": (MANY, None),
+    "nowhere to be seen": (after({"Node Type": "Hash"}), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_the_plan_of_the_join_is_the_proof(name):
+    document, line = PROOFS[name]
+    (repeated,) = Work(Plan.from_json({"Plan": MANY}), TABLES).sub_plans
+    verdict = verdict_on(repeated, Plan.from_json({"Plan": document}), TABLES)
+    if line is None:
+        assert verdict.status is VerdictStatus.UNTESTED
+        assert "it would still run once for each row" in verdict.reason
+    else:
+        assert verdict.status is VerdictStatus.VERIFIED
+        assert verdict.proof == ("SubPlan 1 is gone", line)
 
 
 #: A statement, and what must be in what is derived of it, or None.

@@ -352,12 +352,16 @@ JUDGED = {
     ),
     "never executed": (loop(scan(10, 0, loops=0), runs=0), None),
     "workers that share the rows, but did not come": (
-        loop(gather(scan(12, 240, **{"Parallel Aware": True})), runs=240),
+        gather(loop(scan(12, 240, **{"Parallel Aware": True}), runs=240, **{"Plan Rows": 12})),
         None,
     ),
-    "many more than workers can explain": (
-        loop(gather(scan(1, 80, loops=3, **{"Parallel Aware": True})), runs=240),
+    "more than workers explain": (
+        gather(loop(scan(9, 240, **{"Parallel Aware": True}), runs=240, **{"Plan Rows": 9})),
         "address",
+    ),
+    "more on the inner side, which no workers share": (
+        gather(loop(loop(scan(5, 5), runs=5, rows=12), runs=240)),
+        None,
     ),
     "a sort that outgrows the memory": (
         step("Sort", 100, 200_000, as_outer(scan(100, 200_000))),
@@ -370,6 +374,10 @@ JUDGED = {
     "a sort that fits": (step("Sort", 100, 20_000, as_outer(scan(100, 20_000))), None),
     "fewer rows, and a table read for them": (hashed(FEW, BIG, **JOINED), "address"),
     "fewer rows on the other side": (hashed(BIG, FEW, **JOINED), "address"),
+    "fewer rows, which are hashed to know whether there is one": (
+        hashed(BIG, FEW, **{**JOINED, "Join Type": "Semi"}),
+        "address",
+    ),
     "fewer rows, but all of the table is wanted": (
         hashed(BIG, FEW, **{**JOINED, "Join Type": "Left"}),
         None,
@@ -387,13 +395,18 @@ JUDGED = {
         None,
     ),
     "fewer rows, as nothing was on the other side": (
-        hashed(FEW, scan(100_000, 0, relation="big"), **JOINED),
+        hashed(FEW, scan(9, 0, relation="big", **{"Rows Removed by Filter": 100_000}), **JOINED),
         None,
     ),
     "fewer rows of a merge join, which ends early": (
         step("Merge Join", 10, 10, as_outer(FEW), as_inner(BIG), **{"Merge Cond": "(b.id = a.id)"}),
         None,
     ),
+    "fewer rows of each run, as far as whole numbers tell": (
+        hashed(scan(4, 0, loops=4000), BIG, **JOINED),
+        None,
+    ),
+    "fewer rows of each run": (hashed(scan(20, 0, loops=4000), BIG, **JOINED), "address"),
     "rows that a merge join reads again": (
         loop(
             step(
@@ -418,10 +431,49 @@ def test_judges(name):
     assert found == relation, result
 
 
-def test_blames_the_join_and_not_what_it_reads_again():
-    document, _ = JUDGED["rows that a merge join reads again"]
-    hit = judged(Plan.from_json({"Plan": document}))
-    assert hit.suspicion.subject == "Merge Join"
+HEAP = {"Schema": "public", "Relation Name": "address", "Alias": "a"}
+
+#: A plan that was run, and the step that is to blame.
+BLAMED = {
+    "a join, not what it reads again": (
+        JUDGED["rows that a merge join reads again"][0],
+        "Merge Join",
+    ),
+    "the table, not the entries of its index": (
+        loop(
+            step(
+                "Bitmap Heap Scan",
+                1,
+                200,
+                as_outer(step("Bitmap Index Scan", 1, 30_000, **{"Index Name": "i"})),
+                **HEAP,
+            ),
+            runs=200,
+        ),
+        "Bitmap Heap Scan on address",
+    ),
+    "a join, not the side where it stops at the first match": (
+        hashed(
+            step(
+                "Nested Loop",
+                100_000,
+                10,
+                as_outer(scan(10, 10)),
+                as_inner(scan(1000, 1, loops=10, relation="task")),
+                **{"Join Type": "Semi"},
+            ),
+            BIG,
+            **JOINED,
+        ),
+        "Nested Loop",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_blames_the_lowest_step_that_can_be_told(name):
+    document, title = BLAMED[name]
+    assert judged(Plan.from_json({"Plan": document})).suspicion.subject == title
 
 
 def test_a_statement_that_took_no_time_is_no_matter():

@@ -132,6 +132,9 @@ class _Further:
         preparation = self._capture.preparation
         if preparation is None or not self._query.parameters:
             return None
+        if not preparation.reached:
+            threshold, why = preparation.threshold, preparation.why
+            return Prepared(threshold, plan, (), (), 0.0, reached=False, why=why)
         try:
             return prepared(self._session, self._query, plan, preparation)
         except ServerError as error:

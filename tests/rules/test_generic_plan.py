@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ from flask_planwatch.plan.evidence import Custom, Evidence, Hit, Miss, Prepared
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import generic_plan
+from flask_planwatch.server import prepared
+from flask_planwatch.server.session import OwnSession, ServerError
 from flask_planwatch.signals import statement_inspected
 
 from ..stories import GENERIC_PLAN, Invoice, Medic, Product
@@ -211,15 +214,26 @@ def test_is_silent_with_custom_plans_forced(each_stories, watch):
     assert found(watched) == []
 
 
-def test_cannot_tell_is_a_named_skip(psycopg):
-    with psycopg.app.app_context(), psycopg.db.engine.connect() as connection:
-        for _ in range(3):
-            # The driver leaves the type of a text to the server, and the context has none.
-            connection.exec_driver_sql("SELECT %(a)s, id FROM medic LIMIT 1", {"a": "x"})
-            connection.commit()
+def test_cannot_tell_is_a_named_skip(psycopg, monkeypatch):
+    """What PREPARE refuses; psycopg's own types leave next to nothing to refuse."""
+    monkeypatch.setattr(prepared, "types_of", lambda session, values: ["no_such_type"])
+    run(psycopg, GENERIC_PLAN["JSON key"], times=3, rare=1)
     assert found(psycopg) == []
-    skipped = psycopg.planwatch.stats()["skipped"]
-    assert set(skipped) <= {"generic-plan-unknown"}
+    stats = psycopg.planwatch.stats()
+    assert stats["skipped"] == {"generic-plan-unknown": 2}
+    assert stats["inspected"] == 3
+
+
+def test_nothing_stays_prepared(each_stories):
+    engine = sa.create_engine(each_stories.url_for("psycopg"))
+    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    for types in (["int"], ["no_such_type"], []):
+        with contextlib.suppress(ServerError):
+            prepared.generic_plan(session, "SELECT 1 / $1", types)
+        with session.transaction() as transaction:
+            assert transaction.fetch("SELECT name FROM pg_prepared_statements") == []
+    session.close()
+    engine.dispose()
 
 
 def test_values_are_not_shown(psycopg):
@@ -244,9 +258,9 @@ def plan(cost, node="Seq Scan", index=None):
 
 def judged(*costs, generic=100.0, order=None, planning=5.0, forced=None, **changes):
     customs = tuple(Custom(plan(cost), forced or generic) for cost in costs)
-    prepared = Prepared(5, plan(generic), customs, order or (0,), planning, True, "why")
+    seen = Prepared(5, plan(generic), customs, order or (0,), planning, True, "why")
     evidence = Evidence(
-        plan(costs[0]), Schema(), "", 0, True, 1.0, 1, prepared=replace(prepared, **changes)
+        plan(costs[0]), Schema(), "", 0, True, 1.0, 1, prepared=replace(seen, **changes)
     )
     (suspicion,) = generic_plan.suspect(evidence.plan, evidence.schema)
     return generic_plan.judge(suspicion, evidence)

@@ -215,6 +215,13 @@ class Adviser:
             if not hit.small
             and (held := [one for one in attempt.used if self.drafts.serves(one, hit)])
         }
+        # What serves a certain hit proves nothing of a doubtful one beside it.
+        certain = {
+            one for hit in ground.hits if hit.doubt is None for one in serving.get(id(hit), [])
+        }
+        for hit in ground.hits:
+            if hit.doubt is not None and certain.issuperset(serving.get(id(hit), [])):
+                serving.pop(id(hit), None)
         owned = {one for held in serving.values() for one in held}
         for first in list(serving.values())[:1]:
             first += [one for one in attempt.used if one not in owned]

@@ -103,7 +103,12 @@ class Guest:
 
     def found_in_the_toolbar(self) -> set[str]:
         """The rules that PlanWatch names in its panel, of the statements of this request."""
-        self.page.click("a.flDebugPlanWatchPanel")
+        # Until the toolbar's script has run, its links do nothing.
+        for _ in range(20):
+            self.page.click("a.flDebugPlanWatchPanel")
+            if self.page.is_visible("#planwatch"):
+                break
+            self.page.wait_for_timeout(250)
         rules = self.page.locator("#planwatch article:visible .rule").all_inner_texts()
         self.page.click("#flDebugPlanWatchPanel-content a.flDebugClose")
         return set(rules)

@@ -51,9 +51,9 @@ def inspections(watched):
 
 @pytest.fixture
 def on_hypopg(hypopg_server, templates):
-    from .conftest import _database
+    from .conftest import make_database
 
-    yield from _database(hypopg_server, templates(hypopg_server))
+    yield from make_database(hypopg_server, templates(hypopg_server))
 
 
 def test_untested_where_hypopg_is_missing(fresh_story, watch):

@@ -245,11 +245,13 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
 def _judge_reference(
     suspicion: Suspicion, schema: Schema, rows: float, *, small: bool
 ) -> Hit | Miss:
+    # A foreign key may be a partition's own, while the suspicion names the whole table.
     reference = next(
         one
         for one in schema.references
-        if one.child == suspicion.relation.key
-        and tuple(map(suspicion.relation.quoted_column, one.columns)) == suspicion.keys
+        if (child := schema.get(one.child)) is not None
+        and schema.root(child).key == suspicion.relation.key
+        and tuple(map(child.quoted_column, one.columns)) == suspicion.keys
     )
     parent = schema.get(reference.parent)
     table = suspicion.relation.display

@@ -651,9 +651,9 @@ RANGE = where(Article.span.contains(7))
 
 @pytest.fixture
 def on_hypopg(hypopg_server, templates):
-    from ..conftest import _database
+    from ..conftest import make_database
 
-    for database in _database(hypopg_server, templates(hypopg_server)):
+    for database in make_database(hypopg_server, templates(hypopg_server)):
         fill(database)
         yield database
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -101,6 +102,13 @@ class Suspicion:
     whole: bool = False
     node: Node | None = None
     exclusive: bool = False
+
+    @classmethod
+    def of_statement(
+        cls, rule: str, relation: Relation, subject: str, needs: Iterable[Need] = ()
+    ) -> Suspicion:
+        """Return a suspicion of the statement as a whole."""
+        return cls(rule, relation, subject, (), (), (), needs=frozenset(needs), whole=True)
 
     @property
     def identity(self) -> tuple[str, str, str]:

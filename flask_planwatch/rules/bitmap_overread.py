@@ -98,18 +98,8 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     if not plan.scans:
         return []
     bitmap = any(node.type == "Bitmap Heap Scan" for node in plan.nodes)
-    return [
-        Suspicion(
-            rule=NAME,
-            relation=schema.largest,
-            subject="bitmap",
-            keys=(),
-            scans=(),
-            comparisons=(),
-            needs=frozenset({Need.ANALYSED} if bitmap else ()),
-            whole=True,
-        )
-    ]
+    needs = {Need.ANALYSED} if bitmap else ()
+    return [Suspicion.of_statement(NAME, schema.largest, "bitmap", needs)]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:

@@ -59,8 +59,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     foreign = any(node.type in {"Foreign Scan", "Custom Scan"} for node in plan.nodes)
     if foreign or not plan.scans or not plan.only_reads:
         return []
-    relation = schema.largest
-    return [Suspicion(NAME, relation, "elapsed time", (), scans=(), comparisons=(), whole=True)]
+    return [Suspicion.of_statement(NAME, schema.largest, "elapsed time")]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:

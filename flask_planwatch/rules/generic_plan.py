@@ -70,9 +70,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return the statement: whether its driver prepares it, no plan tells."""
     if not plan.scans:
         return []
-    relation = schema.largest
-    needs = frozenset({Need.PREPARED})
-    return [Suspicion(NAME, relation, NAME, (), scans=(), comparisons=(), needs=needs, whole=True)]
+    return [Suspicion.of_statement(NAME, schema.largest, NAME, {Need.PREPARED})]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:

@@ -71,18 +71,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return the statement, if it has a sub-query that belongs to a step of the plan."""
     if not any(node.relationship == "SubPlan" for node in plan.nodes):
         return []
-    return [
-        Suspicion(
-            rule=NAME,
-            relation=schema.largest,
-            subject="sub-query",
-            keys=(),
-            scans=(),
-            comparisons=(),
-            needs=frozenset({Need.ANALYSED}),
-            whole=True,
-        )
-    ]
+    return [Suspicion.of_statement(NAME, schema.largest, "sub-query", {Need.ANALYSED})]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:

@@ -81,18 +81,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return the statement, if it has more than one step whose rows could be wrong."""
     if len(plan.nodes) < 2 or not plan.scans:
         return []
-    return [
-        Suspicion(
-            rule=NAME,
-            relation=schema.largest,
-            subject="rows",
-            keys=(),
-            scans=(),
-            comparisons=(),
-            needs=frozenset({Need.ANALYSED}),
-            whole=True,
-        )
-    ]
+    return [Suspicion.of_statement(NAME, schema.largest, "rows", {Need.ANALYSED})]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:

@@ -72,7 +72,7 @@ def without_plan(error: StatementError) -> Hit:
 
 
 def _suspicion(relation: Relation) -> Suspicion:
-    return Suspicion(NAME, relation, "statement", keys=(), scans=(), comparisons=(), whole=True)
+    return Suspicion.of_statement(NAME, relation, "statement")
 
 
 def _failed(suspicion: Suspicion, error: StatementError) -> Hit:

@@ -173,7 +173,7 @@ def _is_searched(one: Coverage, schema: Schema, compared: Mapping[int, list[Comp
     return few and any(
         comparison.node is scan
         and comparison.operator in BTREE_OPERATORS
-        and comparison.column == one.index.keys[0]
+        and comparison.column in one.index.keys[:1]
         for scan in scans
         for comparison in compared.get(id(scan), ())
     )

@@ -36,6 +36,11 @@ INDEX_CONDITIONS = ("Index Cond", "Recheck Cond")
 JOIN_CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter")
 
 
+#: No figure of a plan is larger, so that products of some stay finite; PostgreSQL itself takes
+#: estimates above 1e100 rows for that many.
+MOST = 1e60
+
+
 class UnreadablePlan(ValueError):
     """What was given is not a plan of PostgreSQL's JSON format."""
 
@@ -322,4 +327,4 @@ def _number(document: Mapping[str, Any], key: str) -> float:
         number = float(value) if isinstance(value, int | float | Decimal) else 0.0
     except OverflowError:
         return 0.0
-    return number if isfinite(number) else 0.0
+    return max(-MOST, min(number, MOST)) if isfinite(number) else 0.0

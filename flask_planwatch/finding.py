@@ -58,6 +58,7 @@ class SkipReason(StrEnum):
 
     PERMISSION_DENIED = "permission-denied"
     NOT_VISIBLE = "not-visible"
+    SESSION_STATE_UNKNOWN = "session-state-unknown"
     STATEMENT_INVALID = "statement-invalid"
     STATEMENT_TIMEOUT = "statement-timeout"
     LOCK_TIMEOUT = "lock-timeout"
@@ -87,6 +88,10 @@ _EXPLANATIONS = {
     SkipReason.NOT_VISIBLE: (
         "it names something that only the application's own session sees, such as a temporary "
         "table, an uncommitted table or a schema of its search_path"
+    ),
+    SkipReason.SESSION_STATE_UNKNOWN: (
+        "the settings, the role or the search path of the application's connection cannot be had "
+        "on PlanWatch's"
     ),
     SkipReason.STATEMENT_INVALID: "the server refused the statement itself",
     SkipReason.STATEMENT_TIMEOUT: "planning took longer than PLANWATCH_STATEMENT_TIMEOUT_MS",
@@ -351,6 +356,10 @@ class Inspection:
         if any(current.id == finding.id for current in self.findings):
             return False
         if finding.rule in self.judged:
+            reads = {scan.qualified_relation for scan in self.plan.scans}
+            if finding.scanned and reads.isdisjoint(finding.scanned):
+                # With another search path it is about another schema's tables.
+                return False
             return all(current.rule != finding.rule for current in self.findings)
         for dismissal in self.dismissals:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)

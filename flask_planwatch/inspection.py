@@ -40,10 +40,13 @@ from .remedies import REMEDIES
 from .remedies.case import Case
 from .rules import RULES, Rule, statement_failed
 from .server import catalog
+from .server.adoption import refuse_hidden
 from .server.analyse import analyse
 from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
+from .server.policies import refuse_row_security
 from .server.prepared import prepared
-from .server.session import NO_SERVER, ServerError, Session
+from .server.session import Session
+from .server.transaction import NO_SERVER, ServerError
 from .settings import Settings
 
 #: A statement that took this long, in ms, is critical whatever its share.
@@ -203,8 +206,12 @@ class Inspector:
 
     def _inspect(self, capture: Capture) -> Outcome:
         query = _query(capture)
+        refuse_hidden(query.text, capture.state)
+        self.session.plan_like(capture.state)
         plan = explain(self.session, query)
         schema = catalog.read_schema(self.session, plan)
+        if self.session.other_role:
+            refuse_row_security(self.session, schema.relations)
         # Two lines of code may use one statement with a key of their own each.
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)

@@ -94,6 +94,12 @@ class Repetition:
         return False, "no transaction that it ran in was committed so far"
 
 
+def prepares(dialect: Any) -> bool:
+    """Whether the driver of a SQLAlchemy dialect prepares statements on the server by itself."""
+    driver: str = dialect.driver
+    return driver == "psycopg"
+
+
 def count(connection: Any, key: str, repetition: Repetition) -> int | None:
     """Count an execution on a connection; return the driver's threshold, None if it never prepares.
 

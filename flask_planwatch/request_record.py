@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class RequestRecord:
     """
 
     def __init__(self) -> None:
-        self.sampled: set[tuple[int, str]] = set()
+        self.sampled: set[Hashable] = set()
         self.seen: list[Seen] = []
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from time import monotonic
 
 from .repetition import Repetition
 from .settings import Settings
 
-#: Statements whose tallies are kept; a large app has some thousand. The one that came first goes
-#: first; if it comes again, it is counted anew.
+#: Statements whose tallies are kept at least; a large app has some thousand. Up to twice as many
+#: are, and those that ran least recently go first.
 MAX_STATEMENTS = 10_000
-
 
 #: Latest executions of a statement whose times are kept: the fastest of them is what it takes when
 #: nothing is in its way, and they are few enough to follow a change.
@@ -29,15 +27,16 @@ INSPECTIONS_PER_ANALYSIS = 6
 class Tally:
     """How often one statement ran, how long it took in ms, and when it may be sampled again.
 
-    `recent` are the latest executions that succeeded. `repetition` is what is known of it where
-    the driver may prepare it on the server, else None.
+    `recent` are the latest executions that succeeded, in no order. `repetition` is what is known of
+    it where the driver may prepare it on the server, else None.
     """
 
     explainable: bool
+    changes_state: bool = False
     calls: int = 0
     total_ms: float = 0.0
     next_sample: float = float("-inf")
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
+    recent: list[float] = field(default_factory=list)
     repetition: Repetition | None = None
 
 
@@ -82,17 +81,21 @@ class Sampler:
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
         self._slow_ms = settings.slow_statement_ms
-        self._inspections = Budget(settings.inspections_per_minute, clock)
         self._clock = clock
+        self._inspections = Budget(settings.inspections_per_minute, clock)
 
-    def count(self, tally: Tally, duration_ms: float, *, failed: bool) -> None:
+    def count(self, tally: Tally, duration_ms: float, *, failed: bool = False) -> None:
         """Count one execution."""
         self.captured += 1
         self.total_ms += duration_ms
         tally.calls += 1
         tally.total_ms += duration_ms
-        if not failed:
+        if failed:
+            return
+        if len(tally.recent) < MAX_RECENT:
             tally.recent.append(duration_ms)
+        else:
+            tally.recent[tally.calls % MAX_RECENT] = duration_ms
 
     def is_slow(self, duration_ms: float) -> bool:
         """Whether an execution took too long to wait for the interval."""
@@ -100,7 +103,7 @@ class Sampler:
 
     def is_due(self, tally: Tally, duration_ms: float, *, urgent: bool = False) -> bool:
         """Whether the interval is over, or the execution was slow or urgent enough not to wait."""
-        return urgent or self.is_slow(duration_ms) or self._clock() >= tally.next_sample
+        return urgent or duration_ms > self._slow_ms or self._clock() >= tally.next_sample
 
     def spend(self, tally: Tally) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.
@@ -125,23 +128,29 @@ class Sampler:
 
 
 class Tallies:
-    """The tallies of one engine's statements, by their text as compiled."""
+    """The tallies of one engine's statements, by their text as compiled.
+
+    They are kept in two generations: when there are too many, those that did not run since the last
+    time are forgotten. So the hot path need not keep them in order.
+    """
 
     def __init__(self) -> None:
-        self._tallies: dict[str, Tally] = {}
+        self.recent: dict[Hashable, Tally] = {}
+        self._older: dict[Hashable, Tally] = {}
         self._lock = threading.Lock()
-        self.get = self._tallies.get
 
-    def add(self, key: str, *, explainable: bool) -> Tally:
-        """Start to count a statement; the oldest gives way if there are too many."""
+    def add(self, identity: Hashable, new: Tally) -> Tally:
+        """Return the tally of a statement that is not in `recent`; `new` if there is none."""
         with self._lock:
-            while key not in self._tallies and len(self._tallies) >= MAX_STATEMENTS:
-                del self._tallies[next(iter(self._tallies))]
-            return self._tallies.setdefault(key, Tally(explainable))
+            known = self.recent.get(identity) or self._older.pop(identity, new)
+            if len(self.recent) >= MAX_STATEMENTS:
+                self.recent, self._older = {}, self.recent
+            self.recent[identity] = known
+            return known
 
     def renew_lock(self) -> None:
         """Replace, in a forked child, a lock that a thread of the parent may hold."""
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._tallies)
+        return len(self.recent) + len(self._older)

@@ -21,8 +21,9 @@ from sqlalchemy.pool import NullPool
 from . import signals
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
-from .capture import Capture, Watch
+from .capture import Capture
 from .finding import Inspection, Skip, SkipReason
+from .hooks import Watch
 from .inspection import Inspector, Outcome, inspection_of, statement_of
 from .mapping import Mappings, entities_of
 from .pace import Pace
@@ -366,7 +367,7 @@ class _WatchedEngine:
         """
         if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
             return False
-        identity = statement_of(capture).fingerprint
+        identity = f"{statement_of(capture).fingerprint} {capture.state.place}"
         now = monotonic()
         inspected_at, key = self._inspected_at.get(identity, (float("-inf"), capture.key))
         # The sampler has judged the same text already.

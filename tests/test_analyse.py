@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from flask_planwatch.finding import SkipReason
 from flask_planwatch.server.analyse import analyse
 from flask_planwatch.server.explain import Query, explain
-from flask_planwatch.server.session import OwnSession, ServerError
+from flask_planwatch.server.session import OwnSession
+from flask_planwatch.server.transaction import ServerError
 from flask_planwatch.signals import statement_inspected
 
 from .models import Badge, User

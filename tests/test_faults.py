@@ -175,26 +175,26 @@ def test_a_plan_that_cannot_be_read(watched, monkeypatch):
     def broken(document):
         raise inspection.ServerError(inspection.SkipReason.UNREADABLE_PLAN)
 
-    monkeypatch.setattr("flask_planwatch.server.session.Plan.from_json", broken)
+    monkeypatch.setattr("flask_planwatch.server.transaction.Plan.from_json", broken)
     run(watched, LOGIN)
     assert skipped(watched) == {"unreadable-plan": 1}
 
 
 def test_unknown_nodes_are_passed_over(watched, monkeypatch):
-    from flask_planwatch.server import session
+    from flask_planwatch.server import transaction
 
-    read = session._DriverTransaction._document
+    read = transaction._DriverTransaction._document
 
     def strange(self, sql, parameters):
         (top, *_) = read(self, sql, parameters)
         return [{"Plan": {"Node Type": "Teleport", "Plans": [top["Plan"], None, {"x": 1}]}}]
 
-    monkeypatch.setattr(session._DriverTransaction, "_document", strange)
+    monkeypatch.setattr(transaction._DriverTransaction, "_document", strange)
     run(watched, LOGIN)
     assert len(watched.findings()) == 1
 
 
-@pytest.mark.parametrize("hook", ["_observe", "_capture", "_find_location"])
+@pytest.mark.parametrize("hook", ["_tally", "_capture", "_find_location"])
 def test_a_hook_that_raises_is_counted_and_breaks_nothing(watched, monkeypatch, caplog, hook):
     def broken(*args, **kwargs):
         raise RuntimeError("boom: a compared value")

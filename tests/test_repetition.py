@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from flask_planwatch.repetition import CUSTOM_PLANS, MAX_ORDER, MAX_SETS, Repetition
 from flask_planwatch.server.prepared import Numbered, plans_made
-from flask_planwatch.server.session import ServerError
+from flask_planwatch.server.transaction import ServerError
 
 from .models import Badge
 
@@ -29,7 +29,7 @@ def connection(watched):
 def repetition(watched):
     """Return what is counted of the only statement."""
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    counted = [one.repetition for one in engine.watch._tallies._tallies.values() if one.repetition]
+    counted = [one.repetition for one in engine.watch._tallies.recent.values() if one.repetition]
     (found,) = counted
     return found
 
@@ -108,7 +108,7 @@ def test_psycopg2_counts_nothing(story, watch):
         connection.execute(ONE)
         connection.commit()
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    assert all(one.repetition is None for one in engine.watch._tallies._tallies.values())
+    assert all(one.repetition is None for one in engine.watch._tallies.recent.values())
 
 
 def test_the_servers_own_counts(watched, connection):

@@ -180,33 +180,37 @@ def test_threads_share_the_budget(clock):
 
 def test_tallies_are_kept_by_text():
     tallies = Tallies()
-    one = tallies.add("SELECT 1", explainable=True)
-    other = tallies.add("COMMIT", explainable=False)
-    assert tallies.get("SELECT 1") is one
-    assert tallies.get("COMMIT") is other
-    assert tallies.get("SELECT 2") is None
-    assert (one.explainable, other.explainable, len(tallies)) == (True, False, 2)
+    one = tallies.add("SELECT 1", Tally(explainable=True))
+    other = tallies.add("COMMIT", Tally(explainable=False))
+    assert tallies.recent == {"SELECT 1": one, "COMMIT": other}
+    assert len(tallies) == 2
 
 
 def test_a_tally_is_never_started_anew():
     tallies = Tallies()
-    one = tallies.add("SELECT 1", explainable=True)
-    one.calls += 1
-    assert tallies.add("SELECT 1", explainable=True) is one
+    one = tallies.add("SELECT 1", Tally(explainable=True, calls=1))
+    assert tallies.add("SELECT 1", Tally(explainable=True)) is one
 
 
-def test_tallies_are_bounded_and_the_oldest_goes(monkeypatch):
+def test_tallies_are_bounded_and_those_that_did_not_run_go(monkeypatch):
     monkeypatch.setattr(sampling, "MAX_STATEMENTS", 3)
     tallies = Tallies()
-    for number in range(5):
-        tallies.add(str(number), explainable=True)
-        assert len(tallies) <= 3
-    assert [number for number in range(5) if tallies.get(str(number))] == [2, 3, 4]
+    kept = tallies.add("often", Tally(explainable=True))
+    for number in range(20):
+        tallies.add(number, Tally(explainable=True))
+        if "often" not in tallies.recent:
+            tallies.add("often", Tally(explainable=True))
+        assert len(tallies) <= 6
+    assert tallies.add(19, Tally(explainable=True, calls=7)).calls == 0
+    assert tallies.add("often", Tally(explainable=True)) is kept
+    assert tallies.add(0, Tally(explainable=True, calls=7)).calls == 7
 
 
-def test_a_known_statement_pushes_none_out(monkeypatch):
-    monkeypatch.setattr(sampling, "MAX_STATEMENTS", 3)
-    tallies = Tallies()
-    for number in (0, 1, 2, 1, 0, 2):
-        tallies.add(str(number), explainable=True)
-    assert [number for number in range(3) if tallies.get(str(number))] == [0, 1, 2]
+def test_the_latest_executions_are_kept(clock):
+    sampler, one = make(clock), tally()
+    for duration in range(25):
+        sampler.count(one, float(duration))
+    assert sorted(one.recent) == list(range(15, 25))
+    sampler.count(one, 99.0, failed=True)
+    assert 99.0 not in one.recent
+    assert (one.calls, one.total_ms) == (26, sum(range(25)) + 99)

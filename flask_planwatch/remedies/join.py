@@ -15,7 +15,7 @@ from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
 from ..rules.loops import SubPlan, Work
 from ..server.explain import Query
-from ..server.session import NO_SERVER, ServerError
+from ..server.transaction import NO_SERVER, ServerError
 from ..settings import VERIFY_OFF
 from .case import Case
 

@@ -23,7 +23,7 @@ from ..plan.tree import Plan
 from ..plan.walk import Walk
 from ..rules.limit_trap import walk_of
 from ..server.explain import Query, explain, quoted
-from ..server.session import NO_SERVER, ServerError
+from ..server.transaction import NO_SERVER, ServerError
 from .case import Case
 from .trial import Proof, try_index
 

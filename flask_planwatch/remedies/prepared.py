@@ -15,7 +15,7 @@ from ..plan.predicate import Conjunct, conjuncts
 from ..plan.scrub import scrub_plan
 from ..plan.tree import Plan
 from ..server.prepared import Numbered, generic_plan, types_of
-from ..server.session import NO_SERVER, ServerError
+from ..server.transaction import NO_SERVER, ServerError
 from .case import Case
 
 #: Parameters that are tried as literals; statements with more are too long to try all of them.

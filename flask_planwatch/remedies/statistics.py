@@ -13,7 +13,7 @@ from ..plan.tree import Node, Plan
 from ..rules.row_misestimate import FACTOR, Estimates
 from ..server import whatif
 from ..server.explain import Query, quoted
-from ..server.session import NO_SERVER, ServerError
+from ..server.transaction import NO_SERVER, ServerError
 from ..settings import VERIFY_OFF
 from .case import Case
 

@@ -7,7 +7,8 @@ import re
 from ..finding import SkipReason
 from ..plan.tree import Plan
 from .explain import Query
-from .session import NO_SERVER, ServerError, Session
+from .session import Session
+from .transaction import NO_SERVER, ServerError
 
 #: Without TIMING it costs hardly more than the statement itself: rows and loops are what is wanted.
 _ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, TIMING OFF, SUMMARY OFF) "

@@ -10,7 +10,8 @@ from ..finding import SkipReason
 from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
 from .explain import Query, explain, quoted
-from .session import ServerError, Session
+from .session import Session
+from .transaction import ServerError
 
 #: PostgreSQL takes a table that was never vacuumed for at least this many pages.
 ASSUMED_PAGES = 10
@@ -111,7 +112,8 @@ def read_schema(session: Session, plan: Plan) -> Schema:
     keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
     if not keys:
         return Schema()
-    with session.transaction() as transaction:
+    # A name is shown as a new session has to write it, whatever the search path is here.
+    with session.transaction(own_state=True) as transaction:
         references: tuple[ForeignKey, ...] = ()
         if plan.deleted_from:
             rows = transaction.fetch(_REFERENCES, (list(plan.deleted_from),))
@@ -153,7 +155,7 @@ def read_schema(session: Session, plan: Plan) -> Schema:
 
 def index_names(session: Session, schema: str) -> frozenset[str]:
     """Return the names in a schema that an advised index must not take; raises ServerError."""
-    with session.transaction() as transaction:
+    with session.transaction(own_state=True) as transaction:
         return frozenset(name for (name,) in transaction.fetch(_INDEX_NAMES, (schema,)))
 
 

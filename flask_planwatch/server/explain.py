@@ -12,7 +12,8 @@ from ..plan.evidence import Suspicion
 from ..plan.pattern import read
 from ..plan.predicate import tokenize
 from ..plan.tree import Plan
-from .session import Parameters, ServerError, Session, Transaction
+from .session import Session
+from .transaction import Parameters, ServerError, Transaction
 
 EXPLAIN = "EXPLAIN (FORMAT JSON, VERBOSE) "
 

@@ -16,7 +16,8 @@ from ..plan.predicate import PrintedSQL, Structure, bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.spelling import shorter_spelling
 from .explain import EXPLAIN, quoted
-from .session import NO_SERVER, ServerError, Session, Transaction
+from .session import Session
+from .transaction import NO_SERVER, ServerError, Transaction
 
 #: Pseudo-types that stand for any argument: "any", and the polymorphic ones of
 #: https://www.postgresql.org/docs/current/extend-type-system.html

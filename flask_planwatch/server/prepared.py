@@ -20,7 +20,8 @@ from ..plan.predicate import tokenize
 from ..plan.tree import Plan
 from ..repetition import Preparation
 from .explain import EXPLAIN, Query, explain
-from .session import Parameters, ServerError, Session
+from .session import Session
+from .transaction import Parameters, ServerError
 
 #: The name of PlanWatch's own prepared statement, on its own connection.
 _NAME = "flask_planwatch"

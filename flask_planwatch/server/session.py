@@ -6,9 +6,8 @@ unless a writable trial is asked for by name.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from time import perf_counter
 from typing import Any, Protocol
@@ -19,74 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from ..finding import SkipReason
-from ..plan.tree import Plan, UnreadablePlan
+from ..session_state import NOTHING_SET, SessionState
+from .adoption import adopt, refuse_unknown
+from .transaction import ServerError, Transaction, known_of, sqlstate_of, transaction_on
 
 #: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
 DISPOSE_PATIENCE = 0.5
-
-_REASONS = {
-    "42501": SkipReason.PERMISSION_DENIED,
-    "42P01": SkipReason.NOT_VISIBLE,
-    "42703": SkipReason.NOT_VISIBLE,
-    "42704": SkipReason.NOT_VISIBLE,
-    "42883": SkipReason.NOT_VISIBLE,
-    "3F000": SkipReason.NOT_VISIBLE,
-    "57014": SkipReason.STATEMENT_TIMEOUT,
-    "55P03": SkipReason.LOCK_TIMEOUT,
-}
-
-#: Reasons that have nothing to do with what was asked.
-NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
-
-#: Messages of these states name relations and roles, never a value.
-_STATES_WITHOUT_VALUES = frozenset({"42501", "42P01", "3F000"})
-
-Parameters = Mapping[str, Any] | Sequence[Any] | None
-
-
-class ServerError(Exception):
-    """PostgreSQL, or the way to it, refused something.
-
-    `reason` is the Skip that this amounts to, `sqlstate` the server's code if there was one.
-    The message holds no compared value.
-    """
-
-    def __init__(self, reason: SkipReason, detail: str = "", sqlstate: str | None = None) -> None:
-        super().__init__(detail or str(reason))
-        self.reason = reason
-        self.detail = detail
-        self.sqlstate = sqlstate
-
-
-class Transaction(Protocol):
-    """What the other modules of this package need of a connection."""
-
-    def fetch(self, sql: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
-        """Run a query of PlanWatch's own and return its rows; raises ServerError."""
-
-    def types(self, sql: str) -> list[int]:
-        """Return the type oids of a query's columns; raises ServerError."""
-
-    def oids(self, values: Sequence[Any]) -> list[int]:
-        """Return the type oids that psycopg 3 gives these values; 0: the server shall infer it.
-
-        Raises ServerError if it cannot send one.
-        """
-
-    def literal(self, value: Any) -> str:
-        """Return a value as psycopg 3 writes it into SQL; raises ServerError."""
-
-    def output(self, sql: str) -> object:
-        """Return the first column that an EXPLAIN says its plan computes; raises ServerError."""
-
-    def run(self, sql: str) -> None:
-        """Run a command of PlanWatch's own; raises ServerError."""
-
-    def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
-        """Run an EXPLAIN with a statement's own parameters; raises ServerError.
-
-        `escaped` is False if the driver must not look for placeholders in the text.
-        """
 
 
 class Session(Protocol):
@@ -96,17 +33,31 @@ class Session(Protocol):
     lock_timeout_ms: int
     #: The fastest way to the server and back so far, in ms.
     round_trip_ms: float
+    #: What is set on the connection that the inspected statement ran on.
+    state: SessionState
+
+    @property
+    def other_role(self) -> bool:
+        """Whether PlanWatch is connected as another role than the application."""
+
+    def plan_like(self, state: SessionState) -> None:
+        """Plan from now on as a connection of the application's in this state.
+
+        Raises ServerError if the state is not known.
+        """
 
     def transaction(
-        self, *, writable: bool = False, statement_timeout_ms: int | None = None
+        self,
+        *,
+        writable: bool = False,
+        statement_timeout_ms: int | None = None,
+        own_state: bool = False,
     ) -> AbstractContextManager[Transaction]:
-        """Return a context manager that yields a Transaction and rolls it back."""
+        """Return a context manager that yields a Transaction and rolls it back.
 
-
-def sqlstate_of(error: BaseException) -> str | None:
-    """Return the SQLSTATE that a driver's exception carries."""
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    return state if isinstance(state, str) else None
+        It has the settings, the role and the search path of the statement that is being inspected,
+        or, with `own_state`, those that a new session of PlanWatch's begins with.
+        """
 
 
 class OwnSession:
@@ -121,7 +72,7 @@ class OwnSession:
         self.statement_timeout_ms = statement_timeout_ms
         self.lock_timeout_ms = lock_timeout_ms
         self.round_trip_ms = float("inf")
-        self._engine = engine
+        self._engine = self._watched_engine = engine
         if url is not None:
             url = url.set(drivername=engine.url.drivername)
             self._engine = create_engine(url, poolclass=NullPool)
@@ -129,6 +80,8 @@ class OwnSession:
         self._connection: PoolProxiedConnection | None = None
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
+        #: What is set on the connection that the inspected statement ran on.
+        self.state = NOTHING_SET
         self._shared = False
         self._let_go = False
         self._ended = False
@@ -136,23 +89,30 @@ class OwnSession:
 
     @contextmanager
     def transaction(
-        self, *, writable: bool = False, statement_timeout_ms: int | None = None
+        self,
+        *,
+        writable: bool = False,
+        statement_timeout_ms: int | None = None,
+        own_state: bool = False,
     ) -> Iterator[Transaction]:
         """Yield a Transaction, and roll it back however the block ends.
 
-        A connection that the server has dropped since is replaced once. Raises ServerError.
+        A connection that the server has dropped since is replaced once. Raises ServerError, with
+        SESSION_STATE_UNKNOWN if the application's settings cannot be had here.
         """
         mode = "READ WRITE" if writable else "READ ONLY"
-        begin = (
-            f"SET TRANSACTION {mode}; "
+        limits = (
             f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}; "
             f"SET LOCAL lock_timeout = {self.lock_timeout_ms}; "
             "SET LOCAL application_name = 'flask-planwatch'"
         )
+        path = "; SET LOCAL search_path TO DEFAULT" if own_state else ""
         with self._lock:
             self._let_go = False
-            transaction = self._begin(begin)
+            transaction = self._begin(f"SET TRANSACTION {mode}; {limits}{path}")
             try:
+                if not own_state:
+                    self._adopt(transaction, limits)
                 yield transaction
             finally:
                 self._rollback()
@@ -189,10 +149,10 @@ class OwnSession:
         self._connection = None
         self._lock = threading.Lock()
 
-    def _begin(self, sql: str) -> _DriverTransaction:
+    def _begin(self, sql: str) -> Transaction:
         for attempt in ("held", "renewed"):
             connection = self._connect()
-            transaction = _DriverTransaction(connection, self._dialect)
+            transaction = transaction_on(connection, self._dialect)
             started = perf_counter()
             try:
                 transaction.run(sql)
@@ -203,6 +163,31 @@ class OwnSession:
                 if attempt == "renewed" or error.reason is not SkipReason.CONNECTION_LOST:
                     raise
         raise AssertionError("unreachable")
+
+    def _adopt(self, transaction: Transaction, limits: str) -> None:
+        """Set what the application had set, and PlanWatch's own limits once more after it."""
+        if adopt(transaction, self.state, other_role=self.other_role):
+            transaction.run(limits)
+
+    @property
+    def other_role(self) -> bool:
+        """Whether PlanWatch is connected as another role than the application."""
+        connection = self._connection
+        if connection is None or self._engine is self._watched_engine:
+            return False
+        return self.state.user != known_of(connection.dbapi_connection).get("user")
+
+    def plan_like(self, state: SessionState) -> None:
+        """Plan from now on as a connection of the application's in this state.
+
+        Raises ServerError if the state is not known.
+        """
+        self.state = state
+        pool = self._watched_engine.pool.dispatch
+        listeners = [*pool.checkout]
+        if self._engine is not self._watched_engine:
+            listeners += [*pool.connect, *pool.first_connect]
+        refuse_unknown(state, listeners)
 
     def _connect(self) -> PoolProxiedConnection:
         if self._ended:
@@ -260,86 +245,3 @@ class OwnSession:
 
 #: Connections that are not ours to close: a parent process's, or the app's own.
 _ABANDONED: list[PoolProxiedConnection] = []
-
-
-class _DriverTransaction:
-    """A Transaction on a psycopg2 or psycopg 3 connection."""
-
-    def __init__(self, connection: PoolProxiedConnection, dialect: Any) -> None:
-        self._connection = connection
-        self._dialect = dialect
-
-    def fetch(self, sql: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
-        return [tuple(row) for row in self._execute(sql, parameters).fetchall()]
-
-    def types(self, sql: str) -> list[int]:
-        return [column[1] for column in self._execute(sql, None).description]
-
-    def oids(self, values: Sequence[Any]) -> list[int]:
-        from psycopg.adapt import PyFormat, Transformer
-
-        transformer = Transformer(self._connection.driver_connection)
-        try:
-            transformer.dump_sequence(values, [PyFormat.AUTO] * len(values))
-        except Exception as error:
-            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
-        return list(transformer.types or ())
-
-    def literal(self, value: Any) -> str:
-        from psycopg import sql
-
-        try:
-            return sql.Literal(value).as_string(self._connection.driver_connection)
-        except Exception as error:
-            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
-
-    def output(self, sql: str) -> object:
-        document = self._document(sql, None)
-        try:
-            return document[0]["Plan"]["Output"][0]
-        except (LookupError, TypeError) as error:
-            raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
-
-    def run(self, sql: str) -> None:
-        self._execute(sql, None)
-
-    def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
-        given = () if parameters is None else parameters
-        try:
-            return Plan.from_json(self._document(sql, given if escaped else None))
-        except UnreadablePlan as error:
-            raise ServerError(SkipReason.UNREADABLE_PLAN, str(error)) from error
-
-    def _document(self, sql: str, parameters: Parameters) -> Any:
-        """Return the JSON of an EXPLAIN; some drivers are set up to leave it as text."""
-        (document,) = self._execute(sql, parameters).fetchone()
-        try:
-            return json.loads(document) if isinstance(document, str | bytes) else document
-        except (ValueError, RecursionError) as error:
-            raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
-
-    def _execute(self, sql: str, parameters: Parameters) -> Any:
-        cursor: Any = None
-        try:
-            cursor = self._connection.cursor()
-            if parameters is None:
-                self._dialect.do_execute_no_params(cursor, sql)
-            else:
-                self._dialect.do_execute(cursor, sql, parameters)
-            return cursor
-        except RecursionError as error:
-            raise ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError") from error
-        except Exception as error:
-            raise self._server_error(error, cursor) from error
-
-    def _server_error(self, error: Exception, cursor: Any) -> ServerError:
-        state = sqlstate_of(error)
-        if isinstance(error, self._dialect.loaded_dbapi.Error):
-            driver_connection = self._connection.dbapi_connection
-            if self._dialect.is_disconnect(error, driver_connection, cursor):
-                return ServerError(SkipReason.CONNECTION_LOST, type(error).__name__, state)
-        reason = _REASONS.get(state or "", SkipReason.EXPLAIN_FAILED)
-        detail = f"{type(error).__name__}, SQLSTATE {state}"
-        if state in _STATES_WITHOUT_VALUES:
-            detail = str(error).partition("\n")[0]
-        return ServerError(reason, detail, state)

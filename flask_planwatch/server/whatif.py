@@ -20,7 +20,8 @@ from ..plan.evidence import Suspicion
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
 from .explain import Query, predicate_query
-from .session import NO_SERVER, ServerError, Session, Transaction
+from .session import Session
+from .transaction import NO_SERVER, ServerError, Transaction
 
 HYPOPG, BUILD = "hypopg", "build"
 

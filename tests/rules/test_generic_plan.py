@@ -14,7 +14,8 @@ from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import generic_plan
 from flask_planwatch.server import prepared
-from flask_planwatch.server.session import OwnSession, ServerError
+from flask_planwatch.server.session import OwnSession
+from flask_planwatch.server.transaction import ServerError
 from flask_planwatch.signals import statement_inspected
 
 from ..stories import GENERIC_PLAN, Invoice, Medic, Product

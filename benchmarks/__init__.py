@@ -1,0 +1,1 @@
+"""What PlanWatch costs: `python -m benchmarks`."""

@@ -46,8 +46,8 @@ class PlanWatch:
     def watch(self, engine: Any, app: Flask | None = None) -> None:
         """Listen to an engine that Flask-SQLAlchemy does not own.
 
-        Engines that are not on PostgreSQL by psycopg2 or psycopg, and async ones, are left alone;
-        that is said once, in the log. Raises TypeError for what is no engine.
+        It may be an async engine. Engines that are not on PostgreSQL by psycopg2, psycopg or
+        asyncpg are left alone; that is said once, in the log. Raises TypeError for anything else.
         """
         if not isinstance(engine, Engine) and not hasattr(engine, "sync_engine"):
             raise TypeError(f"watch() takes a SQLAlchemy engine, not {type(engine).__name__}.")

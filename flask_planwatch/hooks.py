@@ -20,19 +20,20 @@ from .capture import Capture, copied, is_large
 from .finding import SkipReason, StatementError
 from .location import location_finder
 from .repetition import (
+    ASYNCPG,
     CUSTOM_PLANS,
     MAX_ORDER,
+    PSYCOPG,
     Preparation,
     Repetition,
     committed,
     count,
-    prepares,
     rolled_back,
 )
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
+from .server.drivers import known_of, sqlstate_of
 from .server.prepared import plans_made
-from .server.transaction import known_of, sqlstate_of
 from .session_state import ConnectionState, SessionState, may_change_state, state_of
 from .worker import Ticket, on_own_thread
 
@@ -120,7 +121,8 @@ class Watch:
         self.active = self._attached = False
         #: Whether a statement was seen that changed what a connection would plan.
         self._stateful = False
-        self._prepares = prepares(engine.dialect)
+        self._prepares = engine.dialect.driver in {PSYCOPG, ASYNCPG}
+        self._forgets = engine.dialect.driver == PSYCOPG
         self._listeners: dict[str, Callable[..., None]] = {
             "before_cursor_execute": self._before,
             "after_cursor_execute": self._after,
@@ -245,7 +247,7 @@ class Watch:
 
     def _rollback(self, conn: Any, *_: Any) -> None:
         try:
-            if self._prepares:
+            if self._forgets:
                 rolled_back(conn)
             if self._stateful and (state := self._state(conn)):
                 state.rolled_back()
@@ -261,7 +263,7 @@ class Watch:
 
     def _rollback_savepoint(self, conn: Any, name: str, *_: Any) -> None:
         try:
-            if self._prepares:
+            if self._forgets:
                 rolled_back(conn)
             if self._stateful and (state := self._state(conn)):
                 state.rolled_back(name)
@@ -425,10 +427,13 @@ class Watch:
             happened = plans_made(
                 execution.context.root_connection, execution.statement, execution.parameters
             )
-        return tally.repetition.preparation(execution.threshold, happened)
+        names = getattr(execution.context.compiled, "positiontup", None)
+        return tally.repetition.preparation(
+            self.engine.dialect.driver, execution.threshold, happened, names
+        )
 
 
 def _weak_reference(connection: Any) -> Any:
     if connection.invalidated or connection.closed:
         return None
-    return weakref.ref(connection.connection.dbapi_connection)
+    return weakref.ref(connection.connection.driver_connection)

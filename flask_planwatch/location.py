@@ -73,11 +73,22 @@ def location_finder(app_root: str) -> Callable[[], Location | None]:
 def _current_frames() -> Iterator[FrameType]:
     """Yield the frames of the current request or command, innermost first."""
     frame: FrameType | None = sys._getframe(2)
+    greenlet = _async_greenlet()
     for _ in range(_MAX_FRAMES):
         if frame is None or frame.f_code in _BEGINNINGS:
             return
         yield frame
         frame = frame.f_back
+        if frame is None and greenlet is not None:
+            # What awaits the statement goes on in the greenlet that this one came from.
+            frame, greenlet = greenlet.parent.gr_frame, None
+
+
+def _async_greenlet() -> Any:
+    """Return the greenlet in which SQLAlchemy runs a statement of an async engine, or None."""
+    library = sys.modules.get("greenlet")
+    current = library.getcurrent() if library else None
+    return current if hasattr(current, "__sqlalchemy_greenlet_provider__") else None
 
 
 def _is_own(filename: str, app_root: str) -> bool:

@@ -1,12 +1,14 @@
 """How often a statement repeats on one connection, for drivers that prepare what repeats.
 
 psycopg 3 prepares a statement on the server once it was executed more than `prepare_threshold`
-times on a connection, and forgets all that it prepared there at each ROLLBACK. PostgreSQL makes
-five custom plans for a prepared statement before it considers a generic one.
+times on a connection, and forgets all that it prepared there at each ROLLBACK. asyncpg prepares at
+once, and forgets nothing but what SQLAlchemy's cache has no place for. PostgreSQL makes five custom
+plans for a prepared statement before it considers a generic one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,13 @@ MAX_SETS = 8
 #: Executions whose order is remembered; the choice is made at the eleventh.
 MAX_ORDER = 50
 
+#: Statements that are followed on one connection: as many as psycopg and SQLAlchemy's dialect for
+#: asyncpg keep prepared there (`prepared_max`, `prepared_statement_cache_size`).
+MAX_SPANS = 100
+
+#: The drivers that prepare statements by themselves, as SQLAlchemy names them.
+PSYCOPG, ASYNCPG = "psycopg", "asyncpg"
+
 _SPANS = "flask_planwatch.spans"
 
 
@@ -31,21 +40,25 @@ class Preparation:
     `sets` are different parameters that were seen, `order` which of them came one after the other.
     `reached` tells that the statement is or can be executed often enough without a ROLLBACK, `why`
     in words. `happened` are the generic and custom plans that the server counted on the
-    application's own connection, None if it was not asked.
+    application's own connection, None if it was not asked. `names` are those of the parameters if
+    the driver's text has numbers for them.
     """
 
+    driver: str
     threshold: int
     sets: tuple[Any, ...]
     order: tuple[int, ...]
     reached: bool
     why: str
     happened: tuple[int, int] | None = None
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)
 class Repetition:
     """What is counted of one statement.
 
+    `lasting` tells that the driver forgets nothing at a ROLLBACK.
     `most` are its executions on one connection without a ROLLBACK between them; `commits` and
     `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
     time, `chosen` tells that there was one when PostgreSQL had to choose.
@@ -58,6 +71,7 @@ class Repetition:
     commits: int = 0
     rollbacks: int = 0
     autocommit: bool = False
+    lasting: bool = False
     due: bool = False
     chosen: bool = False
 
@@ -79,12 +93,22 @@ class Repetition:
             self.order.append(number)
         return new
 
-    def preparation(self, threshold: int, happened: tuple[int, int] | None) -> Preparation:
+    def preparation(
+        self,
+        driver: str,
+        threshold: int,
+        happened: tuple[int, int] | None,
+        names: Sequence[str] | None,
+    ) -> Preparation:
         """Return what is known by now."""
         reached, why = self._reached(threshold)
-        return Preparation(threshold, tuple(self.sets), tuple(self.order), reached, why, happened)
+        numbered = tuple(names or ()) if driver == ASYNCPG else None
+        sets, order = tuple(self.sets), tuple(self.order)
+        return Preparation(driver, threshold, sets, order, reached, why, happened, numbered)
 
     def _reached(self, threshold: int) -> tuple[bool, str]:
+        if self.lasting:
+            return True, "the driver keeps it prepared as long as the connection lasts"
         if self.autocommit:
             return True, "the connection is in AUTOCOMMIT mode"
         if self.most > threshold + CUSTOM_PLANS:
@@ -94,26 +118,27 @@ class Repetition:
         return False, "no transaction that it ran in was committed so far"
 
 
-def prepares(dialect: Any) -> bool:
-    """Whether the driver of a SQLAlchemy dialect prepares statements on the server by itself."""
-    driver: str = dialect.driver
-    return driver == "psycopg"
-
-
 def count(connection: Any, key: str, repetition: Repetition) -> int | None:
     """Count an execution on a connection; return the driver's threshold, None if it never prepares.
 
     `connection` is SQLAlchemy's. Does no I/O.
     """
-    driver = connection.connection.dbapi_connection
-    threshold: int | None = driver.prepare_threshold
+    adapted = connection.connection.dbapi_connection
+    if hasattr(adapted, "_prepared_statement_cache"):
+        repetition.lasting = True
+        threshold = None if adapted._prepared_statement_cache is None else 0
+    else:
+        threshold = connection.connection.driver_connection.prepare_threshold
     if threshold is None:
         return None
     spans: dict[str, tuple[int, Repetition]] = connection.info.setdefault(_SPANS, {})
-    executions = spans.get(key, (0, repetition))[0] + 1
+    executions = spans.pop(key, (0, repetition))[0] + 1
     spans[key] = (executions, repetition)
-    repetition.most = max(repetition.most, executions)
-    repetition.autocommit = bool(driver.autocommit)
+    if len(spans) > MAX_SPANS:
+        del spans[next(iter(spans))]
+    if executions > repetition.most:
+        repetition.most = executions
+        repetition.autocommit = bool(adapted.autocommit)
     return threshold
 
 

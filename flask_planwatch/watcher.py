@@ -39,7 +39,7 @@ from .worker import Ticket, Worker
 EXTENSION = "planwatch"
 
 #: Drivers whose connections PlanWatch knows how to use from its own thread.
-DRIVERS = ("psycopg2", "psycopg")
+DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 
 #: Skips that are no news to anybody.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
@@ -122,13 +122,15 @@ class Watcher:
         """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
         if not self._settings_at_start.enabled:
             return
-        dialect = getattr(engine, "sync_engine", engine).dialect
-        if dialect.name != "postgresql" or dialect.driver not in DRIVERS or dialect.is_async:
+        # The events of an async engine are those of the engine that it wraps.
+        engine = getattr(engine, "sync_engine", engine)
+        dialect = engine.dialect
+        if dialect.name != "postgresql" or dialect.driver not in DRIVERS:
             name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
             self._log.tell_once(
                 logging.INFO,
                 f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
-                f"PostgreSQL through {' and '.join(DRIVERS)}, without async engines.",
+                f"PostgreSQL through {', '.join(DRIVERS[:-1])} and {DRIVERS[-1]}.",
             )
             return
         with self._lock:
@@ -140,6 +142,7 @@ class Watcher:
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
+        engine = getattr(engine, "sync_engine", engine)
         with self._lock:
             watched = self._engines.pop(engine, None)
             if watched is not None:

@@ -141,19 +141,6 @@ def test_engines_that_are_not_postgresql_are_left_alone_and_said_once(caplog):
     assert planwatch.stats()["captured"] == 0
 
 
-def test_async_engines_are_left_alone_and_said_once(story, caplog):
-    from sqlalchemy.ext.asyncio import create_async_engine
-
-    caplog.set_level(logging.INFO, "flask_planwatch")
-    app = make_app(story.url)
-    planwatch = PlanWatch(app)
-    engine = create_async_engine(story.url_for("psycopg"))
-    planwatch.watch(engine)
-    planwatch.unwatch(engine)
-    (record,) = caplog.records
-    assert "async" in record.getMessage()
-
-
 def test_watch_takes_engines_only(story):
     app = make_app(story.url)
     planwatch = PlanWatch(app)

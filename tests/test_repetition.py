@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch.repetition import CUSTOM_PLANS, MAX_ORDER, MAX_SETS, Repetition
+from flask_planwatch.repetition import (
+    _SPANS,
+    CUSTOM_PLANS,
+    MAX_ORDER,
+    MAX_SETS,
+    MAX_SPANS,
+    Repetition,
+)
 from flask_planwatch.server.prepared import Numbered, plans_made
 from flask_planwatch.server.transaction import ServerError
 
@@ -98,8 +105,17 @@ def test_the_driver_may_prepare_at_once(story, watch):
             connection.execute(ONE)
         ((_, generic, custom),) = prepared(connection)
         assert (generic, custom) == (1, 5)
-        known = repetition(watched).preparation(0, None)
+        known = repetition(watched).preparation("psycopg", 0, None, None)
         assert known.reached
+
+
+def test_as_many_statements_are_followed_as_the_driver_keeps(watched, connection):
+    for number in range(MAX_SPANS + 20):
+        connection.execute(ONE)
+        connection.execute(sa.text(f"SELECT {number} WHERE 1 = :one"), {"one": 1})
+    assert len(connection.info[_SPANS]) == MAX_SPANS
+    counted = {key: count for key, (count, _) in connection.info[_SPANS].items()}
+    assert max(counted.values()) == MAX_SPANS + 20
 
 
 def test_psycopg2_counts_nothing(story, watch):

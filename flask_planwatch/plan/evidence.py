@@ -201,8 +201,9 @@ class Custom:
 class Prepared:
     """What the server does with a statement once its driver has prepared it there.
 
-    `threshold` is the number of executions after which the driver prepares it. `generic` is the
-    plan for all values, `customs` those for the parameters that were seen, each set once, and
+    `driver` is its name, `names` are those of the parameters if its text has numbers for them.
+    `threshold` is the number of executions after which it prepares. `generic` is the plan for all
+    values, `customs` those for the parameters that were seen, each set once, and
     `order` which of them came one after the other; `planning_cost` is what PostgreSQL adds to a
     custom plan's cost, `mode` its setting plan_cache_mode. `reached` tells that the
     statement was executed often enough, in `why`'s words. `happened` are the generic and the custom
@@ -218,6 +219,8 @@ class Prepared:
     why: str
     happened: tuple[int, int] | None = None
     mode: str = "auto"
+    driver: str = "psycopg"
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

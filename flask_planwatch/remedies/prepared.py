@@ -14,7 +14,8 @@ from ..plan.evidence import Custom, Hit
 from ..plan.predicate import Conjunct, conjuncts
 from ..plan.scrub import scrub_plan
 from ..plan.tree import Plan
-from ..server.prepared import Numbered, generic_plan, types_of
+from ..server.numbered import Numbered
+from ..server.prepared import generic_plan, types_of
 from ..server.transaction import NO_SERVER, ServerError
 from .case import Case
 
@@ -40,9 +41,9 @@ def advise(case: Case, hit: Hit) -> Answer:
     assert prepared is not None
     worst = max(prepared.customs, key=lambda one: one.factor)
     cost = worst.forced_cost or prepared.generic.total_cost
-    numbered = Numbered(case.query.text, worst.parameters)
+    numbered = Numbered(case.query.text, worst.parameters, prepared.names)
     found = _rewritten(case, numbered, worst)
-    settings = tuple(_settings(cost, worst.plan.total_cost))
+    settings = tuple(_settings(prepared.driver, cost, worst.plan.total_cost))
     if found is None:
         return Advised(settings)
     return Advised((_rewrite(case, numbered, found, prepared.generic, cost), *settings))
@@ -203,8 +204,15 @@ def _changes(before: Plan, after: Plan) -> Iterator[str]:
             yield f"{scan.title} became {other.title}, for all values"
 
 
-def _settings(before: float, after: float) -> Iterator[Advice]:
+def _settings(driver: str, before: float, after: float) -> Iterator[Advice]:
     """Yield the settings that give each execution a plan of its own."""
+    asynchronous = driver == "asyncpg"
+    option = (
+        '{"server_settings": {"plan_cache_mode": "force_custom_plan"}}'
+        if asynchronous
+        else '{"options": "-c plan_cache_mode=force_custom_plan"}'
+    )
+    create = "create_async_engine" if asynchronous else "create_engine"
     verdict = Verdict(
         VerdictStatus.VERIFIED,
         "each execution then gets the plan for its own values",
@@ -215,15 +223,17 @@ def _settings(before: float, after: float) -> Iterator[Advice]:
         kind=AdviceKind.SETTING,
         summary="set plan_cache_mode = force_custom_plan for the application's connections",
         verdict=verdict,
-        sqlalchemy="create_engine(url, connect_args="
-        '{"options": "-c plan_cache_mode=force_custom_plan"})',
+        sqlalchemy=f"{create}(url, connect_args={option})",
         explanation="The statement is still prepared, but planned at each execution",
+    )
+    name, value = (
+        ("prepared_statement_cache_size", 0) if asynchronous else ("prepare_threshold", None)
     )
     yield Advice(
         kind=AdviceKind.SETTING,
-        summary="set prepare_threshold to None, so that psycopg prepares nothing",
+        summary=f"set {name} to {value}, so that {driver} keeps nothing prepared",
         verdict=verdict,
-        sqlalchemy='create_engine(url, connect_args={"prepare_threshold": None})',
+        sqlalchemy=f'{create}(url, connect_args={{"{name}": {value}}})',
         explanation="That holds for all statements of the engine, and costs each of them the time "
         "to be parsed",
     )

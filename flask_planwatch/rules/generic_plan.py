@@ -5,7 +5,7 @@ generic-plan
 What it finds
 -------------
 
-A statement that psycopg 3 prepares on the server, and for which PostgreSQL then chooses one plan
+A statement that psycopg 3 or asyncpg prepares on the server, and for which PostgreSQL then chooses one plan
 for all values, although that plan is far worse for some of the values that are really used.
 ``where($1 OR state != 'retired')``, ``tenant_id = $1`` with one huge tenant among small ones, and a
 JSON key as a parameter (``data ->> $1``) are the usual cases.
@@ -18,7 +18,8 @@ included. In development it also shows how often the server really did.
 Why it hurts
 ------------
 
-The statement is fast in each test and for the first ten executions on a connection. From then on
+The statement is fast in each test and for the first ten executions on a connection of psycopg, five
+on one of asyncpg, which prepares at once and forgets nothing at a ROLLBACK. From then on
 the same text with the same values takes another plan, for as long as the pooled connection lives,
 and no EXPLAIN by hand shows it.
 
@@ -30,14 +31,15 @@ How to fix it
 - Let the value that the plan depends on reach the planner:
   ``bindparam("tenant_id", value, literal_execute=True)``.
 - Set ``plan_cache_mode = force_custom_plan`` for the connection, or have psycopg prepare nothing
-  with ``connect_args={"prepare_threshold": None}``.
+  with ``connect_args={"prepare_threshold": None}``, or SQLAlchemy's asyncpg keep nothing prepared
+  with ``connect_args={"prepared_statement_cache_size": 0}``.
 
 PlanWatch finds out which parameters it is, and shows the generic plan of the rewritten form.
 
 When it stays silent
 --------------------
 
-- The driver prepares nothing: psycopg2, or ``prepare_threshold=None``.
+- The driver prepares nothing: psycopg2, or the settings above.
 - Each transaction that runs it ends with a ROLLBACK, as a request that only reads does: psycopg
   then forgets what it prepared, and the statement is never executed often enough.
 - The generic plan is as good for all parameters that were seen, or PostgreSQL would not choose it.
@@ -153,9 +155,10 @@ def _hit(
     suspicion = replace(suspicion, relation=relation, subject=_subject(scan), node=scan)
     harmed = sum(one.factor >= MIN_FACTOR for one in prepared.customs)
     cost = worst.forced_cost or generic.total_cost
+    since = f"after {prepared.threshold} executions" if prepared.threshold else "at once"
     when = f"from its execution {chosen_at} on a connection" if chosen_at else "on some connections"
     problem = (
-        f"psycopg prepares the statement after {prepared.threshold} executions, and {when} "
+        f"{prepared.driver} prepares the statement {since}, and {when} "
         f"PostgreSQL takes one plan for all values: {scan.title} instead of {instead.title}, at a "
         f"cost of {cost:,.0f} instead of {custom.total_cost:,.0f} for {max(harmed, 1)} of the "
         f"{len(prepared.customs)} sets of parameters that were seen ({prepared.why})."
@@ -167,7 +170,7 @@ def _hit(
     if not evidence.show_values:
         plans = [scrub_plan(plan, evidence.varying) for plan in plans]
     facts: dict[str, object] = {
-        "driver": "psycopg",
+        "driver": prepared.driver,
         "prepare_threshold": prepared.threshold,
         "generic_cost": generic.total_cost,
         "custom_costs": [one.plan.total_cost for one in prepared.customs],

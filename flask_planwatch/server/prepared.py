@@ -1,12 +1,8 @@
-"""What the server does with a statement that its driver has prepared there: the generic plan.
-
-Only psycopg 3 prepares statements by itself, so all of this is about its connections.
-"""
+"""What the server does with a statement that its driver has prepared there: the generic plan."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,14 +16,12 @@ from ..plan.predicate import tokenize
 from ..plan.tree import Plan
 from ..repetition import Preparation
 from .explain import EXPLAIN, Query, explain
+from .numbered import Numbered
 from .session import Session
 from .transaction import Parameters, ServerError
 
 #: The name of PlanWatch's own prepared statement, on its own connection.
 _NAME = "flask_planwatch"
-
-#: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format.
-_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]+)\))?[sbt])")
 
 #: What PostgreSQL adds to the cost of a custom plan for making it: cached_plan_cost() in
 #: src/backend/utils/cache/plancache.c takes 1000 * cpu_operator_cost for each range-table entry,
@@ -39,52 +33,6 @@ SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements WHERE 
 """
 
 
-class Numbered:
-    """A statement with `$n` for its placeholders, as psycopg 3 sends it.
-
-    `names` and `values` are those of the parameters, in that order. Raises ServerError if they do
-    not fit the text.
-    """
-
-    def __init__(self, text: str, parameters: Parameters) -> None:
-        self.names: list[str] = []
-        self._pieces: list[str | int] = []
-        end = 0
-        for match in _PLACEHOLDER.finditer(text):
-            self._pieces += [text[end : match.start()], self._number(match)]
-            end = match.end()
-        self._pieces.append(text[end:])
-        try:
-            if isinstance(parameters, Mapping):
-                self.values = [parameters[name] for name in self.names]
-            else:
-                self.values = list(parameters or ())[: len(self.names)]
-        except KeyError as error:
-            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
-        if len(self.values) != len(self.names):
-            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, "parameters do not fit the text")
-
-    @property
-    def text(self) -> str:
-        """The statement with all its parameters."""
-        return self.with_literals({})
-
-    def with_literals(self, literals: Mapping[int, str]) -> str:
-        """Return the statement with SQL in the place of some parameters, which count from 0."""
-        return "".join(
-            piece if isinstance(piece, str) else literals.get(piece, f"${piece + 1}")
-            for piece in self._pieces
-        )
-
-    def _number(self, match: re.Match[str]) -> str | int:
-        if match[0] == "%%":
-            return "%"
-        name = match[1] or f"parameter {len(self.names) + 1}"
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name)
-
-
 def plans_made(connection: Any, text: str, parameters: Parameters) -> tuple[int, int] | None:
     """Return the generic and custom plans that the server made of a statement, if it prepared it.
 
@@ -92,6 +40,9 @@ def plans_made(connection: Any, text: str, parameters: Parameters) -> tuple[int,
     only. None if the statement is not prepared there, or the connection cannot be asked now.
     """
     driver = connection.connection.dbapi_connection
+    if not hasattr(driver, "pgconn"):
+        # To ask through an async driver would let other tasks in between.
+        return None
     from psycopg import pq
     from psycopg.rows import tuple_row
 
@@ -116,7 +67,7 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
     `plan` is that for the query's own parameters.
     Raises ServerError; its reason is GENERIC_PLAN_UNKNOWN if only the generic plan cannot be had.
     """
-    numbered = Numbered(query.text, query.parameters)
+    numbered = Numbered(query.text, query.parameters, preparation.names)
     generic = generic_plan(session, numbered.text, types_of(session, numbered.values))
     sets = preparation.sets
     if query.parameters not in sets:
@@ -132,6 +83,8 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
             "SELECT current_setting('cpu_operator_cost'), current_setting('plan_cache_mode')"
         )
     return Prepared(
+        driver=preparation.driver,
+        names=preparation.names,
         threshold=preparation.threshold,
         generic=generic,
         customs=tuple(customs),
@@ -154,7 +107,7 @@ def _entries(query: Query, plan: Plan) -> int:
 
 
 def types_of(session: Session, values: Sequence[Any]) -> list[str]:
-    """Return the names of the types that psycopg gives the values; raises ServerError."""
+    """Return the names of the types that the driver gives the values; raises ServerError."""
     with session.transaction() as transaction:
         oids = transaction.oids(values)
         names = transaction.fetch(

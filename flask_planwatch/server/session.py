@@ -20,7 +20,9 @@ from sqlalchemy.pool import NullPool, PoolProxiedConnection
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_unknown
-from .transaction import ServerError, Transaction, known_of, sqlstate_of, transaction_on
+from .drivers import Call, known_of, sqlstate_of, transaction_on
+from .event_loop import EventLoop, directly
+from .transaction import ServerError, Transaction
 
 #: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
 DISPOSE_PATIENCE = 0.5
@@ -77,6 +79,8 @@ class OwnSession:
             url = url.set(drivername=engine.url.drivername)
             self._engine = create_engine(url, poolclass=NullPool)
         self._dialect = self._engine.dialect
+        self._loop = EventLoop() if self._dialect.is_async else None
+        self._call: Call = self._loop.run if self._loop else directly
         self._connection: PoolProxiedConnection | None = None
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
@@ -146,13 +150,15 @@ class OwnSession:
         """
         if self._connection is not None:
             _ABANDONED.append(self._connection)
+        if self._loop is not None:
+            self._loop.abandon()
         self._connection = None
         self._lock = threading.Lock()
 
     def _begin(self, sql: str) -> Transaction:
         for attempt in ("held", "renewed"):
             connection = self._connect()
-            transaction = transaction_on(connection, self._dialect)
+            transaction = transaction_on(connection, self._dialect, self._call)
             started = perf_counter()
             try:
                 transaction.run(sql)
@@ -196,15 +202,7 @@ class OwnSession:
             raise ServerError(SkipReason.SHARED_CONNECTION)
         if self._connection is None:
             try:
-                # recreate() keeps the creator, the arguments and the listeners of the app's pool.
-                connection = self._engine.pool.recreate().connect()
-                self._refuse_shared(connection)
-                driver: Any = connection.driver_connection
-                driver.rollback()
-                # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
-                driver.autocommit = False
-                if hasattr(driver, "prepare_threshold"):
-                    driver.prepare_threshold = None
+                self._connection = self._call(self._open)
             except ServerError:
                 raise
             except Exception as error:
@@ -213,15 +211,27 @@ class OwnSession:
                 if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
                     reason = SkipReason.SERVER_UNAVAILABLE
                 raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
-            self._connection = connection
         return self._connection
+
+    def _open(self) -> PoolProxiedConnection:
+        # recreate() keeps the creator, the arguments and the listeners of the app's pool.
+        connection = self._engine.pool.recreate().connect()
+        self._refuse_shared(connection)
+        connection.rollback()
+        # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
+        adapted: Any = connection.dbapi_connection
+        adapted.autocommit = False
+        driver: Any = connection.driver_connection
+        if hasattr(driver, "prepare_threshold"):
+            driver.prepare_threshold = None
+        return connection
 
     def _refuse_shared(self, connection: PoolProxiedConnection) -> None:
         """Raise ServerError if a creator handed out the connection that the app is using.
 
         A rollback on it would undo the app's work, so it is not even given back.
         """
-        if connection.dbapi_connection is self.app_connection():
+        if connection.driver_connection is self.app_connection():
             _ABANDONED.append(connection)
             self._shared = True
             raise ServerError(SkipReason.SHARED_CONNECTION)
@@ -230,7 +240,7 @@ class OwnSession:
         if self._connection is None:
             return
         try:
-            self._connection.rollback()
+            self._call(self._connection.rollback)
         except Exception:  # noqa: BLE001 - a broken connection is replaced at the next use
             self._discard()
 
@@ -238,9 +248,11 @@ class OwnSession:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):
-                connection.invalidate()
+                self._call(connection.invalidate)
             with suppress(Exception):
-                connection.close()
+                self._call(connection.close)
+        if self._loop is not None:
+            self._loop.close()
 
 
 #: Connections that are not ours to close: a parent process's, or the app's own.

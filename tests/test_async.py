@@ -1,0 +1,212 @@
+"""Async engines: captured through the engine they wrap, inspected on a loop of PlanWatch's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask, jsonify
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from flask_planwatch import PlanWatch, VerdictStatus
+from flask_planwatch.signals import statement_inspected
+
+from .models import User
+from .stories import GENERIC_PLAN
+
+LOGIN = sa.select(User.id).where(func.lower(User.email) == "user7@example.com")
+HARMFUL = [name for name, case in GENERIC_PLAN.items() if case.flips and case.harmful]
+
+
+@pytest.fixture(params=["asyncpg", "psycopg"])
+def driver(request):
+    return request.param
+
+
+@pytest.fixture
+def make():
+    """Return a function that makes an app, its PlanWatch, and a watched async engine."""
+    made = []
+
+    def make(url, *, engine_options=None, **config):
+        app = Flask("tests.app")
+        app.config.update(
+            PLANWATCH_SAMPLE_INTERVAL=0, PLANWATCH_STATEMENT_TIMEOUT_MS=30_000, **config
+        )
+        planwatch = PlanWatch(app)
+        engine = create_async_engine(url, **(engine_options or {}))
+        planwatch.watch(engine, app)
+        made.append((app, planwatch, engine))
+        return app, planwatch, engine
+
+    yield make
+    for app, planwatch, engine in made:
+        planwatch.unwatch(engine, app)
+
+
+def run(engine, *steps):
+    """Run statements on one connection in a loop of their own; a string ends the transaction."""
+
+    async def main():
+        try:
+            async with engine.connect() as connection:
+                for step in steps:
+                    if isinstance(step, str):
+                        await getattr(connection, step)()
+                    else:
+                        (await connection.execute(step)).all()
+        finally:
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_a_finding_and_its_fix(driver, each_story, make):
+    app, planwatch, engine = make(each_story.url_for(driver), PLANWATCH_VERIFY="build")
+    run(engine, LOGIN)
+    assert planwatch.flush(30, app)
+    (finding,) = planwatch.findings(app)
+    assert (finding.rule, finding.relation) == ("functional-predicate", '"user"')
+    assert finding.advice[0].verdict.status is VerdictStatus.VERIFIED
+    assert finding.location.path == __file__
+    each_story.execute(*finding.advice[0].ddl)
+    run(engine, LOGIN)
+    assert planwatch.flush(30, app)
+    assert planwatch.findings(app) == ()
+    assert planwatch.stats(app)["errors"] == 0
+    each_story.execute("DROP INDEX ix_user_lower_email")
+
+
+def test_an_async_view(driver, story, make):
+    app, planwatch, engine = make(story.url_for(driver))
+
+    @app.get("/login")
+    async def login():
+        async with AsyncSession(engine) as session:
+            found = (await session.scalars(LOGIN)).all()
+        await engine.dispose()
+        return jsonify(found)
+
+    response = app.test_client().get("/login")
+    assert response.json == [7]
+    assert planwatch.flush(30, app)
+    (finding,) = planwatch.findings(app)
+    assert finding.endpoint == "login"
+    assert (finding.location.path, finding.location.library) == (__file__, False)
+    assert finding.location.function.endswith("login")
+
+
+def test_the_connection_is_one_and_closes(driver, database, make):
+    app, planwatch, engine = make(database.url_for(driver))
+    counted = []
+
+    def receive(sender, inspection):
+        counted.append(threading.current_thread().name)
+
+    with statement_inspected.connected_to(receive, app):
+
+        async def main():
+            async with engine.connect() as connection:
+                for _ in range(5):
+                    await connection.execute(sa.text("SELECT count(*) FROM pg_class"))
+            return await asyncio.to_thread(planwatch.flush, 30, app)
+
+        assert asyncio.run(main())
+    own = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    assert counted == ["flask-planwatch"] * 5
+    # PlanWatch's connection, the pool's, and the one that asks.
+    assert database.scalar(own) == 3
+
+    async def dispose():
+        await engine.dispose()
+
+    asyncio.run(dispose())
+    assert database.scalar(own) == 1
+
+
+def test_a_server_that_ends_the_connection(driver, story, make):
+    app, planwatch, engine = make(story.url_for(driver))
+    run(engine, LOGIN)
+    assert planwatch.flush(30, app)
+    story.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    run(engine, LOGIN)
+    assert planwatch.flush(30, app)
+    stats = planwatch.stats(app)
+    assert (stats["inspected"], stats["skipped"], stats["errors"]) == (2, {}, 0)
+
+
+def test_a_failed_statement_breaks_as_without_planwatch(driver, story, make):
+    app, planwatch, engine = make(story.url_for(driver))
+    with pytest.raises(sa.exc.DBAPIError):
+        run(engine, sa.text("SELECT nothing FROM nowhere"))
+    run(engine, sa.select(User.id).where(User.id == 1))
+    assert planwatch.flush(30, app)
+    stats = planwatch.stats(app)
+    assert (stats["inspected"], stats["skipped"]) == (1, {"statement-invalid": 1})
+
+
+def test_a_tenant_of_an_async_engine(driver, story, make):
+    app, planwatch, engine = make(story.url_for(driver))
+    story.execute(
+        "CREATE SCHEMA IF NOT EXISTS tenant",
+        "CREATE TABLE IF NOT EXISTS tenant.visits AS "
+        "SELECT n AS id FROM generate_series(1, 5000) n",
+        "ANALYZE tenant.visits",
+    )
+    visits = sa.text("SELECT * FROM visits WHERE id = 7")
+    run(engine, sa.select(func.set_config("search_path", "tenant", True)), visits, "rollback")
+    assert planwatch.flush(30, app)
+    assert [finding.relation for finding in planwatch.findings(app)] == ["tenant.visits"]
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_generic_plans_of_asyncpg(each_stories, make, name):
+    """It prepares at once and forgets nothing at a ROLLBACK, so the sixth execution decides."""
+    case = GENERIC_PLAN[name]
+    app, planwatch, engine = make(each_stories.url_for("asyncpg"), PLANWATCH_GROWTH=True)
+    seen = []
+
+    async def main():
+        async with engine.connect() as connection:
+            for value in [case.first] * 5 + [case.then] * 2:
+                (await connection.execute(case.build(value))).all()
+                await connection.rollback()
+            asked = await connection.execute(
+                sa.text(
+                    "SELECT generic_plans, custom_plans FROM pg_prepared_statements "
+                    "WHERE statement NOT LIKE '%pg_prepared_statements%' "
+                    "AND generic_plans + custom_plans > 5"
+                ).execution_options(planwatch=False)
+            )
+            seen.extend(asked.all())
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert planwatch.flush(60, app)
+    (finding,) = [one for one in planwatch.findings(app) if one.rule == "generic-plan"]
+    # What the server did is what PlanWatch says.
+    assert seen == [(2, 5)]
+    assert finding.evidence["chosen_at_execution"] == 6
+    assert (finding.evidence["driver"], finding.evidence["prepare_threshold"]) == ("asyncpg", 0)
+    assert "asyncpg prepares the statement at once" in finding.message
+    rewrite, *settings = finding.advice
+    assert rewrite.kind == "rewrite"
+    assert rewrite.verdict.status is VerdictStatus.VERIFIED
+    assert "prepared_statement_cache_size" in settings[1].sqlalchemy
+
+
+def test_no_generic_plan_without_a_cache_of_prepared_statements(each_stories, make):
+    case = GENERIC_PLAN[HARMFUL[0]]
+    options = {"connect_args": {"prepared_statement_cache_size": 0}}
+    app, planwatch, engine = make(
+        each_stories.url_for("asyncpg"), PLANWATCH_GROWTH=True, engine_options=options
+    )
+    run(engine, *(case.build(value) for value in [case.first] * 6 + [case.then] * 3))
+    assert planwatch.flush(60, app)
+    assert all(one.rule != "generic-plan" for one in planwatch.findings(app))

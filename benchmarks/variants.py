@@ -207,7 +207,7 @@ def waking_us(times: int = 200) -> float:
 def _settle(watch: PlanWatch, app: Flask, engine: Engine) -> None:
     """Run all workloads until none of their statements is due."""
     before: tuple[Any, ...] = ()
-    for _ in range(100):
+    for _ in range(40):
         for workload in WORKLOADS:
             run_block(engine, workload, 20)
         watch.flush(_PATIENCE, app)

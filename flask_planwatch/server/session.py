@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from sqlalchemy import create_engine
@@ -34,6 +34,30 @@ _REASONS = {
     "57014": SkipReason.STATEMENT_TIMEOUT,
     "55P03": SkipReason.LOCK_TIMEOUT,
 }
+
+#: PlanWatch takes a connection, or keeps one, only if so many are free besides: as many as
+#: PostgreSQL keeps for its administrator (superuser_reserved_connections).
+FREE_CONNECTIONS = 3
+
+#: Seconds for which the number of free connections is believed.
+CHECK_SECONDS = 1.0
+
+#: Connections that are free on the server, for this database, and for this role. What other roles
+#: do there is not visible to each role, but how many connections there are is.
+_FREE_CONNECTIONS = """
+SELECT least(
+    current_setting('max_connections')::int
+    - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true), '0')::int
+    - (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database WHERE datid <> 0),
+    (SELECT d.datconnlimit - s.numbackends FROM pg_catalog.pg_database d
+     JOIN pg_catalog.pg_stat_database s ON s.datid = d.oid
+     WHERE d.datname = current_database() AND d.datconnlimit >= 0),
+    (SELECT r.rolconnlimit - count(a.pid) FROM pg_catalog.pg_roles r
+     LEFT JOIN pg_catalog.pg_stat_activity a ON a.usesysid = r.oid
+     WHERE r.rolname = session_user AND r.rolconnlimit >= 0 GROUP BY r.rolconnlimit)
+)
+"""
 
 #: Reasons that have nothing to do with what was asked.
 NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
@@ -130,6 +154,8 @@ class OwnSession:
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
         self._shared = False
+        self._checked = float("-inf")
+        self._may_count = True
         self._let_go = False
         self._ended = False
         self._lock = threading.Lock()
@@ -197,12 +223,31 @@ class OwnSession:
             try:
                 transaction.run(sql)
                 self.round_trip_ms = min(self.round_trip_ms, (perf_counter() - started) * 1000)
+                self._refuse_last(transaction, sql)
                 return transaction
             except ServerError as error:
                 self._discard()
                 if attempt == "renewed" or error.reason is not SkipReason.CONNECTION_LOST:
                     raise
         raise AssertionError("unreachable")
+
+    def _refuse_last(self, transaction: Transaction, begin: str) -> None:
+        """Raise ServerError if the app may need the connection: one more, and it is refused."""
+        if not self._may_count or monotonic() < self._checked + CHECK_SECONDS:
+            return
+        try:
+            ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
+        except ServerError as error:
+            if error.reason in NO_SERVER:
+                raise
+            # Some servers hide this part of the catalog.
+            self._may_count = False
+            self._rollback()
+            transaction.run(begin)
+            return
+        if free < FREE_CONNECTIONS:
+            raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has hardly a connection left")
+        self._checked = monotonic()
 
     def _connect(self) -> PoolProxiedConnection:
         if self._ended:
@@ -229,6 +274,7 @@ class OwnSession:
                     reason = SkipReason.SERVER_UNAVAILABLE
                 raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
             self._connection = connection
+            self._checked = float("-inf")
         return self._connection
 
     def _refuse_shared(self, connection: PoolProxiedConnection) -> None:

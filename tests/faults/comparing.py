@@ -40,6 +40,7 @@ class Visits:
         self.heard: list[Any] = []
         self._jobs: list[tuple[Any, ...]] = []
         watched.app.add_url_rule("/<int:number>", view_func=self._view)
+        watched.app.config["PROPAGATE_EXCEPTIONS"] = True
         watched.app.register_error_handler(sa.exc.SQLAlchemyError, _failed)
         statement_inspected.connect(self._hear, watched.app)
 
@@ -76,7 +77,8 @@ class Visits:
                 result: Any = session.connection().exec_driver_sql(statement)
             else:
                 result = session.execute(statement)
-            rows = [list(row) for row in result] if result.returns_rows else [result.rowcount]
+            has_rows = getattr(result, "returns_rows", True)
+            rows = [list(row) for row in result] if has_rows else [result.rowcount]
         session.commit()
         return json.dumps(rows, default=str)
 
@@ -124,6 +126,7 @@ def compare(watch: Callable[..., Watched], url: str, scenario: Scenario, **confi
 
     The scenario returns the answers that it got, which must be the same.
     """
+    config.setdefault("PLANWATCH_INSPECTIONS_PER_MINUTE", None)
     answers = []
     for enabled in (False, True):
         visits = Visits(watch(url, PLANWATCH_ENABLED=enabled, **config))
@@ -136,8 +139,11 @@ def compare(watch: Callable[..., Watched], url: str, scenario: Scenario, **confi
     return visits
 
 
-def accounts(visits: Visits) -> dict[str, Any]:
-    """Return the counters, once each statement that was taken in ended somewhere."""
+def accounts(visits: Visits, *, stood_for: int = 0) -> dict[str, Any]:
+    """Return the counters, once each statement that was taken in ended somewhere.
+
+    `stood_for` executions failed while another one of the same statement waited for the server.
+    """
     planwatch = visits.watched.planwatch
     assert planwatch.flush(60), planwatch.stats()
     stats = planwatch.stats()
@@ -145,8 +151,8 @@ def accounts(visits: Visits) -> dict[str, Any]:
     assert stats["inspected"] == sum(one.skip is None for one in visits.heard)
     assert stats["skipped"] == skips
     ended = stats["inspected"] + skips.total() + stats["dropped"] + stats["over_budget"]
-    assert stats["captured"] == ended, stats
-    assert stats["waiting"] == stats["errors"] == 0
+    assert stats["captured"] == ended + stood_for, stats
+    assert (stats["waiting"], stats["errors"]) == (0, 0)
     return stats
 
 

@@ -1,4 +1,4 @@
-"""Servers of a test's own, to be killed, restarted, filled up and copied, and a pooler before one."""
+"""Servers of a test's own, to be killed, restarted, filled and copied, and a pooler before one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from .. import servers
+
+#: Tables as in models.py, with the columns that the faults ask for.
+TABLES = (
+    "CREATE TABLE \"user\" AS SELECT g::bigint AS id, ('User' || g)::varchar(255) AS email "
+    "FROM generate_series(1, 20000) g",
+    "CREATE TABLE badge AS SELECT g AS id, 'Owner' || g AS owner FROM generate_series(1, 40) g",
+    "VACUUM ANALYZE",
+)
 
 #: Debian's PostgreSQL, which is the one that HypoPG is packaged for.
 _DEBIAN = Path("/usr/lib/postgresql/15/bin")
@@ -69,6 +77,9 @@ class OwnServer:
         while any(_is_running(int(one)) for one in (pid, *children)):
             assert time.monotonic() < deadline, "a process of the server is left"
             time.sleep(0.02)
+        # Where nobody takes note of its death, its number stays in use, and a new one waits for it.
+        (self.data / "postmaster.pid").unlink()
+        (self.folder / ".s.PGSQL.5432.lock").unlink()
 
     def url(self, driver: str = "psycopg2", *, user: str = "postgres") -> str:
         return f"postgresql+{driver}://{user}@/postgres?host={self.folder}"
@@ -87,11 +98,14 @@ class OwnServer:
             return connection.exec_driver_sql(statement).scalar()
 
     def wait_until(self, condition: str) -> None:
-        """Wait until a query of one boolean says so."""
+        """Wait until the server answers, and says that this is true."""
         deadline = time.monotonic() + 30
-        while not self.scalar(f"SELECT {condition}"):
+        true = False
+        while not true:
             assert time.monotonic() < deadline, condition
             time.sleep(0.02)
+            with suppress(sa.exc.OperationalError):
+                true = bool(self.scalar(f"SELECT {condition}"))
 
 
 def _is_running(pid: int) -> bool:
@@ -122,11 +136,12 @@ def _hypopg_binaries() -> tuple[Path, str | None]:
 
 @contextmanager
 def own_server(name: str = servers.FIRST, **settings: object) -> Iterator[OwnServer]:
-    """Start a server of the kind of FIRST or HYPOPG, and stop it at the end."""
+    """Start a server of the kind of FIRST or HYPOPG with TABLES, and stop it at the end."""
     server = OwnServer(*(_hypopg_binaries() if name == servers.HYPOPG else _first_binaries()))
     server.settings |= settings
     server.initialise()
     with _running(server):
+        server.execute(*TABLES)
         yield server
 
 
@@ -159,24 +174,19 @@ def pooler_for(server: OwnServer, size: int) -> Iterator[Path]:
     if program is None:
         servers.missing("PgBouncer is not installed")
     folder = servers.short_folder()
-    (folder / "users").write_text('"postgres" ""\n')
-    (folder / "ini").write_text(
-        f"""
-        [databases]
-        * = host={server.folder}
-        [pgbouncer]
-        listen_addr =
-        unix_socket_dir = {folder}
-        listen_port = 5432
-        auth_type = any
-        auth_file = {folder}/users
-        pool_mode = transaction
-        default_pool_size = {size}
-    """.replace("\n        ", "\n").replace("* = host", "postgres = user=postgres host")
-    )
+    settings = {
+        "unix_socket_dir": folder,
+        "listen_port": 5432,
+        # Any name may come in, and is the one of the line for its database.
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": size,
+    }
+    lines = ["[databases]", f"postgres = host={server.folder} user=postgres", "[pgbouncer]"]
+    lines += [f"{name} = {value}" for name, value in settings.items()]
+    (folder / "ini").write_text("\n".join(lines))
     if server.user is not None:
-        shutil.chown(folder, server.user)
-        for part in folder.iterdir():
+        for part in (folder, folder / "ini"):
             shutil.chown(part, server.user)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -185,9 +195,8 @@ def pooler_for(server: OwnServer, size: int) -> Iterator[Path]:
     try:
         deadline = time.monotonic() + 30
         while not (folder / ".s.PGSQL.5432").exists():
-            assert process.poll() is None and time.monotonic() < deadline, (
-                folder / "log"
-            ).read_text()
+            running = process.poll() is None and time.monotonic() < deadline
+            assert running, (folder / "log").read_text()
             time.sleep(0.02)
         yield folder
     finally:

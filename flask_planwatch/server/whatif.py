@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -88,16 +88,16 @@ def on_hypopg(session: Session, query: Query) -> Iterator[Bench]:
             "the HypoPG extension is not installed: CREATE EXTENSION hypopg, or, on a database of "
             'your own, set PLANWATCH_VERIFY = "build"'
         )
-    try:
-        with session.transaction() as transaction:
+    with session.transaction() as transaction:
+        transaction.run(f"SAVEPOINT {_MARK}")
+        try:
             yield _HypopgBench(transaction, query, schema)
-            # At once, as a pooler may give the next transaction to another connection.
-            transaction.fetch(f"SELECT {schema}.hypopg_reset()")
-    except BaseException:
-        # Hypothetical indexes survive a rollback.
-        with session.transaction() as transaction:
-            transaction.fetch(f"SELECT {schema}.hypopg_reset()")
-        raise
+        finally:
+            # Hypothetical indexes survive a rollback, and a pooler may give the next transaction
+            # to another connection. With a lost one, they are gone.
+            with suppress(ServerError):
+                transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}")
+                transaction.fetch(f"SELECT {schema}.hypopg_reset()")
 
 
 @contextmanager

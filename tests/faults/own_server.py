@@ -181,6 +181,8 @@ def pooler_for(server: OwnServer, size: int) -> Iterator[Path]:
         "auth_type": "any",
         "pool_mode": "transaction",
         "default_pool_size": size,
+        # So that a session does not meet its last transaction's connection by chance.
+        "server_round_robin": 1,
     }
     lines = ["[databases]", f"postgres = host={server.folder} user=postgres", "[pgbouncer]"]
     lines += [f"{name} = {value}" for name, value in settings.items()]

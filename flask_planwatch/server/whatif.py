@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -112,9 +112,10 @@ def on_builds(
 
     `expressions` get statistics, so that the costs before and after rest on the same knowledge, but
     only on tables that have some already: a rolled-back ANALYZE leaves traces, and autovacuum would
-    take a table without statistics for done. `extensions` are created first.
+    take a table without statistics for done. `extensions` are created first. Raises Untestable on a
+    hot standby.
     """
-    with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
+    with _writable(session) as transaction:
         yield _BuildBench(transaction, query, schema, expressions, extensions)
 
 
@@ -124,8 +125,20 @@ def on_statistics(session: Session) -> Iterator[FreshStatistics]:
 
     Only for tables that have some already: see on_builds.
     """
-    with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
+    with _writable(session) as transaction:
         yield FreshStatistics(transaction)
+
+
+def _writable(session: Session) -> AbstractContextManager[Transaction]:
+    """Return a transaction that may write; raises Untestable on a hot standby, which has none."""
+    with session.transaction() as transaction:
+        ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
+    if standby:
+        raise Untestable(
+            "the server is a hot standby, where nothing can be built; the HypoPG extension, created "
+            'on its primary, would answer with PLANWATCH_VERIFY = "auto"'
+        )
+    return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
 
 
 class FreshStatistics:

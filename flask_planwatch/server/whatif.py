@@ -135,7 +135,7 @@ def _writable(session: Session) -> AbstractContextManager[Transaction]:
         ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
     if standby:
         raise Untestable(
-            "the server is a hot standby, where nothing can be built; the HypoPG extension, created "
+            "the server is a hot standby, where nothing can be built; the HypoPG extension, made "
             'on its primary, would answer with PLANWATCH_VERIFY = "auto"'
         )
     return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from ..models import Badge
-from .comparing import LOGIN, run, skipped
+from .comparing import LOGIN, accounts, compare, run, skipped
 
 
 def test_a_role_without_privileges(fresh_story, watch, caplog):
@@ -41,3 +41,88 @@ def test_a_locked_table(watched, fresh_story):
             with pytest.raises(sa.exc.OperationalError):
                 app_connection.execute(sa.select(Badge.id))
         assert skipped(watched) == {"lock-timeout": 1}
+
+
+@pytest.mark.parametrize("held_by", ["another program", "the app itself"])
+def test_an_access_exclusive_lock_that_is_held(fresh_story, watch, driver, held_by):
+    """Who waits for it waits as without PlanWatch, and the other tables are inspected meanwhile."""
+    seven = sa.select(Badge.id).where(Badge.id == 7)
+    lock = "LOCK TABLE badge IN ACCESS EXCLUSIVE MODE"
+
+    def scenario(visits):
+        if held_by == "the app itself":
+            answers = [visits(lock, seven, LOGIN)]
+            # Its transaction is over before the next one begins.
+            return [*answers, visits(seven)]
+        locker = sa.create_engine(fresh_story.url, poolclass=sa.NullPool)
+        with locker.begin() as connection:
+            connection.exec_driver_sql(lock)
+            answers = [visits(LOGIN), visits("SET LOCAL lock_timeout = 100", seven), visits(LOGIN)]
+            assert visits.watched.planwatch.flush(20)
+        assert [one.status for one in answers] == [200, 500, 200]
+        return [*answers, visits(seven)]
+
+    stats = accounts(compare(watch, fresh_story.url_for(driver), scenario))
+    if held_by == "another program":
+        assert (stats["inspected"], stats["skipped"]) == (3, {"lock-timeout": 1})
+    else:
+        assert set(stats["skipped"]) <= {"lock-timeout"}
+
+
+@pytest.fixture
+def role(fresh_story):
+    """A role that may log in, and nothing else."""
+    name = f"pw_{fresh_story.name}"
+    fresh_story.execute(f"DROP ROLE IF EXISTS {name}", f"CREATE ROLE {name} LOGIN")
+    yield name
+    fresh_story.execute(
+        f"GRANT CONNECT ON DATABASE {fresh_story.name} TO PUBLIC",
+        f"DROP OWNED BY {name}",
+        f"DROP ROLE {name}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("take", "give", "reason"),
+    [
+        ("SELECT 1", "SELECT 1", "permission-denied"),
+        # EXPLAIN needs the privilege of what it explains.
+        ("SELECT 1", "GRANT UPDATE ON badge TO {role}", "permission-denied"),
+        ("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC", "SELECT 1", "server-unavailable"),
+        ("SELECT 1", "ALTER ROLE {role} NOLOGIN", "server-unavailable"),
+    ],
+)
+def test_a_role_of_planwatch_that_may_not(
+    fresh_story, role, watch, driver, take, give, reason, caplog
+):
+    names = {"name": fresh_story.name, "role": role}
+    fresh_story.execute(take.format(**names), give.format(**names))
+    statements = [
+        sa.select(Badge.id).where(Badge.id == 7),
+        sa.update(Badge).values(owner="s3cr3t").where(Badge.id == 7),
+    ]
+    stats = accounts(
+        compare(
+            watch,
+            fresh_story.url_for(driver),
+            lambda visits: [visits(one) for one in statements],
+            PLANWATCH_DATABASE_URL=fresh_story.url_for(driver, username=role),
+        )
+    )
+    assert (stats["inspected"], stats["skipped"]) == (0, {reason: 2})
+    # Said once.
+    assert caplog.text.count("could not inspect") == 1
+    assert "s3cr3t" not in caplog.text
+
+
+def test_a_role_of_the_app_that_may_not(fresh_story, role, watch, driver):
+    """What the app itself may not read it could not either without PlanWatch."""
+    fresh_story.execute(f'GRANT SELECT ON "user" TO {role}')
+
+    def scenario(visits):
+        return [visits(sa.select(Badge.id)), visits(LOGIN)]
+
+    visits = compare(watch, fresh_story.url_for(driver, username=role), scenario)
+    stats = accounts(visits)
+    assert (stats["inspected"], stats["skipped"]) == (1, {"statement-invalid": 1})
+    assert [one.rule for one in visits.watched.findings()] == ["functional-predicate"]

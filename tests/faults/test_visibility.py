@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from ..models import WRITES_WHILE_PLANNED, User
-from .comparing import run, skipped
+from .comparing import accounts, compare, run, skipped
 
 
 def test_a_temporary_table(watched):
@@ -37,3 +38,40 @@ def test_the_second_try_of_a_text_statement_keeps_its_finding(fresh_story, watch
         sa.text("SELECT id FROM \"user\" WHERE lower(email) = 'x'"),
     )
     assert [finding.rule for finding in watched.findings()] == ["functional-predicate"]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TEMP TABLE mine ON COMMIT DROP AS SELECT 1 AS a", "SELECT a FROM mine"],
+        ["CREATE TABLE soon (a int)", "SELECT a FROM soon"],
+        ["CREATE SCHEMA soon", "CREATE TABLE soon.a AS SELECT 1", "TABLE soon.a"],
+        ["CREATE FUNCTION one() RETURNS int RETURN 1", "SELECT one()"],
+        ["CREATE TYPE size AS ENUM ('small')", "SELECT 'small'::size"],
+        ["ALTER TABLE badge ADD level int DEFAULT 3", "SELECT level FROM badge WHERE id = 7"],
+        ["ALTER TABLE badge ALTER id TYPE bigint", "SELECT id FROM badge WHERE id = 7"],
+        ["ALTER TABLE badge RENAME TO award", "SELECT id FROM award WHERE id = 7"],
+        ["DROP TABLE badge", "CREATE TABLE badge (id int)", "SELECT id FROM badge"],
+        ["CREATE INDEX ON badge (owner)", "SELECT id FROM badge WHERE owner = 'Owner7'"],
+    ],
+)
+def test_ddl_that_is_not_committed(fresh_story, watch, driver, statements):
+    """What the app made itself is not there for PlanWatch, or it is locked."""
+
+    def scenario(visits):
+        with visits.watched.app.app_context():
+            engine = visits.watched.db.engine
+        with engine.connect() as connection:
+            for statement in statements:
+                result = connection.exec_driver_sql(statement)
+            answers = [[tuple(row) for row in result]]
+            # Before the end of the transaction.
+            visits.watched.planwatch.flush(20)
+            connection.rollback()
+        return [*answers, visits("SELECT count(*) FROM badge")]
+
+    stats = accounts(compare(watch, fresh_story.url_for(driver), scenario))
+    if "CREATE INDEX" in statements[0]:
+        assert stats["skipped"] == {}
+    else:
+        assert stats["skipped"] in ({"not-visible": 1}, {"lock-timeout": 1})

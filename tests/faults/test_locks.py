@@ -44,7 +44,7 @@ def test_a_locked_table(watched, fresh_story):
 
 
 @pytest.mark.parametrize("held_by", ["another program", "the app itself"])
-def test_an_access_exclusive_lock_that_is_held(fresh_story, watch, driver, held_by):
+def test_an_access_exclusive_lock_that_is_held(small_server, watch, driver, held_by):
     """Who waits for it waits as without PlanWatch, and the other tables are inspected meanwhile."""
     seven = sa.select(Badge.id).where(Badge.id == 7)
     lock = "LOCK TABLE badge IN ACCESS EXCLUSIVE MODE"
@@ -54,7 +54,7 @@ def test_an_access_exclusive_lock_that_is_held(fresh_story, watch, driver, held_
             answers = [visits(lock, seven, LOGIN)]
             # Its transaction is over before the next one begins.
             return [*answers, visits(seven)]
-        locker = sa.create_engine(fresh_story.url, poolclass=sa.NullPool)
+        locker = sa.create_engine(small_server.url(), poolclass=sa.NullPool)
         with locker.begin() as connection:
             connection.exec_driver_sql(lock)
             answers = [visits(LOGIN), visits("SET LOCAL lock_timeout = 100", seven), visits(LOGIN)]
@@ -62,7 +62,7 @@ def test_an_access_exclusive_lock_that_is_held(fresh_story, watch, driver, held_
         assert [one.status for one in answers] == [200, 500, 200]
         return [*answers, visits(seven)]
 
-    stats = accounts(compare(watch, fresh_story.url_for(driver), scenario))
+    stats = accounts(compare(watch, small_server.url(driver), scenario))
     if held_by == "another program":
         assert (stats["inspected"], stats["skipped"]) == (3, {"lock-timeout": 1})
     else:
@@ -70,33 +70,29 @@ def test_an_access_exclusive_lock_that_is_held(fresh_story, watch, driver, held_
 
 
 @pytest.fixture
-def role(fresh_story):
+def role(small_server):
     """A role that may log in, and nothing else."""
-    name = f"pw_{fresh_story.name}"
-    fresh_story.execute(f"DROP ROLE IF EXISTS {name}", f"CREATE ROLE {name} LOGIN")
-    yield name
-    fresh_story.execute(
-        f"GRANT CONNECT ON DATABASE {fresh_story.name} TO PUBLIC",
-        f"DROP OWNED BY {name}",
-        f"DROP ROLE {name}",
+    small_server.execute("CREATE ROLE watcher LOGIN")
+    yield "watcher"
+    small_server.execute(
+        "GRANT CONNECT ON DATABASE postgres TO PUBLIC", "DROP OWNED BY watcher", "DROP ROLE watcher"
     )
 
 
 @pytest.mark.parametrize(
-    ("take", "give", "reason"),
+    ("change", "reason"),
     [
-        ("SELECT 1", "SELECT 1", "permission-denied"),
+        ("SELECT 1", "permission-denied"),
         # EXPLAIN needs the privilege of what it explains.
-        ("SELECT 1", "GRANT UPDATE ON badge TO {role}", "permission-denied"),
-        ("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC", "SELECT 1", "server-unavailable"),
-        ("SELECT 1", "ALTER ROLE {role} NOLOGIN", "server-unavailable"),
+        ("GRANT INSERT ON badge TO watcher", "permission-denied"),
+        ("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC", "server-unavailable"),
+        ("ALTER ROLE watcher NOLOGIN", "server-unavailable"),
     ],
 )
 def test_a_role_of_planwatch_that_may_not(
-    fresh_story, role, watch, driver, take, give, reason, caplog
+    small_server, role, watch, driver, change, reason, caplog
 ):
-    names = {"name": fresh_story.name, "role": role}
-    fresh_story.execute(take.format(**names), give.format(**names))
+    small_server.execute(change)
     statements = [
         sa.select(Badge.id).where(Badge.id == 7),
         sa.update(Badge).values(owner="s3cr3t").where(Badge.id == 7),
@@ -104,9 +100,9 @@ def test_a_role_of_planwatch_that_may_not(
     stats = accounts(
         compare(
             watch,
-            fresh_story.url_for(driver),
+            small_server.url(driver),
             lambda visits: [visits(one) for one in statements],
-            PLANWATCH_DATABASE_URL=fresh_story.url_for(driver, username=role),
+            PLANWATCH_DATABASE_URL=small_server.url(driver, user=role),
         )
     )
     assert (stats["inspected"], stats["skipped"]) == (0, {reason: 2})
@@ -115,14 +111,14 @@ def test_a_role_of_planwatch_that_may_not(
     assert "s3cr3t" not in caplog.text
 
 
-def test_a_role_of_the_app_that_may_not(fresh_story, role, watch, driver):
+def test_a_role_of_the_app_that_may_not(small_server, role, watch, driver):
     """What the app itself may not read it could not either without PlanWatch."""
-    fresh_story.execute(f'GRANT SELECT ON "user" TO {role}')
+    small_server.execute(f'GRANT SELECT ON "user" TO {role}')
 
     def scenario(visits):
         return [visits(sa.select(Badge.id)), visits(LOGIN)]
 
-    visits = compare(watch, fresh_story.url_for(driver, username=role), scenario)
+    visits = compare(watch, small_server.url(driver, user=role), scenario)
     stats = accounts(visits)
     assert (stats["inspected"], stats["skipped"]) == (1, {"statement-invalid": 1})
     assert [one.rule for one in visits.watched.findings()] == ["functional-predicate"]

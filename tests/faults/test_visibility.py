@@ -55,7 +55,7 @@ def test_the_second_try_of_a_text_statement_keeps_its_finding(fresh_story, watch
         ["CREATE INDEX ON badge (owner)", "SELECT id FROM badge WHERE owner = 'Owner7'"],
     ],
 )
-def test_ddl_that_is_not_committed(fresh_story, watch, driver, statements):
+def test_ddl_that_is_not_committed(small_server, watch, driver, statements):
     """What the app made itself is not there for PlanWatch, or it is locked."""
 
     def scenario(visits):
@@ -70,7 +70,7 @@ def test_ddl_that_is_not_committed(fresh_story, watch, driver, statements):
             connection.rollback()
         return [*answers, visits("SELECT count(*) FROM badge")]
 
-    stats = accounts(compare(watch, fresh_story.url_for(driver), scenario))
+    stats = accounts(compare(watch, small_server.url(driver), scenario))
     if "CREATE INDEX" in statements[0]:
         assert stats["skipped"] == {}
     else:

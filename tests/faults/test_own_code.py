@@ -11,7 +11,7 @@ from flask_planwatch import inspection
 from flask_planwatch.signals import statement_inspected
 
 from ..models import Badge
-from .comparing import LOGIN, run, skipped
+from .comparing import LOGIN, compare, run, skipped
 
 
 @pytest.mark.parametrize("hook", ["_observe", "_capture", "_find_location"])
@@ -153,3 +153,47 @@ def test_two_apps_on_one_engine_do_not_watch_each_other(fresh_story, watch):
     assert first.planwatch.stats(first.app)["captured"] == 1
     assert second.planwatch.stats(second.app)["captured"] == 1
     second.planwatch.unwatch(engine, second.app)
+
+
+class Raises(logging.Handler):
+    """A handler of the app's that is broken."""
+
+    def emit(self, record):
+        raise RuntimeError
+
+
+@pytest.fixture
+def broken_log():
+    """The log of PlanWatch, with a handler that raises."""
+    logger = logging.getLogger("flask_planwatch")
+    handler = Raises()
+    logger.addHandler(handler)
+    yield logger
+    logger.removeHandler(handler)
+
+
+def test_an_app_whose_log_and_receivers_raise(small_server, watch, driver, broken_log):
+    def raises(sender, **_):
+        raise RuntimeError
+
+    def scenario(visits):
+        with statement_inspected.connected_to(raises, visits.watched.app):
+            answers = [visits(LOGIN), visits(LOGIN)]
+            visits.watched.planwatch.flush(20)
+            return answers
+
+    visits = compare(watch, small_server.url(driver), scenario)
+    assert len(visits.watched.findings()) == 1
+    stats = visits.watched.planwatch.stats()
+    assert (stats["inspected"], stats["skipped"], stats["waiting"]) == (2, {}, 0)
+    # The log of the finding, which is told once, and the receiver.
+    assert stats["errors"] >= 2
+
+
+def test_a_log_that_raises_while_the_app_starts(small_server, watch, broken_log):
+    broken_log.setLevel(logging.INFO)
+    try:
+        watched = watch(small_server.url(), SQLALCHEMY_BINDS={"other": "sqlite://"})
+        assert watched.planwatch.stats()["errors"] == 1
+    finally:
+        broken_log.setLevel(logging.NOTSET)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from flask_planwatch import inspection
 
 from ..models import Badge, User
-from .comparing import LOGIN, run, skipped
+from .comparing import LOGIN, Answer, Visits, accounts, compare, run, skipped
 
 
 def test_several_statements_in_one_text(fresh_story, watch):
@@ -91,3 +93,35 @@ def test_a_slow_text_statement_does_not_wait(fresh_story, watch):
         run(watched, sa.text("SELECT pg_sleep(0.1)"))
     assert skipped(watched) == {}
     assert watched.planwatch.stats()["inspected"] == 2
+
+
+#: More than PlanWatch counts the executions of.
+TEXTS = 12_000
+
+
+def test_very_many_different_texts(small_server, watch):
+    """An app that writes literals into its text, with the settings of production."""
+    defaults = {"PLANWATCH_SAMPLE_INTERVAL": 300, "PLANWATCH_INSPECTIONS_PER_MINUTE": 60}
+    texts = [[f"SELECT {number}" for number in range(start, TEXTS, 5)] for start in range(5)]
+    watched = watch(small_server.url(), **defaults)
+    visits = Visits(watched)
+    answers = [visits(*each) for each in texts]
+    assert answers == [Answer(200, f"[[{TEXTS - 5 + start}]]") for start in range(5)]
+    stats = accounts(visits)
+    assert stats["captured"] == TEXTS
+    # Of all these texts, few are read: what is read takes time from the app.
+    assert set(stats["skipped"]) == {"recently-inspected"}
+    assert stats["skipped"]["recently-inspected"] + stats["inspected"] < 2_500
+    assert stats["over_budget"] > TEXTS - 2_500
+
+
+@pytest.mark.parametrize("kind", ["str", "bytes", "json"])
+def test_a_parameter_of_10_mb(small_server, watch, driver, kind):
+    large = {
+        "str": sa.select(sa.func.length(sa.literal("x" * 10_000_000))),
+        "bytes": sa.select(sa.func.length(sa.literal(b"x" * 10_000_000))),
+        "json": sa.select(sa.func.jsonb_array_length(sa.literal(["x" * 1000] * 10_000, JSONB))),
+    }[kind]
+    visits = compare(watch, small_server.url(driver), lambda visits: [visits(large), visits(LOGIN)])
+    stats = accounts(visits)
+    assert (stats["inspected"], stats["skipped"]) == (1, {"parameters-too-large": 1})

@@ -22,6 +22,10 @@ MAX_RECENT = 10
 #: EXPLAIN ANALYZE: that costs as much as the statement itself.
 INSPECTIONS_PER_ANALYSIS = 6
 
+#: For each inspection in a minute, so many texts may be read only to see that the same statement
+#: was inspected with other literals. Reading one takes a good part of what an inspection takes.
+READINGS_PER_INSPECTION = 5
+
 
 @dataclass(slots=True)
 class Tally:
@@ -80,6 +84,7 @@ class Sampler:
         self.total_ms = 0.0
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
+        self.readings = Budget(settings.inspections_per_minute * READINGS_PER_INSPECTION, clock)
         self._slow_ms = settings.slow_statement_ms
         self._clock = clock
         self._inspections = Budget(settings.inspections_per_minute, clock)

@@ -127,11 +127,14 @@ class Watcher:
         dialect = engine.dialect
         if dialect.name != "postgresql" or dialect.driver not in DRIVERS:
             name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
-            self._log.tell_once(
-                logging.INFO,
-                f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
-                f"PostgreSQL through {', '.join(DRIVERS[:-1])} and {DRIVERS[-1]}.",
-            )
+            try:
+                self._log.tell_once(
+                    logging.INFO,
+                    f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
+                    f"PostgreSQL through {', '.join(DRIVERS[:-1])} and {DRIVERS[-1]}.",
+                )
+            except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
+                self.failed(error)
             return
         with self._lock:
             if engine not in self._engines:
@@ -353,7 +356,9 @@ class _WatchedEngine:
             if not self.watch.active:
                 return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
             if not (capture.urgent or last_try) and self._was_inspected(capture):
-                self.sampler.give_back()
+                # An app that writes its literals into the text has a new one each time.
+                if self.sampler.readings.take():
+                    self.sampler.give_back()
                 return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
             if capture.connection is not None:
                 self.session.app_connection = capture.connection

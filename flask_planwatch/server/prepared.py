@@ -126,16 +126,18 @@ def generic_plan(session: Session, text: str, types: Sequence[str]) -> Plan:
         with session.transaction() as transaction:
             transaction.run("SET LOCAL plan_cache_mode = force_generic_plan")
             transaction.run(f"PREPARE {_NAME}{declared} AS {text}")
+            transaction.run(f"SAVEPOINT {_NAME}")
             try:
                 return transaction.plan(f"{EXPLAIN}EXECUTE {_NAME}{nulls}", None, escaped=False)
             finally:
-                # A prepared statement survives the rollback.
+                # A prepared statement survives the end of a transaction, and a pooler may give the
+                # next one to another connection.
                 with suppress(ServerError):
+                    transaction.run(f"ROLLBACK TO SAVEPOINT {_NAME}")
                     transaction.run(f"DEALLOCATE {_NAME}")
     except ServerError as error:
         if error.reason in _NOT_ABOUT_TYPES:
             raise
-        _forget(session)
         raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, error.detail, error.sqlstate) from error
 
 
@@ -147,12 +149,6 @@ _NOT_ABOUT_TYPES = frozenset(
         SkipReason.STATEMENT_TIMEOUT,
     }
 )
-
-
-def _forget(session: Session) -> None:
-    """Take the prepared statement away that a failed transaction left behind."""
-    with suppress(ServerError), session.transaction() as transaction:
-        transaction.run(f"DEALLOCATE {_NAME}")
 
 
 def _forced_cost(session: Session, query: Query, custom: Plan, generic: Plan) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from sqlalchemy import create_engine
@@ -22,10 +22,34 @@ from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_unknown
 from .drivers import Call, known_of, sqlstate_of, transaction_on
 from .event_loop import EventLoop, directly
-from .transaction import ServerError, Transaction
+from .transaction import NO_SERVER, ServerError, Transaction
 
 #: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
 DISPOSE_PATIENCE = 0.5
+
+#: PlanWatch takes a connection, or keeps one, only if so many are free besides: as many as
+#: PostgreSQL keeps for its administrator (superuser_reserved_connections).
+FREE_CONNECTIONS = 3
+
+#: Seconds for which the number of free connections is believed.
+CHECK_SECONDS = 1.0
+
+#: Connections that are free on the server, for this database, and for this role. What other roles
+#: do there is not visible to each role, but how many connections there are is.
+_FREE_CONNECTIONS = """
+SELECT least(
+    current_setting('max_connections')::int
+    - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true), '0')::int
+    - (SELECT sum(numbackends) FROM pg_catalog.pg_stat_database WHERE datid <> 0),
+    (SELECT d.datconnlimit - s.numbackends FROM pg_catalog.pg_database d
+     JOIN pg_catalog.pg_stat_database s ON s.datid = d.oid
+     WHERE d.datname = current_database() AND d.datconnlimit >= 0),
+    (SELECT r.rolconnlimit - count(a.pid) FROM pg_catalog.pg_roles r
+     LEFT JOIN pg_catalog.pg_stat_activity a ON a.usesysid = r.oid
+     WHERE r.rolname = session_user AND r.rolconnlimit >= 0 GROUP BY r.rolconnlimit)
+)
+"""
 
 
 class Session(Protocol):
@@ -87,6 +111,8 @@ class OwnSession:
         #: What is set on the connection that the inspected statement ran on.
         self.state = NOTHING_SET
         self._shared = False
+        self._checked = float("-inf")
+        self._may_count = True
         self._let_go = False
         self._ended = False
         self._lock = threading.Lock()
@@ -163,6 +189,7 @@ class OwnSession:
             try:
                 transaction.run(sql)
                 self.round_trip_ms = min(self.round_trip_ms, (perf_counter() - started) * 1000)
+                self._refuse_last(transaction, sql)
                 return transaction
             except ServerError as error:
                 self._discard()
@@ -195,6 +222,24 @@ class OwnSession:
             listeners += [*pool.connect, *pool.first_connect]
         refuse_unknown(state, listeners)
 
+    def _refuse_last(self, transaction: Transaction, begin: str) -> None:
+        """Raise ServerError if the app may need the connection: one more, and it is refused."""
+        if not self._may_count or monotonic() < self._checked + CHECK_SECONDS:
+            return
+        try:
+            ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
+        except ServerError as error:
+            if error.reason in NO_SERVER:
+                raise
+            # Some servers hide this part of the catalog.
+            self._may_count = False
+            self._rollback()
+            transaction.run(begin)
+            return
+        if free < FREE_CONNECTIONS:
+            raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has hardly a connection left")
+        self._checked = monotonic()
+
     def _connect(self) -> PoolProxiedConnection:
         if self._ended:
             raise ServerError(SkipReason.UNWATCHED)
@@ -203,6 +248,7 @@ class OwnSession:
         if self._connection is None:
             try:
                 self._connection = self._call(self._open)
+                self._checked = float("-inf")
             except ServerError:
                 raise
             except Exception as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -89,16 +89,16 @@ def on_hypopg(session: Session, query: Query) -> Iterator[Bench]:
             "the HypoPG extension is not installed: CREATE EXTENSION hypopg, or, on a database of "
             'your own, set PLANWATCH_VERIFY = "build"'
         )
-    try:
-        with session.transaction() as transaction:
+    with session.transaction() as transaction:
+        transaction.run(f"SAVEPOINT {_MARK}")
+        try:
             yield _HypopgBench(transaction, query, schema)
-            # At once, as a pooler may give the next transaction to another connection.
-            transaction.fetch(f"SELECT {schema}.hypopg_reset()")
-    except BaseException:
-        # Hypothetical indexes survive a rollback.
-        with session.transaction() as transaction:
-            transaction.fetch(f"SELECT {schema}.hypopg_reset()")
-        raise
+        finally:
+            # Hypothetical indexes survive a rollback, and a pooler may give the next transaction
+            # to another connection. With a lost one, they are gone.
+            with suppress(ServerError):
+                transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}")
+                transaction.fetch(f"SELECT {schema}.hypopg_reset()")
 
 
 @contextmanager
@@ -113,9 +113,10 @@ def on_builds(
 
     `expressions` get statistics, so that the costs before and after rest on the same knowledge, but
     only on tables that have some already: a rolled-back ANALYZE leaves traces, and autovacuum would
-    take a table without statistics for done. `extensions` are created first.
+    take a table without statistics for done. `extensions` are created first. Raises Untestable on a
+    hot standby.
     """
-    with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
+    with _writable(session) as transaction:
         yield _BuildBench(transaction, query, schema, expressions, extensions)
 
 
@@ -125,8 +126,20 @@ def on_statistics(session: Session) -> Iterator[FreshStatistics]:
 
     Only for tables that have some already: see on_builds.
     """
-    with session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS) as transaction:
+    with _writable(session) as transaction:
         yield FreshStatistics(transaction)
+
+
+def _writable(session: Session) -> AbstractContextManager[Transaction]:
+    """Return a transaction that may write; raises Untestable on a hot standby, which has none."""
+    with session.transaction() as transaction:
+        ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
+    if standby:
+        raise Untestable(
+            "the server is a hot standby, where nothing can be built; the HypoPG extension, made "
+            'on its primary, would answer with PLANWATCH_VERIFY = "auto"'
+        )
+    return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
 
 
 class FreshStatistics:

@@ -1,0 +1,127 @@
+"""Much of everything, and what cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from flask_planwatch import inspection
+
+from ..models import Badge, User
+from .comparing import LOGIN, Answer, Visits, accounts, compare, run, skipped
+
+
+def test_several_statements_in_one_text(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    run(watched, "SELECT 1; INSERT INTO badge VALUES (5000, 'twice')")
+    assert skipped(watched) == {"multiple-statements": 1}
+    assert fresh_story.scalar("SELECT count(*) FROM badge WHERE id = 5000") == 1
+
+
+def test_a_semicolon_in_a_literal_is_no_second_statement(watched):
+    run(watched, "SELECT * FROM badge WHERE owner = 'a; b';")
+    run(watched, "SELECT * FROM badge; -- by id; or not")
+    assert skipped(watched) == {}
+
+
+def test_large_parameters_are_not_sent_again(watched):
+    run(watched, sa.select(Badge.id).where(Badge.owner == "x" * 10_000_000))
+    run(watched, sa.text("SELECT :a").bindparams(a=["x" * 600_000] * 2))
+    document = {"many": [{"x": "y" * 1000}] * 2000}
+    run(watched, sa.select(User.id).where(User.data == document))
+    assert skipped(watched) == {"parameters-too-large": 3}
+
+
+def test_planning_that_takes_too_long(fresh_story, watch):
+    fresh_story.execute(
+        "CREATE FUNCTION slow() RETURNS text LANGUAGE plpgsql IMMUTABLE AS "
+        "$$ BEGIN PERFORM pg_sleep(0.3); RETURN 'x'; END $$"
+    )
+    watched = watch(fresh_story.url, PLANWATCH_STATEMENT_TIMEOUT_MS=100)
+    run(watched, "SELECT * FROM badge WHERE owner = slow()")
+    assert skipped(watched) == {"statement-timeout": 1}
+
+
+def test_a_plan_that_cannot_be_read(watched, monkeypatch):
+    def broken(document):
+        raise inspection.ServerError(inspection.SkipReason.UNREADABLE_PLAN)
+
+    monkeypatch.setattr("flask_planwatch.server.drivers.Plan.from_json", broken)
+    run(watched, LOGIN)
+    assert skipped(watched) == {"unreadable-plan": 1}
+
+
+def test_unknown_nodes_are_passed_over(watched, monkeypatch):
+    from flask_planwatch.server import drivers
+
+    read = drivers._DriverTransaction._document
+
+    def strange(self, sql, parameters):
+        (top, *_) = read(self, sql, parameters)
+        return [{"Plan": {"Node Type": "Teleport", "Plans": [top["Plan"], None, {"x": 1}]}}]
+
+    monkeypatch.setattr(drivers._DriverTransaction, "_document", strange)
+    run(watched, LOGIN)
+    assert len(watched.findings()) == 1
+
+
+def test_a_full_queue_drops_and_counts(watched, monkeypatch, held):
+    """The app does not wait for the worker: all five run while the first is held up."""
+    monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 2)
+    for _ in range(5):
+        run(watched, sa.select(Badge.id).limit(1))
+    assert watched.planwatch.stats()["dropped"] == 3
+    assert not watched.planwatch.flush(0.1)
+    held.set()
+    assert watched.planwatch.flush(20)
+    assert watched.planwatch.stats()["inspected"] == 2
+
+
+def test_a_text_that_is_too_long_is_not_read(watched, caplog):
+    """Each with other literals, as a bulk load of hand-made SQL sends them."""
+    for start in range(3):
+        values = ", ".join(f"({start}{number}, 's3cr3t')" for number in range(10_000))
+        run(watched, f"SELECT count(*) FROM (VALUES {values}) AS v (a, b)")
+    assert skipped(watched) == {"statement-too-large": 3}
+    assert len(caplog.text) < 5_000
+
+
+def test_a_slow_text_statement_does_not_wait(fresh_story, watch):
+    watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=50)
+    for _ in range(2):
+        run(watched, sa.text("SELECT pg_sleep(0.1)"))
+    assert skipped(watched) == {}
+    assert watched.planwatch.stats()["inspected"] == 2
+
+
+#: More than PlanWatch counts the executions of.
+TEXTS = 12_000
+
+
+def test_very_many_different_texts(small_server, watch):
+    """An app that writes literals into its text, with the settings of production."""
+    defaults = {"PLANWATCH_SAMPLE_INTERVAL": 300, "PLANWATCH_INSPECTIONS_PER_MINUTE": 60}
+    texts = [[f"SELECT {number}" for number in range(start, TEXTS, 5)] for start in range(5)]
+    watched = watch(small_server.url(), **defaults)
+    visits = Visits(watched)
+    answers = [visits(*each) for each in texts]
+    assert answers == [Answer(200, f"[[{TEXTS - 5 + start}]]") for start in range(5)]
+    stats = accounts(visits)
+    assert stats["captured"] == TEXTS
+    # Of all these texts, few are read: what is read takes time from the app.
+    assert set(stats["skipped"]) == {"recently-inspected"}
+    assert stats["skipped"]["recently-inspected"] + stats["inspected"] < 2_500
+    assert stats["over_budget"] > TEXTS - 2_500
+
+
+@pytest.mark.parametrize("kind", ["str", "bytes", "json"])
+def test_a_parameter_of_10_mb(small_server, watch, driver, kind):
+    large = {
+        "str": sa.select(sa.func.length(sa.literal("x" * 10_000_000))),
+        "bytes": sa.select(sa.func.length(sa.literal(b"x" * 10_000_000))),
+        "json": sa.select(sa.func.jsonb_array_length(sa.literal(["x" * 1000] * 10_000, JSONB))),
+    }[kind]
+    visits = compare(watch, small_server.url(driver), lambda visits: [visits(large), visits(LOGIN)])
+    stats = accounts(visits)
+    assert (stats["inspected"], stats["skipped"]) == (1, {"parameters-too-large": 1})

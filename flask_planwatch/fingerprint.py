@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 
 from sqlglot.errors import SqlglotError
+from sqlglot.tokens import TokenType
 
 from .plan.predicate import tokenize
 from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
@@ -57,7 +58,8 @@ def normalise(text: str) -> str:
         if text[position : token.start].strip() or (position and position < token.start):
             pieces.append(" ")
         position = literal_end(text, token)
-        masked = token.token_type in LITERALS and not text[: token.start].endswith("$")
+        numbered = token.token_type is TokenType.NUMBER and text[: token.start].endswith("$")
+        masked = token.token_type in LITERALS and not numbered
         pieces.append(MASK if masked else text[token.start : position])
     folded = "".join(pieces).strip().rstrip(";").rstrip()
     folded = _SIGN.sub(r"\1\2?", folded)

@@ -438,6 +438,7 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
         for suspicion in rule.suspect(plan, schema):
             texts = [one.operand.text for one in suspicion.comparisons if _is_expression(one)]
             unsafe = any(holds_value(text) or mask(text) in varying for text in texts)
+            unsafe = unsafe or any(mask(key) in varying for key in suspicion.keys)
             found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
 

@@ -7,6 +7,7 @@ unless a writable trial is asked for by name.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from ..finding import SkipReason
+from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
 
 #: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
@@ -38,8 +40,14 @@ _REASONS = {
 #: Reasons that have nothing to do with what was asked.
 NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
 
-#: Messages of these states name relations and roles, never a value.
-_STATES_WITHOUT_VALUES = frozenset({"42501", "42P01", "3F000"})
+#: Messages of these states name a relation or a schema, which helps.
+_STATES_WITH_NAMES = frozenset({"42501", "42P01", "3F000"})
+
+#: How they name it. A function of the application's may raise any state with any message.
+_NAMING = re.compile(
+    r"permission denied for [a-z ]+ (?P<denied>\S+)|"
+    r'(?:relation|schema) "(?P<missing>[^"]+)" does not exist'
+)
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
 
@@ -330,9 +338,9 @@ class _DriverTransaction:
         except RecursionError as error:
             raise ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError") from error
         except Exception as error:
-            raise self._server_error(error, cursor) from error
+            raise self._server_error(error, cursor, sql) from error
 
-    def _server_error(self, error: Exception, cursor: Any) -> ServerError:
+    def _server_error(self, error: Exception, cursor: Any, sql: str) -> ServerError:
         state = sqlstate_of(error)
         if isinstance(error, self._dialect.loaded_dbapi.Error):
             driver_connection = self._connection.dbapi_connection
@@ -340,6 +348,16 @@ class _DriverTransaction:
                 return ServerError(SkipReason.CONNECTION_LOST, type(error).__name__, state)
         reason = _REASONS.get(state or "", SkipReason.EXPLAIN_FAILED)
         detail = f"{type(error).__name__}, SQLSTATE {state}"
-        if state in _STATES_WITHOUT_VALUES:
-            detail = str(error).partition("\n")[0]
+        if state in _STATES_WITH_NAMES:
+            message = str(error).partition("\n")[0]
+            detail = message if _names_what_is_read(message, sql) else detail
         return ServerError(reason, detail, state)
+
+
+def _names_what_is_read(message: str, sql: str) -> bool:
+    """Whether a message says no more than a name that stands in the text, and not as a value."""
+    found = _NAMING.fullmatch(message)
+    if found is None:
+        return False
+    text = mask(sql)
+    return all(name in text for name in (found["denied"] or found["missing"]).split("."))

@@ -22,15 +22,19 @@ MAX_STATEMENTS = 1000
 #: list in another length is another expression.
 MAX_EXPRESSIONS = 200
 
+#: A longer expression is not remembered, and taken to change: a literal list in it mostly does.
+MAX_LENGTH = 2_000
+
 
 class Structure:
     """Remembers the expressions with constants that the plans of each statement showed.
 
-    `origin` is the identity of a statement and of the line of code that it came from.
+    Of the constants only hashes are kept. `origin` is the identity of a statement and of the line
+    of code that it came from.
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, OrderedDict[str, set[str]]] = OrderedDict()
+        self._seen: OrderedDict[str, OrderedDict[str, set[int]]] = OrderedDict()
 
     def varying(self, origin: str, plan: Plan) -> frozenset[str]:
         """Learn from a plan, and return the masked expressions whose constants have changed."""
@@ -38,18 +42,23 @@ class Structure:
         self._seen.move_to_end(origin)
         while len(self._seen) > MAX_STATEMENTS:
             self._seen.popitem(last=False)
+        long = set()
         for expression in _expressions(plan):
             masked = mask(expression)
             if masked == expression:
+                continue
+            if len(masked) > MAX_LENGTH:
+                long.add(masked)
                 continue
             spellings = seen.setdefault(masked, set())
             seen.move_to_end(masked)
             # Two are enough to know that they vary.
             if len(spellings) < 2:
-                spellings.add(expression)
+                spellings.add(hash(expression))
         while len(seen) > MAX_EXPRESSIONS:
             seen.popitem(last=False)
-        return frozenset(masked for masked, spellings in seen.items() if len(spellings) > 1)
+        changed = (masked for masked, spellings in seen.items() if len(spellings) > 1)
+        return frozenset(changed) | long
 
 
 def _expressions(plan: Plan) -> Iterator[str]:

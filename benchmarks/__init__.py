@@ -1,0 +1,1 @@
+"""What PlanWatch costs the application that it watches."""

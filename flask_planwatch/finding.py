@@ -188,15 +188,15 @@ class Advice:
     An empty rendering means that this kind of advice has no such form. `index_bytes` is the
     estimated size of the index. `plan` is the plan that a rewritten statement gets, as text, where
     it can be derived. `summary` never holds a compared value; if the other renderings do, `public`
-    is the same advice with placeholders.
+    is the same advice with placeholders. What is printed of an advice leaves those out.
     """
 
     kind: AdviceKind
     summary: str
     verdict: Verdict
-    ddl: tuple[str, ...] = ()
-    sqlalchemy: str = ""
-    alembic: str = ""
+    ddl: tuple[str, ...] = field(default=(), repr=False)
+    sqlalchemy: str = field(default="", repr=False)
+    alembic: str = field(default="", repr=False)
     explanation: str = ""
     index_bytes: int | None = None
     plan: str = ""

@@ -363,13 +363,13 @@ class Watch:
                 seen.note = "dropped, as too many others were waiting"
         elif not due:
             seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
-        elif once and record is not None and identity in record.sampled:
+        elif once and record is not None and record.was_sampled(identity):
             seen.note = "inspected once in this request"
         elif not sampler.spend(tally):
             seen.note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None:
-                record.sampled.add(identity)
+                record.sample(identity)
             seen.ticket = sink.submit(self._capture(execution, tally, sampler))
             if seen.ticket is None:
                 sampler.give_back(tally)

@@ -5,6 +5,7 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ CRITICAL_MS = 1000.0
 #: So is one that takes this share of the database time that PlanWatch saw.
 CRITICAL_SHARE = 0.2
 
-#: Plans whose advice is remembered; the one inspected longest ago goes first. Trying indexes is
+#: Plans whose advice is remembered; the one needed longest ago goes first. Trying indexes is
 #: the dearest part of an inspection, and a page that is loaded again has the same statements.
 MAX_ANSWERS = 200
 
@@ -266,9 +267,10 @@ class Inspector:
     def _remedied(self, case: Case, hit: Hit) -> Answer:
         """Return what a remedy of its own says of a hit."""
         about = (hit.remedy, hit.suspicion.identity, case.varying)
-        key = (about, case.query.text, case.plan.as_text(), case.schema.text)
+        key = (about, _digest(case))
         known = self.answers.get(key)
         if known is not None:
+            self.answers.move_to_end(key)
             return known[0][0]
         answer = REMEDIES[hit.remedy](case, hit)
         if not _is_untested(answer):
@@ -289,11 +291,10 @@ class Inspector:
             )
             for hit in hits
         ]
-        plan, schema = case.plan.as_text(), case.schema.text
         known = frozenset(
             one for one in adviser.proposed if one.relation.key in case.schema.relations
         )
-        key = (case.query.text, plan, schema, tuple(about), case.varying, known)
+        key = (_digest(case), tuple(about), case.varying, known)
         if key not in self.answers:
             answers = adviser.advise(hits)
             if not adviser.tried or any(map(_is_untested, answers)):
@@ -374,6 +375,12 @@ class Inspector:
         return self.settings.ignores(finding.rule, finding.relation, finding.subject, finding.id)
 
 
+def _digest(case: Case) -> bytes:
+    """Return what stands for statement, plan and tables: the plan may be long, and holds values."""
+    parts = (case.query.text, case.plan.as_text(), case.schema.text)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "backslashreplace")).digest()
+
+
 def _is_untested(answer: Answer) -> bool:
     """Whether another try may tell more: what was missing or in the way may be there by then."""
     return isinstance(answer, Advised) and any(
@@ -445,6 +452,7 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
         for suspicion in rule.suspect(plan, schema):
             texts = [one.operand.text for one in suspicion.comparisons if _is_expression(one)]
             unsafe = any(holds_value(text) or mask(text) in varying for text in texts)
+            unsafe = unsafe or any(mask(key) in varying for key in suspicion.keys)
             found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
 

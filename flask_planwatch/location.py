@@ -26,6 +26,9 @@ _BEGINNINGS = frozenset({Flask.wsgi_app.__code__, click.Context.invoke.__code__}
 #: Frames looked at before giving up: Flask's default recursion limit allows no deeper stack.
 _MAX_FRAMES = 1000
 
+#: Files of which it is known whether they are the app's own; the one needed longest ago goes first.
+MAX_FILES = 4096
+
 
 def _folders(paths: list[str | None]) -> tuple[str, ...]:
     return tuple({os.path.join(os.path.realpath(path), "") for path in paths if path})
@@ -54,7 +57,7 @@ def location_finder(app_root: str) -> Callable[[], Location | None]:
     if root in _INSTALLED:
         root = ""
 
-    @lru_cache(maxsize=4096)
+    @lru_cache(maxsize=MAX_FILES)
     def is_own(filename: str) -> bool:
         return _is_own(filename, root)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from .worker import Ticket
 
 #: Statements of one request that the panel lists.
 MAX_STATEMENTS_SHOWN = 1000
+
+#: Statements of one request that are known to be inspected; that which ran longest ago goes first.
+MAX_SAMPLED = 1000
 
 _RECORD = "flask_planwatch.record"
 
@@ -34,8 +38,21 @@ class RequestRecord:
     """
 
     def __init__(self) -> None:
-        self.sampled: set[Hashable] = set()
+        self._sampled: OrderedDict[Hashable, None] = OrderedDict()
         self.seen: list[Seen] = []
+
+    def was_sampled(self, identity: Hashable) -> bool:
+        """Whether a statement was inspected in this request; one forgotten is inspected again."""
+        known = identity in self._sampled
+        if known:
+            self._sampled.move_to_end(identity)
+        return known
+
+    def sample(self, identity: tuple[int, str]) -> None:
+        """Remember that a statement is inspected in this request."""
+        self._sampled[identity] = None
+        while len(self._sampled) > MAX_SAMPLED:
+            self._sampled.popitem(last=False)
 
 
 def request_record(app: Flask) -> RequestRecord | None:

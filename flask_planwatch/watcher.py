@@ -308,7 +308,8 @@ class _WatchedEngine:
         if kept is None or kept.done:
             kept = self._watcher.worker.submit(job, first=True, patience=KEEP_FAILED_SECONDS)
             if kept is not None:
-                self._kept[capture.key] = kept
+                waiting = {key: one for key, one in list(self._kept.items()) if not one.done}
+                self._kept = waiting | {capture.key: kept}
         return kept
 
     def failed(self, error: Exception) -> None:

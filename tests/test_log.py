@@ -290,3 +290,96 @@ def test_a_long_constant_counts_as_a_value(story, watch, log):
     )
     assert SECRET not in "".join(finding.message for finding in [finding])
     assert SECRET not in repr([record.__dict__ for record in log.records])
+
+
+def everything_of(watched, log, statements):
+    """Run statements on one line, and return all that is logged, sent and found."""
+    sent = []
+
+    def receive(sender, **what):
+        sent.append(repr(what))
+
+    with statement_inspected.connected_to(receive, watched.app):
+        for statement in statements:
+            watched.ask(statement)
+    said = [record.getMessage() + repr(record.__dict__) for record in log.records]
+    return "".join([*sent, *said, repr(watched.planwatch.findings())])
+
+
+def newest(order):
+    return sa.select(User.id).order_by(order).limit(5)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [User.first == SECRET, sa.case((User.first == SECRET, 0), else_=1), User.first + SECRET],
+)
+def test_an_order_by_a_value_is_no_order_for_an_index(story, watch, log, order):
+    watched = watch(story.url)
+    assert SECRET not in everything_of(watched, log, [newest(order)])
+    assert watched.planwatch.findings() == ()
+
+
+def test_an_order_by_a_key_that_varies_is_no_order_for_an_index(story, watch, log):
+    watched = watch(story.url)
+    by_key = [newest(User.data[key].astext) for key in ("type", SECRET)]
+    (finding,) = watched.ask(by_key[0])
+    assert finding.subject == "data ->> 'type'::text"
+    said = everything_of(watched, log, by_key[1:] + by_key)
+    assert "data ->> ?::text" in said
+    assert SECRET not in said
+
+
+def test_a_group_by_a_key_that_varies(story, watch, log):
+    def by(key):
+        group = User.data[key].astext.label("g")
+        return sa.select(group).where(User.state == "x").group_by(sa.text("g"))
+
+    said = everything_of(watch(story.url), log, [by("type"), by(SECRET)])
+    assert SECRET not in said
+
+
+def test_what_is_printed_of_an_advice_holds_no_value(posts, watch):
+    (finding,) = watch(posts.url, PLANWATCH_VERIFY="build").ask(OLDEST_DRAFTS)
+    assert SECRET in finding.advice[0].ddl[0]
+    assert SECRET not in repr(finding)
+
+
+@pytest.mark.parametrize("kind", ["regclass", "regnamespace"])
+def test_a_name_that_is_a_value_is_not_in_the_reason_of_a_skip(story, watch, log, kind):
+    watched = watch(story.url)
+    with watched.app.app_context():
+        connection = watched.db.session.connection()
+        # It is there for the app, and not for anybody else.
+        connection.exec_driver_sql(
+            f"CREATE {'TABLE' if kind == 'regclass' else 'SCHEMA'} {SECRET}"
+            f"{' ()' if kind == 'regclass' else ''}"
+        )
+        statement = sa.text(f"SELECT id FROM badge WHERE CAST(:name AS {kind}) IS NULL")
+        connection.execute(statement, {"name": SECRET})
+        assert watched.findings() == []
+        watched.db.session.rollback()
+    assert watched.planwatch.stats()["skipped"] == {"not-visible": 1}
+    assert SECRET not in "".join(repr(record.__dict__) for record in log.records)
+
+
+def test_a_function_that_refuses_with_a_value_of_the_server_s_own_states(fresh_story, watch, log):
+    fresh_story.execute(
+        "CREATE FUNCTION allowed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN "
+        "IF current_setting('application_name') = 'flask-planwatch' THEN "
+        "RAISE insufficient_privilege USING MESSAGE = 'none of ' || $1; END IF; "
+        "RETURN $1; END $$"
+    )
+    watched = watch(fresh_story.url)
+    said = everything_of(watched, log, [sa.select(Badge.id).where(func.allowed(SECRET) == "x")])
+    assert watched.planwatch.stats()["skipped"] == {"permission-denied": 1}
+    assert SECRET not in said
+
+
+def test_a_value_behind_a_dollar_sign_in_a_wrong_statement(story, watch, log):
+    watched = watch(story.url)
+    with pytest.raises(sa.exc.ProgrammingError):
+        watched.ask(sa.text(f"SELECT id FROM badge WHERE owner = $'{SECRET}'"))
+    watched.findings()
+    (record,) = log.records
+    assert SECRET not in repr(record.__dict__)

@@ -170,7 +170,7 @@ def _verdict(hit: Hit) -> Verdict:
             f"without the cast the planner used {index} for this predicate alone, with sequential "
             "scans off",
             proof=(
-                f"{hit.suspicion.subject} was computed row by row, and {facts['column']} alone "
+                f"{hit.suspicion.shown} was computed row by row, and {facts['column']} alone "
                 f"was an index condition of {index}",
             ),
         )

@@ -28,6 +28,7 @@ from .predicate import (
     tokenize,
 )
 from .schema import Relation, Schema
+from .scrub import holds_value
 from .tree import Node, Plan
 
 #: A step above which rows are no longer those of the relations below it.
@@ -259,7 +260,7 @@ def _each(above: _Above) -> Iterator[_Step]:
 
 
 def _step(node: Node) -> _Step:
-    keys = [_operand(key) for key in node.group_keys]
+    keys = [None if holds_value(key) else _operand(key) for key in node.group_keys]
     groups = tuple(one for one in keys if one is not None)
     return _Step(node, _sort_terms(node), groups if len(groups) == len(keys) else ())
 
@@ -292,12 +293,19 @@ def _sort_terms(node: Node) -> tuple[SortTerm, ...]:
         assert direction is not None
         text = key[: direction.start()]
         one = _operand(text)
-        if one is None or " COLLATE " in text or " USING " in text:
+        if one is None or holds_value(text) or " COLLATE " in text or " USING " in text:
             return ()
         descending = direction[1] is not None
         nulls_first = direction[2] == "FIRST" if direction[2] else descending
         terms.append(SortTerm(one, descending, nulls_first))
     return tuple(terms)
+
+
+def order_keys(node: Node) -> Iterator[str]:
+    """Yield the expressions that a step sorts or groups rows by, without aliases."""
+    step = _step(node)
+    for one in (*(term.operand for term in step.sorts), *step.groups):
+        yield one.without_alias()
 
 
 def _reads(one: Operand, aliases: frozenset[str]) -> bool:
@@ -318,7 +326,7 @@ def _grouped_by(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> 
             # A plan of one relation prints its output without the alias.
             one = _operand(text) if "." in text else Operand(f"{scan.alias}.{text}", ())
             one = one and _operand(one.text)
-            if one is not None and _reads(one, aliases):
+            if one is not None and _reads(one, aliases) and not holds_value(one.text):
                 return (one,)
     return ()
 

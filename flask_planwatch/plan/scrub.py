@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
@@ -50,6 +49,14 @@ _ARITHMETIC = frozenset({"+", "-", "*", "/", "%"})
 #: What stands in for "nothing", as in `coalesce(name, '')`.
 _NEUTRAL = frozenset({"", "0", "1"})
 
+#: The fields of a node that are names and figures. No field but these leaves as it is: what else a
+#: node may hold, such as what it selects, is not needed to understand its plan.
+WITHOUT_VALUES = (
+    *("type", "schema", "relation", "alias", "index", "join_type", "subplan", "relationship"),
+    *("operation", "function", "parallel", "startup_cost", "total_cost", "rows", "width"),
+    *("actual_rows", "actual_loops", "removed_rows", "heap_fetches"),
+)
+
 #: What stands for a value, and for a condition that could not be read.
 MASK = "?"
 UNREADABLE = "(not shown: it could not be read)"
@@ -69,17 +76,14 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
     """
     scrubbed: dict[int, Node] = {}
     for node in reversed(plan.nodes):
-        scrubbed[id(node)] = replace(
-            node,
+        scrubbed[id(node)] = Node(
+            **{name: getattr(node, name) for name in WITHOUT_VALUES},
             conditions=tuple(
                 (kind, scrub_conjuncts(conjuncts, varying) or UNREADABLE)
                 for kind, conjuncts in predicates(plan)[id(node)]
             ),
             children=tuple(scrubbed[id(child)] for child in node.children),
-            sort_keys=tuple(mask(key, keep_names=True) for key in node.sort_keys),
-            # What a statement selects is not needed to understand its plan.
-            group_keys=(),
-            output=(),
+            sort_keys=tuple(_scrub_key(key, varying) for key in node.sort_keys),
         )
     return Plan(scrubbed[id(plan.root)])
 
@@ -110,6 +114,11 @@ def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
     if not operand.columns or masked in varying:
         return masked
     return mask(operand.text, keep_names=True)
+
+
+def _scrub_key(key: str, varying: frozenset[str]) -> str:
+    masked = mask(key)
+    return masked if masked in varying else mask(key, keep_names=True)
 
 
 def mask(text: str, *, keep_names: bool = False) -> str:

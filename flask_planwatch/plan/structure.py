@@ -7,48 +7,71 @@ one in a condition that a partial index might hold.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator
 
-from .predicate import PARTIAL_OPERATORS, predicates
+from .access import order_keys
+from .predicate import predicates
 from .scrub import mask
 from .tree import Plan
 
 #: Statements whose constants are remembered; the one inspected longest ago goes first.
 MAX_STATEMENTS = 1000
 
+#: Expressions of one statement that are remembered, those that its plans showed last: a literal
+#: list in another length is another expression.
+MAX_EXPRESSIONS = 200
+
+#: A longer expression is not remembered, and taken to change: a literal list in it mostly does.
+MAX_LENGTH = 2_000
+
 
 class Structure:
     """Remembers the expressions with constants that the plans of each statement showed.
 
-    `origin` is the identity of a statement and of the line of code that it came from.
+    Of the constants only hashes are kept. `origin` is the identity of a statement and of the line
+    of code that it came from.
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, defaultdict[str, set[str]]] = OrderedDict()
+        self._seen: OrderedDict[str, OrderedDict[str, set[int]]] = OrderedDict()
 
     def varying(self, origin: str, plan: Plan) -> frozenset[str]:
         """Learn from a plan, and return the masked expressions whose constants have changed."""
-        seen = self._seen.setdefault(origin, defaultdict(set))
+        seen = self._seen.setdefault(origin, OrderedDict())
         self._seen.move_to_end(origin)
         while len(self._seen) > MAX_STATEMENTS:
             self._seen.popitem(last=False)
+        long = set()
         for expression in _expressions(plan):
             masked = mask(expression)
+            if masked == expression:
+                continue
+            if len(masked) > MAX_LENGTH:
+                long.add(masked)
+                continue
+            spellings = seen.setdefault(masked, set())
+            seen.move_to_end(masked)
             # Two are enough to know that they vary.
-            if masked != expression and len(seen[masked]) < 2:
-                seen[masked].add(expression)
-        return frozenset(masked for masked, spellings in seen.items() if len(spellings) > 1)
+            if len(spellings) < 2:
+                spellings.add(hash(expression))
+        while len(seen) > MAX_EXPRESSIONS:
+            seen.popitem(last=False)
+        changed = (masked for masked, spellings in seen.items() if len(spellings) > 1)
+        return frozenset(changed) | long
 
 
 def _expressions(plan: Plan) -> Iterator[str]:
-    """Yield each side of a comparison that reads a column, and what a partial index may hold."""
+    """Yield what may be shown of a plan or held by an index.
+
+    That is each side of a comparison that reads a column, each predicate as the condition of a
+    partial index, and what rows are sorted or grouped by, as printed and as the key of an index.
+    """
     for node in plan.nodes:
+        yield from (*node.sort_keys, *order_keys(node))
         for _, conjuncts in predicates(plan)[id(node)]:
             for conjunct in conjuncts:
-                compared = conjunct.operator and not conjunct.right.columns
-                if conjunct.operator in PARTIAL_OPERATORS or compared:
-                    yield conjunct.condition
+                yield conjunct.condition
                 for operand in (conjunct.left, conjunct.right):
                     if operand.columns:
                         yield operand.text

@@ -18,6 +18,9 @@ from .store import MAX_FINDINGS, Changes
 
 logger = logging.getLogger("flask_planwatch")
 
+#: Messages that are said once and remembered; the one that came up longest ago goes first.
+MAX_TOLD = 1000
+
 
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds."""
@@ -26,7 +29,7 @@ class LogReporter:
         self._interval = interval
         self._clock = clock
         self._next: OrderedDict[str, float] = OrderedDict()
-        self._told: set[str] = set()
+        self._told: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def report(self, changes: Changes) -> None:
@@ -78,7 +81,10 @@ class LogReporter:
     def _is_first(self, what: str) -> bool:
         with self._lock:
             first = what not in self._told
-            self._told.add(what)
+            self._told[what] = None
+            self._told.move_to_end(what)
+            while len(self._told) > MAX_TOLD:
+                self._told.popitem(last=False)
             return first
 
     def _is_due(self, finding_id: str) -> bool:

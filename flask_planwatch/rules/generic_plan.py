@@ -6,7 +6,7 @@ What it finds
 -------------
 
 A statement that psycopg 3 or asyncpg prepares on the server, and for which PostgreSQL then chooses
-one plan for all values, although that plan is far worse for some of the values that are really used.
+one plan for all values, although it is far worse for some of the values that are really used.
 ``where($1 OR state != 'retired')``, ``tenant_id = $1`` with one huge tenant among small ones, and a
 JSON key as a parameter (``data ->> $1``) are the usual cases.
 

@@ -47,11 +47,13 @@ When it stays silent
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..plan.access import EQUAL, RANGES, Access, accesses
 from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.schema import Schema
+from ..plan.scrub import mask
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from . import worth
@@ -68,6 +70,11 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index serves the columns and one would be worth having."""
+    keys = tuple(key for key in suspicion.keys if mask(key) not in evidence.varying)
+    if not keys:
+        return Miss(suspicion, "the order changes with a value", by_parameters=True)
+    if keys != suspicion.keys:
+        suspicion = replace(suspicion, subject=", ".join(keys), keys=keys, holds_value=False)
     rows = worth.rows_read(suspicion, evidence.schema)
     small = rows < evidence.min_rows
     if small and not evidence.growth:

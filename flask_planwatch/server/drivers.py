@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -12,6 +13,7 @@ from uuid import UUID
 from sqlalchemy.pool import PoolProxiedConnection
 
 from ..finding import SkipReason
+from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
 from .numbered import Numbered
 from .transaction import Parameters, ServerError, Transaction
@@ -29,8 +31,14 @@ _REASONS = {
     "55P03": SkipReason.LOCK_TIMEOUT,
 }
 
-#: Messages of these states name relations and roles, never a value.
-_STATES_WITHOUT_VALUES = frozenset({"42501", "42P01", "3F000"})
+#: Messages of these states name a relation or a schema, which helps.
+_STATES_WITH_NAMES = frozenset({"42501", "42P01", "3F000"})
+
+#: How they name it. A function of the application's may raise any state with any message.
+_NAMING = re.compile(
+    r'permission denied (?:for [a-z ]+|to create extension) "?(?P<denied>[^\s"]+)"?|'
+    r'(?:relation|schema) "(?P<missing>[^"]+)" does not exist'
+)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -139,7 +147,7 @@ class _DriverTransaction:
         except RecursionError as error:
             raise ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError") from error
         except Exception as error:
-            raise self._server_error(error) from error
+            raise self._server_error(error, sql) from error
 
     def _send(self, sql: str, parameters: Parameters) -> Any:
         cursor: Any = self._connection.cursor()
@@ -149,7 +157,7 @@ class _DriverTransaction:
             self._dialect.do_execute(cursor, sql, parameters)
         return cursor
 
-    def _server_error(self, error: Exception) -> ServerError:
+    def _server_error(self, error: Exception, sql: str) -> ServerError:
         state = sqlstate_of(error)
         if isinstance(error, self._dialect.loaded_dbapi.Error):
             driver_connection = self._connection.dbapi_connection
@@ -157,11 +165,21 @@ class _DriverTransaction:
                 return ServerError(SkipReason.CONNECTION_LOST, type(error).__name__, state)
         reason = _REASONS.get(state or "", SkipReason.EXPLAIN_FAILED)
         detail = f"{type(error).__name__}, SQLSTATE {state}"
-        if state in _STATES_WITHOUT_VALUES:
-            detail = str(error).partition("\n")[0]
-        if state == "42501" and "row-level security" in detail:
-            reason = SkipReason.SESSION_STATE_UNKNOWN
+        if state in _STATES_WITH_NAMES:
+            message = str(error).partition("\n")[0]
+            if "row-level security" in message:
+                reason = SkipReason.SESSION_STATE_UNKNOWN
+            detail = message if _names_what_is_read(message, sql) else detail
         return ServerError(reason, detail, state)
+
+
+def _names_what_is_read(message: str, sql: str) -> bool:
+    """Whether a message says no more than a name that stands in the text, and not as a value."""
+    found = _NAMING.fullmatch(message)
+    if found is None:
+        return False
+    text = mask(sql)
+    return all(name in text for name in (found["denied"] or found["missing"]).split("."))
 
 
 #: Types whose values are written as what `str` makes of them.

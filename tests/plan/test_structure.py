@@ -1,0 +1,60 @@
+"""What changes between the plans of a statement is known, within limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_planwatch.plan import structure
+from flask_planwatch.plan.structure import Structure
+from flask_planwatch.plan.tree import Plan
+
+
+def plan(constant: str, *, kind: str = "Filter", text: str = "(t.data ->> {}::text)") -> Plan:
+    printed = text.format(f"'{constant}'")
+    node = {"Node Type": "Seq Scan", kind: printed if kind == "Filter" else [printed]}
+    return Plan.from_json({"Plan": node})
+
+
+def varying(*constants: str, **how: str) -> frozenset[str]:
+    remembered = Structure()
+    return [remembered.varying("origin", plan(constant, **how)) for constant in constants][-1]
+
+
+@pytest.mark.parametrize(
+    ("how", "masked"),
+    [
+        ({"text": "((t.data ->> {}::text) = 'x'::text)"}, "(t.data ->> ?::text)"),
+        ({"text": "((t.a = 1) OR (t.data ? {}::text))"}, "(a = ?) OR (data ? ?::text)"),
+        ({"text": "(t.state <> {}::text)"}, "state <> ?::text"),
+        ({"kind": "Sort Key"}, "(t.data ->> ?::text)"),
+        ({"kind": "Sort Key", "text": "((t.data ->> {}::text)) DESC"}, "data ->> ?::text"),
+        ({"kind": "Group Key"}, "data ->> ?::text"),
+    ],
+)
+def test_what_changes_is_known_as_it_is_shown_and_as_an_index_has_it(how, masked):
+    assert not any(masked == one for one in varying("k", "k", **how))
+    assert masked in varying("k", "other", **how)
+
+
+def test_the_expressions_of_a_statement_that_its_plans_showed_last_are_kept(monkeypatch):
+    monkeypatch.setattr(structure, "MAX_EXPRESSIONS", 2)
+    remembered = Structure()
+
+    def learn(column: str, constant: str) -> bool:
+        shown = plan(constant, kind="Sort Key", text=f"t.{column} ->> {{}}")
+        return f"t.{column} ->> ?" in remembered.varying("origin", shown)
+
+    # Each key is remembered as printed, and as an index has it.
+    assert not learn("a", "k")
+    assert learn("a", "other")
+    assert not learn("b", "k")
+    assert not learn("a", "k")
+
+
+def test_the_statement_inspected_longest_ago_goes_first(monkeypatch):
+    monkeypatch.setattr(structure, "MAX_STATEMENTS", 2)
+    remembered = Structure()
+    for origin in ("a", "b", "a", "c"):
+        remembered.varying(origin, plan("k", kind="Sort Key"))
+    assert remembered.varying("a", plan("other", kind="Sort Key"))
+    assert not remembered.varying("b", plan("other", kind="Sort Key"))

@@ -1,0 +1,311 @@
+"""What is kept has limits, what was used longest ago goes first, and connections are few."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from benchmarks.memory import STATEMENTS
+from flask_planwatch import (
+    fingerprint,
+    inspection,
+    location,
+    pace,
+    repetition,
+    request_record,
+    watcher,
+    worker,
+)
+from flask_planwatch.advice import proposal
+from flask_planwatch.advice.proposal import Proposals
+from flask_planwatch.pace import Pace
+from flask_planwatch.plan import predicate, structure
+from flask_planwatch.report import log, store
+from flask_planwatch.report.log import LogReporter
+from flask_planwatch.request_record import RequestRecord
+from flask_planwatch.sampling import MAX_STATEMENTS
+
+from .models import User
+
+ROOT = Path(__file__).parent.parent
+
+#: More than the caches of PlanWatch still gain in so few executions, and less than a leak of 50
+#: bytes for each of them.
+MOST_GROWTH = 1_500_000
+
+CONNECTIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+
+#: Those of PlanWatch that are in a transaction now, as text.
+AT_WORK = """
+SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'flask-planwatch'
+"""
+
+
+def grown(url: str, *options: str) -> int:
+    """Return by how much the memory of a process grew, in bytes."""
+    command = [sys.executable, "-m", "benchmarks.memory", url, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["growth_bytes"]
+
+
+def test_memory_does_not_grow_with_executions(database):
+    """The full measure, a million executions of 10 000 statements, is in benchmarks/memory.py."""
+    options = ("--statements", "200", "--first", "5000", "--executions", "40000")
+    assert grown(database.url, *options) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_memory_does_not_grow_with_statements_that_are_compiled_each_time(database, driver):
+    options = ("--statements", "300", "--first", "2000", "--executions", "6000", "--uncached")
+    assert grown(database.url_for(driver), *options) < MOST_GROWTH
+
+
+def test_the_benchmark_runs_as_many_statements_as_are_counted():
+    assert STATEMENTS == MAX_STATEMENTS
+
+
+# Connections
+
+
+def run(watched, count: int = 1) -> None:
+    for number in range(count):
+        with watched.app.app_context():
+            watched.db.session.execute(sa.select(User.id).where(User.id == number)).all()
+            watched.db.session.rollback()
+
+
+def own_connections(watched, database, expected: int) -> None:
+    """Wait until PlanWatch has so many connections: the server takes a moment to end one."""
+    with watched.app.app_context():
+        watched.db.session.remove()
+        for engine in watched.db.engines.values():
+            engine.pool.dispose()
+    _until(lambda: database.scalar(CONNECTIONS) == expected)
+
+
+def test_one_connection_for_an_engine_with_many_threads(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    go, at_work = threading.Event(), set()
+
+    def ask():
+        assert go.wait(30)
+        run(watched, 20)
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    go.set()
+    while any(thread.is_alive() for thread in threads):
+        at_work.add(fresh_story.scalar(AT_WORK))
+    for thread in threads:
+        thread.join()
+    assert watched.planwatch.flush(30)
+    own_connections(watched, fresh_story, 1)
+    assert len(at_work - {None}) == 1
+
+
+def test_one_connection_for_each_engine(fresh_story, watch):
+    watched = watch(fresh_story.url, SQLALCHEMY_BINDS={"other": fresh_story.url})
+    with watched.app.app_context():
+        for engine in watched.db.engines.values():
+            for _ in range(3):
+                with engine.connect() as connection:
+                    connection.execute(sa.select(User.id).where(User.id == 1)).all()
+    assert watched.planwatch.flush(30)
+    own_connections(watched, fresh_story, 2)
+
+
+def test_no_connection_before_the_first_statement(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    with watched.app.app_context(), watched.db.engine.connect():
+        assert fresh_story.scalar(CONNECTIONS) == 1
+    own_connections(watched, fresh_story, 0)
+    assert not watched.planwatch.stats()["worker_alive"]
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_no_connection_where_nothing_is_watched(fresh_story, watch, enabled):
+    watched = watch(fresh_story.url, PLANWATCH_ENABLED=enabled)
+    with watched.app.app_context():
+        watched.planwatch.unwatch(watched.db.engine)
+    run(watched, 3)
+    assert watched.planwatch.flush(30)
+    own_connections(watched, fresh_story, 0)
+
+
+def test_unwatch_closes_the_connection(fresh_story, watch):
+    watched = watch(fresh_story.url)
+    run(watched)
+    assert watched.planwatch.flush(30)
+    own_connections(watched, fresh_story, 1)
+    with watched.app.app_context():
+        watched.planwatch.unwatch(watched.db.engine)
+    own_connections(watched, fresh_story, 0)
+
+
+def test_an_idle_connection_is_closed(fresh_story, watch, monkeypatch):
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
+    watched = watch(fresh_story.url)
+    for _ in range(2):
+        run(watched)
+        assert watched.planwatch.flush(30)
+        own_connections(watched, fresh_story, 0)
+        assert not watched.planwatch.stats()["worker_alive"]
+
+
+def _until(true) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# The limits
+
+#: The table in docs/architecture.rst: what is kept, and how many.
+LIMITS = {
+    "Waiting captures": (worker.QUEUE_LIMIT, worker.QUEUE_LIMIT),
+    "Statements that are counted, for each engine": (MAX_STATEMENTS,),
+    "Sets of parameters of a statement that psycopg 3 may prepare": (repetition.MAX_SETS,),
+    "Statements inspected, with the time, for those with values in their text": (
+        watcher.MAX_FINGERPRINTS,
+    ),
+    "Answers to findings in a plan": (inspection.MAX_ANSWERS,),
+    "Statements whose indexes were proposed": (proposal.MAX_STATEMENTS,),
+    "Statements whose constants are compared, and their expressions": (
+        structure.MAX_STATEMENTS,
+        structure.MAX_EXPRESSIONS,
+    ),
+    "Statements whose time for each unit of cost is known": (pace.MAX_STATEMENTS,),
+    "Active findings": (store.MAX_FINDINGS,),
+    "Findings whose time of logging is known": (store.MAX_FINDINGS,),
+    "Messages said once": (log.MAX_TOLD,),
+    "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
+    "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
+    "Normalised statements; longer ones": (
+        fingerprint.MAX_STATEMENTS,
+        fingerprint.MAX_LONG_STATEMENTS,
+    ),
+    "Conditions, parsed expressions and tokens, up to 2000 characters each": (
+        predicate._remembered_conjuncts.cache_info().maxsize,
+        predicate._remembered_structure.cache_info().maxsize,
+        predicate._remembered_tokens.cache_info().maxsize,
+    ),
+    "Files that are or are not the application's own": (location.MAX_FILES,),
+}
+
+
+def test_the_limits_are_those_in_the_docs():
+    text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    table = text.partition("   * - What\n")[2].partition("\n\n")[0]
+    rows = [row.split("\n     - ") for row in table.split("   * - ")[1:]]
+    stated = {
+        " ".join(what.split()): tuple(map(int, re.findall(r"\d+", many.replace(" 000", "000"))))
+        for what, many, _ in rows
+    }
+    assert stated == LIMITS
+
+
+# What goes first
+
+
+def test_statements_of_a_request(monkeypatch):
+    monkeypatch.setattr(request_record, "MAX_SAMPLED", 2)
+    record = RequestRecord()
+    record.sample((1, "a"))
+    record.sample((1, "b"))
+    assert record.was_sampled((1, "a"))
+    record.sample((1, "c"))
+    assert [record.was_sampled((1, name)) for name in "abc"] == [True, False, True]
+
+
+def test_messages_that_are_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(log, "MAX_TOLD", 2)
+    caplog.set_level(logging.INFO, "flask_planwatch")
+    reporter = LogReporter(0)
+    for message in ("a", "b", "a", "c", "a", "b"):
+        reporter.tell_once(logging.INFO, message)
+    assert [record.getMessage() for record in caplog.records] == ["a", "b", "c", "b"]
+
+
+def test_proposals(monkeypatch):
+    monkeypatch.setattr(proposal, "MAX_STATEMENTS", 2)
+    proposals = Proposals()
+    for origin in ("a", "b", "a", "c"):
+        proposals.keep(origin, [f"index of {origin}"])
+    assert set(proposals.others("x")) == {"index of a", "index of c"}
+
+
+def test_pace(monkeypatch):
+    monkeypatch.setattr(pace, "MAX_STATEMENTS", 2)
+    monkeypatch.setattr(pace, "USUAL_WEIGHT", 0)
+    known = Pace()
+    for name, ms in (("a", 1.0), ("b", 100.0), ("a", 1.0), ("c", 3.0)):
+        known.record(name, ms)
+    assert known.normal("x") == 2.0
+
+
+def test_answers(story, watch, monkeypatch):
+    """What was tried for a statement is kept as long as it is needed."""
+    watched, tried = watch(story.url, PLANWATCH_VERIFY="build"), []
+    columns = {"a": User.first, "b": User.last, "c": User.state}
+    advise = inspection.Adviser.advise
+
+    def advise_and_tell(self, hits):
+        tried.append(hits[0].suspicion.subject)
+        return advise(self, hits)
+
+    def ask(names: str) -> None:
+        for name in names:
+            watched.ask(sa.select(User.id).where(sa.func.lower(columns[name]) == "x"))
+
+    # What is proposed for the others bears on the answer, and is known from here on.
+    ask("abc")
+    monkeypatch.setattr(inspection.Adviser, "advise", advise_and_tell)
+    monkeypatch.setattr(inspection, "MAX_ANSWERS", 2)
+    ask("abacab")
+    assert tried == ["lower(first)", "lower(last)", "lower(state)", "lower(last)"]
+
+
+def test_fingerprints_of_driver_level_statements(story, watch, monkeypatch):
+    monkeypatch.setattr(watcher, "MAX_FINGERPRINTS", 2)
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=1000)
+
+    def ask(table: str, number: int) -> None:
+        watched.ask(sa.text(f"SELECT 1 FROM {table} LIMIT {number}"))
+
+    ask("badge", 1)
+    ask("roles_users", 1)
+    ask("badge", 2)
+    assert watched.planwatch.stats()["skipped"] == {"recently-inspected": 1}
+    ask('"user"', 1)
+    ask("badge", 3)
+    assert watched.planwatch.stats()["inspected"] == 4
+
+
+def test_failed_statements_are_forgotten_once_they_are_done(story, watch):
+    watched = watch(story.url)
+    with watched.app.app_context():
+        session = watched.db.session
+        for number in range(20):
+            session.execute(sa.text("SET LOCAL statement_timeout = 5"))
+            with pytest.raises(sa.exc.OperationalError):
+                session.execute(sa.text(f"SELECT pg_sleep(1) AS s{number} FROM badge"))
+            session.rollback()
+            assert watched.planwatch.flush(30)
+    (engine,) = watched.app.extensions[watcher.EXTENSION]._engines.values()
+    assert len(engine._kept) <= 1

@@ -75,10 +75,16 @@ class PlanWatch:
     def stats(self, app: Flask | None = None) -> dict[str, Any]:
         """Return the counters of this process.
 
-        `captured`, `inspected`, `dropped`, `over_budget` and `errors` are numbers of statements,
-        `skipped` maps each SkipReason that occurred to its number, `findings` is the number of
-        active ones, `waiting` of captures not done yet, `own_ms` the time that PlanWatch's thread
-        spent, `worker_alive` whether the thread is running.
+        `captured` is how many executions PlanWatch saw, `sampled` how many of them it took to
+        inspect. Those were `inspected`, `skipped`, or are `waiting`; `skipped` maps each SkipReason
+        that occurred to its number. `dropped` found the queue full, `over_budget` the minute's
+        budget used up. `errors` counts PlanWatch's own exceptions and those of receivers,
+        `findings` the active ones; `own_ms` is the time that PlanWatch's thread worked,
+        `worker_alive` whether it is running: without work it ends after five seconds.
+
+        Once `flush` has returned True, `sampled` is `inspected` plus the skips, without those of
+        SkipReasons that are `is_partial`. Before that, a capture whose receivers are just being
+        called counts both as done and as `waiting`.
         """
         return self._watcher(app).stats()
 

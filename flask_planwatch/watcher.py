@@ -157,6 +157,7 @@ class Watcher:
         sampler = self._sampler
         return {
             "captured": sampler.captured if sampler else 0,
+            "sampled": self.worker.accepted,
             "inspected": self._inspected,
             "dropped": self.worker.dropped,
             "over_budget": sampler.over_budget if sampler else 0,
@@ -192,14 +193,18 @@ class Watcher:
         """Return how the app's code names a relation."""
         return self._mappings.find(relation, entities_of(capture.construct))
 
+    def count_skip(self, reason: SkipReason) -> None:
+        """Count a capture, or a further plan of one, that could not be had."""
+        self._skipped[reason] += 1
+
     def publish(self, inspection: Inspection) -> None:
         """Tell an inspection to the store, the log and the signals."""
         if inspection.skip is None:
             self._inspected += 1
         else:
-            self._skipped[inspection.skip.reason] += 1
+            self.count_skip(inspection.skip.reason)
         for unanswered in inspection.unanswered:
-            self._skipped[unanswered.reason] += 1
+            self.count_skip(unanswered.reason)
         changes = self.store.record(inspection)
         try:
             if inspection.skip is not None and inspection.skip.reason not in _EXPECTED:
@@ -327,6 +332,7 @@ class _WatchedEngine:
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job."""
         started = perf_counter()
+        outcome = None
         try:
             outcome = self._outcome(capture, last_try)
             ticket.inspection = outcome.inspection
@@ -336,6 +342,8 @@ class _WatchedEngine:
             self._kept.pop(capture.key, None)
             self._watcher.publish(outcome.inspection)
         except BaseException as error:  # noqa: BLE001 - the worker must live on
+            if outcome is None:
+                self._watcher.count_skip(SkipReason.INTERNAL_ERROR)
             self._watcher.failed(error)
         finally:
             if isinstance(self.watch.engine.pool, NullPool):

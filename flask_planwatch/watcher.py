@@ -266,7 +266,8 @@ class _WatchedEngine:
             bind,
             database,
             sink=lambda: self,
-            keep_seen=lambda: watcher.has_panel,
+            # Outside debug mode the panel shows nothing, so that no values are kept for it.
+            keep_seen=lambda: watcher.has_panel and watcher._app.debug,
         )
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()

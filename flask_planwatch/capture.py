@@ -32,6 +32,7 @@ from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
 from .server.prepared import plans_made
 from .server.session import sqlstate_of
+from .spans import current_span
 from .worker import Ticket, on_own_thread
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -73,7 +74,8 @@ class Capture:
     failed, to wait for the interval. `too_large` is the reason why text and parameters were left
     out. `client_side` is False for a cursor on the server, from which rows may still come.
     `preparation` is None where the driver prepares nothing.
-    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's.
+    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's, `span`
+    the span of OpenTelemetry in which it ran, None if its trace is not kept.
     """
 
     text: str
@@ -97,6 +99,7 @@ class Capture:
     preparation: Preparation | None = None
     construct: Any = None
     connection: Any = None
+    span: Any = None
 
     @property
     def failed(self) -> bool:
@@ -382,6 +385,7 @@ class Watch:
             preparation=self._preparation(execution, tally),
             construct=None if context.compiled is None else context.compiled.statement,
             connection=_weak_reference(context.root_connection),
+            span=current_span(),
         )
 
     def _preparation(self, execution: _Execution, tally: Tally) -> Preparation | None:

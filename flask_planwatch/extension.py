@@ -9,6 +9,7 @@ from flask import Flask, appcontext_pushed, current_app, has_app_context, reques
 from sqlalchemy.engine import Engine
 
 from .finding import Finding
+from .report.telemetry import observe
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher
 
@@ -38,6 +39,7 @@ class PlanWatch:
         self._apps.add(app)
         if not settings.enabled:
             return
+        observe(watcher)
         watcher.attach()
         # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
         appcontext_pushed.connect(_attach, app)

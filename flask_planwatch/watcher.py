@@ -29,6 +29,7 @@ from .pace import Pace
 from .plan.schema import Relation
 from .report.log import LogReporter
 from .report.store import Store
+from .report.telemetry import tell_span
 from .report.toolbar import add_panel
 from .sampling import Sampler
 from .server.session import DISPOSE_PATIENCE, OwnSession
@@ -77,6 +78,11 @@ class Watcher:
         self._errors = 0
         self._own_ms = 0.0
         self._skipped: Counter[SkipReason] = Counter()
+
+    @property
+    def name(self) -> str:
+        """The name of the app."""
+        return self._app.name
 
     @property
     def settings(self) -> Settings:
@@ -197,8 +203,8 @@ class Watcher:
         """Count a capture, or a further plan of one, that could not be had."""
         self._skipped[reason] += 1
 
-    def publish(self, inspection: Inspection) -> None:
-        """Tell an inspection to the store, the log and the signals."""
+    def publish(self, inspection: Inspection, span: Any = None) -> None:
+        """Tell an inspection to the store, the statement's span, the log and the signals."""
         if inspection.skip is None:
             self._inspected += 1
         else:
@@ -206,6 +212,11 @@ class Watcher:
         for unanswered in inspection.unanswered:
             self.count_skip(unanswered.reason)
         changes = self.store.record(inspection)
+        try:
+            # First, as the span may end any moment.
+            tell_span(span, inspection.findings)
+        except Exception as error:  # noqa: BLE001 - an exporter of the app's may raise
+            self.failed(error)
         try:
             if inspection.skip is not None and inspection.skip.reason not in _EXPECTED:
                 self._log.report_skip(inspection.skip, inspection.statement.text)
@@ -341,7 +352,7 @@ class _WatchedEngine:
             if (outcome.blocked or kept) and not last_try:
                 return False
             self._kept.pop(capture.key, None)
-            self._watcher.publish(outcome.inspection)
+            self._watcher.publish(outcome.inspection, capture.span)
         except BaseException as error:  # noqa: BLE001 - the worker must live on
             if outcome is None:
                 self._watcher.count_skip(SkipReason.INTERNAL_ERROR)

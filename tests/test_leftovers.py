@@ -22,15 +22,25 @@ COUNTERS = (
 SIZE = "SELECT reltuples || ' ' || relpages FROM pg_class WHERE relname = '{}'"
 
 
+#: Autovacuum is on, and never comes.
+NEVER = (
+    "autovacuum_vacuum_threshold = 1000000000, autovacuum_analyze_threshold = 1000000000, "
+    "autovacuum_vacuum_insert_threshold = -1"
+)
+
+
 @pytest.fixture
 def place(any_story):
     """A table with statistics and 100 changes since, one without, and a trigger that writes."""
     any_story.execute(
         "CREATE TABLE known (name text) WITH (autovacuum_enabled = off)",
         "INSERT INTO known SELECT 'A' || g FROM generate_series(1, 3000) g",
+        # ANALYZE starts the counter afresh, but not what this connection has yet to report.
+        "SELECT pg_stat_force_next_flush()",
         "ANALYZE known",
         "UPDATE known SET name = name WHERE ctid IN (SELECT ctid FROM known LIMIT 100)",
-        "CREATE TABLE fresh (name text) WITH (autovacuum_enabled = off)",
+        # Where autovacuum is off for the table, 18 leaves its size in the catalog alone.
+        f"CREATE TABLE fresh (name text) WITH ({NEVER})",
         "INSERT INTO fresh SELECT 'A' || g FROM generate_series(1, 3000) g",
         "CREATE TABLE trace (a text)",
         "CREATE SEQUENCE fired",
@@ -44,7 +54,6 @@ def place(any_story):
 
 
 def counters(place, table):
-    # The counters of PlanWatch's connection are written when it ends.
     return place.scalar(COUNTERS.format(table))
 
 
@@ -63,7 +72,7 @@ def test_a_build_leaves_what_the_page_says_and_nothing_else(place, watch):
     # What is left, in spite of the rollback.
     assert counters(place, "known") == "0 2"
     assert counters(place, "fresh").endswith(" 0")
-    assert place.scalar(SIZE.format("fresh")) == "3000 17"
+    assert place.scalar(SIZE.format("fresh")) == "3000 14"
     assert place.scalar("SELECT is_called FROM fired")
 
 

@@ -26,7 +26,8 @@ class Capture:
     out. `client_side` is False for a cursor on the server, from which rows may still come.
     `preparation` is None where the driver prepares nothing.
     `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's, `state`
-    what the application had set on it.
+    what the application had set on it, `span` the span of OpenTelemetry in which the statement ran,
+    None if its trace is not kept.
     """
 
     text: str
@@ -51,6 +52,7 @@ class Capture:
     construct: Any = None
     connection: Any = None
     state: SessionState = NOTHING_SET
+    span: Any = None
 
     @property
     def failed(self) -> bool:

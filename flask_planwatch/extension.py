@@ -9,6 +9,7 @@ from flask import Flask, appcontext_pushed, current_app, has_app_context, reques
 from sqlalchemy.engine import Engine
 
 from .finding import Finding
+from .report.telemetry import observe
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher
 
@@ -38,6 +39,7 @@ class PlanWatch:
         self._apps.add(app)
         if not settings.enabled:
             return
+        observe(watcher)
         watcher.attach()
         # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
         appcontext_pushed.connect(_attach, app)
@@ -75,10 +77,16 @@ class PlanWatch:
     def stats(self, app: Flask | None = None) -> dict[str, Any]:
         """Return the counters of this process.
 
-        `captured`, `inspected`, `dropped`, `over_budget` and `errors` are numbers of statements,
-        `skipped` maps each SkipReason that occurred to its number, `findings` is the number of
-        active ones, `waiting` of captures not done yet, `own_ms` the time that PlanWatch's thread
-        spent, `worker_alive` whether the thread is running.
+        `captured` is how many executions PlanWatch saw, `sampled` how many of them it took to
+        inspect. Those were `inspected`, `skipped`, or are `waiting`; `skipped` maps each SkipReason
+        that occurred to its number. `dropped` found the queue full, `over_budget` the minute's
+        budget used up. `errors` counts PlanWatch's own exceptions and those of receivers,
+        `findings` the active ones; `own_ms` is the time that PlanWatch's thread worked,
+        `worker_alive` whether it is running: without work it ends after five seconds.
+
+        Once `flush` has returned True, `sampled` is `inspected` plus the skips, without those of
+        SkipReasons that are `is_partial`. Before that, a capture whose receivers are just being
+        called counts both as done and as `waiting`.
         """
         return self._watcher(app).stats()
 

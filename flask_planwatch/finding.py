@@ -82,6 +82,11 @@ class SkipReason(StrEnum):
         """One sentence for a person."""
         return _EXPLANATIONS[self]
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether only a further plan is missing: the statement was inspected all the same."""
+        return self in {SkipReason.GENERIC_PLAN_UNKNOWN, SkipReason.NOT_ANALYSED}
+
 
 _EXPLANATIONS = {
     SkipReason.PERMISSION_DENIED: "PlanWatch's database role may not read a relation of it",

@@ -35,6 +35,7 @@ from .sampling import Sampler, Tallies, Tally
 from .server.drivers import known_of, sqlstate_of
 from .server.prepared import plans_made
 from .session_state import ConnectionState, SessionState, may_change_state, state_of
+from .spans import current_span
 from .worker import Ticket, on_own_thread
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -409,6 +410,7 @@ class Watch:
             construct=None if context.compiled is None else context.compiled.statement,
             connection=_weak_reference(context.root_connection),
             state=self._session_state(context.root_connection),
+            span=current_span(),
         )
 
     def _session_state(self, conn: Any) -> SessionState:

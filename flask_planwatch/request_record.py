@@ -48,7 +48,7 @@ class RequestRecord:
             self._sampled.move_to_end(identity)
         return known
 
-    def sample(self, identity: tuple[int, str]) -> None:
+    def sample(self, identity: Hashable) -> None:
         """Remember that a statement is inspected in this request."""
         self._sampled[identity] = None
         while len(self._sampled) > MAX_SAMPLED:

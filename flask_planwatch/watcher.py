@@ -30,6 +30,7 @@ from .pace import Pace
 from .plan.schema import Relation
 from .report.log import LogReporter
 from .report.store import Store
+from .report.telemetry import tell_span
 from .report.toolbar import add_panel
 from .sampling import Sampler
 from .server.session import DISPOSE_PATIENCE, OwnSession
@@ -78,6 +79,11 @@ class Watcher:
         self._errors = 0
         self._own_ms = 0.0
         self._skipped: Counter[SkipReason] = Counter()
+
+    @property
+    def name(self) -> str:
+        """The name of the app."""
+        return self._app.name
 
     @property
     def settings(self) -> Settings:
@@ -164,6 +170,7 @@ class Watcher:
         sampler = self._sampler
         return {
             "captured": sampler.captured if sampler else 0,
+            "sampled": self.worker.accepted,
             "inspected": self._inspected,
             "dropped": self.worker.dropped,
             "over_budget": sampler.over_budget if sampler else 0,
@@ -199,15 +206,24 @@ class Watcher:
         """Return how the app's code names a relation."""
         return self._mappings.find(relation, entities_of(capture.construct))
 
-    def publish(self, inspection: Inspection) -> None:
-        """Tell an inspection to the store, the log and the signals."""
+    def count_skip(self, reason: SkipReason) -> None:
+        """Count a capture, or a further plan of one, that could not be had."""
+        self._skipped[reason] += 1
+
+    def publish(self, inspection: Inspection, span: Any = None) -> None:
+        """Tell an inspection to the store, the statement's span, the log and the signals."""
         if inspection.skip is None:
             self._inspected += 1
         else:
-            self._skipped[inspection.skip.reason] += 1
+            self.count_skip(inspection.skip.reason)
         for unanswered in inspection.unanswered:
-            self._skipped[unanswered.reason] += 1
+            self.count_skip(unanswered.reason)
         changes = self.store.record(inspection)
+        try:
+            # First, as the span may end any moment.
+            tell_span(span, inspection.findings)
+        except Exception as error:  # noqa: BLE001 - an exporter of the app's may raise
+            self.failed(error)
         try:
             if inspection.skip is not None and inspection.skip.reason not in _EXPECTED:
                 self._log.report_skip(inspection.skip, inspection.statement.text)
@@ -268,7 +284,8 @@ class _WatchedEngine:
             bind,
             database,
             sink=lambda: self,
-            keep_seen=lambda: watcher.has_panel,
+            # Outside debug mode the panel shows nothing, so that no values are kept for it.
+            keep_seen=lambda: watcher.has_panel and watcher._app.debug,
         )
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
@@ -335,6 +352,7 @@ class _WatchedEngine:
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job."""
         started = perf_counter()
+        outcome = None
         try:
             outcome = self._outcome(capture, last_try)
             ticket.inspection = outcome.inspection
@@ -342,8 +360,10 @@ class _WatchedEngine:
             if (outcome.blocked or kept) and not last_try:
                 return False
             self._kept.pop(capture.key, None)
-            self._watcher.publish(outcome.inspection)
+            self._watcher.publish(outcome.inspection, capture.span)
         except BaseException as error:  # noqa: BLE001 - the worker must live on
+            if outcome is None:
+                self._watcher.count_skip(SkipReason.INTERNAL_ERROR)
             self._watcher.failed(error)
         finally:
             if isinstance(self.watch.engine.pool, NullPool):

@@ -80,11 +80,10 @@ class Worker:
     """Runs jobs one after the other, on a thread that exists only while there is work.
 
     `let_go` is called on the thread when it has been idle; `abandon` in a forked child, to forget
-    what belongs to the parent.
+    what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
     """
 
     def __init__(self, *, let_go: Callable[[], None], abandon: Callable[[], None]) -> None:
-        self.dropped = 0
         self._let_go = let_go
         self._abandon = abandon
         self._number = 0
@@ -111,6 +110,7 @@ class Worker:
                 self._pending.discard(ticket)
                 self.dropped += 1
                 return None
+            self.accepted += 1
         return ticket
 
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
@@ -164,6 +164,8 @@ class Worker:
         self._queues = _Queues()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.accepted = 0
+        self.dropped = 0
 
     def _start(self) -> bool:
         """Start the thread; False if the interpreter is too far in its shutdown for that."""

@@ -68,7 +68,10 @@ def url(
     """The address of a watched app with something of everything in its panel."""
     # What the panel shows must not depend on how busy this computer is.
     monkeypatch.setattr(panel, "PATIENCE", 30)
-    watched = watch(story.url, SECRET_KEY="secret", DEBUG_TB_ENABLED=True, PLANWATCH_VERIFY="build")
+    watched = watch(
+        story.url, SECRET_KEY="secret", PLANWATCH_VERIFY="build", PLANWATCH_GROWTH=False
+    )
+    watched.app.debug = True
     DebugToolbarExtension(watched.app)
     execute = watched.db.session.execute
 

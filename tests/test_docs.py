@@ -17,9 +17,11 @@ import pytest
 import sqlalchemy as sa
 import structlog
 from blinker import Signal
+from flask import Flask
 
 import flask_planwatch
 from flask_planwatch import Finding, SkipReason, Verdict, VerdictStatus, signals
+from flask_planwatch.report import telemetry
 from flask_planwatch.report.log import extra
 from flask_planwatch.rules import RULES, Rule
 from flask_planwatch.settings import SETTINGS, Setting
@@ -283,6 +285,18 @@ def test_the_quick_start_finds_its_query(
     assert f"[{verdict}]" in readme
     assert f":{finding.location.line} in {finding.location.function}" in said
     assert finding.advice[0].summary in said
+
+
+def test_the_counters_and_metrics_are_documented() -> None:
+    parts = sections(page("monitoring"))
+    counters = re.findall(r"^   \* - ``(\w+)``$", parts["In the code"], re.MULTILINE)
+    assert set(counters) == set(flask_planwatch.PlanWatch(Flask("tests.app")).stats())
+    described = inspect.getdoc(flask_planwatch.PlanWatch.stats) or ""
+    assert all(f"`{name}`" in described for name in counters)
+    rows = re.findall(
+        r"^   \* - ``(planwatch\.[\w.]+)``\n     - ``(\S+)``$", page("monitoring"), re.M
+    )
+    assert rows == [(metric.name, metric.unit) for metric in telemetry._METRICS]
 
 
 def test_each_example_is_on_a_page() -> None:

@@ -1,7 +1,8 @@
 """PlanWatch's panel in Flask-DebugToolbar: the findings of a request, and its other statements.
 
 The toolbar imports this module by its dotted name, see toolbar.py. The panel is for debugging, so
-it shows the values of parameters; all it shows is escaped by the templates.
+it shows the values of parameters, and shows nothing outside debug mode: the toolbar can be switched
+on there, and would show them to every visitor. All it shows is escaped by the templates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flask_debugtoolbar.utils import format_fname
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
-from ..finding import Advice, AdviceKind, Finding, Inspection
+from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
 from ..request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..watcher import EXTENSION, Watcher
 
@@ -44,7 +45,7 @@ class PlanWatchPanel(DebugPanel):
     """Shows what PlanWatch found in the statements of the request, most severe first.
 
     It waits up to half a second for them, and never raises: an error is counted in
-    `PlanWatch.stats()`.
+    `PlanWatch.stats()`. Outside debug mode it only says why it is empty.
     """
 
     name = "PlanWatch"
@@ -82,10 +83,11 @@ class PlanWatchPanel(DebugPanel):
             app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
             watcher = app.extensions.get(EXTENSION)
             report = None
-            if isinstance(watcher, Watcher) and watcher.settings.enabled:
+            if app.debug and isinstance(watcher, Watcher) and watcher.settings.enabled:
                 report = collect(app, watcher)
             self._subtitle = report.summary if report else "off"
-            content = _environment().get_template("panel.html").render(report=report)
+            template = _environment().get_template("panel.html")
+            content = template.render(report=report, debug=app.debug)
             # The toolbar encodes the page strictly; a statement or path may hold a lone surrogate.
             self._content = content.encode("utf-8", "backslashreplace").decode()
         except Exception as error:  # noqa: BLE001 - a page must not break for its panel
@@ -188,6 +190,31 @@ class Report:
         return any(statement.state == "waiting" for statement in self.others)
 
     @property
+    def skipped(self) -> dict[str, int]:
+        """How many captures were skipped, by reason."""
+        return self._skips(partial=False)
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """How many inspected statements lack a further plan, by reason."""
+        return self._skips(partial=True)
+
+    def _skips(self, *, partial: bool) -> dict[str, int]:
+        skipped: Mapping[str, int] = self.stats["skipped"]
+        return {
+            reason: count
+            for reason, count in skipped.items()
+            if SkipReason(reason).is_partial == partial
+        }
+
+    @property
+    def worker(self) -> str:
+        """What PlanWatch's thread does; without work it ends by itself."""
+        if not self.stats["waiting"]:
+            return "idle"
+        return "busy" if self.stats["worker_alive"] else "gone"
+
+    @property
     def summary(self) -> str:
         """A few words for the toolbar."""
         if self.found:
@@ -240,6 +267,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        counts=counts,
         lay_out=lay_out,
         number=number,
         parameters=parameters,
@@ -256,6 +284,16 @@ def _environment() -> Environment:
 def plural(count: int, noun: str) -> str:
     """Return `1 finding` or `2 findings`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def counts(by_reason: Mapping[str, int], what: str) -> str:
+    """Return `0 skipped`, `3 skipped (lock-timeout)`, or with the number of each of several."""
+    total = f"{sum(by_reason.values()):,} {what}"
+    if len(by_reason) > 1:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.items())
+    else:
+        reasons = "".join(by_reason)
+    return f"{total} ({reasons})" if reasons else total
 
 
 def number(value: float) -> str:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ..advice.index import Candidate
 from ..advice.search import Attempt
@@ -82,7 +82,7 @@ class Bench(Protocol):
 
 @contextmanager
 def on_hypopg(session: Session, query: Query) -> Iterator[Bench]:
-    """Yield a Bench of hypothetical indexes; raises Untestable where HypoPG is missing."""
+    """Yield a Bench of hypothetical indexes; raises Untestable where HypoPG cannot be used."""
     schema = _hypopg_schema(session)
     if schema is None:
         raise Untestable(
@@ -412,10 +412,25 @@ def _refusal(error: ServerError) -> Exception:
 
 
 def _hypopg_schema(session: Session) -> str | None:
-    """Return the quoted schema of the HypoPG extension, or None if it is not installed."""
+    """Return the quoted schema of the HypoPG extension, or None if it is not installed.
+
+    Raises Untestable if this role may not use it.
+    """
     with session.transaction() as transaction:
         rows = transaction.fetch(
-            "SELECT quote_ident(n.nspname) FROM pg_extension e "
-            "JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg'"
+            "SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND ("
+            "SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p "
+            "WHERE p.pronamespace = n.oid AND p.proname IN "
+            "('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset')) "
+            "FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
+            "WHERE e.extname = 'hypopg'"
         )
-    return rows[0][0] if rows else None
+    if not rows:
+        return None
+    ((schema, allowed),) = rows
+    if not allowed:
+        raise Untestable(
+            f"PlanWatch's role may not use the HypoPG extension: GRANT USAGE ON SCHEMA {schema}, "
+            f"and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema}"
+        )
+    return cast(str, schema)

@@ -36,7 +36,9 @@ SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname
         / current_setting('block_size')::bigint,
     (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
     c.relallvisible,
-    EXISTS (SELECT 1 FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname)
+    -- With EXISTS the planner would read the statistics of all tables.
+    (SELECT true FROM pg_stats s
+     WHERE s.schemaname = n.nspname AND s.tablename = c.relname LIMIT 1) IS NOT NULL
 FROM down JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY c.oid
 """
@@ -52,6 +54,7 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
     AND s.attname = a.attname AND s.inherited = (c.relkind = 'p')
+    AND s.tablename = ANY (%s::name[]) -- else it would read those of all tables
 WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
@@ -122,7 +125,8 @@ def read_schema(session: Session, plan: Plan) -> Schema:
             keys = sorted({*keys, *(reference.child for reference in references)})
         family = transaction.fetch(_FAMILY, (keys,))
         oids = [row[0] for row in family]
-        columns = _grouped(transaction.fetch(_COLUMNS, (oids,)))
+        tables = [row[2] for row in family]
+        columns = _grouped(transaction.fetch(_COLUMNS, (tables, oids)))
         indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
         activity = {row[0]: Activity(*row[1:]) for row in transaction.fetch(_ACTIVITY, (oids,))}
     counts = {row[0]: _rows(session, row) for row in family}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
 
 from sqlglot.errors import SqlglotError
 
+from .plan.memory import remembered
 from .plan.predicate import tokenize
 from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
 
@@ -31,6 +31,9 @@ _SIGN = re.compile(r"([(,=<>]|\b(?:BETWEEN|AND|OR|LIMIT|OFFSET|THEN|ELSE|IN)\b)(
 #: Numbered parameters count on after a list, however long that is.
 _NUMBERED = re.compile(r"\$\d+")
 
+#: Characters of all statements together that are remembered with their normalised text.
+MAX_REMEMBERED = 500_000
+
 #: Hex digits of a fingerprint: 64 bits tell apart all statements that one app can have.
 _LENGTH = 16
 
@@ -39,7 +42,7 @@ def _schema(mark: re.Match[str]) -> str:
     return "" if mark[1] == "_none" else mark[1] + mark[2]
 
 
-@lru_cache(maxsize=4096)
+@remembered(MAX_REMEMBERED)
 def normalise(text: str) -> str:
     """Return the statement's text with each literal as `?` and each list of values as one.
 

@@ -29,6 +29,7 @@ from .finding import (
     VerdictStatus,
 )
 from .pace import Pace
+from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
 from .plan.schema import Relation, Schema
@@ -253,6 +254,7 @@ class Inspector:
         """Yield the hits with what to do; what was tried on the same plan is not tried again."""
         others = [hit for hit in hits if hit.remedy in REMEDIES]
         yield from ((hit, self._remedied(adviser.case, hit)) for hit in others)
+        give_way()
         hits = [hit for hit in hits if hit.remedy not in REMEDIES]
         yield from zip(hits, self._indexed(adviser, hits), strict=True)
 
@@ -312,6 +314,7 @@ class Inspector:
         claimed: set[tuple[str, str]] = set()
         taken: set[Node] = set()
         for rule, suspicion in suspected:
+            give_way()
             if suspicion.predicate in claimed:
                 continue
             if suspicion.scans and taken.issuperset(suspicion.scans):
@@ -435,6 +438,7 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
     """Return what the rules suspect, in the order of their precedence."""
     found = []
     for rule in RULES:
+        give_way()
         for suspicion in rule.suspect(plan, schema):
             texts = [one.operand.text for one in suspicion.comparisons if _is_expression(one)]
             unsafe = any(holds_value(text) or mask(text) in varying for text in texts)

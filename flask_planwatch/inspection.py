@@ -40,8 +40,8 @@ from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
 from .rules import RULES, Rule, statement_failed
-from .server import catalog
 from .server.analyse import analyse
+from .server.catalog import Catalog
 from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
 from .server.prepared import prepared
 from .server.session import NO_SERVER, ServerError, Session
@@ -184,6 +184,7 @@ class Inspector:
     proposals: Proposals
     pace: Pace
     may_analyse: Callable[[], bool]
+    catalog: Catalog
     structure: Structure = field(default_factory=Structure)
     answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=OrderedDict
@@ -205,7 +206,7 @@ class Inspector:
     def _inspect(self, capture: Capture) -> Outcome:
         query = _query(capture)
         plan = explain(self.session, query)
-        schema = catalog.read_schema(self.session, plan)
+        schema = self.catalog.schema(plan)
         # Two lines of code may use one statement with a key of their own each.
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)

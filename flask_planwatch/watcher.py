@@ -31,6 +31,7 @@ from .report.log import LogReporter
 from .report.store import Store
 from .report.toolbar import add_panel
 from .sampling import Sampler
+from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
 from .worker import Ticket, Worker
@@ -265,6 +266,7 @@ class _WatchedEngine:
         )
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
+        self.catalog = Catalog(self.session)
         self._watcher = watcher
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         #: The statements that failed and wait for the server, by their text as compiled.
@@ -286,6 +288,7 @@ class _WatchedEngine:
             proposals=self.proposals,
             pace=watcher.pace,
             may_analyse=watcher.sampler.analyses.take,
+            catalog=self.catalog,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
@@ -322,6 +325,7 @@ class _WatchedEngine:
         """Forget what belongs to the parent process."""
         self.session.abandon()
         self.watch.after_fork()
+        self.catalog.forget()
         self._kept = {}
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:

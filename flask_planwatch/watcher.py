@@ -34,6 +34,7 @@ from .sampling import Sampler
 from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
+from .standing import Conclusions
 from .worker import Ticket, Worker
 
 EXTENSION = "planwatch"
@@ -152,6 +153,7 @@ class Watcher:
         self.store.clear()
         for watched in list(self._engines.values()):
             watched.proposals.clear()
+            watched.forget()
 
     def stats(self) -> dict[str, Any]:
         """Return the counters; PlanWatch.stats describes them."""
@@ -267,6 +269,7 @@ class _WatchedEngine:
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
         self.catalog = Catalog(self.session)
+        self.conclusions = Conclusions()
         self._watcher = watcher
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         #: The statements that failed and wait for the server, by their text as compiled.
@@ -289,6 +292,7 @@ class _WatchedEngine:
             pace=watcher.pace,
             may_analyse=watcher.sampler.analyses.take,
             catalog=self.catalog,
+            conclusions=self.conclusions,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
@@ -321,11 +325,16 @@ class _WatchedEngine:
         self.watch.unlisten()
         self.session.end(DISPOSE_PATIENCE)
 
+    def forget(self) -> None:
+        """Forget what was found out: the next inspection looks at everything anew."""
+        self.conclusions.forget()
+        self.catalog.forget()
+
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""
         self.session.abandon()
         self.watch.after_fork()
-        self.catalog.forget()
+        self.forget()
         self._kept = {}
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:

@@ -133,4 +133,6 @@ def test_only_so_many_relations_are_remembered(session, monkeypatch):
     assert len(relations(catalog, session)) == 3
     assert len(catalog._known) == 2
     catalog.forget()
-    assert not catalog._known
+    session.asked = 0
+    relations(catalog, session)
+    assert session.asked == 3

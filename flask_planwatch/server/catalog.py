@@ -56,7 +56,8 @@ SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname
     pg_stat_get_numscans(c.oid)
         + (SELECT coalesce(sum(pg_stat_get_numscans(i.indexrelid)), 0)::bigint
            FROM pg_index i WHERE i.indrelid = c.oid),
-    pg_stat_get_dead_tuples(c.oid), pg_stat_get_mod_since_analyze(c.oid)
+    pg_stat_get_dead_tuples(c.oid), pg_stat_get_mod_since_analyze(c.oid),
+    (SELECT string_agg(e.oid || ' ' || e.xmin, ' ' ORDER BY e.oid) FROM pg_extension e)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- With a plain join the planner would read the statistics of all tables.
 CROSS JOIN LATERAL (
@@ -124,7 +125,11 @@ WHERE n.nspname = %s AND c.relname LIKE 'ix\\_%%'
 
 
 class _Member(NamedTuple):
-    """A row of _FAMILY. `mark` changes with the relation's columns, indexes and statistics."""
+    """A row of _FAMILY.
+
+    `mark` changes with the relation's columns, indexes and statistics, `extensions` with those of
+    the database.
+    """
 
     oid: int
     schema: str
@@ -145,6 +150,7 @@ class _Member(NamedTuple):
     scans: int
     dead: int
     changed: int
+    extensions: str | None
 
     @property
     def key(self) -> str:
@@ -178,13 +184,14 @@ class Catalog:
     """What pg_catalog says of relations, remembered as long as it is still true.
 
     One query tells of each relation whether its columns, indexes or statistics have changed. Used
-    on PlanWatch's thread only.
+    on PlanWatch's thread only, but for `forget`.
     """
 
     def __init__(self, session: Session, clock: Callable[[], float] = monotonic) -> None:
         self._session = session
         self._clock = clock
         self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._forgotten = False
 
     def schema(self, plan: Plan) -> Schema:
         """Return the relations that a plan reads, with their partitioned families.
@@ -192,6 +199,9 @@ class Catalog:
         Where rows are deleted, the foreign keys to that relation and their tables are read as well.
         Raises ServerError.
         """
+        if self._forgotten:
+            self._forgotten = False
+            self._known.clear()
         keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
         if not keys:
             return Schema()
@@ -209,11 +219,12 @@ class Catalog:
         known = {one.oid: self._counted(one) for one in family}
         while len(self._known) > MAX_RELATIONS:
             self._known.popitem(last=False)
-        return Schema(_relations(family, known), references)
+        extensions = family[0].extensions if family else None
+        return Schema(_relations(family, known), references, extensions or "")
 
     def forget(self) -> None:
-        """Forget all relations."""
-        self._known.clear()
+        """Forget all relations, before the next plan. Safe to call from any thread."""
+        self._forgotten = True
 
     def _is_known(self, member: _Member) -> bool:
         known = self._known.get(member.oid)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch import signals, standing
+from flask_planwatch import standing
 from flask_planwatch.inspection import Inspector
+from flask_planwatch.plan.tree import Plan
 from flask_planwatch.standing import Conclusions
 
 from .models import User
@@ -137,24 +139,58 @@ def test_what_is_unlike_is_judged_by_itself(story, watch, judged, other):
     assert len(judged) == 1
 
 
-@pytest.mark.usefixtures("steady")
-def test_a_pattern_is_not_taken_for_another(story, watch):
-    watched = watch(story.url)
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("(u.id = 7)", "(u.id = 8)", True),
+        ("((u.email)::text = 'a'::text)", "((u.email)::text = 'b'::text)", True),
+        ("(u.id = ANY ('{1,2}'::integer[]))", "(u.id = ANY ('{3}'::integer[]))", True),
+        ("(u.state <> 'new'::text)", "(u.state <> 'old'::text)", True),
+        ("(u.id = 7)", "(u.id > 7)", False),
+        ("(u.nick ~~ 'a%'::text)", "(u.nick ~~ '%a'::text)", False),
+        ("((u.id)::numeric = 7.0)", "((u.id)::numeric = 7.5)", False),
+        ("((u.id = 7) OR (u.id IS NULL))", "((u.id = 8) OR (u.id IS NULL))", False),
+        ("((u.data ->> 'a'::text) = 'x'::text)", "((u.data ->> 'b'::text) = 'x'::text)", False),
+    ],
+)
+def test_only_values_that_decide_nothing_but_the_rows_are_left_out(one, other, alike):
+    evidence = SimpleNamespace(show_values=False, varying=frozenset())
+    shapes = [
+        list(standing._shape(Plan.from_json(scan(condition)), evidence))
+        for condition in (one, other)
+    ]
+    assert (shapes[0] == shapes[1]) is alike
 
-    def named(pattern):
-        return sa.select(User.id).where(User.nickname.like(pattern))
 
-    times(watched, named("Nick7%"))
-    (prefix,) = watched.findings()
-    (infix,) = [one for one in watched.ask(named("%ick7%")) if one.id != prefix.id] or [None]
-    inspected = []
-    with signals.statement_inspected.connected_to(
-        lambda _, inspection: inspected.append(inspection), watched.app
-    ):
-        watched.ask(named("%ick7%"))
-    (inspection,) = inspected
-    assert [one.advice for one in inspection.findings] != [prefix.advice]
-    assert infix is None or infix.advice != prefix.advice
+def scan(condition: str) -> dict:
+    return {"Node Type": "Seq Scan", "Relation Name": "u", "Alias": "u", "Filter": condition}
+
+
+CIRCUMSTANCES = standing.Circumstances(
+    same="plan", steps=1, sets=(), expected=(1000.0, 80.0), tables=(5000.0,), times=(40.0,)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "by_values", "alike"),
+    [
+        ({}, True, True),
+        ({"expected": (1900.0, 85.0)}, False, True),
+        ({"expected": (1900.0, 85.0)}, True, False),
+        ({"expected": (2100.0, 80.0)}, False, False),
+        ({"expected": (1000.0, 30.0)}, False, False),
+        ({"tables": (2400.0,)}, False, False),
+        ({"tables": (2600.0,)}, True, True),
+        ({"times": (81.0,)}, False, False),
+        ({"times": (19.0,)}, False, False),
+        ({"same": "another plan"}, False, False),
+        ({"sets": ({"id": 1},)}, False, False),
+    ],
+)
+def test_figures_may_differ_by_a_factor_of_two(changes, by_values, alike):
+    other = replace(CIRCUMSTANCES, **changes)
+    assert CIRCUMSTANCES.like(other, by_values=by_values) is alike
+    assert other.like(CIRCUMSTANCES, by_values=by_values) is alike
 
 
 def test_a_slow_execution_is_judged_in_any_case(story, watch, judged):

@@ -14,6 +14,7 @@ from .advice.index import Candidate, mentions
 from .advice.mapped import MappedTable
 from .advice.proposal import declared_candidates, is_covered
 from .advice.rewrite import is_refused
+from .pause import give_way
 from .plan.access import Access
 from .plan.evidence import Hit
 from .plan.predicate import Operand
@@ -73,6 +74,7 @@ class Drafts:
 
     def candidate(self, relation: Relation, shape: Shape) -> Candidate:
         """Return an index of this shape under a name that is free."""
+        give_way()
         if relation.schema not in self._taken:
             self._taken[relation.schema] = catalog.index_names(self.session, relation.schema)
         keys = shape.keys

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from .plan.predicate import MAX_REMEMBERED, tokenize
+from .plan.memory import remembered
+from .plan.predicate import tokenize
 from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
 
 #: SQLAlchemy's mark for parameters that it expands at each execution, such as an IN list.
@@ -32,9 +32,8 @@ _SIGN = re.compile(r"([(,=<>]|\b(?:BETWEEN|AND|OR|LIMIT|OFFSET|THEN|ELSE|IN)\b)(
 #: Numbered parameters count on after a list, however long that is.
 _NUMBERED = re.compile(r"\$\d+")
 
-#: Statements whose normalised text is remembered, and how many longer ones, which take as much
-#: memory; the one needed longest ago goes first.
-MAX_STATEMENTS, MAX_LONG_STATEMENTS = 4096, 64
+#: Characters of all statements together that are remembered with their normalised text.
+MAX_REMEMBERED = 500_000
 
 #: Hex digits of a fingerprint: 64 bits tell apart all statements that one app can have.
 _LENGTH = 16
@@ -44,15 +43,12 @@ def _schema(mark: re.Match[str]) -> str:
     return "" if mark[1] == "_none" else mark[1] + mark[2]
 
 
+@remembered(MAX_REMEMBERED)
 def normalise(text: str) -> str:
     """Return the statement's text with each literal as `?` and each list of values as one.
 
     Comments go, because tools write request ids into them; white space is folded.
     """
-    return (_of_short if len(text) <= MAX_REMEMBERED else _of_long)(text)
-
-
-def _normalise(text: str) -> str:
     text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text)).replace("%%", "%")
     try:
         tokens = tokenize(text).tokens
@@ -71,10 +67,6 @@ def _normalise(text: str) -> str:
     folded = "".join(pieces).strip().rstrip(";").rstrip()
     folded = _SIGN.sub(r"\1\2?", folded)
     return _ROWS.sub(r"VALUES \1, ...", _LIST.sub("IN (...)", folded))
-
-
-_of_short = lru_cache(MAX_STATEMENTS)(_normalise)
-_of_long = lru_cache(MAX_LONG_STATEMENTS)(_normalise)
 
 
 def fingerprint(text: str, database: str | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from .finding import (
     VerdictStatus,
 )
 from .pace import Pace
+from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
 from .plan.schema import Relation, Schema
@@ -40,15 +41,16 @@ from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
 from .rules import RULES, Rule, statement_failed
-from .server import catalog
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
+from .server.catalog import Catalog
 from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
 from .server.policies import refuse_row_security
 from .server.prepared import prepared
 from .server.session import Session
 from .server.transaction import NO_SERVER, ServerError
 from .settings import Settings
+from .standing import Conclusion, Conclusions, circumstances
 
 #: A statement that took this long, in ms, is critical whatever its share.
 CRITICAL_MS = 1000.0
@@ -187,6 +189,8 @@ class Inspector:
     proposals: Proposals
     pace: Pace
     may_analyse: Callable[[], bool]
+    catalog: Catalog
+    conclusions: Conclusions
     structure: Structure = field(default_factory=Structure)
     answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=OrderedDict
@@ -210,18 +214,32 @@ class Inspector:
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
-        schema = catalog.read_schema(self.session, plan)
+        schema = self.catalog.schema(plan)
         if self.session.other_role:
             refuse_row_security(self.session, schema.relations)
         # Two lines of code may use one statement with a key of their own each.
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
+        mapped = partial(self.mapped_table, capture)
+        proposed = self.proposals.others(origin)
+        now = circumstances(capture, evidence, proposed)
+        conclusion = self.conclusions.standing(origin, now, mapped)
+        if conclusion is None:
+            conclusion = self._conclude(capture, query, evidence, proposed)
+            self.conclusions.keep(origin, now, conclusion, mapped)
+        self.proposals.keep(origin, conclusion.chosen)
+        return self._outcome(capture, evidence, conclusion)
+
+    def _conclude(
+        self, capture: Capture, query: Query, evidence: Evidence, proposed: Sequence[Candidate]
+    ) -> Conclusion:
+        """Return what the rules say of a plan, with what to do about it."""
+        plan, schema, varying = evidence.plan, evidence.schema, evidence.varying
         further = _Further(self, capture, query)
         judged = self._judge(further, evidence, suspicions(plan, schema, varying))
-        hits, dismissals = judged.hits, judged.dismissals
-        drafts = {id(hit): _finding(capture, hit) for hit in hits}
-        hits = [hit for hit in hits if not self._ignored(drafts[id(hit)])]
+        dismissals = judged.dismissals
+        hits = [hit for hit in judged.hits if not self._ignored(_finding(capture, hit))]
         case = Case(
             session=self.session,
             verify=self.settings.verify,
@@ -231,36 +249,52 @@ class Inspector:
             mapped=partial(self.mapped_table, capture),
             varying=varying,
         )
-        adviser = Adviser(case, self.proposals.others(origin))
-        findings, blocked = [], False
+        adviser = Adviser(case, proposed)
+        advised = []
         for hit, answer in self._answers(adviser, hits):
             if isinstance(answer, Declined):
                 dismissals.append(_declined(hit, answer))
-                continue
-            blocked = blocked or answer.blocked
-            draft = drafts[id(hit)]
-            problem = " ".join(
-                filter(None, [draft.problem, _basis(capture, hit, schema), answer.remark])
-            )
+            else:
+                advised.append((hit, answer))
+        return Conclusion(
+            advised=tuple(advised),
+            dismissals=tuple(dismissals),
+            settled=judged.settled,
+            chosen=tuple(adviser.chosen),
+            served=served(plan, schema),
+            unanswered=tuple(further.unanswered),
+            tried=bool(hits),
+            blocked=any(answer.blocked for _, answer in advised),
+            analysed=judged.evidence.analysed is not None,
+        )
+
+    def _outcome(self, capture: Capture, evidence: Evidence, conclusion: Conclusion) -> Outcome:
+        """Return a conclusion with what this execution took."""
+        plan, schema, varying = evidence.plan, evidence.schema, evidence.varying
+        findings = []
+        for hit, answer in conclusion.advised:
+            draft = _finding(capture, hit)
+            said = [draft.problem, _basis(capture, hit, schema), answer.remark]
+            problem = " ".join(filter(None, said))
             findings.append(replace(draft, problem=problem, advice=answer.advice))
-        self.proposals.keep(origin, adviser.chosen)
         findings = [_with_others(finding, findings) for finding in findings]
         findings.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows))
         inspection = inspection_of(
             capture,
             plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),
             findings=tuple(findings),
-            dismissals=tuple(dismissals),
-            served=served(plan, schema),
-            judged=judged.settled,
-            unanswered=tuple(further.unanswered),
+            dismissals=conclusion.dismissals,
+            served=conclusion.served,
+            judged=conclusion.settled,
+            unanswered=conclusion.unanswered,
         )
-        return Outcome(inspection, blocked)
+        return Outcome(inspection, conclusion.blocked)
 
     def _answers(self, adviser: Adviser, hits: list[Hit]) -> Iterator[tuple[Hit, Answer]]:
         """Yield the hits with what to do; what was tried on the same plan is not tried again."""
         others = [hit for hit in hits if hit.remedy in REMEDIES]
         yield from ((hit, self._remedied(adviser.case, hit)) for hit in others)
+        give_way()
         hits = [hit for hit in hits if hit.remedy not in REMEDIES]
         yield from zip(hits, self._indexed(adviser, hits), strict=True)
 
@@ -320,6 +354,7 @@ class Inspector:
         claimed: set[tuple[str, str]] = set()
         taken: set[Node] = set()
         for rule, suspicion in suspected:
+            give_way()
             if suspicion.predicate in claimed:
                 continue
             if suspicion.scans and taken.issuperset(suspicion.scans):
@@ -449,6 +484,7 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
     """Return what the rules suspect, in the order of their precedence."""
     found = []
     for rule in RULES:
+        give_way()
         for suspicion in rule.suspect(plan, schema):
             texts = [one.operand.text for one in suspicion.comparisons if _is_expression(one)]
             unsafe = any(holds_value(text) or mask(text) in varying for text in texts)

@@ -110,8 +110,10 @@ def _is(table: Table, relation: Relation) -> bool:
 
 def _mapped_class(mapper: Mapper[Any], table: Table) -> MappedTable:
     attributes = {}
+    # By hash: `==` between columns makes an expression.
+    mapped = set(mapper.columns.values())
     for column in table.columns:
-        if column in mapper.columns.values():
+        if column in mapped:
             attributes[column.name] = mapper.get_property_by_column(column).key
     return _described(mapper, table, attributes)
 

@@ -33,8 +33,10 @@ from .report.store import Store
 from .report.telemetry import tell_span
 from .report.toolbar import add_panel
 from .sampling import Sampler
+from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
+from .standing import Conclusions
 from .worker import Ticket, Worker
 
 EXTENSION = "planwatch"
@@ -164,6 +166,7 @@ class Watcher:
         self.store.clear()
         for watched in list(self._engines.values()):
             watched.proposals.clear()
+            watched.forget()
 
     def stats(self) -> dict[str, Any]:
         """Return the counters; PlanWatch.stats describes them."""
@@ -289,6 +292,8 @@ class _WatchedEngine:
         )
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
+        self.catalog = Catalog(self.session)
+        self.conclusions = Conclusions()
         self._watcher = watcher
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         #: The statements that failed and wait for the server, by their text as compiled.
@@ -310,6 +315,8 @@ class _WatchedEngine:
             proposals=self.proposals,
             pace=watcher.pace,
             may_analyse=watcher.sampler.analyses.take,
+            catalog=self.catalog,
+            conclusions=self.conclusions,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
@@ -343,10 +350,16 @@ class _WatchedEngine:
         self.watch.unlisten()
         self.session.end(DISPOSE_PATIENCE)
 
+    def forget(self) -> None:
+        """Forget what was found out: the next inspection looks at everything anew."""
+        self.conclusions.forget()
+        self.catalog.forget()
+
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""
         self.session.abandon()
         self.watch.after_fork()
+        self.forget()
         self._kept = {}
 
     def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:

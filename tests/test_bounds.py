@@ -22,6 +22,8 @@ from flask_planwatch import (
     pace,
     repetition,
     request_record,
+    session_state,
+    standing,
     watcher,
     worker,
 )
@@ -33,6 +35,7 @@ from flask_planwatch.report import log, store
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.request_record import RequestRecord
 from flask_planwatch.sampling import MAX_STATEMENTS
+from flask_planwatch.server import catalog
 
 from .models import User
 
@@ -179,8 +182,10 @@ def _until(true) -> None:
 #: The table in docs/architecture.rst: what is kept, and how many.
 LIMITS = {
     "Waiting captures": (worker.QUEUE_LIMIT, worker.QUEUE_LIMIT),
-    "Statements that are counted, for each engine": (MAX_STATEMENTS,),
-    "Sets of parameters of a statement that psycopg 3 may prepare": (repetition.MAX_SETS,),
+    "Statements that are counted, for each engine": (MAX_STATEMENTS, 2 * MAX_STATEMENTS),
+    "Statements that a driver may have prepared, for each connection": (repetition.MAX_SPANS,),
+    "Sets of parameters of a statement that a driver may prepare": (repetition.MAX_SETS,),
+    "What the application has set, for each connection": (session_state.MAX_CHANGES,),
     "Statements inspected, with the time, for those with values in their text": (
         watcher.MAX_FINGERPRINTS,
     ),
@@ -196,14 +201,11 @@ LIMITS = {
     "Messages said once": (log.MAX_TOLD,),
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
-    "Normalised statements; longer ones": (
-        fingerprint.MAX_STATEMENTS,
-        fingerprint.MAX_LONG_STATEMENTS,
-    ),
-    "Conditions, parsed expressions and tokens, up to 2000 characters each": (
-        predicate._remembered_conjuncts.cache_info().maxsize,
-        predicate._remembered_structure.cache_info().maxsize,
-        predicate._remembered_tokens.cache_info().maxsize,
+    "Columns and indexes of relations, for each engine": (catalog.MAX_RELATIONS,),
+    "Outcomes that stand, for each engine": (standing.MAX_STEPS,),
+    "Texts with what was read of them, of statements; of conditions": (
+        fingerprint.MAX_REMEMBERED,
+        predicate.MAX_REMEMBERED,
     ),
     "Files that are or are not the application's own": (location.MAX_FILES,),
 }

@@ -21,6 +21,7 @@ from sqlglot.dialects.postgres import Postgres
 from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokens import Token, TokenType
 
+from .memory import remembered
 from .tree import Plan
 
 #: Comparisons that a btree index can answer.
@@ -32,8 +33,9 @@ PARTIAL_OPERATORS = frozenset({"<>", "<> ALL"})
 #: Comparisons with their sides exchanged.
 FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>"}
 
-#: Longer texts, in characters, are read anew each time: their tokens take a hundredfold.
-MAX_REMEMBERED = 2000
+#: Characters of all texts together whose tokens are remembered. They take a hundredfold, so this is
+#: some 4 MB; the conditions of an ordinary application's statements fit in.
+MAX_REMEMBERED = 40_000
 
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
@@ -172,16 +174,12 @@ def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]
     }
 
 
+@remembered(MAX_REMEMBERED)
 def conjuncts(condition: str) -> tuple[Conjunct, ...]:
     """Return the predicates that `condition`, a Filter or Cond of a plan, joins by AND.
 
     What cannot be read yields nothing: a rule then has nothing to say.
     """
-    short = len(condition) <= MAX_REMEMBERED
-    return _remembered_conjuncts(condition) if short else _conjuncts(condition)
-
-
-def _conjuncts(condition: str) -> tuple[Conjunct, ...]:
     try:
         pieces = _whole(condition).bare().split(TokenType.AND)
         return tuple(_conjunct(piece.bare()) for piece in pieces)
@@ -189,18 +187,12 @@ def _conjuncts(condition: str) -> tuple[Conjunct, ...]:
         return ()
 
 
-_remembered_conjuncts = lru_cache(maxsize=1024)(_conjuncts)
-
-
+@remembered(MAX_REMEMBERED)
 def parse(text: str) -> Structure | None:
     """Return the structure of a printed expression, or None if it cannot be read.
 
     Names of functions are kept as printed; never print the result back as SQL to run.
     """
-    return _remembered_structure(text) if len(text) <= MAX_REMEMBERED else _structure(text)
-
-
-def _structure(text: str) -> Structure | None:
     try:
         # As a select item, so that a column named like a command is not taken for one.
         select = parse_one(f"SELECT {text}", dialect=PrintedSQL)
@@ -208,9 +200,6 @@ def _structure(text: str) -> Structure | None:
         return None
     items = select.expressions if isinstance(select, sql.Select) else []
     return items[0] if len(items) == 1 and isinstance(items[0], Structure) else None
-
-
-_remembered_structure = lru_cache(maxsize=512)(_structure)
 
 
 @dataclass(frozen=True)
@@ -231,12 +220,9 @@ class Tokens:
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
 
+@remembered(MAX_REMEMBERED)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
-    return _remembered_tokens(text) if len(text) <= MAX_REMEMBERED else _tokens(text)
-
-
-def _tokens(text: str) -> Tokens:
     tokens, around, opened = tuple(PrintedSQL().tokenize(text)), [], [-1]
     for place, token in enumerate(tokens):
         around.append(opened[-1])
@@ -245,9 +231,6 @@ def _tokens(text: str) -> Tokens:
         elif token.token_type in _CLOSING and len(opened) > 1:
             opened.pop()
     return Tokens(text, tokens, tuple(around))
-
-
-_remembered_tokens = lru_cache(maxsize=1024)(_tokens)
 
 
 @dataclass(frozen=True)

@@ -175,11 +175,13 @@ class Schema:
     """The relations of one plan, their partitioned roots, and the partitions of those.
 
     If the plan deletes rows, `references` are the foreign keys that PostgreSQL then checks, and the
-    relations that these lead to are there as well. A schema is equal to itself only.
+    relations that these lead to are there as well. `extensions` changes with what extensions the
+    database has. A schema is equal to itself only.
     """
 
     relations: Mapping[str, Relation] = field(default_factory=dict)
     references: tuple[ForeignKey, ...] = ()
+    extensions: str = ""
 
     @property
     def text(self) -> str:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Any, NamedTuple
 
 from ..finding import SkipReason
 from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
 from .explain import Query, explain, quoted
 from .session import Session
-from .transaction import ServerError
+from .transaction import ServerError, Transaction
+
+#: Relations whose columns and indexes are remembered, some kB each; the one that was read longest
+#: ago goes first.
+MAX_RELATIONS = 1000
+
+#: Seconds after which they are read anew in any case: some names, such as that of a type, may
+#: change without a trace in the rows of the relation.
+KEEP_SECONDS = 60.0
 
 #: PostgreSQL takes a table that was never vacuumed for at least this many pages.
 ASSUMED_PAGES = 10
@@ -19,7 +29,7 @@ ASSUMED_PAGES = 10
 _FAMILY = """
 WITH RECURSIVE named AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE (n.nspname || '.' || c.relname) = ANY (%s)
+    WHERE c.relname = ANY (%s::name[]) AND (n.nspname || '.' || c.relname) = ANY (%s)
 ), up (oid) AS (
     SELECT oid FROM named
     UNION
@@ -36,9 +46,26 @@ SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname
     CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_relation_size(c.oid) ELSE 0 END
         / current_setting('block_size')::bigint,
     (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
-    c.relallvisible,
-    EXISTS (SELECT 1 FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname)
-FROM down JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+    c.relallvisible, seen.statistics IS NOT NULL,
+    concat_ws('|', c.xmin, seen.statistics,
+        (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum)
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
+        (SELECT string_agg(concat_ws(' ', i.indexrelid, i.xmin, x.xmin), ' ' ORDER BY i.indexrelid)
+         FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid)),
+    pg_stat_get_tuples_inserted(c.oid), pg_stat_get_tuples_updated(c.oid),
+    pg_stat_get_tuples_deleted(c.oid),
+    pg_stat_get_numscans(c.oid)
+        + (SELECT coalesce(sum(pg_stat_get_numscans(i.indexrelid)), 0)::bigint
+           FROM pg_index i WHERE i.indrelid = c.oid),
+    pg_stat_get_dead_tuples(c.oid), pg_stat_get_mod_since_analyze(c.oid),
+    (SELECT string_agg(e.oid || ' ' || e.xmin, ' ' ORDER BY e.oid) FROM pg_extension e)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+-- With a plain join the planner would read the statistics of all tables.
+CROSS JOIN LATERAL (
+    SELECT string_agg(concat_ws(' ', s.attname, s.inherited, s.n_distinct, s.avg_width), ' '
+                      ORDER BY s.attname, s.inherited) AS statistics
+    FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname) seen
+WHERE c.oid = ANY (ARRAY(SELECT oid FROM down))
 ORDER BY c.oid
 """
 
@@ -53,6 +80,7 @@ FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
     AND s.attname = a.attname AND s.inherited = (c.relkind = 'p')
+    AND s.tablename = ANY (%s::name[]) -- else it would read those of all tables
 WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum
 """
@@ -91,66 +119,173 @@ WHERE k.contype = 'f' AND k.conparentid = 0 AND (p.nspname || '.' || r.relname) 
 ORDER BY k.conname
 """
 
-_ACTIVITY = """
-SELECT relid, n_tup_ins, n_tup_upd, n_tup_del, seq_scan + coalesce(idx_scan, 0), n_dead_tup,
-    n_mod_since_analyze
-FROM pg_stat_user_tables WHERE relid = ANY (%s)
-"""
-
 _INDEX_NAMES = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname LIKE 'ix\\_%%'
 """
 
 
-def read_schema(session: Session, plan: Plan) -> Schema:
-    """Return the relations that a plan reads, with their partitioned families.
+class _Member(NamedTuple):
+    """A row of _FAMILY.
 
-    Where rows are deleted, the foreign keys to that relation and their tables are read as well.
-    Raises ServerError.
+    `mark` changes with the relation's columns, indexes and statistics, `extensions` with those of
+    the database.
     """
-    keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
-    if not keys:
-        return Schema()
-    # A name is shown as a new session has to write it, whatever the search path is here.
-    with session.transaction(own_state=True) as transaction:
-        references: tuple[ForeignKey, ...] = ()
-        if plan.deleted_from:
-            rows = transaction.fetch(_REFERENCES, (list(plan.deleted_from),))
-            references = tuple(
-                ForeignKey(name, child, parent, tuple(columns))
-                for name, child, parent, columns in rows
-            )
-            keys = sorted({*keys, *(reference.child for reference in references)})
-        family = transaction.fetch(_FAMILY, (keys,))
-        oids = [row[0] for row in family]
-        columns = _grouped(transaction.fetch(_COLUMNS, (oids,)))
-        indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
-        activity = {row[0]: Activity(*row[1:]) for row in transaction.fetch(_ACTIVITY, (oids,))}
-    counts = {row[0]: _rows(session, row) for row in family}
-    names = {row[0]: f"{row[1]}.{row[2]}" for row in family}
-    parents = {row[0]: row[9] for row in family if row[9] in names}
-    relations = {}
-    for row in family:
-        oid, schema, name, display, quoted_name, kind, _, _, pages, _, visible_pages, known = row
-        relations[names[oid]] = Relation(
-            key=names[oid],
-            schema=schema,
-            name=name,
-            display=display,
-            quoted_name=quoted_name,
-            kind=kind,
-            rows=counts[oid],
-            root=names[_topmost(oid, parents)],
-            columns=tuple(Column(*column) for column in columns[oid]),
-            indexes=tuple(_index(*index) for index in indexes[oid]),
-            partitions=tuple(names[child] for child, parent in parents.items() if parent == oid),
-            has_statistics=known,
-            activity=activity.get(oid, Activity()),
-            pages=pages,
-            visible_pages=visible_pages,
+
+    oid: int
+    schema: str
+    name: str
+    display: str
+    quoted_name: str
+    kind: str
+    tuples: float
+    known_pages: int
+    pages: int
+    parent: int | None
+    visible_pages: int
+    has_statistics: bool
+    mark: str
+    inserted: int
+    updated: int
+    deleted: int
+    scans: int
+    dead: int
+    changed: int
+    extensions: str | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def size(self) -> tuple[str, float, int, int]:
+        """What the estimate of its rows rests on."""
+        return (self.kind, self.tuples, self.known_pages, self.pages)
+
+    @property
+    def activity(self) -> Activity:
+        return Activity(
+            self.inserted, self.updated, self.deleted, self.scans, self.dead, self.changed
         )
-    return Schema(relations, references)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was read of a relation, true as long as its mark is this one, and its rows at a size."""
+
+    mark: str
+    until: float
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...]
+    size: tuple[str, float, int, int] | None = None
+    rows: float = 0.0
+
+
+class Catalog:
+    """What pg_catalog says of relations, remembered as long as it is still true.
+
+    One query tells of each relation whether its columns, indexes or statistics have changed. Used
+    on PlanWatch's thread only, but for `forget`.
+    """
+
+    def __init__(self, session: Session, clock: Callable[[], float] = monotonic) -> None:
+        self._session = session
+        self._clock = clock
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._forgotten = False
+
+    def schema(self, plan: Plan) -> Schema:
+        """Return the relations that a plan reads, with their partitioned families.
+
+        Where rows are deleted, the foreign keys to that relation and their tables are read as well.
+        Raises ServerError.
+        """
+        if self._forgotten:
+            self._forgotten = False
+            self._known.clear()
+        keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
+        if not keys:
+            return Schema()
+        # A name is shown as a new session has to write it, whatever the search path is here.
+        with self._session.transaction(own_state=True) as transaction:
+            references: tuple[ForeignKey, ...] = ()
+            if plan.deleted_from:
+                rows = transaction.fetch(_REFERENCES, (list(plan.deleted_from),))
+                references = tuple(
+                    ForeignKey(name, child, parent, tuple(columns))
+                    for name, child, parent, columns in rows
+                )
+                keys = sorted({*keys, *(reference.child for reference in references)})
+            family = [_Member(*row) for row in transaction.fetch(_FAMILY, (_names(keys), keys))]
+            self._learn(transaction, [one for one in family if not self._is_known(one)])
+        known = {one.oid: self._counted(one) for one in family}
+        while len(self._known) > MAX_RELATIONS:
+            self._known.popitem(last=False)
+        extensions = family[0].extensions if family else None
+        return Schema(_relations(family, known), references, extensions or "")
+
+    def forget(self) -> None:
+        """Forget all relations, before the next plan. Safe to call from any thread."""
+        self._forgotten = True
+
+    def _is_known(self, member: _Member) -> bool:
+        known = self._known.get(member.oid)
+        return known is not None and known.mark == member.mark and self._clock() < known.until
+
+    def _learn(self, transaction: Transaction, members: Sequence[_Member]) -> None:
+        """Read the columns and indexes of relations."""
+        if not members:
+            return
+        until = self._clock() + KEEP_SECONDS
+        oids = [one.oid for one in members]
+        columns = _grouped(transaction.fetch(_COLUMNS, ([one.name for one in members], oids)))
+        indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
+        for one in members:
+            self._known[one.oid] = _Known(
+                one.mark,
+                until,
+                tuple(Column(*column) for column in columns[one.oid]),
+                tuple(_index(*index) for index in indexes[one.oid]),
+            )
+
+    def _counted(self, member: _Member) -> _Known:
+        """Return what is known of a relation, with the rows that it has by now."""
+        known = self._known[member.oid]
+        if known.size != member.size:
+            known = replace(known, size=member.size, rows=_rows(self._session, member))
+            self._known[member.oid] = known
+        self._known.move_to_end(member.oid)
+        return known
+
+
+def _relations(family: Sequence[_Member], known: Mapping[int, _Known]) -> dict[str, Relation]:
+    names = {one.oid: one.key for one in family}
+    parents = {one.oid: one.parent for one in family if one.parent in names}
+    return {
+        one.key: Relation(
+            key=one.key,
+            schema=one.schema,
+            name=one.name,
+            display=one.display,
+            quoted_name=one.quoted_name,
+            kind=one.kind,
+            rows=known[one.oid].rows,
+            root=names[_topmost(one.oid, parents)],
+            columns=known[one.oid].columns,
+            indexes=known[one.oid].indexes,
+            partitions=tuple(names[oid] for oid, parent in parents.items() if parent == one.oid),
+            has_statistics=one.has_statistics,
+            activity=one.activity,
+            pages=one.pages,
+            visible_pages=one.visible_pages,
+        )
+        for one in family
+    }
+
+
+def _names(keys: Iterable[str]) -> list[str]:
+    """Return what may be the names in keys such as `schema.name`: either may have dots in it."""
+    return [key[place + 1 :] for key in keys for place, sign in enumerate(key) if sign == "."]
 
 
 def index_names(session: Session, schema: str) -> frozenset[str]:
@@ -182,13 +317,13 @@ def _index(
     )
 
 
-def _rows(session: Session, row: tuple[Any, ...]) -> float:
+def _rows(session: Session, member: _Member) -> float:
     """Return a relation's rows as the planner estimates them: the last density, today's pages.
 
     The planner assumes ten pages for a table that was never vacuumed or analysed, so a nearly
     empty one is scaled down to the pages that it has.
     """
-    _, schema, name, _, _, kind, tuples, known_pages, pages, *_ = row
+    kind, tuples, known_pages, pages = member.size
     if kind not in {"r", "m"}:
         return max(float(tuples), 0.0)
     if pages == 0:
@@ -196,7 +331,7 @@ def _rows(session: Session, row: tuple[Any, ...]) -> float:
     if tuples > 0 and known_pages > 0:
         return float(tuples / known_pages * pages)
     shrink: float = min(1.0, pages / ASSUMED_PAGES) if tuples < 0 else 1.0
-    return _estimate(session, schema, name) * shrink
+    return _estimate(session, member.schema, member.name) * shrink
 
 
 def _estimate(session: Session, schema: str, name: str) -> float:
@@ -210,7 +345,7 @@ def _estimate(session: Session, schema: str, name: str) -> float:
         return 0.0
 
 
-def _topmost(oid: int, parents: dict[int, int]) -> int:
-    while oid in parents:
-        oid = parents[oid]
+def _topmost(oid: int, parents: Mapping[int, int | None]) -> int:
+    while (above := parents.get(oid)) is not None:
+        oid = above
     return oid

@@ -8,6 +8,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from ..finding import SkipReason
+from ..pause import give_way
 from ..plan.evidence import Suspicion
 from ..plan.pattern import read
 from ..plan.predicate import tokenize
@@ -28,7 +29,9 @@ class Query:
 
     def explain(self, transaction: Transaction) -> Plan:
         """Return its plan in this transaction; raises ServerError."""
-        return transaction.plan(EXPLAIN + self.text, self.parameters, escaped=self.escaped)
+        plan = transaction.plan(EXPLAIN + self.text, self.parameters, escaped=self.escaped)
+        give_way()
+        return plan
 
 
 def explain(session: Session, query: Query, *, seqscan: bool = True) -> Plan:

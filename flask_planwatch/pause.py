@@ -1,0 +1,31 @@
+"""Lets the application's threads run between the short steps of an inspection.
+
+A thread that computes keeps the interpreter's lock for 5 ms while another one, back from its
+database, waits for it. To give the lock up for a moment is not enough: the thread that gave it up
+mostly has it again before the other one has woken up. So PlanWatch sleeps.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import sleep, thread_time
+
+#: Seconds of computing after which there is a pause: less is not noticed beside a query.
+STEP = 0.0003
+
+#: The longest pause, in seconds, however long the step was: that is as long as the interpreter
+#: lets a thread wait for its lock.
+LONGEST = 0.005
+
+_own = threading.local()
+
+
+def give_way() -> None:
+    """Sleep as long as this thread has computed since its last pause, if that was a step.
+
+    So an inspection has the lock for half of its time at most, and takes twice its computing.
+    """
+    computed = thread_time() - getattr(_own, "paused_at", 0.0)
+    if computed >= STEP:
+        sleep(min(computed, LONGEST))
+        _own.paused_at = thread_time()

@@ -1,0 +1,68 @@
+"""What was read of a text is remembered, within a bound."""
+
+from __future__ import annotations
+
+import pytest
+from sqlglot.errors import SqlglotError
+
+from flask_planwatch.plan.memory import remembered
+from flask_planwatch.plan.predicate import MAX_REMEMBERED, conjuncts, tokenize
+
+
+@pytest.fixture
+def reading():
+    """A function of a text with room for 20 characters, and the texts that it has read."""
+    read = []
+
+    @remembered(20)
+    def length(text: str) -> int:
+        read.append(text)
+        return len(text)
+
+    return length, read
+
+
+def test_the_same_text_is_read_once(reading):
+    length, read = reading
+    assert [length("abc"), length("abc"), length("ab")] == [3, 3, 2]
+    assert read == ["abc", "ab"]
+
+
+def test_what_was_asked_for_least_recently_is_forgotten_first(reading):
+    length, read = reading
+    for text in ("kept!", "one!!", "kept!", "two!!", "kept!", "three", "kept!", "four!"):
+        length(text)
+    read.clear()
+    length("kept!")
+    length("one!!")
+    assert read == ["one!!"]
+
+
+def test_it_holds_no_more_characters_than_it_may(reading):
+    length, _ = reading
+    for number in range(100):
+        length(f"text {number}")
+        assert length.held <= 20
+
+
+def test_a_text_that_does_not_fit_is_read_each_time(reading):
+    length, read = reading
+    length("x" * 11)
+    length("x" * 11)
+    assert len(read) == 2
+    assert length.held == 0
+
+
+def test_what_raises_is_not_remembered():
+    with pytest.raises(SqlglotError):
+        tokenize("'no end")
+    with pytest.raises(SqlglotError):
+        tokenize("'no end")
+
+
+def test_a_long_condition_is_read_once_however_many_values_came_before():
+    condition = " OR ".join(f"(u.points = {number})" for number in range(300))
+    assert conjuncts(condition) is conjuncts(condition)
+    for number in range(10_000):
+        conjuncts(f"(u.id = {number})")
+    assert conjuncts.held <= MAX_REMEMBERED

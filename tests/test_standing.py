@@ -1,0 +1,229 @@
+"""A plan that was judged is not judged again, unless something that matters has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import sqlalchemy as sa
+
+from flask_planwatch import standing
+from flask_planwatch.inspection import Inspector
+from flask_planwatch.plan.tree import Plan
+from flask_planwatch.standing import Conclusions
+
+from .models import User
+from .test_story import login
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """The statements that were judged, not only looked at."""
+    texts, original = [], Inspector._conclude
+
+    def conclude(self, capture, *others):
+        texts.append(capture.key)
+        return original(self, capture, *others)
+
+    monkeypatch.setattr(Inspector, "_conclude", conclude)
+    return texts
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Let no time of a busy machine be a reason to judge anew."""
+    monkeypatch.setattr(standing, "_times", lambda *_: iter(()))
+    original = standing.circumstances
+
+    def circumstances(capture, *others):
+        recent = capture.recent_ms[-1:] * 3
+        return original(replace(capture, urgent=False, recent_ms=recent), *others)
+
+    monkeypatch.setattr("flask_planwatch.inspection.circumstances", circumstances)
+
+
+def by_id(number: int) -> sa.Select:
+    return sa.select(User.id, User.email).where(User.id == number)
+
+
+def by_points(least: int) -> sa.Select:
+    return sa.select(User.id).where(User.points >= least, User.nickname == "Nick7")
+
+
+def times(watched, statement, count=3):
+    """Run a statement so often that its time is believed."""
+    for _ in range(count):
+        watched.ask(statement)
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_the_same_plan_with_other_values_is_judged_once(story, watch, judged, driver):
+    watched = watch(story.url_for(driver))
+    # The second value tells that it is one, and the third time is believed.
+    for number in (6, 7, 8):
+        watched.ask(by_id(number))
+    count = len(judged)
+    for number in range(9, 13):
+        watched.ask(by_id(number))
+    assert len(judged) == count
+    assert watched.planwatch.stats()["errors"] == 0
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_finding_that_stands_is_told_with_the_new_times(each_story, watch, judged):
+    watched = watch(each_story.url)
+    for number in (5, 6, 7):
+        (before,) = watched.ask(login(f"user{number}@example.com"))
+    count = len(judged)
+    (after,) = watched.ask(login("user8@example.com"))
+    assert len(judged) == count
+    assert (after.calls, before.calls) == (4, 3)
+    assert "It ran 4 times so far" in after.problem
+    assert (after.id, after.subject, after.advice) == (before.id, before.subject, before.advice)
+
+
+@pytest.mark.usefixtures("steady")
+def test_an_index_resolves_a_finding_at_once_and_its_end_raises_it_again(any_story, watch):
+    watched = watch(any_story.url)
+    times(watched, login("user7@example.com"))
+    assert watched.findings()
+    any_story.execute('CREATE INDEX login ON "user" (lower(email))')
+    assert watched.ask(login("user8@example.com")) == []
+    any_story.execute("DROP INDEX login")
+    assert watched.ask(login("user9@example.com"))
+    assert watched.ask(login("user9@example.com"))
+
+
+CHANGES = {
+    "another index": 'CREATE INDEX ON "user" (points, first)',
+    "a column": 'ALTER TABLE "user" ADD COLUMN more int',
+    "other statistics": 'ALTER TABLE "user" ALTER nick SET (n_distinct = 5); ANALYZE "user"',
+    "far more rows": 'INSERT INTO "user" SELECT 1000000 + g, g::text, nick, first, last, state, '
+    'mood, created_at, local_at, g, data FROM "user", generate_series(1, 3) g WHERE id < 1; '
+    'DELETE FROM "user" WHERE id > 40000',
+    "an extension": "CREATE EXTENSION btree_gist",
+}
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("change", [*CHANGES, "clear"])
+def test_what_changed_is_judged_again(fresh_story, watch, judged, change):
+    watched = watch(fresh_story.url)
+    times(watched, by_points(99_000))
+    count = len(judged)
+    watched.ask(by_points(99_000))
+    assert len(judged) == count
+    if change == "clear":
+        watched.planwatch.clear(watched.app)
+    else:
+        fresh_story.execute(*CHANGES[change].split("; "))
+    watched.ask(by_points(99_000))
+    assert len(judged) == count + 1
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(by_points(20_000), id="far more rows are expected"),
+        pytest.param(by_points(99_000).limit(3), id="another statement"),
+    ],
+)
+def test_what_is_unlike_is_judged_by_itself(story, watch, judged, other):
+    watched = watch(story.url)
+    times(watched, by_points(99_000))
+    judged.clear()
+    watched.ask(other)
+    assert len(judged) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("(u.id = 7)", "(u.id = 8)", True),
+        ("((u.email)::text = 'a'::text)", "((u.email)::text = 'b'::text)", True),
+        ("(u.id = ANY ('{1,2}'::integer[]))", "(u.id = ANY ('{3}'::integer[]))", True),
+        ("(u.state <> 'new'::text)", "(u.state <> 'old'::text)", True),
+        ("(u.id = 7)", "(u.id > 7)", False),
+        ("(u.nick ~~ 'a%'::text)", "(u.nick ~~ '%a'::text)", False),
+        ("((u.id)::numeric = 7.0)", "((u.id)::numeric = 7.5)", False),
+        ("((u.id = 7) OR (u.id IS NULL))", "((u.id = 8) OR (u.id IS NULL))", False),
+        ("((u.data ->> 'a'::text) = 'x'::text)", "((u.data ->> 'b'::text) = 'x'::text)", False),
+    ],
+)
+def test_only_values_that_decide_nothing_but_the_rows_are_left_out(one, other, alike):
+    evidence = SimpleNamespace(show_values=False, varying=frozenset())
+    shapes = [
+        list(standing._shape(Plan.from_json(scan(condition)), evidence))
+        for condition in (one, other)
+    ]
+    assert (shapes[0] == shapes[1]) is alike
+
+
+def scan(condition: str) -> dict:
+    return {"Node Type": "Seq Scan", "Relation Name": "u", "Alias": "u", "Filter": condition}
+
+
+CIRCUMSTANCES = standing.Circumstances(
+    same="plan", steps=1, sets=(), expected=(1000.0, 80.0), tables=(5000.0,), times=(40.0,)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "by_values", "alike"),
+    [
+        ({}, True, True),
+        ({"expected": (1900.0, 85.0)}, False, True),
+        ({"expected": (1900.0, 85.0)}, True, False),
+        ({"expected": (2100.0, 80.0)}, False, False),
+        ({"expected": (1000.0, 30.0)}, False, False),
+        ({"tables": (2400.0,)}, False, False),
+        ({"tables": (2600.0,)}, True, True),
+        ({"times": (81.0,)}, False, False),
+        ({"times": (19.0,)}, False, False),
+        ({"same": "another plan"}, False, False),
+        ({"sets": ({"id": 1},)}, False, False),
+    ],
+)
+def test_figures_may_differ_by_a_factor_of_two(changes, by_values, alike):
+    other = replace(CIRCUMSTANCES, **changes)
+    assert CIRCUMSTANCES.like(other, by_values=by_values) is alike
+    assert other.like(CIRCUMSTANCES, by_values=by_values) is alike
+
+
+def test_a_slow_execution_is_judged_in_any_case(story, watch, judged):
+    watched = watch(story.url, PLANWATCH_SLOW_STATEMENT_MS=0)
+    times(watched, by_id(7), 5)
+    assert len(judged) == 5
+
+
+@pytest.mark.usefixtures("steady")
+def test_nothing_stands_for_ever(story, watch, judged, monkeypatch):
+    now = 0.0
+    made = Conclusions.__init__
+    monkeypatch.setattr(Conclusions, "__init__", lambda self: made(self, clock=lambda: now))
+    watched = watch(story.url)
+    times(watched, by_id(7))
+    times(watched, login("user7@example.com"))
+    judged.clear()
+    now = standing.HIT_SECONDS + 1
+    watched.ask(by_id(7))
+    watched.ask(login("user7@example.com"))
+    assert len(judged) == 1
+    now += standing.QUIET_SECONDS + 1
+    watched.ask(by_id(7))
+    assert len(judged) == 2
+
+
+@pytest.mark.usefixtures("steady")
+def test_only_so_many_steps_are_remembered(story, watch, judged, monkeypatch):
+    monkeypatch.setattr(standing, "MAX_STEPS", 2)
+    watched = watch(story.url)
+    for number in range(1, 6):
+        times(watched, by_id(7).limit(number))
+        times(watched, by_id(7).with_only_columns(*[User.id] * number))
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    assert 0 < engine.conclusions.steps <= 2
+    assert sum(one.circumstances.steps for one in engine.conclusions._kept.values()) <= 2

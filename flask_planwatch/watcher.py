@@ -33,7 +33,7 @@ from .report.toolbar import add_panel
 from .sampling import Sampler
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
-from .worker import Ticket, Worker
+from .worker import Ticket, Worker, threads_run
 
 EXTENSION = "planwatch"
 
@@ -120,6 +120,13 @@ class Watcher:
     def _watch(self, engine: Any, bind: str | None, url: Any, *, database: str = "") -> None:
         """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
         if not self._settings_at_start.enabled:
+            return
+        if not threads_run():
+            self._log.tell_once(
+                logging.WARNING,
+                "PlanWatch watches nothing, because uWSGI runs without threads: set its option "
+                "enable-threads.",
+            )
             return
         dialect = getattr(engine, "sync_engine", engine).dialect
         if dialect.name != "postgresql" or dialect.driver not in DRIVERS or dialect.is_async:

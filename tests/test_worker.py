@@ -1,4 +1,4 @@
-"""The worker: order, second tries, fork, prefork servers, and the end of the interpreter."""
+"""The worker: order, second tries, fork, and the end of the interpreter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -172,74 +170,14 @@ def test_a_forked_child_starts_afresh(story, watch):
     assert watched.planwatch.stats()["skipped"] == {}
 
 
-def environment(database, **more):
-    return {**os.environ, "PREFORK_DATABASE_URL": database.url, **more}
-
-
 def test_a_command_reports_before_the_interpreter_ends(story):
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "tests.prefork_app", "report"],
-        env=environment(story),
+        [sys.executable, "-m", "flask", "--app", "tests.command_app", "report"],
+        env={**os.environ, "COMMAND_DATABASE_URL": story.url},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "functional-predicate: the statement reads all of" in done.stderr
-    assert "prefork_app.py" in done.stderr
-
-
-@contextmanager
-def gunicorn(database, *options, **more):
-    port = free_port()
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2",
-            *options, "tests.prefork_app:app",
-        ],
-        env=environment(database, **more),
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}/", server
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=30)
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def fetch(url):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return json.loads(answer.read())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
-def test_every_worker_of_a_prefork_server_reports(story, preload):
-    with gunicorn(story, *preload, PREFORK_ASK_AT_IMPORT="1") as (url, server):
-        seen = {}
-        deadline = time.monotonic() + 30
-        while len(seen) < 2 and time.monotonic() < deadline:
-            stats = fetch(url)
-            seen[stats["pid"]] = stats
-        assert len(seen) == 2
-        for stats in seen.values():
-            assert stats["findings"] == 1
-            assert stats["skipped"] == {}
-            assert stats["errors"] == 0
-            assert stats["worker_alive"]
-        assert server.poll() is None
+    assert "command_app.py" in done.stderr

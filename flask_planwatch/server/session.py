@@ -7,9 +7,11 @@ unless a writable trial is asked for by name.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -132,7 +134,12 @@ class OwnSession:
         self._shared = False
         self._let_go = False
         self._ended = False
-        self._lock = threading.Lock()
+        self._process = 0
+
+    @cached_property
+    def _lock(self) -> threading.Lock:
+        # Made at first use: after a fork, gevent may replace what it is made of.
+        return threading.Lock()
 
     @contextmanager
     def transaction(
@@ -161,6 +168,9 @@ class OwnSession:
 
     def close(self, patience: float = -1) -> None:
         """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
+        if self._connection is not None and self._process != os.getpid():
+            # The app disposes of its engine in a forked child, before `abandon` was called.
+            return
         self._let_go = True
         if not self._lock.acquire(timeout=patience):
             # The work under way closes it at its end.
@@ -187,7 +197,7 @@ class OwnSession:
         if self._connection is not None:
             _ABANDONED.append(self._connection)
         self._connection = None
-        self._lock = threading.Lock()
+        self.__dict__.pop("_lock", None)
 
     def _begin(self, sql: str) -> _DriverTransaction:
         for attempt in ("held", "renewed"):
@@ -228,7 +238,7 @@ class OwnSession:
                 if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
                     reason = SkipReason.SERVER_UNAVAILABLE
                 raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
-            self._connection = connection
+            self._connection, self._process = connection, os.getpid()
         return self._connection
 
     def _refuse_shared(self, connection: PoolProxiedConnection) -> None:

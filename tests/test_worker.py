@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import operator
 import os
@@ -168,6 +169,29 @@ def test_a_forked_child_starts_afresh(story, watch):
     watched.planwatch.clear()
     assert len(watched.ask(statement)) == 1
     assert watched.planwatch.stats()["skipped"] == {}
+
+
+def test_an_engine_disposed_of_in_a_child_leaves_the_parents_connection(story, watch, monkeypatch):
+    """The child is forked without Python's hooks, as by uWSGI, or the app's own hook came first."""
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 60)
+    watched = watch(story.url)
+    statement = sa.select(User.id).where(func.lower(User.email) == "x")
+
+    def backend():
+        watched.ask(statement)
+        (engine,) = watched.app.extensions["planwatch"]._engines.values()
+        return engine.session._connection.driver_connection.info.backend_pid
+
+    before = backend()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        try:
+            with watched.app.app_context():
+                watched.db.engine.dispose(close=False)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert backend() == before
 
 
 def test_a_command_reports_before_the_interpreter_ends(story):

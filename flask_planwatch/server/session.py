@@ -169,7 +169,7 @@ class OwnSession:
     def close(self, patience: float = -1) -> None:
         """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
         if self._connection is not None and self._process != os.getpid():
-            # The app disposes of its engine in a forked child, before `abandon` was called.
+            # The app disposes of its engine in a forked child before `abandon` was called.
             return
         self._let_go = True
         if not self._lock.acquire(timeout=patience):

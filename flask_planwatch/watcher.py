@@ -37,7 +37,7 @@ from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
 from .standing import Conclusions
-from .worker import Ticket, Worker
+from .worker import Ticket, Worker, threads_run
 
 EXTENSION = "planwatch"
 
@@ -129,6 +129,13 @@ class Watcher:
     def _watch(self, engine: Any, bind: str | None, url: Any, *, database: str = "") -> None:
         """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
         if not self._settings_at_start.enabled:
+            return
+        if not threads_run():
+            self._log.tell_once(
+                logging.WARNING,
+                "PlanWatch watches nothing, because uWSGI runs without threads: set its option "
+                "enable-threads.",
+            )
             return
         # The events of an async engine are those of the engine that it wraps.
         engine = getattr(engine, "sync_engine", engine)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import queue
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import Any
 
 from .finding import Inspection
 
@@ -34,12 +36,30 @@ MAX_PAUSE = 30.0
 EXIT_PATIENCE = 0.5
 
 
-_own = threading.local()
+#: The threads of all workers. Not a threading.local: one that was made before gevent replaced the
+#: threads by greenlets is common to all of them.
+_OWN_THREADS: set[int] = set()
 
 
 def on_own_thread() -> bool:
     """Whether the current thread is PlanWatch's own, in any app: it is not watched."""
-    return getattr(_own, "thread", False)
+    return threading.get_ident() in _OWN_THREADS
+
+
+def threads_run() -> bool:
+    """False under a uWSGI without threads: there, they stand still between the requests."""
+    return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True))
+
+
+def _before_fork() -> bool:
+    """Whether uWSGI is still loading the app, and will fork without a word to Python.
+
+    A thread of its master might hold the interpreter's lock just then, and hang the child.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if not hasattr(uwsgi, "worker_id"):
+        return False
+    return not (uwsgi.worker_id() or uwsgi.mule_id() or uwsgi.i_am_the_spooler())
 
 
 class Ticket:
@@ -96,21 +116,23 @@ class Worker:
         `first` puts it ahead of all others, for which there is room of its own. A job that is not
         done gets one more try, or, for `patience` seconds, as many as it takes.
         """
+        if not self._settled:
+            self._settle()
         with self._changed:
             room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
             if len(self._pending) >= room or self._closed:
                 self.dropped += 1
                 return None
+            # Before the task is there: a greenlet would start with it, and the app wait for it.
+            if not self.alive and not self._start():
+                self.dropped += 1
+                return None
             ticket = Ticket()
             self._number += 1
             self._pending.add(ticket)
+            self.accepted += 1
             task = _Task(0.0, self._number, job, ticket, until=monotonic() + patience)
             self._queues.put(task, first=first)
-            if not self.alive and not self._start():
-                self._pending.discard(ticket)
-                self.dropped += 1
-                return None
-            self.accepted += 1
         return ticket
 
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
@@ -163,12 +185,25 @@ class Worker:
         self._pending: set[Ticket] = set()
         self._queues = _Queues()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._settled = False
         self.accepted = 0
         self.dropped = 0
 
+    def _settle(self) -> None:
+        """Make lock and queues again at the first capture of a process.
+
+        With Gunicorn's --preload, gevent replaces what they are made of after the fork.
+        """
+        with _SETTLING:
+            if not self._settled:
+                self._changed = threading.Condition()
+                self._queues = _Queues()
+                self._settled = True
+
     def _start(self) -> bool:
-        """Start the thread; False if the interpreter is too far in its shutdown for that."""
+        """Start the thread; False if it is too early, or too late in the interpreter's life."""
+        if _before_fork():
+            return False
         # The thread knows its worker weakly, so that an app that nobody needs can be collected.
         thread = threading.Thread(
             target=_work,
@@ -213,8 +248,8 @@ class _Queues:
 
     def __init__(self) -> None:
         # A SimpleQueue is reentrant: a signal handler or a finaliser may run a statement.
-        self._first: SimpleQueue[_Task] = SimpleQueue()
-        self._others: SimpleQueue[_Task | None] = SimpleQueue()
+        self._first: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self._others: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
 
     def put(self, task: _Task, *, first: bool) -> None:
         """Add a task, and wake the thread up."""
@@ -227,13 +262,13 @@ class _Queues:
         """Return the next task; None if there was none for so many seconds, or after a wake-up."""
         task = self.get_first()
         if task is None:
-            with suppress(Empty):
+            with suppress(queue.Empty):
                 task = self._others.get(timeout=timeout) or self.get_first()
         return task
 
     def get_first(self) -> _Task | None:
         """Return the next task of those that go first, None if there is none."""
-        with suppress(Empty):
+        with suppress(queue.Empty):
             return self._first.get_nowait()
         return None
 
@@ -244,7 +279,14 @@ class _Queues:
 
 def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
     """The thread: takes tasks until the worker has been idle, or is gone."""
-    _own.thread = True
+    _OWN_THREADS.add(threading.get_ident())
+    try:
+        _work_on(reference, queues)
+    finally:
+        _OWN_THREADS.discard(threading.get_ident())
+
+
+def _work_on(reference: weakref.ref[Worker], queues: _Queues) -> None:
     later: list[_Task] = []
     while True:
         wait = later[0].due - monotonic() if later else IDLE_SECONDS
@@ -265,9 +307,13 @@ def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
 
 
 _WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
+_SETTLING = threading.Lock()
 
 
 def _after_fork() -> None:
+    global _SETTLING
+    _SETTLING = threading.Lock()
+    _OWN_THREADS.clear()
     for worker in list(_WORKERS):
         worker.after_fork()
 

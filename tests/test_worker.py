@@ -1,7 +1,8 @@
-"""The worker: order, second tries, fork, prefork servers, and the end of the interpreter."""
+"""The worker: order, second tries, fork, and the end of the interpreter."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import operator
 import os
@@ -10,8 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -172,74 +171,37 @@ def test_a_forked_child_starts_afresh(story, watch):
     assert watched.planwatch.stats()["skipped"] == {}
 
 
-def environment(database, **more):
-    return {**os.environ, "PREFORK_DATABASE_URL": database.url, **more}
+def test_an_engine_disposed_of_in_a_child_leaves_the_parents_connection(story, watch, monkeypatch):
+    """The child is forked without Python's hooks, as by uWSGI, or the app's own hook came first."""
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 60)
+    watched = watch(story.url)
+    statement = sa.select(User.id).where(func.lower(User.email) == "x")
+
+    def backend():
+        watched.ask(statement)
+        (engine,) = watched.app.extensions["planwatch"]._engines.values()
+        return engine.session._connection.driver_connection.info.backend_pid
+
+    before = backend()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        try:
+            with watched.app.app_context():
+                watched.db.engine.dispose(close=False)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert backend() == before
 
 
 def test_a_command_reports_before_the_interpreter_ends(story):
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "tests.prefork_app", "report"],
-        env=environment(story),
+        [sys.executable, "-m", "flask", "--app", "tests.command_app", "report"],
+        env={**os.environ, "COMMAND_DATABASE_URL": story.url},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "functional-predicate: the statement reads all of" in done.stderr
-    assert "prefork_app.py" in done.stderr
-
-
-@contextmanager
-def gunicorn(database, *options, **more):
-    port = free_port()
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2",
-            *options, "tests.prefork_app:app",
-        ],
-        env=environment(database, **more),
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    try:
-        yield f"http://127.0.0.1:{port}/", server
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=30)
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def fetch(url):
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return json.loads(answer.read())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
-def test_every_worker_of_a_prefork_server_reports(story, preload):
-    with gunicorn(story, *preload, PREFORK_ASK_AT_IMPORT="1") as (url, server):
-        seen = {}
-        deadline = time.monotonic() + 30
-        while len(seen) < 2 and time.monotonic() < deadline:
-            stats = fetch(url)
-            seen[stats["pid"]] = stats
-        assert len(seen) == 2
-        for stats in seen.values():
-            assert stats["findings"] == 1
-            assert stats["skipped"] == {}
-            assert stats["errors"] == 0
-            assert stats["worker_alive"]
-        assert server.poll() is None
+    assert "command_app.py" in done.stderr

@@ -6,6 +6,7 @@ unless a writable trial is asked for by name.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -115,7 +116,13 @@ class OwnSession:
         self._may_count = True
         self._let_go = False
         self._ended = False
-        self._lock = threading.Lock()
+        self._process = 0
+
+    @property
+    def _lock(self) -> threading.Lock:
+        # Made at first use: after a fork, gevent may replace what it is made of.
+        lock: threading.Lock = self.__dict__.setdefault("_made_lock", threading.Lock())
+        return lock
 
     @contextmanager
     def transaction(
@@ -151,6 +158,9 @@ class OwnSession:
 
     def close(self, patience: float = -1) -> None:
         """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
+        if self._connection is not None and self._process != os.getpid():
+            # The app disposes of its engine in a forked child before `abandon` was called.
+            return
         self._let_go = True
         if not self._lock.acquire(timeout=patience):
             # The work under way closes it at its end.
@@ -179,7 +189,7 @@ class OwnSession:
         if self._loop is not None:
             self._loop.abandon()
         self._connection = None
-        self._lock = threading.Lock()
+        self.__dict__.pop("_made_lock", None)
 
     def _begin(self, sql: str) -> Transaction:
         for attempt in ("held", "renewed"):
@@ -248,6 +258,7 @@ class OwnSession:
         if self._connection is None:
             try:
                 self._connection = self._call(self._open)
+                self._process = os.getpid()
                 self._checked = float("-inf")
             except ServerError:
                 raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .finding import Location, SkipReason, StatementError
 from .repetition import Preparation
@@ -13,8 +12,7 @@ from .session_state import NOTHING_SET, SessionState
 _VALUE_SIZE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(NamedTuple):
     """One execution, with its values: it never leaves capture, worker and inspection.
 
     `text` and `parameters` are what the driver got; `escaped` is False if the driver did not look

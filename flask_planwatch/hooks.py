@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from flask import Flask, has_request_context, request
 from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from .capture import Capture, copied, is_large
 from .finding import SkipReason, StatementError
@@ -22,7 +23,7 @@ from .location import location_finder
 from .repetition import (
     ASYNCPG,
     CUSTOM_PLANS,
-    MAX_ORDER,
+    MAX_LOOKS,
     PSYCOPG,
     Preparation,
     Repetition,
@@ -60,6 +61,11 @@ _NOWAIT = re.compile(r"\bNOWAIT\b", re.IGNORECASE)
 
 #: Characters that stand for a longer statement.
 _SHOWN_OF_LARGE = 1000
+
+#: Neither `executemany` nor what SQLAlchemy makes of many INSERTs.
+_ONE = ExecuteStyle.EXECUTE
+
+_DROPPED = "dropped, as too many others were waiting"
 
 #: Where the state of a connection is kept, as long as the driver's connection lives.
 _STATE = "flask_planwatch.state"
@@ -153,8 +159,8 @@ class Watch:
         self.active = False
 
     def after_fork(self) -> None:
-        """Renew, in a forked child, what another thread of the parent may have held."""
-        self._tallies.renew_lock()
+        """Begin to count anew in a forked child: it has findings of its own."""
+        self._tallies = Tallies()
         self._sampler = None
 
     def _before(
@@ -172,7 +178,7 @@ class Watch:
         try:
             # It is not there on PlanWatch's own thread, or if the hooks are younger.
             started = getattr(context, "_planwatch_started", None)
-            if started is None or many or context.executemany or not self.active:
+            if started is None or context.execute_style is not _ONE or not self.active:
                 return
             duration_ms = (perf_counter() - started) * 1000
             tally, key = self._tally(conn, statement, context)
@@ -208,7 +214,8 @@ class Watch:
             context: Any = exception.execution_context
             statement = exception.statement
             started = getattr(context, "_planwatch_started", None)
-            if started is None or not statement or context.executemany or not self.active:
+            one = context is not None and context.execute_style is _ONE
+            if started is None or not statement or not one or not self.active:
                 return
             if exception.sqlalchemy_exception is None:
                 return
@@ -339,7 +346,9 @@ class Watch:
         threshold = count(conn, key, repetition)
         if threshold is None:
             return None
-        if len(repetition.order) < MAX_ORDER and not is_large(parameters, MAX_SET_SIZE):
+        # The text of an IN list is another one each time.
+        looks = repetition.looks < MAX_LOOKS or statement is not repetition.text
+        if looks and not is_large(parameters, MAX_SET_SIZE):
             new = repetition.keep(statement, copied(parameters))
             repetition.due |= new and repetition.commits > 0
         chosen = repetition.most == threshold + CUSTOM_PLANS + 1
@@ -354,29 +363,32 @@ class Watch:
         sampler = sink.sampler
         once = sampler.interval == 0
         record = request_record(self._app) if keep_seen or once else None
-        seen = Seen(execution.key, execution.parameters, execution.duration_ms)
-        place = self._place(execution.context.root_connection)
-        identity = (id(self.engine), execution.key, place)
-        failed = execution.error is not None and execution.error.means_load
-        if failed:
-            seen.ticket = sink.submit(self._capture(execution, tally, sampler))
-            if seen.ticket is None:
-                seen.note = "dropped, as too many others were waiting"
+        identity = None
+        if once and record is not None:
+            place = self._place(execution.context.root_connection)
+            identity = (id(self.engine), execution.key, place)
+        ticket, note = None, ""
+        if execution.error is not None and execution.error.means_load:
+            ticket = sink.submit(self._capture(execution, tally, sampler))
+            note = "" if ticket else _DROPPED
         elif not due:
-            seen.note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
-        elif once and record is not None and record.was_sampled(identity):
-            seen.note = "inspected once in this request"
+            note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
+        elif record is not None and identity is not None and record.was_sampled(identity):
+            note = "inspected once in this request"
         elif not sampler.spend(tally):
-            seen.note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
+            note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
-            if record is not None:
+            if record is not None and identity is not None:
                 record.sample(identity)
-            seen.ticket = sink.submit(self._capture(execution, tally, sampler))
-            if seen.ticket is None:
+            ticket = sink.submit(self._capture(execution, tally, sampler))
+            if ticket is None:
                 sampler.give_back(tally)
-                seen.note = "dropped, as too many others were waiting"
+                note = _DROPPED
         if record is not None and keep_seen and len(record.seen) < MAX_STATEMENTS_SHOWN:
-            record.seen.append(seen)
+            execution_ms = execution.duration_ms
+            record.seen.append(
+                Seen(execution.key, execution.parameters, execution_ms, ticket, note)
+            )
 
     def _capture(self, execution: _Execution, tally: Tally, sampler: Sampler) -> Capture:
         context, parameters = execution.context, execution.parameters

@@ -66,7 +66,9 @@ def location_finder(app_root: str) -> Callable[[], Location | None]:
         for frame in _current_frames():
             if is_own(frame.f_code.co_filename):
                 return _location(frame, library=False)
-            if fallback is None and _could_be_origin(frame):
+            if fallback is None and _could_be_origin(
+                frame.f_code.co_filename, frame.f_globals.get("__name__")
+            ):
                 fallback = frame
         return _location(fallback, library=True) if fallback else None
 
@@ -110,18 +112,13 @@ def _is_installed(path: str) -> bool:
     return "site-packages" in parts or "dist-packages" in parts
 
 
-def _could_be_origin(frame: FrameType) -> bool:
-    filename = frame.f_code.co_filename
+@lru_cache(maxsize=MAX_FILES)
+def _could_be_origin(filename: str, module: object) -> bool:
     # site-packages lie inside the standard library's folder.
     nameless = filename.startswith(("<", *_STANDARD_LIBRARY, *_SCRIPTS))
     if nameless and not _is_installed(filename):
         return False
-    return _package(frame) not in _MACHINERY
-
-
-def _package(frame: FrameType) -> str:
-    name: Any = frame.f_globals.get("__name__") or ""
-    return str(name).partition(".")[0]
+    return str(module or "").partition(".")[0] not in _MACHINERY
 
 
 def _location(frame: FrameType, *, library: bool) -> Location:

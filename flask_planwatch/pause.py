@@ -8,7 +8,7 @@ mostly has it again before the other one has woken up. So PlanWatch sleeps.
 from __future__ import annotations
 
 import threading
-from time import sleep, thread_time
+import time
 
 #: Seconds of computing after which there is a pause: less is not noticed beside a query.
 STEP = 0.0003
@@ -25,7 +25,8 @@ def give_way() -> None:
 
     So an inspection has the lock for half of its time at most, and takes twice its computing.
     """
-    computed = thread_time() - getattr(_own, "paused_at", 0.0)
+    computed = time.thread_time() - getattr(_own, "paused_at", 0.0)
     if computed >= STEP:
-        sleep(min(computed, LONGEST))
-        _own.paused_at = thread_time()
+        # By its module: gevent may replace it later.
+        time.sleep(min(computed, LONGEST))
+        _own.paused_at = time.thread_time()

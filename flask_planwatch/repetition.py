@@ -30,6 +30,9 @@ MAX_SPANS = 100
 #: The drivers that prepare statements by themselves, as SQLAlchemy names them.
 PSYCOPG, ASYNCPG = "psycopg", "asyncpg"
 
+#: Executions whose parameters are looked at: those that match no set that is kept tell nothing.
+MAX_LOOKS = MAX_ORDER
+
 _SPANS = "flask_planwatch.spans"
 
 
@@ -61,7 +64,8 @@ class Repetition:
     `lasting` tells that the driver forgets nothing at a ROLLBACK.
     `most` are its executions on one connection without a ROLLBACK between them; `commits` and
     `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
-    time, `chosen` tells that there was one when PostgreSQL had to choose.
+    time, `chosen` tells that there was one when PostgreSQL had to choose. `looks` are the
+    executions whose parameters were compared.
     """
 
     text: str = ""
@@ -74,6 +78,7 @@ class Repetition:
     lasting: bool = False
     due: bool = False
     chosen: bool = False
+    looks: int = 0
 
     def keep(self, text: str, parameters: Any) -> bool:
         """Remember parameters that are new, and return whether they are.
@@ -81,7 +86,8 @@ class Repetition:
         Of an IN list, those of its latest length are kept.
         """
         if text != self.text:
-            self.text, self.sets, self.order = text, [], []
+            self.text, self.sets, self.order, self.looks = text, [], [], 0
+        self.looks += 1
         if len(self.order) >= MAX_ORDER:
             return False
         number = next((i for i, one in enumerate(self.sets) if _same(one, parameters)), None)

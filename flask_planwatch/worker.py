@@ -10,10 +10,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from .finding import Inspection
 
@@ -77,23 +76,25 @@ class Ticket:
 Job = Callable[[Ticket, bool], bool]
 
 
-@dataclass(frozen=True, order=True)
-class _Task:
-    """One job; `until` is the time of its last try, `pause` the seconds before this one."""
+class _Task(NamedTuple):
+    """One job; `until` is the time of its last try, `pause` the seconds before this one.
+
+    Tasks are ordered by the time that they are due at, and by their number.
+    """
 
     due: float
     number: int
-    job: Job = field(compare=False)
-    ticket: Ticket = field(compare=False)
-    until: float = field(compare=False)
-    pause: float = field(default=0.0, compare=False)
-    last_try: bool = field(default=False, compare=False)
+    job: Job
+    ticket: Ticket
+    until: float
+    pause: float = 0.0
+    last_try: bool = False
 
     def again(self) -> _Task:
         """Return the next try, twice as late as the one before; the last is not before its time."""
         pause = min(self.pause * 2, MAX_PAUSE) or RETRY_SECONDS
         due = monotonic() + pause
-        return replace(self, due=due, pause=pause, last_try=due >= self.until)
+        return self._replace(due=due, pause=pause, last_try=due >= self.until)
 
 
 class Worker:

@@ -60,6 +60,23 @@ class Capture(NamedTuple):
 
 def is_large(parameters: Any, limit: int) -> bool:
     """Whether the parameters take more bytes or characters than this, looking no further."""
+    values = parameters.values() if isinstance(parameters, dict) else parameters or ()
+    size = 0
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind not in _SMALL:
+            return _is_large(parameters, limit)
+        size += _VALUE_SIZE
+    return size > limit
+
+
+#: Types whose values are small. One with others, or with lists of them, takes a closer look.
+_SMALL = frozenset({int, float, bool, type(None)})
+
+
+def _is_large(parameters: Any, limit: int) -> bool:
     size, waiting = 0, [parameters]
     while waiting and size <= limit:
         value = waiting.pop()

@@ -6,6 +6,7 @@ Nothing here waits, reads or writes anything outside the process, and no excepti
 from __future__ import annotations
 
 import re
+import threading
 import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -33,11 +34,11 @@ from .repetition import (
 )
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
-from .server.drivers import known_of, sqlstate_of
+from .server.drivers import known_of, search_path_of, sqlstate_of
 from .server.prepared import plans_made
-from .session_state import ConnectionState, SessionState, may_change_state, state_of
+from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state, state_of
 from .spans import current_span
-from .worker import Ticket, on_own_thread
+from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
 #: can be read in one way only, so that a text of nothing but comments takes no longer and longer.
@@ -69,6 +70,9 @@ _DROPPED = "dropped, as too many others were waiting"
 
 #: Where the state of a connection is kept, as long as the driver's connection lives.
 _STATE = "flask_planwatch.state"
+
+#: Where is kept what a connection knows of itself.
+_KNOWN = "flask_planwatch.known"
 
 
 class Sink(Protocol):
@@ -167,7 +171,8 @@ class Watch:
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         try:
-            if not on_own_thread():
+            # By its module: gevent may replace it later.
+            if threading.get_ident() not in OWN_THREADS:
                 context._planwatch_started = perf_counter()
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
@@ -180,18 +185,25 @@ class Watch:
             started = getattr(context, "_planwatch_started", None)
             if started is None or context.execute_style is not _ONE or not self.active:
                 return
-            duration_ms = (perf_counter() - started) * 1000
-            tally, key = self._tally(conn, statement, context)
-            if tally.changes_state:
-                self._note(conn, statement, parameters, context)
-            if not tally.explainable or context.execution_options.get("planwatch", True) is False:
+            ended = perf_counter()
+            duration_ms = (ended - started) * 1000
+            compiled = context.compiled
+            key = statement if compiled is None else compiled.string
+            tally = self._tallies.recent.get(key)
+            if tally is None or self._stateful or not tally.plain:
+                tally, key = self._tally(conn, key, context)
+                if tally.changes_state:
+                    self._note(conn, statement, parameters, context)
+                if not tally.explainable:
+                    return
+            if context.execution_options.get("planwatch", True) is False:
                 return
             sampler = self._sampler or self._find_sampler()
             sampler.count(tally, duration_ms)
             threshold = None
             if self._prepares and parameters:
                 threshold = self._repeat(tally, key, statement, parameters, conn)
-            due = sampler.is_due(tally, duration_ms)
+            due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self._keep_seen():
                 urgent = sampler.is_slow(duration_ms)
                 execution = _Execution(
@@ -219,7 +231,8 @@ class Watch:
                 return
             if exception.sqlalchemy_exception is None:
                 return
-            tally, key = self._tally(context.root_connection, statement, context)
+            key = statement if context.compiled is None else context.compiled.string
+            tally, key = self._tally(context.root_connection, key, context)
             if not tally.explainable or context.execution_options.get("planwatch", True) is False:
                 return
             duration_ms = (perf_counter() - started) * 1000
@@ -294,10 +307,8 @@ class Watch:
         self._sampler = self._sink().sampler
         return self._sampler
 
-    def _tally(self, conn: Any, statement: str, context: Any) -> tuple[Tally, str]:
+    def _tally(self, conn: Any, key: str, context: Any) -> tuple[Tally, str]:
         """Return what is counted of a statement, and the text that it is known by."""
-        compiled = context.compiled
-        key: str = statement if compiled is None else compiled.string
         identity: Hashable = key
         if self._stateful and (place := self._place(conn)):
             # In another schema it is another statement.
@@ -399,6 +410,8 @@ class Watch:
         elif is_large(parameters, MAX_PARAMETER_SIZE):
             too_large = SkipReason.PARAMETERS_TOO_LARGE
         rows = getattr(execution.cursor, "rowcount", -1)
+        root = context.root_connection
+        connection = None if root.invalidated or root.closed else root.connection
         return Capture(
             text=execution.key if too_large else execution.statement,
             parameters=None if too_large else copied(parameters),
@@ -420,18 +433,19 @@ class Watch:
             client_side=getattr(execution.cursor, "name", None) is None,
             preparation=self._preparation(execution, tally),
             construct=None if context.compiled is None else context.compiled.statement,
-            connection=_weak_reference(context.root_connection),
-            state=self._session_state(context.root_connection),
+            connection=None if connection is None else weakref.ref(connection.driver_connection),
+            state=NOTHING_SET if connection is None else self._session_state(connection),
             span=current_span(),
         )
 
-    def _session_state(self, conn: Any) -> SessionState:
+    def _session_state(self, connection: Any) -> SessionState:
         """Return what has to be true on PlanWatch's connection before it plans the statement."""
-        if conn.closed or conn.invalidated:
-            return SessionState()
-        state = self._state(conn) if self._stateful else None
-        known = known_of(conn.connection.dbapi_connection)
-        return state_of(state.current() if state else (), **known)
+        state = connection.info.get(_STATE) if self._stateful else None
+        known = connection.info.get(_KNOWN)
+        if known is None:
+            known = connection.info[_KNOWN] = known_of(connection.dbapi_connection)
+        path = known["search_path"] and search_path_of(connection.dbapi_connection)
+        return state_of(state.current() if state else (), **{**known, "search_path": path})
 
     def _preparation(self, execution: _Execution, tally: Tally) -> Preparation | None:
         if execution.threshold is None or tally.repetition is None:
@@ -445,9 +459,3 @@ class Watch:
         return tally.repetition.preparation(
             self.engine.dialect.driver, execution.threshold, happened, names
         )
-
-
-def _weak_reference(connection: Any) -> Any:
-    if connection.invalidated or connection.closed:
-        return None
-    return weakref.ref(connection.connection.driver_connection)

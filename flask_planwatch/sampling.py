@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, perf_counter
 
 from .repetition import Repetition
 from .settings import Settings
@@ -32,16 +32,21 @@ class Tally:
     """How often one statement ran, how long it took in ms, and when it may be sampled again.
 
     `recent` are the latest executions that succeeded, in no order. `repetition` is what is known of
-    it where the driver may prepare it on the server, else None.
+    it where the driver may prepare it on the server, else None. `plain` statements are explainable
+    and change no state.
     """
 
     explainable: bool
     changes_state: bool = False
+    plain: bool = field(init=False)
     calls: int = 0
     total_ms: float = 0.0
     next_sample: float = float("-inf")
     recent: list[float] = field(default_factory=list)
     repetition: Repetition | None = None
+
+    def __post_init__(self) -> None:
+        self.plain = self.explainable and not self.changes_state
 
 
 class Budget:
@@ -76,16 +81,19 @@ class Budget:
 
 
 class Sampler:
-    """Decides for one app in one process. Safe to use from several threads."""
+    """Decides for one app in one process. Safe to use from several threads.
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
+    `clock` is that of the hooks, so that they need not ask it twice.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = perf_counter) -> None:
         self.interval = settings.sample_interval
         self.captured = 0
         self.total_ms = 0.0
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
         self.readings = Budget(settings.inspections_per_minute * READINGS_PER_INSPECTION, clock)
-        self._slow_ms = settings.slow_statement_ms
+        self.slow_ms = settings.slow_statement_ms
         self._clock = clock
         self._inspections = Budget(settings.inspections_per_minute, clock)
 
@@ -104,11 +112,11 @@ class Sampler:
 
     def is_slow(self, duration_ms: float) -> bool:
         """Whether an execution took too long to wait for the interval."""
-        return duration_ms > self._slow_ms
+        return duration_ms > self.slow_ms
 
     def is_due(self, tally: Tally, duration_ms: float, *, urgent: bool = False) -> bool:
         """Whether the interval is over, or the execution was slow or urgent enough not to wait."""
-        return urgent or duration_ms > self._slow_ms or self._clock() >= tally.next_sample
+        return urgent or duration_ms > self.slow_ms or self._clock() >= tally.next_sample
 
     def spend(self, tally: Tally) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.

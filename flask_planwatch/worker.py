@@ -37,12 +37,12 @@ EXIT_PATIENCE = 0.5
 
 #: The threads of all workers. Not a threading.local: one that was made before gevent replaced the
 #: threads by greenlets is common to all of them.
-_OWN_THREADS: set[int] = set()
+OWN_THREADS: set[int] = set()
 
 
 def on_own_thread() -> bool:
     """Whether the current thread is PlanWatch's own, in any app: it is not watched."""
-    return threading.get_ident() in _OWN_THREADS
+    return threading.get_ident() in OWN_THREADS
 
 
 def threads_run() -> bool:
@@ -280,11 +280,11 @@ class _Queues:
 
 def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
     """The thread: takes tasks until the worker has been idle, or is gone."""
-    _OWN_THREADS.add(threading.get_ident())
+    OWN_THREADS.add(threading.get_ident())
     try:
         _work_on(reference, queues)
     finally:
-        _OWN_THREADS.discard(threading.get_ident())
+        OWN_THREADS.discard(threading.get_ident())
 
 
 def _work_on(reference: weakref.ref[Worker], queues: _Queues) -> None:
@@ -314,7 +314,7 @@ _SETTLING = threading.Lock()
 def _after_fork() -> None:
     global _SETTLING
     _SETTLING = threading.Lock()
-    _OWN_THREADS.clear()
+    OWN_THREADS.clear()
     for worker in list(_WORKERS):
         worker.after_fork()
 

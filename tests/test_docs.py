@@ -134,7 +134,9 @@ def test_each_setting_that_a_page_names_exists() -> None:
     named = {
         key
         for path in pages
-        for key in re.findall(r"PLANWATCH_(?!TEST_|EXAMPLE_|BENCHMARK_)[A-Z_]*[A-Z]", path.read_text("utf-8"))
+        for key in re.findall(
+            r"PLANWATCH_(?!TEST_|EXAMPLE_|BENCHMARK_)[A-Z_]*[A-Z]", path.read_text("utf-8")
+        )
     }
     assert len(named) > 5
     assert named <= {setting.key for setting in SETTINGS}

@@ -47,20 +47,27 @@ def sqlstate_of(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
+def search_path_of(driver: Any) -> str | None:
+    """Return the effective search path, where the server reports it: from PostgreSQL 18 on.
+
+    `driver` is a connection as SQLAlchemy has it. Asks nothing.
+    """
+    info = getattr(driver, "info", None)
+    if info is None:
+        return getattr(driver.driver_connection.get_settings(), "search_path", None)
+    path: str | None = info.parameter_status("search_path")
+    return path
+
+
 def known_of(driver: Any) -> dict[str, Any]:
-    """Return what a driver's connection of the application knows of itself, without asking.
+    """Return what a driver's connection knows of itself, without asking.
 
     These are the fields `search_path`, `user` and `options` of a SessionState.
     """
     info = getattr(driver, "info", None)
-    if info is None:
-        settings = getattr(getattr(driver, "driver_connection", driver), "get_settings", None)
-        return {"search_path": getattr(settings(), "search_path", None) if settings else None}
-    return {
-        "search_path": info.parameter_status("search_path"),
-        "user": info.user,
-        "options": info.options or "",
-    }
+    known = {"search_path": search_path_of(driver)}
+    # asyncpg tells nothing more.
+    return known if info is None else {**known, "user": info.user, "options": info.options or ""}
 
 
 class Call(Protocol):
@@ -123,8 +130,7 @@ class _DriverTransaction:
 
     @property
     def search_path(self) -> str | None:
-        path: str | None = known_of(self._connection.dbapi_connection).get("search_path")
-        return path
+        return search_path_of(self._connection.dbapi_connection)
 
     def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
         given = () if parameters is None else parameters

@@ -101,30 +101,26 @@ def test_an_async_view(driver, story, make):
 
 def test_the_connection_is_one_and_closes(driver, database, make):
     app, planwatch, engine = make(database.url_for(driver))
-    counted = []
+    own = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    threads, counted = [], []
 
     def receive(sender, inspection):
-        counted.append(threading.current_thread().name)
+        threads.append(threading.current_thread().name)
+
+    async def main():
+        async with engine.connect() as connection:
+            for _ in range(5):
+                await connection.execute(sa.text("SELECT count(*) FROM pg_class"))
+        assert await asyncio.to_thread(planwatch.flush, 30, app)
+        counted.append(await asyncio.to_thread(database.scalar, own))
+        await engine.dispose()
+        counted.append(await asyncio.to_thread(database.scalar, own))
 
     with statement_inspected.connected_to(receive, app):
-
-        async def main():
-            async with engine.connect() as connection:
-                for _ in range(5):
-                    await connection.execute(sa.text("SELECT count(*) FROM pg_class"))
-            return await asyncio.to_thread(planwatch.flush, 30, app)
-
-        assert asyncio.run(main())
-    own = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    assert counted == ["flask-planwatch"] * 5
-    # PlanWatch's connection, the pool's, and the one that asks.
-    assert database.scalar(own) == 3
-
-    async def dispose():
-        await engine.dispose()
-
-    asyncio.run(dispose())
-    assert database.scalar(own) == 1
+        asyncio.run(main())
+    assert threads == ["flask-planwatch"] * 5
+    # PlanWatch's connection, the pool's, and the one that asks; then only the last.
+    assert counted == [3, 1]
 
 
 def test_a_server_that_ends_the_connection(driver, story, make):

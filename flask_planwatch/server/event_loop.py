@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy.util import greenlet_spawn
@@ -23,30 +23,14 @@ class EventLoop:
 
     def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Return the result of a function that talks to an async driver; raises what it raises."""
-        if asyncio._get_running_loop() is None:
-            return self._run(function, *arguments)
-        # This thread turns the application's loop, which must not wait for another inside itself.
-        results: list[_Result] = []
-        errors: list[BaseException] = []
-
-        def elsewhere() -> None:
-            try:
-                results.append(self._run(function, *arguments))
-            except BaseException as error:  # noqa: BLE001 - raised again where it belongs
-                errors.append(error)
-
-        thread = threading.Thread(target=elsewhere, name="flask-planwatch-loop", daemon=True)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
+        result: _Result = _outside_of_loops(self._run, function, *arguments)
+        return result
 
     def close(self) -> None:
         """Give up the loop; the next call makes another."""
         loop, self._loop = self._loop, None
         if loop is not None:
-            loop.close()
+            _outside_of_loops(_close, loop)
 
     def abandon(self) -> None:
         """Forget, in a forked child, the loop of the parent process.
@@ -61,6 +45,24 @@ class EventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         return self._loop.run_until_complete(greenlet_spawn(function, *arguments))
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    # A connection that was ended calls back once or twice before it is gone.
+    for _ in range(3):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def _outside_of_loops(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a function on this thread, or on another one if this one turns a loop already.
+
+    The application's loop must not wait for another one inside itself.
+    """
+    if asyncio._get_running_loop() is None:
+        return function(*arguments)
+    with ThreadPoolExecutor(1, thread_name_prefix="flask-planwatch-loop") as pool:
+        return pool.submit(function, *arguments).result()
 
 
 _ABANDONED: list[asyncio.AbstractEventLoop] = []

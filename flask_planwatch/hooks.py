@@ -216,7 +216,11 @@ class Watch:
             sampler.count(tally, duration_ms)
             threshold = None
             if self._prepares and parameters:
-                threshold = self._repeat(tally, key, statement, parameters, conn)
+                repetition = tally.repetition
+                if repetition is not None and repetition.settled:
+                    threshold = repetition.threshold
+                else:
+                    threshold = self._repeat(tally, key, statement, parameters, conn)
             due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self._keep_seen():
                 urgent = sampler.is_slow(duration_ms)
@@ -370,6 +374,8 @@ class Watch:
         if repetition.due or (chosen and not repetition.chosen):
             repetition.due, repetition.chosen = False, chosen
             tally.next_sample = float("-inf")
+        if repetition.most > threshold + CUSTOM_PLANS + 1 and repetition.looks >= MAX_LOOKS:
+            repetition.settled, repetition.threshold = True, threshold
         return threshold
 
     def _sample(self, execution: _Execution, tally: Tally, *, due: bool) -> None:

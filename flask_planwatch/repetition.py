@@ -23,8 +23,8 @@ MAX_SETS = 8
 #: Executions whose order is remembered; the choice is made at the eleventh.
 MAX_ORDER = 50
 
-#: Statements that are followed on one connection: as many as psycopg and SQLAlchemy's dialect for
-#: asyncpg keep prepared there (`prepared_max`, `prepared_statement_cache_size`).
+#: Statements that are followed on one connection, those that came last: as many as psycopg and
+#: SQLAlchemy's dialect for asyncpg keep prepared (`prepared_max`, `prepared_statement_cache_size`).
 MAX_SPANS = 100
 
 #: The drivers that prepare statements by themselves, as SQLAlchemy names them.
@@ -65,7 +65,8 @@ class Repetition:
     `most` are its executions on one connection without a ROLLBACK between them; `commits` and
     `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
     time, `chosen` tells that there was one when PostgreSQL had to choose. `looks` are the
-    executions whose parameters were compared.
+    executions whose parameters were compared. Once it is `settled`, nothing is left to learn, and
+    `threshold` is the driver's.
     """
 
     text: str = ""
@@ -79,6 +80,8 @@ class Repetition:
     due: bool = False
     chosen: bool = False
     looks: int = 0
+    settled: bool = False
+    threshold: int | None = None
 
     def keep(self, text: str, parameters: Any) -> bool:
         """Remember parameters that are new, and return whether they are.
@@ -124,55 +127,88 @@ class Repetition:
         return False, "no transaction that it ran in was committed so far"
 
 
+class _Spans:
+    """What runs on one connection: executions of each statement, and when the driver prepares.
+
+    `threshold` is None if it never does.
+    """
+
+    __slots__ = ("executions", "lasting", "threshold")
+
+    def __init__(self, threshold: int | None, *, lasting: bool) -> None:
+        self.threshold = threshold
+        self.lasting = lasting
+        self.executions: dict[str, _Span] = {}
+
+
+class _Span:
+    """The executions of one statement on one connection, since the driver forgot it last."""
+
+    __slots__ = ("number", "repetition")
+
+    def __init__(self, repetition: Repetition) -> None:
+        self.number = 0
+        self.repetition = repetition
+
+
 def count(connection: Any, key: str, repetition: Repetition) -> int | None:
     """Count an execution on a connection; return the driver's threshold, None if it never prepares.
 
     `connection` is SQLAlchemy's. Does no I/O.
     """
-    adapted = connection.connection.dbapi_connection
-    if hasattr(adapted, "_prepared_statement_cache"):
-        repetition.lasting = True
+    pooled = connection.connection
+    spans: _Spans = pooled.info.get(_SPANS) or _new_spans(pooled)
+    if spans.threshold is None:
+        return None
+    span = spans.executions.get(key)
+    if span is None:
+        span = spans.executions[key] = _Span(repetition)
+        if len(spans.executions) > MAX_SPANS:
+            del spans.executions[next(iter(spans.executions))]
+    span.number += 1
+    if span.number > repetition.most:
+        repetition.most = span.number
+        repetition.lasting = spans.lasting
+        repetition.autocommit = bool(pooled.dbapi_connection.autocommit)
+    return spans.threshold
+
+
+def _new_spans(pooled: Any) -> _Spans:
+    adapted = pooled.dbapi_connection
+    lasting = hasattr(adapted, "_prepared_statement_cache")
+    if lasting:
         threshold = None if adapted._prepared_statement_cache is None else 0
     else:
-        threshold = connection.connection.driver_connection.prepare_threshold
-    if threshold is None:
-        return None
-    spans: dict[str, tuple[int, Repetition]] = connection.info.setdefault(_SPANS, {})
-    executions = spans.pop(key, (0, repetition))[0] + 1
-    spans[key] = (executions, repetition)
-    if len(spans) > MAX_SPANS:
-        del spans[next(iter(spans))]
-    if executions > repetition.most:
-        repetition.most = executions
-        repetition.autocommit = bool(adapted.autocommit)
-    return threshold
+        threshold = pooled.driver_connection.prepare_threshold
+    spans: _Spans = pooled.info.setdefault(_SPANS, _Spans(threshold, lasting=lasting))
+    return spans
 
 
 def committed(connection: Any) -> list[Repetition]:
     """Count a COMMIT; return the statements that were committed for the first time."""
     first = []
-    for _, repetition in _spans(connection).values():
-        if not repetition.commits:
-            first.append(repetition)
-        repetition.commits += 1
+    for span in _executions(connection).values():
+        if not span.repetition.commits:
+            first.append(span.repetition)
+        span.repetition.commits += 1
     return first
 
 
 def rolled_back(connection: Any) -> None:
     """Forget what ran before a ROLLBACK, as the driver does."""
-    spans = _spans(connection)
-    if not spans or connection.connection.dbapi_connection.autocommit:
+    executions = _executions(connection)
+    if not executions or connection.connection.dbapi_connection.autocommit:
         return
-    for _, repetition in spans.values():
-        repetition.rollbacks += 1
-    spans.clear()
+    for span in executions.values():
+        span.repetition.rollbacks += 1
+    executions.clear()
 
 
-def _spans(connection: Any) -> dict[str, tuple[int, Repetition]]:
+def _executions(connection: Any) -> dict[str, _Span]:
     if connection.closed or connection.invalidated:
         return {}
-    spans: dict[str, tuple[int, Repetition]] = connection.info.get(_SPANS, {})
-    return spans
+    spans: _Spans | None = connection.info.get(_SPANS)
+    return {} if spans is None else spans.executions
 
 
 def _same(first: Any, second: Any) -> bool:

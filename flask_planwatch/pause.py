@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 #: Seconds of computing after which there is a pause: less is not noticed beside a query.
 STEP = 0.0003
@@ -27,6 +28,7 @@ def give_way() -> None:
     """
     computed = time.thread_time() - getattr(_own, "paused_at", 0.0)
     if computed >= STEP:
-        # By its module: gevent may replace it later.
-        time.sleep(min(computed, LONGEST))
+        # By its module: gevent may replace it later. No inspection is lost for a pause.
+        with suppress(OSError):
+            time.sleep(min(computed, LONGEST))
         _own.paused_at = time.thread_time()

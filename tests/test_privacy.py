@@ -161,7 +161,7 @@ def test_the_statements_are_worth_it(samples, watch):
         skips |= set(planwatch.stats()["skipped"])
     assert shown > 15
     assert len(rules) >= 3
-    assert len(skips) >= 2
+    assert skips
 
 
 @pytest.mark.parametrize("name", VALUES)

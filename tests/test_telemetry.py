@@ -97,11 +97,13 @@ def run(watched, *statements):
 
 def test_each_counter_is_a_metric(story, watch, reader):
     watched = watch(story.url, PLANWATCH_INSPECTIONS_PER_MINUTE=3)
+    # Apps of other tests may be there still.
+    watched.app.name = "tests.counted"
     run(watched, LOGIN, "CREATE TEMPORARY TABLE own (a int)", "SELECT a FROM own", LOGIN)
     run(watched, LOGIN, sa.select(Badge.id))
     assert watched.planwatch.flush(30)
     stats = watched.planwatch.stats()
-    values, units = collect(reader, "tests.app")
+    values, units = collect(reader, "tests.counted")
     assert values == {
         "planwatch.captured": 5,
         "planwatch.sampled": 3,
@@ -151,9 +153,10 @@ def test_a_disabled_planwatch_has_no_metrics(reader):
 
 def test_a_forked_child_reports_its_own_counters(story, watch, reader):
     watched = watch(story.url)
+    watched.app.name = "tests.forking"
     run(watched, sa.select(Badge.id))
     assert watched.planwatch.flush(30)
-    assert collect(reader, "tests.app")[0]["planwatch.captured"] == 1
+    assert collect(reader, "tests.forking")[0]["planwatch.captured"] == 1
     receiving, sending = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -177,11 +180,11 @@ def test_a_forked_child_reports_its_own_counters(story, watch, reader):
         for metric in scope["metrics"]
         if metric["name"] == "planwatch.captured"
         for point in metric["data"]["data_points"]
-        if point["attributes"]["planwatch.app"] == "tests.app"
+        if point["attributes"]["planwatch.app"] == "tests.forking"
     }
     assert captured.pop(pid) == 3
     assert captured == {}, captured
-    assert collect(reader, "tests.app")[0]["planwatch.captured"] == 1
+    assert collect(reader, "tests.forking")[0]["planwatch.captured"] == 1
 
 
 # --- findings in traces

@@ -36,7 +36,8 @@ _STATES_WITH_NAMES = frozenset({"42501", "42P01", "3F000"})
 
 #: How they name it. A function of the application's may raise any state with any message.
 _NAMING = re.compile(
-    r'permission denied (?:for [a-z ]+|to create extension) "?(?P<denied>[^\s"]+)"?|'
+    r"(?:permission denied (?:for [a-z ]+|to create extension)|must be owner of [a-z]+) "
+    r'"?(?P<denied>[^\s"]+)"?|'
     r'(?:relation|schema) "(?P<missing>[^"]+)" does not exist'
 )
 

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -37,7 +38,7 @@ from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler, Tallies, Tally
 from .server.drivers import known_of, search_path_of, sqlstate_of
 from .server.prepared import plans_made
-from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state, state_of
+from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
 from .worker import OWN_THREADS, Ticket
 
@@ -450,12 +451,16 @@ class Watch:
 
     def _session_state(self, connection: Any) -> SessionState:
         """Return what has to be true on PlanWatch's connection before it plans the statement."""
-        state = connection.info.get(_STATE) if self._stateful else None
-        known = connection.info.get(_KNOWN)
+        info = connection.info
+        known: SessionState | None = info.get(_KNOWN)
         if known is None:
-            known = connection.info[_KNOWN] = known_of(connection.dbapi_connection)
-        path = known["search_path"] and search_path_of(connection.dbapi_connection)
-        return state_of(state.current() if state else (), **{**known, "search_path": path})
+            known = info[_KNOWN] = SessionState(**known_of(connection.dbapi_connection))
+        if known.search_path is not None:
+            path = search_path_of(connection.dbapi_connection)
+            if path != known.search_path:
+                known = info[_KNOWN] = replace(known, search_path=path)
+        state: ConnectionState | None = info.get(_STATE) if self._stateful else None
+        return known if state is None else known.changed(state.current())
 
     def _preparation(self, execution: _Execution, tally: Tally) -> Preparation | None:
         if execution.threshold is None or tally.repetition is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -121,6 +121,15 @@ class SessionState:
     search_path: str | None = None
     user: str | None = None
     options: str = ""
+
+    def changed(self, changes: tuple[Change, ...]) -> SessionState:
+        """Return the state after changes; a search path that the server reports is not repeated."""
+        settings = tuple(one for one in changes if not is_relation(one))
+        unknown = next((one.unknown for one in settings if one.unknown), "")
+        if self.search_path is not None:
+            settings = tuple(one for one in settings if one.name != "search_path")
+        hidden = frozenset(one.value for one in changes if is_relation(one))
+        return replace(self, changes=settings, unknown=unknown, hidden=hidden)
 
     @property
     def place(self) -> tuple[tuple[str, str], ...]:
@@ -385,17 +394,6 @@ def _bare(name: str) -> str:
 
 def _unknown(text: str, why: str) -> Change:
     return Change(text[:100], text, None, local=False, unknown=why)
-
-
-def state_of(changes: tuple[Change, ...], **connection: Any) -> SessionState:
-    """Return what travels with a capture; `connection` are the fields that its driver knows."""
-    settings = tuple(one for one in changes if not is_relation(one))
-    path_known = connection.get("search_path") is not None
-    unknown = next((one.unknown for one in settings if one.unknown), "")
-    if path_known:
-        settings = tuple(one for one in settings if one.name != "search_path")
-    hidden = frozenset(one.value for one in changes if is_relation(one))
-    return SessionState(settings, unknown, hidden, **connection)
 
 
 def set_by(listener: Any) -> set[str]:

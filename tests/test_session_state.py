@@ -6,10 +6,11 @@ import pytest
 
 from flask_planwatch.session_state import (
     MAX_CHANGES,
+    NOTHING_SET,
     ConnectionState,
+    SessionState,
     may_change_state,
     set_by,
-    state_of,
 )
 
 
@@ -100,7 +101,7 @@ def test_several_at_once():
     ],
 )
 def test_what_cannot_be_repeated_is_unknown(text):
-    assert state_of(after(text).current()).unknown
+    assert NOTHING_SET.changed(after(text).current()).unknown
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_what_is_not_even_read(text):
     ],
 )
 def test_a_relation_that_only_the_connection_sees(text, hidden):
-    assert state_of(after(text).current()).hidden == {hidden}
+    assert NOTHING_SET.changed(after(text).current()).hidden == {hidden}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_the_place_is_what_decides_which_table_is_meant():
 
 def test_what_goes_on_without_end_is_unknown():
     state = after(*(f"SET a.b{number} = 1" for number in range(MAX_CHANGES + 1)))
-    assert state_of(state.current()).unknown == "it changes without end"
+    assert NOTHING_SET.changed(state.current()).unknown == "it changes without end"
     state.rolled_back()
     assert state.current() == ()
 
@@ -212,7 +213,9 @@ def test_savepoints_without_end_are_merged():
 
 
 def test_a_search_path_that_the_server_reports_needs_no_repetition():
-    state = state_of(after("SET search_path TO a", "SET a.b = 1").current(), search_path="a")
+    state = SessionState(search_path="a").changed(
+        after("SET search_path TO a", "SET a.b = 1").current()
+    )
     assert [change.name for change in state.changes] == ["a.b"]
     assert state.search_path == "a"
 

@@ -93,7 +93,7 @@ def _async_greenlet() -> Any:
     """Return the greenlet in which SQLAlchemy runs a statement of an async engine, or None."""
     library = sys.modules.get("greenlet")
     current = library.getcurrent() if library else None
-    return current if hasattr(current, "__sqlalchemy_greenlet_provider__") else None
+    return current if type(current).__module__.startswith("sqlalchemy.") else None
 
 
 def _is_own(filename: str, app_root: str) -> bool:

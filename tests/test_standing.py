@@ -38,7 +38,7 @@ def steady(monkeypatch):
 
     def circumstances(capture, *others):
         recent = capture.recent_ms[-1:] * 3
-        return original(replace(capture, urgent=False, recent_ms=recent), *others)
+        return original(capture._replace(urgent=False, recent_ms=recent), *others)
 
     monkeypatch.setattr("flask_planwatch.inspection.circumstances", circumstances)
 

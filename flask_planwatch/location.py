@@ -21,7 +21,10 @@ _MACHINERY = frozenset({"sqlalchemy", "flask", "werkzeug", "flask_planwatch"})
 
 #: Frames at which the current request or command begins; what is further out is a server's entry
 #: point, a test client's call or `app.run()`.
-_BEGINNINGS = frozenset({Flask.wsgi_app.__code__, click.Context.invoke.__code__})
+_BEGINNINGS = (Flask.wsgi_app.__code__, click.Context.invoke.__code__)
+
+#: By their identity, as to hash a code object takes time for each of its instructions.
+_BEGINNING_IDS = frozenset(map(id, _BEGINNINGS))
 
 #: Frames looked at before giving up: Flask's default recursion limit allows no deeper stack.
 _MAX_FRAMES = 1000
@@ -80,7 +83,7 @@ def _current_frames() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(2)
     greenlet = _async_greenlet()
     for _ in range(_MAX_FRAMES):
-        if frame is None or frame.f_code in _BEGINNINGS:
+        if frame is None or id(frame.f_code) in _BEGINNING_IDS:
             return
         yield frame
         frame = frame.f_back

@@ -32,7 +32,12 @@ def others(server, count):
     stack = ExitStack()
     engine = sa.create_engine(server.url(user="app"), poolclass=sa.NullPool)
     for _ in range(count):
-        stack.enter_context(engine.connect())
+        connection = engine.connect()
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        # The server takes a moment to end it.
+        gone = f"NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"
+        stack.callback(server.wait_until, gone)
+        stack.enter_context(connection)
     return stack
 
 

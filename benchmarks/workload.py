@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from .server import Person
 
-#: Statements before the clock starts in each block: another process has used the processor, and
-#: psycopg 3 prepares a statement at its sixth execution.
-WARM_UP = 8
+#: Statements before the clock starts in each block: another process has used the processor and its
+#: caches, and psycopg 3 prepares a statement at its sixth execution.
+WARM_UP = 40
 
 _BY_KEY = sa.select(Person.__table__).where(Person.__table__.c.id == sa.bindparam("number"))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .finding import Location, SkipReason, StatementError
+from .location import Origin
 from .repetition import Preparation
-from .session_state import NOTHING_SET, SessionState
+from .sampling import Sampler
+from .session_state import SessionState
+from .tally import Tally
 
 #: What any value counts for at least, in bytes.
 _VALUE_SIZE = 8
@@ -15,17 +18,18 @@ _VALUE_SIZE = 8
 class Capture(NamedTuple):
     """One execution, with its values: it never leaves capture, worker and inspection.
 
+    It is made on the application's thread, so it holds things as they were found there; what can be
+    worked out of them later is.
+
     `text` and `parameters` are what the driver got; `escaped` is False if the driver did not look
     for placeholders. `key` is the statement as compiled, the same object for each execution.
-    `returned_rows` is None where the driver does not know. `calls`, `total_ms` and `all_total_ms`
-    say how often the statement ran so far, how long that took, and how long all statements took.
-    `recent_ms` are the latest executions that succeeded. `urgent` executions were too slow, or
-    failed, to wait for the interval. `too_large` is the reason why text and parameters were left
-    out. `client_side` is False for a cursor on the server, from which rows may still come.
-    `preparation` is None where the driver prepares nothing.
-    `construct` is the SQLAlchemy statement, `connection` a weak reference to the driver's, `state`
-    what the application had set on it, `span` the span of OpenTelemetry in which the statement ran,
-    None if its trace is not kept.
+    `rowcount` is the cursor's. `tally` is what is counted of the statement by now, `sampler` what
+    is counted of all. `urgent` executions were too slow, or failed, to wait for the interval.
+    `too_large` is the reason why text and parameters were left out. `client_side` is False for a
+    cursor on the server, from which rows may still come. `preparation` is None where the driver
+    prepares nothing. `compiled` is SQLAlchemy's, `connection` a weak reference to the driver's,
+    `state` what the application had set on it, `span` the span of OpenTelemetry in which the
+    statement ran, None if its trace is not kept.
     """
 
     text: str
@@ -35,22 +39,35 @@ class Capture(NamedTuple):
     bind: str | None
     database: str
     duration_ms: float
-    returned_rows: int | None
-    location: Location | None
+    rowcount: Any
+    origin: Origin | None
     endpoint: str | None
-    calls: int
-    total_ms: float
-    all_total_ms: float
-    recent_ms: tuple[float, ...] = ()
-    error: StatementError | None = None
-    urgent: bool = False
-    too_large: SkipReason | None = None
-    client_side: bool = True
-    preparation: Preparation | None = None
-    construct: Any = None
-    connection: Any = None
-    state: SessionState = NOTHING_SET
-    span: Any = None
+    tally: Tally
+    sampler: Sampler
+    error: StatementError | None
+    urgent: bool
+    too_large: SkipReason | None
+    client_side: bool
+    preparation: Preparation | None
+    compiled: Any
+    connection: Any
+    state: SessionState
+    span: Any
+
+    @property
+    def returned_rows(self) -> int | None:
+        """How many rows it returned or changed, None where the driver does not know."""
+        return self.rowcount if isinstance(self.rowcount, int) and self.rowcount >= 0 else None
+
+    @property
+    def location(self) -> Location | None:
+        """The line of code that ran it."""
+        return None if self.origin is None else self.origin.location
+
+    @property
+    def construct(self) -> Any:
+        """The SQLAlchemy statement, None for driver-level SQL."""
+        return None if self.compiled is None else self.compiled.statement
 
     @property
     def failed(self) -> bool:

@@ -22,7 +22,7 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from .capture import Capture, copied, is_large
 from .finding import SkipReason, StatementError
-from .location import location_finder
+from .location import origin_finder
 from .repetition import (
     ASYNCPG,
     CUSTOM_PLANS,
@@ -35,11 +35,12 @@ from .repetition import (
     rolled_back,
 )
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
-from .sampling import Sampler, Tallies, Tally
-from .server.drivers import known_of, search_path_of, sqlstate_of
+from .sampling import Sampler
+from .server.drivers import known_of, search_path_reader, sqlstate_of
 from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
+from .tally import MAX_LISTED, Tallies, Tally
 from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -100,20 +101,27 @@ class _Execution(NamedTuple):
     context: Any
     key: str
     duration_ms: float
-    urgent: bool
     error: StatementError | None = None
-    threshold: int | None = None
 
 
-def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Let nothing leave a hook; those of each execution do that themselves, which is faster."""
+class _Known(NamedTuple):
+    """What the hooks know of one of the application's connections, as the driver has it."""
+
+    state: SessionState
+    connection: weakref.ref[Any]
+    search_path: Callable[[], str | None]
+
+
+def _of_transaction(hook: Callable[..., None]) -> Callable[..., None]:
+    """Call a hook only where transactions matter, and let nothing leave it."""
 
     @wraps(hook)
     def guarded(watch: Watch, *arguments: Any) -> None:
-        try:
-            hook(watch, *arguments)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
-            watch._failed(error)
+        if watch._prepares or watch._stateful:
+            try:
+                hook(watch, *arguments)
+            except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+                watch._failed(error)
 
     return guarded
 
@@ -122,8 +130,8 @@ class Watch:
     """Listens to one engine for one app.
 
     `database` tells apart engines without a bind key, and is empty for those of Flask-SQLAlchemy.
-    `sink` gives the Sink of the app, resolved at the first statement because its settings depend
-    on the debug mode. `keep_seen` tells whether a panel wants to list each statement.
+    `sink` gets what is captured; its sampler is asked for at the first statement, because the
+    settings depend on the debug mode.
     """
 
     def __init__(
@@ -132,24 +140,25 @@ class Watch:
         engine: Engine,
         bind: str | None,
         database: str,
-        sink: Callable[[], Sink],
-        keep_seen: Callable[[], bool],
+        sink: Sink,
     ) -> None:
         self.engine = engine
         self.bind = bind
         self.database = database
+        #: Whether there is a panel; in debug mode it lists each statement of a request.
+        self.has_panel = False
         self._app = app
         self._sink = sink
-        self._keep_seen = keep_seen
         self._tallies = Tallies()
         self._sampler: Sampler | None = None
-        self._find_location = location_finder(app.root_path)
+        self._slow_ms = 0.0
+        self._find_origin = origin_finder(app.root_path)
         self.active = self._attached = False
         #: Whether a statement was seen that changed what a connection would plan.
         self._stateful = False
         self._prepares = engine.dialect.driver in {PSYCOPG, ASYNCPG}
         self._forgets = engine.dialect.driver == PSYCOPG
-        self._listeners: dict[str, Callable[..., None]] = {
+        self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
             "after_cursor_execute": self._after,
             "handle_error": self._error,
@@ -165,10 +174,12 @@ class Watch:
     def listen(self) -> None:
         """Attach the hooks, or wake them up again."""
         self.active = True
+        self._tallies.allow_plain(allowed=not self._stateful)
         if not self._attached:
             self._attached = True
             for name, hook in self._listeners.items():
-                event.listen(self.engine, name, hook)
+                # A hook that returns what the event may change needs no wrapper of SQLAlchemy's.
+                event.listen(self.engine, name, hook, retval=hook == self._before)
 
     def unlisten(self) -> None:
         """Put the hooks to sleep.
@@ -176,72 +187,59 @@ class Watch:
         They stay attached: SQLAlchemy cannot take one off while another thread is calling it.
         """
         self.active = False
+        self._tallies.allow_plain(allowed=False)
 
     def after_fork(self) -> None:
         """Begin to count anew in a forked child: it has findings of its own."""
         self._tallies = Tallies()
+        self._tallies.allow_plain(allowed=self.active and not self._stateful)
         self._sampler = None
 
     def _before(
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-    ) -> None:
+    ) -> tuple[str, Any]:
         try:
             # By its module: gevent may replace it later.
             if threading.get_ident() not in OWN_THREADS:
                 context._planwatch_started = perf_counter()
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
+        return statement, parameters
 
     def _after(
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         try:
+            ended = perf_counter()
             # It is not there on PlanWatch's own thread, or if the hooks are younger.
             started = getattr(context, "_planwatch_started", None)
-            if started is None or context.execute_style is not _ONE or not self.active:
+            if started is None or context.execute_style is not _ONE:
                 return
-            ended = perf_counter()
-            duration_ms = (ended - started) * 1000
             compiled = context.compiled
             key = statement if compiled is None else compiled.string
-            tally = self._tallies.recent.get(key)
-            if tally is None or self._stateful or not tally.plain:
-                tally, key = self._tally(conn, key, context)
-                if tally.changes_state:
-                    self._note(conn, statement, parameters, context)
-                if not tally.explainable:
+            tally = self._tallies.plain.get(key)
+            if tally is None:
+                found = self._look(conn, key, statement, parameters, context)
+                if found is None:
                     return
+                tally, key = found
             if context.execution_options.get("planwatch", True) is False:
                 return
-            sampler = self._sampler or self._find_sampler()
-            sampler.count(tally, duration_ms)
-            threshold = None
-            if self._prepares and parameters:
-                repetition = tally.repetition
-                if repetition is not None and repetition.settled:
-                    threshold = repetition.threshold
-                else:
-                    threshold = self._repeat(tally, key, statement, parameters, conn)
-            due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
-            if due or self._keep_seen():
-                urgent = sampler.is_slow(duration_ms)
-                execution = _Execution(
-                    cursor,
-                    statement,
-                    parameters,
-                    context,
-                    key,
-                    duration_ms,
-                    urgent,
-                    None,
-                    threshold,
-                )
-                self._sample(execution, tally, due=due)
+            duration_ms = (ended - started) * 1000
+            durations = tally.durations
+            durations.append(duration_ms)
+            if len(durations) > MAX_LISTED:
+                tally.sum_up()
+            due = ended >= tally.next_sample or duration_ms > self._slow_ms
+            if due or self.has_panel:
+                ran = _Execution(cursor, statement, parameters, context, key, duration_ms)
+                self._consider(ran, tally, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
     def _error(self, exception: ExceptionContext) -> None:
         try:
+            ended = perf_counter()
             context: Any = exception.execution_context
             statement = exception.statement
             started = getattr(context, "_planwatch_started", None)
@@ -254,7 +252,6 @@ class Watch:
             tally, key = self._tally(context.root_connection, key, context)
             if not tally.explainable or context.execution_options.get("planwatch", True) is False:
                 return
-            duration_ms = (perf_counter() - started) * 1000
             original = exception.original_exception
             error = StatementError(
                 type(original).__name__,
@@ -262,20 +259,16 @@ class Watch:
                 disconnected=exception.is_disconnect,
                 nowait=_NOWAIT.search(statement) is not None,
             )
-            sampler = self._sampler or self._find_sampler()
-            sampler.count(tally, duration_ms, failed=True)
-            urgent = error.means_load or sampler.is_slow(duration_ms)
-            due = sampler.is_due(tally, duration_ms, urgent=urgent)
-            if due or self._keep_seen():
-                parameters = exception.parameters
-                execution = _Execution(
-                    None, statement, parameters, context, key, duration_ms, urgent, error
-                )
-                self._sample(execution, tally, due=due)
+            duration_ms = (ended - started) * 1000
+            tally.failed(duration_ms)
+            due = error.means_load or ended >= tally.next_sample or duration_ms > self._slow_ms
+            parameters = exception.parameters
+            ran = _Execution(None, statement, parameters, context, key, duration_ms, error)
+            self._consider(ran, tally, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
-    @_guarded
+    @_of_transaction
     def _commit(self, conn: Any, *_: Any) -> None:
         if self._prepares:
             for repetition in committed(conn):
@@ -283,26 +276,26 @@ class Watch:
         if self._stateful and (state := self._state(conn)):
             state.committed()
 
-    @_guarded
+    @_of_transaction
     def _rollback(self, conn: Any, *_: Any) -> None:
         if self._forgets:
             rolled_back(conn)
         if self._stateful and (state := self._state(conn)):
             state.rolled_back()
 
-    @_guarded
+    @_of_transaction
     def _savepoint(self, conn: Any, name: str, *_: Any) -> None:
         if self._stateful and (state := self._state(conn)):
             state.savepoint(name)
 
-    @_guarded
+    @_of_transaction
     def _rollback_savepoint(self, conn: Any, name: str, *_: Any) -> None:
         if self._forgets:
             rolled_back(conn)
         if self._stateful and (state := self._state(conn)):
             state.rolled_back(name)
 
-    @_guarded
+    @_of_transaction
     def _release_savepoint(self, conn: Any, name: str, *_: Any) -> None:
         if self._stateful and (state := self._state(conn)):
             state.released(name)
@@ -310,11 +303,35 @@ class Watch:
     def _failed(self, error: Exception) -> None:
         # Not even the counting may break the query.
         with suppress(Exception):
-            self._sink().failed(error)
+            self._sink.failed(error)
 
     def _find_sampler(self) -> Sampler:
-        self._sampler = self._sink().sampler
-        return self._sampler
+        sampler = self._sampler = self._sink.sampler
+        self._slow_ms = sampler.slow_ms
+        sampler.follow(self._tallies)
+        return sampler
+
+    def _look(
+        self, conn: Any, key: str, statement: str, parameters: Any, context: Any
+    ) -> tuple[Tally, str] | None:
+        """Return the tally of an execution that says more than its duration, None without one."""
+        if not self.active:
+            return None
+        if self._sampler is None:
+            self._find_sampler()
+        tally, known_by = self._tally(conn, key, context)
+        if tally.changes_state:
+            self._note(conn, statement, parameters, context)
+        if not tally.explainable:
+            return None
+        plain = not tally.changes_state and known_by is key
+        if self._prepares and parameters:
+            if context.execution_options.get("planwatch", True) is not False:
+                self._repeat(tally, key, statement, parameters, conn)
+            plain &= tally.repetition is not None and tally.repetition.settled
+        if plain:
+            self._tallies.add_plain(key, tally)
+        return tally, known_by
 
     def _tally(self, conn: Any, key: str, context: Any) -> tuple[Tally, str]:
         """Return what is counted of a statement, and the text that it is known by."""
@@ -350,12 +367,12 @@ class Watch:
         state = conn.info.setdefault(_STATE, ConnectionState())
         given = None if context.no_parameters and not parameters else copied(parameters)
         state.note(statement, given, autocommit=bool(conn.connection.dbapi_connection.autocommit))
-        self._stateful = True
+        if not self._stateful:
+            self._stateful = True
+            self._tallies.allow_plain(allowed=False)
 
-    def _repeat(
-        self, tally: Tally, key: str, statement: str, parameters: Any, conn: Any
-    ) -> int | None:
-        """Count a repetition; return the driver's threshold, None if it prepares nothing.
+    def _repeat(self, tally: Tally, key: str, statement: str, parameters: Any, conn: Any) -> None:
+        """Count a repetition, if the driver prepares what repeats.
 
         The statement is due when it is clear that it may be prepared, when PostgreSQL chooses, and
         with values that were not seen before.
@@ -363,9 +380,9 @@ class Watch:
         repetition = tally.repetition
         if repetition is None:
             repetition = tally.repetition = Repetition()
-        threshold = count(conn, key, repetition)
+        threshold = repetition.threshold = count(conn, key, repetition)
         if threshold is None:
-            return None
+            return
         # The text of an IN list is another one each time.
         looks = repetition.looks < MAX_LOOKS or statement is not repetition.text
         if looks and not is_large(parameters, MAX_SET_SIZE):
@@ -376,101 +393,95 @@ class Watch:
             repetition.due, repetition.chosen = False, chosen
             tally.next_sample = float("-inf")
         if repetition.most > threshold + CUSTOM_PLANS + 1 and repetition.looks >= MAX_LOOKS:
-            repetition.settled, repetition.threshold = True, threshold
-        return threshold
+            repetition.settled = True
 
-    def _sample(self, execution: _Execution, tally: Tally, *, due: bool) -> None:
+    def _consider(self, ran: _Execution, tally: Tally, now: float, *, due: bool) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
-        sink, keep_seen = self._sink(), self._keep_seen()
-        sampler = sink.sampler
-        once = sampler.interval == 0
-        record = request_record(self._app) if keep_seen or once else None
+        sampler = self._sampler or self._find_sampler()
+        shown, once = self.has_panel and self._app.debug, sampler.interval == 0
+        record = request_record(self._app) if shown or once else None
         identity = None
         if once and record is not None:
-            place = self._place(execution.context.root_connection)
-            identity = (id(self.engine), execution.key, place)
+            identity = (id(self.engine), ran.key, self._place(ran.context.root_connection))
         ticket, note = None, ""
-        if execution.error is not None and execution.error.means_load:
-            ticket = sink.submit(self._capture(execution, tally, sampler))
+        if ran.error is not None and ran.error.means_load:
+            ticket = self._sink.submit(self._capture(ran, tally, sampler))
             note = "" if ticket else _DROPPED
         elif not due:
             note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
         elif record is not None and identity is not None and record.was_sampled(identity):
             note = "inspected once in this request"
-        elif not sampler.spend(tally):
+        elif not sampler.spend(tally, now):
             note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None and identity is not None:
                 record.sample(identity)
-            ticket = sink.submit(self._capture(execution, tally, sampler))
+            ticket = self._sink.submit(self._capture(ran, tally, sampler))
             if ticket is None:
                 sampler.give_back(tally)
                 note = _DROPPED
-        if record is not None and keep_seen and len(record.seen) < MAX_STATEMENTS_SHOWN:
-            execution_ms = execution.duration_ms
-            record.seen.append(
-                Seen(execution.key, execution.parameters, execution_ms, ticket, note)
-            )
+        if record is not None and shown and len(record.seen) < MAX_STATEMENTS_SHOWN:
+            record.seen.append(Seen(ran.key, ran.parameters, ran.duration_ms, ticket, note))
 
-    def _capture(self, execution: _Execution, tally: Tally, sampler: Sampler) -> Capture:
-        context, parameters = execution.context, execution.parameters
+    def _capture(self, ran: _Execution, tally: Tally, sampler: Sampler) -> Capture:
+        cursor, statement, parameters, context, key, duration_ms, error = ran
         too_large = None
-        compiled = execution.statement if context.compiled is None else context.compiled.string
-        if len(compiled) > MAX_STATEMENT_SIZE or len(execution.statement) > MAX_PARAMETER_SIZE:
+        compiled = context.compiled
+        written = statement if compiled is None else compiled.string
+        if len(written) > MAX_STATEMENT_SIZE or len(statement) > MAX_PARAMETER_SIZE:
             too_large = SkipReason.STATEMENT_TOO_LARGE
         elif is_large(parameters, MAX_PARAMETER_SIZE):
             too_large = SkipReason.PARAMETERS_TOO_LARGE
-        rows = getattr(execution.cursor, "rowcount", -1)
         root = context.root_connection
-        connection = None if root.invalidated or root.closed else root.connection
+        known = None if root.invalidated or root.closed else self._known(root.connection)
+        origin = tally.origin = self._find_origin(tally.origin)
+        # By their order, which takes half the time.
         return Capture(
-            text=execution.key if too_large else execution.statement,
-            parameters=None if too_large else copied(parameters),
-            key=execution.key,
-            escaped=bool(parameters) or not context.no_parameters,
-            bind=self.bind,
-            database=self.database,
-            duration_ms=execution.duration_ms,
-            returned_rows=rows if isinstance(rows, int) and rows >= 0 else None,
-            location=self._find_location(),
-            endpoint=request.endpoint if has_request_context() else None,
-            calls=tally.calls,
-            total_ms=tally.total_ms,
-            all_total_ms=sampler.total_ms,
-            recent_ms=tuple(tally.recent),
-            error=execution.error,
-            urgent=execution.urgent,
-            too_large=too_large,
-            client_side=getattr(execution.cursor, "name", None) is None,
-            preparation=self._preparation(execution, tally),
-            construct=None if context.compiled is None else context.compiled.statement,
-            connection=None if connection is None else weakref.ref(connection.driver_connection),
-            state=NOTHING_SET if connection is None else self._session_state(connection),
-            span=current_span(),
+            key if too_large else statement,
+            None if too_large else copied(parameters),
+            key,
+            bool(parameters) or not context.no_parameters,
+            self.bind,
+            self.database,
+            duration_ms,
+            getattr(cursor, "rowcount", -1),
+            origin,
+            request.endpoint if has_request_context() else None,
+            tally,
+            sampler,
+            error,
+            duration_ms > self._slow_ms or (error is not None and error.means_load),
+            too_large,
+            getattr(cursor, "name", None) is None,
+            None if tally.repetition is None else self._preparation(ran, tally.repetition),
+            compiled,
+            None if known is None else known.connection,
+            NOTHING_SET if known is None else known.state,
+            current_span(),
         )
 
-    def _session_state(self, connection: Any) -> SessionState:
-        """Return what has to be true on PlanWatch's connection before it plans the statement."""
-        info = connection.info
-        known: SessionState | None = info.get(_KNOWN)
+    def _known(self, pooled: Any) -> _Known:
+        """Return what is known of a connection by now."""
+        info = pooled.info
+        known: _Known | None = info.get(_KNOWN)
         if known is None:
-            known = info[_KNOWN] = SessionState(**known_of(connection.dbapi_connection))
-        if known.search_path is not None:
-            path = search_path_of(connection.dbapi_connection)
-            if path != known.search_path:
-                known = info[_KNOWN] = replace(known, search_path=path)
-        state: ConnectionState | None = info.get(_STATE) if self._stateful else None
-        return known if state is None else known.changed(state.current())
+            driver = pooled.dbapi_connection
+            state, reader = SessionState(**known_of(driver)), search_path_reader(driver)
+            known = info[_KNOWN] = _Known(state, weakref.ref(pooled.driver_connection), reader)
+        path = known.search_path()
+        if path != known.state.search_path:
+            known = info[_KNOWN] = known._replace(state=replace(known.state, search_path=path))
+        changed: ConnectionState | None = info.get(_STATE) if self._stateful else None
+        if changed is None:
+            return known
+        return known._replace(state=known.state.changed(changed.current()))
 
-    def _preparation(self, execution: _Execution, tally: Tally) -> Preparation | None:
-        if execution.threshold is None or tally.repetition is None:
+    def _preparation(self, ran: _Execution, repetition: Repetition) -> Preparation | None:
+        if repetition.threshold is None or ran.error is not None:
             return None
         happened = None
         if self._app.debug:
-            happened = plans_made(
-                execution.context.root_connection, execution.statement, execution.parameters
-            )
-        names = getattr(execution.context.compiled, "positiontup", None)
-        return tally.repetition.preparation(
-            self.engine.dialect.driver, execution.threshold, happened, names
-        )
+            happened = plans_made(ran.context.root_connection, ran.statement, ran.parameters)
+        names = getattr(ran.context.compiled, "positiontup", None)
+        driver = self.engine.dialect.driver
+        return repetition.preparation(driver, repetition.threshold, happened, names)

@@ -400,7 +400,9 @@ class Inspector:
     def _timings(self, capture: Capture, plan: Plan) -> Timings:
         """Return how long the statement took, and learn from it what is normal."""
         identity = statement_of(capture).fingerprint
-        timings = Timings(capture.recent_ms, self.session.round_trip_ms, self.pace.normal(identity))
+        timings = Timings(
+            capture.tally.recent, self.session.round_trip_ms, self.pace.normal(identity)
+        )
         spent = timings.spent_ms(plan, capture.returned_rows)
         if spent is not None and capture.client_side and plan.only_reads:
             self.pace.record(identity, spent / plan.total_cost)
@@ -451,7 +453,7 @@ def _finding(capture: Capture, hit: Hit) -> Finding:
         location=capture.location,
         endpoint=capture.endpoint,
         duration_ms=round(capture.duration_ms, 3),
-        calls=capture.calls,
+        calls=capture.tally.calls,
         error=capture.error,
     )
 
@@ -549,8 +551,9 @@ def _severity(capture: Capture, hit: Hit) -> Severity:
         return Severity.CRITICAL
     if hit.small:
         return Severity.INFO
-    enough = capture.all_total_ms >= MEANINGFUL_TOTAL_MS
-    if enough and capture.total_ms / capture.all_total_ms >= CRITICAL_SHARE:
+    all_total_ms = capture.sampler.total_ms
+    enough = all_total_ms >= MEANINGFUL_TOTAL_MS
+    if enough and capture.tally.total_ms / all_total_ms >= CRITICAL_SHARE:
         return Severity.CRITICAL
     if capture.duration_ms < NEGLIGIBLE_MS and not enough:
         return Severity.INFO
@@ -559,7 +562,7 @@ def _severity(capture: Capture, hit: Hit) -> Severity:
 
 def _basis(capture: Capture, hit: Hit, schema: Schema) -> str:
     """Return what a finding rests on: executions, elapsed time, and how far rows are known."""
-    times = "once" if capture.calls == 1 else f"{capture.calls:,} times"
+    times = "once" if capture.tally.calls == 1 else f"{capture.tally.calls:,} times"
     said = [f"It ran {times} so far, and took {capture.duration_ms:,.1f} ms this time"]
     leaves = schema.leaves(hit.suspicion.relation)
     if hit.suspicion.relation.key and not any(leaf.has_statistics for leaf in leaves):

@@ -6,10 +6,10 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
+from enum import IntEnum
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
 import click
 from flask import Flask
@@ -29,7 +29,7 @@ _BEGINNING_IDS = frozenset(map(id, _BEGINNINGS))
 #: Frames looked at before giving up: Flask's default recursion limit allows no deeper stack.
 _MAX_FRAMES = 1000
 
-#: Files of which it is known whether they are the app's own; the one needed longest ago goes first.
+#: Files of which it is known whether they are the app's own; then all are judged anew.
 MAX_FILES = 4096
 
 
@@ -50,46 +50,93 @@ _SCRIPTS = _folders([sysconfig.get_path("scripts")])
 _PLANWATCH = os.path.join(os.path.realpath(os.path.dirname(__file__)), "")
 
 
-def location_finder(app_root: str) -> Callable[[], Location | None]:
+class Origin(NamedTuple):
+    """Where a statement came from, as it is found while it runs.
+
+    `template` is that of Jinja that the code was made of. `library` tells that the app's own code
+    has no part in it. `depth` is how many calls lie between, and `inner` the code of the first of
+    them; without an app's code, or with a greenlet between, there is no depth.
+    """
+
+    code: CodeType
+    instruction: int
+    template: Any
+    library: bool
+    depth: int = 0
+    inner: CodeType | None = None
+
+    @property
+    def location(self) -> Location:
+        """The line of code: to find it takes as long as to find the origin."""
+        lines = self.code.co_lines()
+        line = next((line for _, end, line in lines if self.instruction < end), None)
+        line = line or self.code.co_firstlineno
+        if self.template is not None:
+            # A template runs as Python code with lines of its own.
+            line = self.template.get_corresponding_lineno(line)
+        return Location(self.code.co_filename, line, self.code.co_qualname, self.library)
+
+
+class _Kind(IntEnum):
+    """What the code of a file may be to a statement; none is 0, like a file that is not known."""
+
+    THE_WAY = 1
+    BEGINNING = 2
+    LIBRARY = 3
+    OWN = 4
+
+
+_THE_WAY, _LIBRARY, _OWN = _Kind.THE_WAY, _Kind.LIBRARY, _Kind.OWN
+
+
+def origin_finder(app_root: str) -> Callable[[Origin | None], Origin | None]:
     """Return a function that tells which line of an app's code is running right now.
 
-    `app_root` is `app.root_path`: what lies in it is the app's own code even if the app was
-    installed into site-packages.
+    It is given where the same statement came from the last time, and looks there first. `app_root`
+    is `app.root_path`: what lies in it is the app's own code even if the app was installed into
+    site-packages.
     """
     root = os.path.join(os.path.realpath(app_root), "")
     if root in _INSTALLED:
         root = ""
+    kinds: dict[str, _Kind] = {}
 
-    @lru_cache(maxsize=MAX_FILES)
-    def is_own(filename: str) -> bool:
-        return _is_own(filename, root)
+    def judge(frame: FrameType) -> _Kind:
+        filename = frame.f_code.co_filename
+        if len(kinds) >= MAX_FILES:
+            kinds.clear()
+        kind = kinds[filename] = _kind(filename, frame.f_globals.get("__name__"), root)
+        return kind
 
-    def find() -> Location | None:
-        fallback: FrameType | None = None
-        for frame in _current_frames():
-            if is_own(frame.f_code.co_filename):
-                return _location(frame, library=False)
-            if fallback is None and _could_be_origin(
-                frame.f_code.co_filename, frame.f_globals.get("__name__")
-            ):
-                fallback = frame
-        return _location(fallback, library=True) if fallback else None
+    def find(earlier: Origin | None) -> Origin | None:
+        if earlier is not None and (same := _same_way(earlier)) is not None:
+            return same
+        library: FrameType | None = None
+        inner: FrameType | None = None
+        frame: FrameType | None = sys._getframe(1)
+        greenlet = _async_greenlet()
+        switched = False
+        for depth in range(1, _MAX_FRAMES):
+            if frame is None:
+                if greenlet is None:
+                    break
+                # What awaits the statement goes on in the greenlet that this one came from.
+                frame, greenlet, switched = greenlet.parent.gr_frame, None, True
+                continue
+            kind = kinds.get(frame.f_code.co_filename) or judge(frame)
+            if kind is not _THE_WAY:
+                if kind is _OWN:
+                    if switched or inner is None:
+                        return _origin(frame, library=False)
+                    return _origin(frame, library=False, depth=depth, inner=inner.f_code)
+                if id(frame.f_code) in _BEGINNING_IDS:
+                    break
+                if library is None and kind is _LIBRARY:
+                    library = frame
+            inner, frame = frame, frame.f_back
+        return None if library is None else _origin(library, library=True)
 
     return find
-
-
-def _current_frames() -> Iterator[FrameType]:
-    """Yield the frames of the current request or command, innermost first."""
-    frame: FrameType | None = sys._getframe(2)
-    greenlet = _async_greenlet()
-    for _ in range(_MAX_FRAMES):
-        if frame is None or id(frame.f_code) in _BEGINNING_IDS:
-            return
-        yield frame
-        frame = frame.f_back
-        if frame is None and greenlet is not None:
-            # What awaits the statement goes on in the greenlet that this one came from.
-            frame, greenlet = greenlet.parent.gr_frame, None
 
 
 def _async_greenlet() -> Any:
@@ -115,19 +162,40 @@ def _is_installed(path: str) -> bool:
     return "site-packages" in parts or "dist-packages" in parts
 
 
-@lru_cache(maxsize=MAX_FILES)
-def _could_be_origin(filename: str, module: object) -> bool:
+def _kind(filename: str, module: object, app_root: str) -> _Kind:
+    if _is_own(filename, app_root):
+        return _Kind.OWN
+    if filename == Flask.wsgi_app.__code__.co_filename:
+        return _Kind.BEGINNING
     # site-packages lie inside the standard library's folder.
     nameless = filename.startswith(("<", *_STANDARD_LIBRARY, *_SCRIPTS))
     if nameless and not _is_installed(filename):
-        return False
-    return str(module or "").partition(".")[0] not in _MACHINERY
+        return _Kind.THE_WAY
+    machinery = str(module or "").partition(".")[0] in _MACHINERY
+    return _Kind.THE_WAY if machinery else _Kind.LIBRARY
 
 
-def _location(frame: FrameType, *, library: bool) -> Location:
-    line = frame.f_lineno
+def _same_way(earlier: Origin) -> Origin | None:
+    """Return the origin if a statement comes the same way as before, from whatever line.
+
+    To walk there would make an object of each frame, which takes longer than all else that is done
+    with a capture. The same code at the same depth, with the same below it, is the same way.
+    """
+    if not earlier.depth:
+        return None
+    try:
+        frame, inner = sys._getframe(earlier.depth + 1), sys._getframe(earlier.depth)
+    except ValueError:
+        return None
+    if frame.f_code is not earlier.code or inner.f_code is not earlier.inner:
+        return None
+    if frame.f_lasti == earlier.instruction:
+        return earlier
+    return earlier._replace(instruction=frame.f_lasti)
+
+
+def _origin(
+    frame: FrameType, *, library: bool, depth: int = 0, inner: CodeType | None = None
+) -> Origin:
     template = frame.f_globals.get("__jinja_template__")
-    if template is not None:
-        # A template runs as Python code with lines of its own.
-        line = template.get_corresponding_lineno(line)
-    return Location(frame.f_code.co_filename, line, frame.f_code.co_qualname, library)
+    return Origin(frame.f_code, frame.f_lasti, template, library, depth, inner)

@@ -106,6 +106,8 @@ class Watcher:
     def attach(self) -> None:
         """Listen to the engines that Flask-SQLAlchemy has by now, and join the toolbar."""
         self.has_panel = self.has_panel or add_panel(self._app)
+        for watched in list(self._engines.values()):
+            watched.watch.has_panel = self.has_panel
         database = self._app.extensions.get("sqlalchemy")
         if database is None or not hasattr(type(database), "engines"):
             return
@@ -293,9 +295,7 @@ class _WatchedEngine:
             engine,
             bind,
             database,
-            sink=lambda: self,
-            # Outside debug mode the panel shows nothing, so that no values are kept for it.
-            keep_seen=lambda: watcher.has_panel and watcher._app.debug,
+            sink=self,
         )
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
@@ -333,7 +333,7 @@ class _WatchedEngine:
         the first of its statement stands for all.
         """
         job = partial(self._inspect, capture)
-        if not capture.failed:
+        if capture.error is None or not capture.failed:
             return self._watcher.worker.submit(job)
         kept = self._kept.get(capture.key)
         if kept is None or kept.done:
@@ -349,6 +349,7 @@ class _WatchedEngine:
 
     def start(self) -> None:
         """Listen, unless that happens already."""
+        self.watch.has_panel = self._watcher.has_panel
         self.session.resume()
         self.watch.listen()
 

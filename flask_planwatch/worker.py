@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from heapq import heappop, heappush
+from itertools import count
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -61,40 +62,34 @@ def _before_fork() -> bool:
     return not (uwsgi.worker_id() or uwsgi.mule_id() or uwsgi.i_am_the_spooler())
 
 
+#: Inspects one capture: is given its ticket and whether this is the last try, returns whether it
+#: is done, and does not raise.
+Job = Callable[["Ticket", bool], bool]
+
+
 class Ticket:
-    """What becomes of one accepted capture. `inspection` may be an interim one until `done`."""
+    """One accepted job, and what becomes of it.
 
-    __slots__ = ("done", "inspection")
+    `inspection` may be an interim one until it is `done`. The last try is not before the time
+    `until`, and `pause` are the seconds between the latest two tries.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("done", "inspection", "job", "pause", "until")
+
+    def __init__(self, job: Job, until: float) -> None:
+        self.job = job
+        self.until = until
+        self.pause = 0.0
         self.inspection: Inspection | None = None
         self.done = False
 
 
-#: Inspects one capture: is given its ticket and whether this is the last try, returns whether it
-#: is done, and does not raise.
-Job = Callable[[Ticket, bool], bool]
-
-
-class _Task(NamedTuple):
-    """One job; `until` is the time of its last try, `pause` the seconds before this one.
-
-    Tasks are ordered by the time that they are due at, and by their number.
-    """
+class _Retry(NamedTuple):
+    """Another try; those that are due at the same time come by their number."""
 
     due: float
     number: int
-    job: Job
     ticket: Ticket
-    until: float
-    pause: float = 0.0
-    last_try: bool = False
-
-    def again(self) -> _Task:
-        """Return the next try, twice as late as the one before; the last is not before its time."""
-        pause = min(self.pause * 2, MAX_PAUSE) or RETRY_SECONDS
-        due = monotonic() + pause
-        return self._replace(due=due, pause=pause, last_try=due >= self.until)
 
 
 class Worker:
@@ -107,7 +102,6 @@ class Worker:
     def __init__(self, *, let_go: Callable[[], None], abandon: Callable[[], None]) -> None:
         self._let_go = let_go
         self._abandon = abandon
-        self._number = 0
         self._reset()
         _WORKERS.add(self)
 
@@ -119,21 +113,18 @@ class Worker:
         """
         if not self._settled:
             self._settle()
-        with self._changed:
+        # The lock itself: the way to it through the condition takes longer.
+        with self._lock:
             room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
-            if len(self._pending) >= room or self._closed:
+            full = len(self._pending) >= room or self._closed
+            # Before the job is there: a greenlet would start with it, and the app wait for it.
+            if full or (self._thread is None and not self._start()):
                 self.dropped += 1
                 return None
-            # Before the task is there: a greenlet would start with it, and the app wait for it.
-            if not self.alive and not self._start():
-                self.dropped += 1
-                return None
-            ticket = Ticket()
-            self._number += 1
+            ticket = Ticket(job, monotonic() + patience if patience else 0.0)
             self._pending.add(ticket)
             self.accepted += 1
-            task = _Task(0.0, self._number, job, ticket, until=monotonic() + patience)
-            self._queues.put(task, first=first)
+            self._queues.put(ticket, first=first)
         return ticket
 
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
@@ -162,8 +153,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the thread is running."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
+        return self._thread is not None
 
     @property
     def waiting(self) -> int:
@@ -182,7 +172,8 @@ class Worker:
         self._abandon()
 
     def _reset(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._pending: set[Ticket] = set()
         self._queues = _Queues()
         self._thread: threading.Thread | None = None
@@ -197,7 +188,8 @@ class Worker:
         """
         with _SETTLING:
             if not self._settled:
-                self._changed = threading.Condition()
+                self._lock = threading.RLock()
+                self._changed = threading.Condition(self._lock)
                 self._queues = _Queues()
                 self._settled = True
 
@@ -219,20 +211,18 @@ class Worker:
         self._thread = thread
         return True
 
-    def _process(self, task: _Task) -> _Task | None:
-        """Run one job; return its task again, due later, if it gets one more try."""
+    def _process(self, ticket: Ticket, *, last_try: bool) -> bool:
+        """Run one job; return whether it is done."""
         done = True
         # Whatever a job raises: the thread lives on, and nobody waits for it for ever.
         with suppress(BaseException):
-            done = task.job(task.ticket, task.last_try)
+            done = ticket.job(ticket, last_try)
         with self._changed:
             if done:
-                task.ticket.done = True
-                self._pending.discard(task.ticket)
+                ticket.done = True
+                self._pending.discard(ticket)
             self._changed.notify_all()
-        if done:
-            return None
-        return task.again()
+        return done
 
     def _retire(self) -> bool:
         """End the thread if there is nothing to do; False if something came in meanwhile."""
@@ -243,32 +233,38 @@ class Worker:
         self._let_go()
         return True
 
+    def _ended(self) -> None:
+        """Let the next job start another thread, whatever ended this one."""
+        with self._changed:
+            if self._thread is threading.current_thread():
+                self._thread = None
+
 
 class _Queues:
-    """What waits to be done: the tasks that go first, and all others."""
+    """What waits to be done: the jobs that go first, and all others."""
 
     def __init__(self) -> None:
         # A SimpleQueue is reentrant: a signal handler or a finaliser may run a statement.
-        self._first: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self._others: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._first: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._others: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
 
-    def put(self, task: _Task, *, first: bool) -> None:
-        """Add a task, and wake the thread up."""
+    def put(self, ticket: Ticket, *, first: bool) -> None:
+        """Add a job, and wake the thread up."""
         if first:
-            self._first.put(task)
+            self._first.put(ticket)
         # None only wakes the thread up.
-        self._others.put(None if first else task)
+        self._others.put(None if first else ticket)
 
-    def get(self, timeout: float) -> _Task | None:
-        """Return the next task; None if there was none for so many seconds, or after a wake-up."""
-        task = self.get_first()
-        if task is None:
+    def get(self, timeout: float) -> Ticket | None:
+        """Return the next job; None if there was none for so many seconds, or after a wake-up."""
+        ticket = self.get_first()
+        if ticket is None:
             with suppress(queue.Empty):
-                task = self._others.get(timeout=timeout) or self.get_first()
-        return task
+                ticket = self._others.get(timeout=timeout) or self.get_first()
+        return ticket
 
-    def get_first(self) -> _Task | None:
-        """Return the next task of those that go first, None if there is none."""
+    def get_first(self) -> Ticket | None:
+        """Return the next job of those that go first, None if there is none."""
         with suppress(queue.Empty):
             return self._first.get_nowait()
         return None
@@ -279,32 +275,38 @@ class _Queues:
 
 
 def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
-    """The thread: takes tasks until the worker has been idle, or is gone."""
+    """The thread: takes jobs until the worker has been idle, or is gone."""
     OWN_THREADS.add(threading.get_ident())
     try:
         _work_on(reference, queues)
     finally:
         OWN_THREADS.discard(threading.get_ident())
+        if (worker := reference()) is not None:
+            worker._ended()
 
 
 def _work_on(reference: weakref.ref[Worker], queues: _Queues) -> None:
-    later: list[_Task] = []
+    retries: list[_Retry] = []
+    numbers = count()
     while True:
-        wait = later[0].due - monotonic() if later else IDLE_SECONDS
-        task = queues.get(wait) if wait > 0 else queues.get_first()
-        if task is None and later and later[0].due <= monotonic():
-            task = heappop(later)
+        wait = retries[0].due - monotonic() if retries else IDLE_SECONDS
+        ticket = queues.get(wait) if wait > 0 else queues.get_first()
+        last_try = False
+        if ticket is None and retries and retries[0].due <= monotonic():
+            due, _, ticket = heappop(retries)
+            last_try = due >= ticket.until
         worker = reference()
         if worker is None:
             return
-        if task is None:
-            if not later and worker._retire():
+        if ticket is None:
+            if not retries and worker._retire():
                 return
             continue
-        again = worker._process(task)
-        if again is not None:
-            heappush(later, again)
-        del worker, task, again
+        if not worker._process(ticket, last_try=last_try):
+            # Each pause is twice as long as the one before.
+            ticket.pause = min(ticket.pause * 2, MAX_PAUSE) or RETRY_SECONDS
+            heappush(retries, _Retry(monotonic() + ticket.pause, next(numbers), ticket))
+        del worker, ticket
 
 
 _WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()

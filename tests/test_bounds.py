@@ -34,8 +34,8 @@ from flask_planwatch.plan import predicate, structure
 from flask_planwatch.report import log, store
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.request_record import RequestRecord
-from flask_planwatch.sampling import MAX_STATEMENTS
 from flask_planwatch.server import catalog
+from flask_planwatch.tally import MAX_STATEMENTS
 
 from .models import User
 

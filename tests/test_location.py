@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import sqlalchemy as sa
 from flask import render_template_string
 from sqlalchemy import func
 
-from flask_planwatch.location import location_finder
+from flask_planwatch.location import origin_finder
+from flask_planwatch.signals import statement_inspected
 
 from .models import User
 
@@ -189,7 +192,8 @@ def test_an_app_that_is_installed_is_its_own_code(tmp_path):
     exec(asked, names)
 
     def location(root):
-        return names["ask"](location_finder(str(root)))
+        find = origin_finder(str(root))
+        return names["ask"](partial(find, None)).location
 
     assert location(package).path == str(package / "views.py")
     assert not location(package).library
@@ -206,3 +210,42 @@ def test_text_without_a_template_file(watched):
     watched.app.test_client().get("/")
     (finding,) = watched.findings()
     assert finding.location.path == HERE
+
+
+@pytest.fixture
+def every(story, watch):
+    """An app whose statements run outside of requests, where each execution is inspected."""
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=0)
+    lines = []
+    statement_inspected.connect(
+        lambda sender, inspection: lines.append(inspection.location.line), weak=False
+    )
+    with watched.app.app_context():
+        yield watched, lines
+
+
+def test_the_same_statement_from_several_lines(every):
+    watched, lines = every
+
+    def ask():
+        return watched.db.session.execute(LOGIN).all()  # a shared helper
+
+    def ask_again(depth=0):
+        if depth:
+            return ask_again(depth - 1)
+        return watched.db.session.execute(LOGIN).all()  # at several depths
+
+    for _ in range(2):
+        ask()
+        watched.db.session.execute(LOGIN).all()  # here
+        watched.db.session.execute(LOGIN).all()  # and there
+        watched.db.session.scalars(LOGIN).all()  # through another method
+        ask_again()
+        ask_again(1)
+        ask_again(2)
+        [watched.db.session.execute(LOGIN) for _ in range(2)]  # in a comprehension
+    assert watched.planwatch.flush(30)
+    deep = line_of("at several depths")
+    marks = ["a shared helper", "here", "and there", "through another method"]
+    once = [*map(line_of, marks), deep, deep, deep, *[line_of("in a comprehension")] * 2]
+    assert lines == once * 2

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from flask_planwatch import sampling
-from flask_planwatch.sampling import Sampler, Tallies, Tally
+from flask_planwatch.sampling import Sampler
 from flask_planwatch.settings import read_settings
+from flask_planwatch.tally import Tally
 
 
 class Clock:
@@ -41,8 +41,12 @@ def allowed(sampler: Sampler, tries: int = 1000) -> int:
     return sum(sampler.spend(tally()) for _ in range(tries))
 
 
+def is_due(clock: Clock, one: Tally) -> bool:
+    return clock.now >= one.next_sample
+
+
 def test_a_new_statement_is_due(clock):
-    assert make(clock).is_due(tally(), 1)
+    assert is_due(clock, tally())
 
 
 @pytest.mark.parametrize(
@@ -52,33 +56,20 @@ def test_an_inspected_statement_is_due_after_the_interval(clock, seconds, due):
     sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
     sampler.spend(one)
     clock.now += seconds
-    assert sampler.is_due(one, 1) is due
+    assert is_due(clock, one) is due
 
 
 def test_an_interval_of_one_statement_is_not_that_of_another(clock):
     sampler, one, other = make(clock), tally(), tally()
     sampler.spend(one)
-    assert not sampler.is_due(one, 1)
-    assert sampler.is_due(other, 1)
+    assert not is_due(clock, one)
+    assert is_due(clock, other)
 
 
 def test_without_an_interval_a_statement_is_always_due(clock):
     sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
     sampler.spend(one)
-    assert sampler.is_due(one, 1)
-
-
-@pytest.mark.parametrize(("duration", "due"), [(1, False), (200, False), (200.1, True)])
-def test_a_slow_execution_does_not_wait(clock, duration, due):
-    sampler, one = make(clock, SLOW_STATEMENT_MS=200), tally()
-    sampler.spend(one)
-    assert sampler.is_due(one, duration) is due
-
-
-def test_an_urgent_execution_does_not_wait(clock):
-    sampler, one = make(clock), tally()
-    sampler.spend(one)
-    assert sampler.is_due(one, 1, urgent=True)
+    assert is_due(clock, one)
 
 
 def test_the_budget_of_a_minute(clock):
@@ -132,7 +123,7 @@ def test_a_statement_over_budget_stays_due(clock):
     sampler, one = make(clock, INSPECTIONS_PER_MINUTE=1), tally()
     assert sampler.spend(tally())
     assert not sampler.spend(one)
-    assert sampler.is_due(one, 1)
+    assert is_due(clock, one)
 
 
 def test_slow_and_urgent_executions_are_within_the_budget(clock):
@@ -154,7 +145,7 @@ def test_a_clock_that_jumps_ahead_gives_one_minutes_budget(clock):
     sampler, one = make(clock, INSPECTIONS_PER_MINUTE=60), tally()
     sampler.spend(one)
     clock.now += 1e9
-    assert sampler.is_due(one, 1)
+    assert is_due(clock, one)
     assert allowed(sampler) == 60
 
 
@@ -176,41 +167,3 @@ def test_threads_share_the_budget(clock):
         thread.join()
     sys.setswitchinterval(interval)
     assert sum(counts) == sampler.over_budget == 20_000
-
-
-def test_tallies_are_kept_by_text():
-    tallies = Tallies()
-    one = tallies.add("SELECT 1", Tally(explainable=True))
-    other = tallies.add("COMMIT", Tally(explainable=False))
-    assert tallies.recent == {"SELECT 1": one, "COMMIT": other}
-    assert len(tallies) == 2
-
-
-def test_a_tally_is_never_started_anew():
-    tallies = Tallies()
-    one = tallies.add("SELECT 1", Tally(explainable=True, calls=1))
-    assert tallies.add("SELECT 1", Tally(explainable=True)) is one
-
-
-def test_tallies_are_bounded_and_those_that_did_not_run_go(monkeypatch):
-    monkeypatch.setattr(sampling, "MAX_STATEMENTS", 3)
-    tallies = Tallies()
-    kept = tallies.add("often", Tally(explainable=True))
-    for number in range(20):
-        tallies.add(number, Tally(explainable=True))
-        if "often" not in tallies.recent:
-            tallies.add("often", Tally(explainable=True))
-        assert len(tallies) <= 6
-    assert tallies.add(19, Tally(explainable=True, calls=7)).calls == 0
-    assert tallies.add("often", Tally(explainable=True)) is kept
-    assert tallies.add(0, Tally(explainable=True, calls=7)).calls == 7
-
-
-def test_the_latest_executions_are_kept(clock):
-    sampler, one = make(clock), tally()
-    for duration in range(25):
-        sampler.count(one, float(duration))
-    assert sorted(one.recent) == list(range(15, 25))
-    sampler.count(one, 99.0, failed=True)
-    assert 99.0 not in one.recent
-    assert (one.calls, one.total_ms) == (26, sum(range(25)) + 99)

@@ -37,8 +37,7 @@ def steady(monkeypatch):
     original = standing.circumstances
 
     def circumstances(capture, *others):
-        recent = capture.recent_ms[-1:] * 3
-        return original(capture._replace(urgent=False, recent_ms=recent), *others)
+        return original(capture._replace(urgent=False), *others)
 
     monkeypatch.setattr("flask_planwatch.inspection.circumstances", circumstances)
 

@@ -14,7 +14,7 @@ from ..models import Badge
 from .comparing import LOGIN, compare, run, skipped
 
 
-@pytest.mark.parametrize("hook", ["_tally", "_capture", "_find_location"])
+@pytest.mark.parametrize("hook", ["_tally", "_capture", "_find_origin", "_look"])
 def test_a_hook_that_raises_is_counted_and_breaks_nothing(watched, monkeypatch, caplog, hook):
     def broken(*args, **kwargs):
         raise RuntimeError("boom: a compared value")
@@ -29,6 +29,15 @@ def test_a_hook_that_raises_is_counted_and_breaks_nothing(watched, monkeypatch, 
     (record,) = caplog.records
     assert "RuntimeError" in record.getMessage()
     assert "compared value" not in caplog.text
+
+
+def test_a_clock_that_raises_breaks_nothing(watched, monkeypatch):
+    def broken():
+        raise OSError
+
+    monkeypatch.setattr("flask_planwatch.hooks.perf_counter", broken)
+    assert run(watched, sa.select(Badge.id).limit(1)) == [(1,)]
+    assert watched.planwatch.stats()["errors"] == 2
 
 
 def test_an_inspection_that_raises_is_a_named_skip(watched, monkeypatch):

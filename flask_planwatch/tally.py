@@ -1,0 +1,131 @@
+"""How often each statement ran, and how long it took."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from .location import Origin
+from .repetition import Repetition
+
+#: Statements whose tallies are kept at least; a large app has some thousand. Up to twice as many
+#: are, and those that ran least recently go first.
+MAX_STATEMENTS = 10_000
+
+#: Latest executions of a statement whose times are kept: the fastest of them is what it takes when
+#: nothing is in its way, and they are few enough to follow a change.
+MAX_RECENT = 10
+
+#: Durations that are listed before those that are not recent become a sum: one addition for each
+#: execution would cost the application more than all else that is counted.
+MAX_LISTED = 16
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often one statement ran, how long it took in ms, and when it may be sampled again.
+
+    `durations` are the latest executions that succeeded, the last one last, at most MAX_LISTED; all
+    others are only counted. `repetition` is what is known of it where the driver may prepare it on
+    the server, else None. `origin` is where its latest capture came from.
+    """
+
+    explainable: bool
+    changes_state: bool = False
+    next_sample: float = float("-inf")
+    durations: list[float] = field(default_factory=list)
+    repetition: Repetition | None = None
+    origin: Origin | None = None
+    _others: int = 0
+    _others_ms: float = 0.0
+
+    @property
+    def calls(self) -> int:
+        """How often it ran."""
+        return self._others + len(self.durations)
+
+    @property
+    def total_ms(self) -> float:
+        """How long all executions took."""
+        return self._others_ms + sum(self.durations)
+
+    @property
+    def recent(self) -> tuple[float, ...]:
+        """The latest executions that succeeded."""
+        return tuple(self.durations[-MAX_RECENT:])
+
+    def failed(self, duration_ms: float) -> None:
+        """Count an execution that tells nothing of how long the statement takes."""
+        self._others += 1
+        self._others_ms += duration_ms
+
+    def sum_up(self) -> None:
+        """Keep only a sum of the durations that are not recent.
+
+        It needs no lock: each duration is taken off the list by one thread only.
+        """
+        older = []
+        with suppress(IndexError):
+            while len(self.durations) > MAX_RECENT:
+                older.append(self.durations.pop(0))
+        self._others += len(older)
+        self._others_ms += sum(older)
+
+
+class Tallies:
+    """The tallies of one engine's statements, by their text as compiled.
+
+    They are kept in two generations: when there are too many, those that did not run since the last
+    time are forgotten. So the hot path need not keep them in order. `plain` are those of the recent
+    generation of which an execution tells nothing but its duration.
+    """
+
+    def __init__(self) -> None:
+        self.recent: dict[Hashable, Tally] = {}
+        self.plain: dict[str, Tally] = {}
+        self._older: dict[Hashable, Tally] = {}
+        self._forgotten = Tally(explainable=False)
+        self._any_plain = True
+        # A signal handler or a finaliser may run a statement in the midst of another one.
+        self._lock = threading.RLock()
+
+    def add(self, identity: Hashable, new: Tally) -> Tally:
+        """Return the tally of a statement that is not in `recent`; `new` if there is none."""
+        with self._lock:
+            known = self.recent.get(identity) or self._older.pop(identity, new)
+            if len(self.recent) >= MAX_STATEMENTS:
+                forgotten, self._older = self._older, self.recent
+                self.recent, self.plain = {}, {}
+                self._forgotten = _sum([self._forgotten, *forgotten.values()])
+            self.recent[identity] = known
+            return known
+
+    def add_plain(self, text: str, tally: Tally) -> None:
+        """Remember that nothing but the durations of this statement is worth a look."""
+        with self._lock:
+            if self._any_plain and text in self.recent:
+                self.plain[text] = tally
+
+    def allow_plain(self, *, allowed: bool) -> None:
+        """Say whether there may be plain statements from now on; without, each is looked at."""
+        with self._lock:
+            self._any_plain, self.plain = allowed, {}
+
+    def total(self) -> Tally:
+        """Return what all statements ran together."""
+        with self._lock:
+            known = [self._forgotten, *self.recent.values(), *self._older.values()]
+        return _sum(known)
+
+    def __len__(self) -> int:
+        return len(self.recent) + len(self._older)
+
+
+def _sum(tallies: Iterable[Tally]) -> Tally:
+    total = Tally(explainable=False)
+    for tally in tallies:
+        total._others += tally.calls
+        total._others_ms += tally.total_ms
+    return total

@@ -1,0 +1,123 @@
+"""What is counted of each statement, and how many statements are known."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from flask_planwatch import tally as module
+from flask_planwatch.tally import MAX_LISTED, MAX_RECENT, Tallies, Tally
+
+
+def ran(tally: Tally, *durations: float) -> Tally:
+    """Count executions as the hooks do."""
+    for duration in durations:
+        tally.durations.append(duration)
+        if len(tally.durations) > MAX_LISTED:
+            tally.sum_up()
+    return tally
+
+
+def new(*durations: float) -> Tally:
+    return ran(Tally(explainable=True), *durations)
+
+
+def test_the_latest_executions_are_kept_in_their_order():
+    tally = new(*map(float, range(25)))
+    assert tally.recent == tuple(map(float, range(15, 25)))
+    tally.failed(99.0)
+    assert 99.0 not in tally.recent
+    assert (tally.calls, tally.total_ms) == (26, sum(range(25)) + 99)
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_RECENT, MAX_LISTED, MAX_LISTED + 1, 1000])
+def test_each_execution_counts_once(count):
+    tally = new(*[2.0] * count)
+    assert (tally.calls, tally.total_ms) == (count, 2.0 * count)
+    assert len(tally.durations) <= MAX_LISTED
+    assert len(tally.recent) == min(count, MAX_RECENT)
+
+
+def test_no_duration_is_counted_by_two_threads():
+    tally = Tally(explainable=True)
+    together = threading.Barrier(4)
+
+    def run() -> None:
+        together.wait()
+        ran(tally, *[1.0] * 5000)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tally.durations) <= MAX_LISTED + 4
+    assert tally.calls == tally.total_ms <= 20_000
+
+
+def test_they_are_kept_by_text():
+    tallies = Tallies()
+    one = tallies.add("SELECT 1", new())
+    other = tallies.add("COMMIT", Tally(explainable=False))
+    assert tallies.recent == {"SELECT 1": one, "COMMIT": other}
+    assert len(tallies) == 2
+
+
+def test_none_is_started_anew():
+    tallies = Tallies()
+    one = tallies.add("SELECT 1", new(1.0))
+    assert tallies.add("SELECT 1", new()) is one
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let three statements be as many as are kept."""
+    monkeypatch.setattr(module, "MAX_STATEMENTS", 3)
+    return Tallies()
+
+
+def test_they_are_bounded_and_those_that_did_not_run_go(few):
+    kept = few.add("often", new())
+    for number in range(20):
+        few.add(number, new())
+        if "often" not in few.recent:
+            few.add("often", new())
+        assert len(few) <= 6
+    assert few.add(19, new(7.0)).calls == 0
+    assert few.add("often", new()) is kept
+    assert few.add(0, new(7.0)).calls == 1
+
+
+def test_what_is_forgotten_was_counted(few):
+    for number in range(20):
+        few.add(number, new(1.0, 2.0)).failed(3.0)
+    total = few.total()
+    assert (total.calls, total.total_ms) == (60, 120.0)
+    assert few.total().calls == 60
+
+
+def test_plain_are_some_of_the_recent_ones(few):
+    tally = few.add("a", new())
+    few.add_plain("a", tally)
+    few.add_plain("unknown", new())
+    assert few.plain == {"a": tally}
+    for number in range(3):
+        few.add(number, new())
+    assert few.plain == {}
+    few.add_plain("a", tally)
+    assert few.plain == {}
+    assert few.add("a", new()) is tally
+
+
+def test_without_plain_ones_each_is_looked_at():
+    tallies = Tallies()
+    tally = tallies.add("a", new())
+    tallies.add_plain("a", tally)
+    tallies.allow_plain(allowed=False)
+    assert tallies.plain == {}
+    tallies.add_plain("a", tally)
+    assert tallies.plain == {}
+    tallies.allow_plain(allowed=True)
+    tallies.add_plain("a", tally)
+    assert tallies.plain == {"a": tally}

@@ -151,7 +151,6 @@ class Watch:
         self._sink = sink
         self._tallies = Tallies()
         self._sampler: Sampler | None = None
-        self._slow_ms = 0.0
         self._find_origin = origin_finder(app.root_path)
         self.active = self._attached = False
         #: Whether a statement was seen that changed what a connection would plan.
@@ -226,14 +225,17 @@ class Watch:
             if context.execution_options.get("planwatch", True) is False:
                 return
             duration_ms = (ended - started) * 1000
+            sampler = self._sampler or self._find_sampler()
+            sampler.captured += 1
+            sampler.total_ms += duration_ms
             durations = tally.durations
             durations.append(duration_ms)
             if len(durations) > MAX_LISTED:
                 tally.sum_up()
-            due = ended >= tally.next_sample or duration_ms > self._slow_ms
+            due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self.has_panel:
                 ran = _Execution(cursor, statement, parameters, context, key, duration_ms)
-                self._consider(ran, tally, ended, due=due)
+                self._consider(ran, tally, sampler, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
@@ -260,11 +262,14 @@ class Watch:
                 nowait=_NOWAIT.search(statement) is not None,
             )
             duration_ms = (ended - started) * 1000
+            sampler = self._sampler or self._find_sampler()
+            sampler.captured += 1
+            sampler.total_ms += duration_ms
             tally.failed(duration_ms)
-            due = error.means_load or ended >= tally.next_sample or duration_ms > self._slow_ms
+            due = error.means_load or ended >= tally.next_sample or duration_ms > sampler.slow_ms
             parameters = exception.parameters
             ran = _Execution(None, statement, parameters, context, key, duration_ms, error)
-            self._consider(ran, tally, ended, due=due)
+            self._consider(ran, tally, sampler, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
@@ -306,10 +311,8 @@ class Watch:
             self._sink.failed(error)
 
     def _find_sampler(self) -> Sampler:
-        sampler = self._sampler = self._sink.sampler
-        self._slow_ms = sampler.slow_ms
-        sampler.follow(self._tallies)
-        return sampler
+        self._sampler = self._sink.sampler
+        return self._sampler
 
     def _look(
         self, conn: Any, key: str, statement: str, parameters: Any, context: Any
@@ -317,8 +320,6 @@ class Watch:
         """Return the tally of an execution that says more than its duration, None without one."""
         if not self.active:
             return None
-        if self._sampler is None:
-            self._find_sampler()
         tally, known_by = self._tally(conn, key, context)
         if tally.changes_state:
             self._note(conn, statement, parameters, context)
@@ -395,9 +396,10 @@ class Watch:
         if repetition.most > threshold + CUSTOM_PLANS + 1 and repetition.looks >= MAX_LOOKS:
             repetition.settled = True
 
-    def _consider(self, ran: _Execution, tally: Tally, now: float, *, due: bool) -> None:
+    def _consider(
+        self, ran: _Execution, tally: Tally, sampler: Sampler, now: float, *, due: bool
+    ) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
-        sampler = self._sampler or self._find_sampler()
         shown, once = self.has_panel and self._app.debug, sampler.interval == 0
         record = request_record(self._app) if shown or once else None
         identity = None
@@ -450,7 +452,7 @@ class Watch:
             tally,
             sampler,
             error,
-            duration_ms > self._slow_ms or (error is not None and error.means_load),
+            duration_ms > sampler.slow_ms or (error is not None and error.means_load),
             too_large,
             getattr(cursor, "name", None) is None,
             None if tally.repetition is None else self._preparation(ran, tally.repetition),

@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from . import fingerprint
@@ -511,10 +511,16 @@ def _types(parameters: Any) -> frozenset[str]:
 
 def statement_of(capture: Capture) -> Statement:
     """Return the captured statement without its values."""
+    return _statement(capture.key, capture.bind, capture.database)
+
+
+# An inspection asks it of the same few statements again and again.
+@lru_cache(maxsize=10)
+def _statement(key: str, bind: str | None, database: str) -> Statement:
     return Statement(
-        fingerprint=fingerprint.fingerprint(capture.key, capture.bind or capture.database),
-        text=fingerprint.normalise(capture.key),
-        bind=capture.bind,
+        fingerprint=fingerprint.fingerprint(key, bind or database),
+        text=fingerprint.normalise(key),
+        bind=bind,
     )
 
 

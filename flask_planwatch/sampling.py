@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter
 
 from .settings import Settings
-from .tally import Tallies, Tally
+from .tally import Tally
 
 #: Of the inspections that one process may make, one in so many may run the statement once more with
 #: EXPLAIN ANALYZE: that costs as much as the statement itself.
@@ -52,33 +52,20 @@ class Budget:
 class Sampler:
     """Decides for one app in one process. Safe to use from several threads.
 
-    `clock` is that of the hooks, so that they need not ask it twice.
+    `clock` is that of the hooks. `captured` are all executions, and `total_ms` is what they took;
+    the hooks count them.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = perf_counter) -> None:
         self.interval = settings.sample_interval
+        self.captured = 0
+        self.total_ms = 0.0
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
         self.readings = Budget(settings.inspections_per_minute * READINGS_PER_INSPECTION, clock)
         self.slow_ms = settings.slow_statement_ms
         self._clock = clock
-        self._tallies: list[Tallies] = []
         self._inspections = Budget(settings.inspections_per_minute, clock)
-
-    @property
-    def captured(self) -> int:
-        """How many executions were counted."""
-        return sum(one.total().calls for one in self._tallies)
-
-    @property
-    def total_ms(self) -> float:
-        """How long all of them took."""
-        return sum(one.total().total_ms for one in self._tallies)
-
-    def follow(self, tallies: Tallies) -> None:
-        """Take in what is counted of the statements of another engine."""
-        if tallies not in self._tallies:
-            self._tallies.append(tallies)
 
     def spend(self, tally: Tally, now: float | None = None) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.

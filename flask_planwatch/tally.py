@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -86,7 +86,6 @@ class Tallies:
         self.recent: dict[Hashable, Tally] = {}
         self.plain: dict[str, Tally] = {}
         self._older: dict[Hashable, Tally] = {}
-        self._forgotten = Tally(explainable=False)
         self._any_plain = True
         # A signal handler or a finaliser may run a statement in the midst of another one.
         self._lock = threading.RLock()
@@ -96,9 +95,8 @@ class Tallies:
         with self._lock:
             known = self.recent.get(identity) or self._older.pop(identity, new)
             if len(self.recent) >= MAX_STATEMENTS:
-                forgotten, self._older = self._older, self.recent
+                self._older = self.recent
                 self.recent, self.plain = {}, {}
-                self._forgotten = _sum([self._forgotten, *forgotten.values()])
             self.recent[identity] = known
             return known
 
@@ -113,19 +111,5 @@ class Tallies:
         with self._lock:
             self._any_plain, self.plain = allowed, {}
 
-    def total(self) -> Tally:
-        """Return what all statements ran together."""
-        with self._lock:
-            known = [self._forgotten, *self.recent.values(), *self._older.values()]
-        return _sum(known)
-
     def __len__(self) -> int:
         return len(self.recent) + len(self._older)
-
-
-def _sum(tallies: Iterable[Tally]) -> Tally:
-    total = Tally(explainable=False)
-    for tally in tallies:
-        total._others += tally.calls
-        total._others_ms += tally.total_ms
-    return total

@@ -89,14 +89,6 @@ def test_they_are_bounded_and_those_that_did_not_run_go(few):
     assert few.add(0, new(7.0)).calls == 1
 
 
-def test_what_is_forgotten_was_counted(few):
-    for number in range(20):
-        few.add(number, new(1.0, 2.0)).failed(3.0)
-    total = few.total()
-    assert (total.calls, total.total_ms) == (60, 120.0)
-    assert few.total().calls == 60
-
-
 def test_plain_are_some_of_the_recent_ones(few):
     tally = few.add("a", new())
     few.add_plain("a", tally)

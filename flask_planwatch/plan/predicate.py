@@ -9,6 +9,7 @@ it would never be used. The parser is asked for structure only.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -220,10 +221,17 @@ class Tokens:
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
 
+#: The tokenizer of each thread: to make one takes longer than to read a short condition.
+_OWN = threading.local()
+
+
 @remembered(MAX_REMEMBERED)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
-    tokens, around, opened = tuple(PrintedSQL().tokenize(text)), [], [-1]
+    tokenizer = getattr(_OWN, "tokenizer", None)
+    if tokenizer is None:
+        tokenizer = _OWN.tokenizer = PrintedSQL().tokenizer()
+    tokens, around, opened = tuple(tokenizer.tokenize(text)), [], [-1]
     for place, token in enumerate(tokens):
         around.append(opened[-1])
         if token.token_type in _OPENING:

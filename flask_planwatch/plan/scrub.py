@@ -64,6 +64,9 @@ UNREADABLE = "(not shown: it could not be read)"
 #: How a literal begins, or a name in quotes, which may lack its end.
 _LITERAL = re.compile(r"""['"$]|(?<!\w)\d""")
 
+#: One literal and nothing else, with its type: what most columns are compared with.
+_ONE_LITERAL = re.compile(r"(?:\d+|'[^'\\]*')((?:::[a-z ]+)?)")
+
 LITERALS = frozenset(
     kind for kind in TokenType if kind.name.endswith("_STRING") or kind.name in {"STRING", "NUMBER"}
 )
@@ -125,6 +128,8 @@ def mask(text: str, *, keep_names: bool = False) -> str:
     """Return `text` with each literal replaced; `keep_names` leaves the structural ones."""
     if not _LITERAL.search(text):
         return text
+    if not keep_names and (alone := _ONE_LITERAL.fullmatch(text)):
+        return MASK + alone[1]
     try:
         reading = tokenize(text)
     except SqlglotError:

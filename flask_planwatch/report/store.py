@@ -26,6 +26,8 @@ class Store:
 
     def __init__(self) -> None:
         self._active: OrderedDict[str, Finding] = OrderedDict()
+        #: The same findings by the fingerprint of their statement.
+        self._of_statement: dict[str, dict[str, Finding]] = {}
         self._lock = threading.Lock()
 
     def record(self, inspection: Inspection) -> Changes:
@@ -34,15 +36,17 @@ class Store:
         repeated: list[Finding] = []
         with self._lock:
             for finding in inspection.findings:
-                known = self._active.pop(finding.id, None)
+                known = self._active.get(finding.id)
                 (detected if known is None else repeated).append(finding)
-                self._active[finding.id] = finding
-            resolved = [old for old in self._active.values() if inspection.settles(old)]
-            replaced = [old for old in self._active.values() if inspection.replaces(old)]
+                self._keep(finding)
+            # An inspection says nothing of other statements.
+            earlier = list(self._of_statement.get(inspection.statement.fingerprint, {}).values())
+            resolved = [old for old in earlier if inspection.settles(old)]
+            replaced = [old for old in earlier if inspection.replaces(old)]
             for finding in (*resolved, *replaced):
-                self._active.pop(finding.id, None)
+                self._drop(finding.id)
             while len(self._active) > MAX_FINDINGS:
-                self._active.popitem(last=False)
+                self._drop(next(iter(self._active)))
         resolved = [replace(old, location=inspection.location or old.location) for old in resolved]
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
@@ -61,3 +65,18 @@ class Store:
         """Forget all findings, without calling them resolved."""
         with self._lock:
             self._active.clear()
+            self._of_statement.clear()
+
+    def _keep(self, finding: Finding) -> None:
+        self._active[finding.id] = finding
+        self._active.move_to_end(finding.id)
+        self._of_statement.setdefault(finding.fingerprint, {})[finding.id] = finding
+
+    def _drop(self, identity: str) -> None:
+        finding = self._active.pop(identity, None)
+        if finding is None:
+            return
+        of_statement = self._of_statement[finding.fingerprint]
+        del of_statement[identity]
+        if not of_statement:
+            del self._of_statement[finding.fingerprint]

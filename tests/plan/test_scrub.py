@@ -353,3 +353,11 @@ def test_a_key_of_an_order_is_masked_once_it_varies():
     assert scrub_plan(plan).root.sort_keys == (key,)
     assert scrub_plan(plan, frozenset({mask(key)})).root.sort_keys == (mask(key),)
     assert "type" not in mask(key)
+
+
+@pytest.mark.parametrize(
+    "literal", ["1", "8675309", "'x'", "''", "'O x'::text", "5::bigint", "'1'::character varying"]
+)
+def test_a_literal_alone_is_masked_as_anywhere_else(literal):
+    assert f"x = {mask(literal)}" == mask(f"x = {literal}")
+    assert mask(literal).startswith("?")

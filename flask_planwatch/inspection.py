@@ -266,6 +266,8 @@ class Inspector:
             tried=bool(hits),
             blocked=any(answer.blocked for _, answer in advised),
             analysed=judged.evidence.analysed is not None,
+            # A verdict is on one statement: not all that matters to an index is in the plan.
+            general=not judged.hits,
         )
 
     def _outcome(self, capture: Capture, evidence: Evidence, conclusion: Conclusion) -> Outcome:

@@ -51,6 +51,9 @@ MAX_STEPS = 5000
 #: A plan of more steps is judged each time: one of these would take the place of all others.
 MAX_STEPS_OF_ONE = 200
 
+#: What stands for the origin of a conclusion that holds for any statement with such a plan.
+_ANY = ""
+
 #: Rules whose hits tell figures of the very execution.
 _OF_ONE_EXECUTION = frozenset(
     {cost_mismatch.NAME, generic_plan.NAME, row_misestimate.NAME, statement_failed.NAME}
@@ -66,6 +69,8 @@ class Conclusion:
 
     `settled` are the rules that judged the whole statement, `chosen` the indexes that are proposed
     for it. `blocked` tells that a lock was in the way, `analysed` that the statement was run.
+    `general` ones, without a hit, rest on the plan alone, and hold for all statements with such a
+    plan.
     """
 
     advised: tuple[tuple[Hit, Advised], ...]
@@ -77,6 +82,7 @@ class Conclusion:
     tried: bool
     blocked: bool
     analysed: bool
+    general: bool = False
 
     @property
     def lasts(self) -> bool:
@@ -302,7 +308,11 @@ class Conclusions:
             self.steps = 0
         if now is None:
             return None
-        kept = self._kept.get((origin, now.same))
+        key: Hashable = (origin, now.same)
+        kept = self._kept.get(key)
+        if kept is None:
+            key = (_ANY, now.same)
+            kept = self._kept.get(key)
         if kept is None:
             return None
         earlier, conclusion = kept.circumstances, kept.conclusion
@@ -312,9 +322,9 @@ class Conclusions:
             and kept.mapped == _mapped(conclusion, mapped)
         )
         if not stands:
-            self._drop((origin, now.same))
+            self._drop(key)
             return None
-        self._kept.move_to_end((origin, now.same))
+        self._kept.move_to_end(key)
         return conclusion
 
     def keep(
@@ -327,10 +337,11 @@ class Conclusions:
         """Remember a conclusion, if it lasts."""
         if now is None or not conclusion.lasts:
             return
-        self._drop((origin, now.same))
+        key = (_ANY if conclusion.general else origin, now.same)
+        self._drop(key)
         until = self._clock() + conclusion.seconds
         names = _mapped(conclusion, mapped)
-        self._kept[origin, now.same] = _Remembered(now, conclusion, names, until)
+        self._kept[key] = _Remembered(now, conclusion, names, until)
         self.steps += now.steps
         while self.steps > MAX_STEPS:
             self._drop(next(iter(self._kept)))

@@ -71,6 +71,21 @@ def test_the_same_plan_with_other_values_is_judged_once(story, watch, judged, dr
 
 
 @pytest.mark.usefixtures("steady")
+def test_another_statement_with_the_same_plan_is_judged_once_if_nothing_is_wrong(
+    story, watch, judged
+):
+    watched = watch(story.url)
+    for name in ("one", "two", "three"):
+        watched.ask(sa.select(User.id, User.email.label(name)).where(User.id == 6))
+    assert len(judged) == 1
+    # A verdict of the planner's is on one statement.
+    for name in ("one", "two", "three"):
+        statement = login("user7@example.com").add_columns(User.email.label(name))
+        assert watched.ask(statement)
+    assert len(judged) == 4
+
+
+@pytest.mark.usefixtures("steady")
 def test_a_finding_that_stands_is_told_with_the_new_times(each_story, watch, judged):
     watched = watch(each_story.url)
     for number in (5, 6, 7):

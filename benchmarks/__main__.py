@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from . import interference, report, statement_cost
-from .server import VARIABLE, database, server_version
+from .server import VARIABLE, database, one_processor, server_version
 from .variants import VARIANTS
 
 DRIVERS = ("psycopg2", "psycopg")
@@ -33,9 +33,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=60, help="in each sitting; 0: none")
     parser.add_argument("--statements", type=int, default=40, help="in each block, at most 90")
     parser.add_argument(
-        "--pairs", type=int, default=15, help="of windows for the interference; 0: none"
+        "--pairs", type=int, default=80, help="of windows for the interference; 0: none"
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="the length of a window")
+    parser.add_argument("--seconds", type=float, default=0.4, help="the length of a window")
     parser.add_argument("--logged", type=int, default=20, help="bad statements to hear of; 0: none")
     parser.add_argument(
         "--clock",
@@ -56,28 +56,36 @@ def main() -> None:
     ]
     drivers = chosen.driver or DRIVERS
     costs, interferences, log_seconds = [], [], {}
-    with database() as url:
-        version = server_version(url)
-        for driver in drivers if chosen.rounds else ():
-            cost = statement_cost.measure(
-                url,
-                driver,
-                variants,
-                sittings=chosen.sittings,
-                rounds=chosen.rounds,
-                statements=chosen.statements,
-            )
-            print(report.statement_cost_table(cost, chosen.clock), end="\n\n", flush=True)
-            costs.append(cost)
-        for driver in drivers if chosen.pairs else ():
-            for one in interference.measure(
-                url, driver, pairs=chosen.pairs, seconds=chosen.seconds
-            ):
-                print(one, flush=True)
-                interferences.append(one)
-        for driver in drivers if chosen.logged else ():
-            taken = log_seconds[driver] = interference.seconds_to_log(url, driver, chosen.logged)
-            print(f"{driver}: a bad statement's log line after {median(taken):.2f} s (median)")
+    version = ""
+    if chosen.rounds:
+        # The server that is started here runs on it, too.
+        with one_processor(), database() as url:
+            version = server_version(url)
+            for driver in drivers:
+                cost = statement_cost.measure(
+                    url,
+                    driver,
+                    variants,
+                    sittings=chosen.sittings,
+                    rounds=chosen.rounds,
+                    statements=chosen.statements,
+                )
+                print(report.statement_cost_table(cost, chosen.clock), end="\n\n", flush=True)
+                costs.append(cost)
+    if chosen.pairs or chosen.logged:
+        with database() as url:
+            version = server_version(url)
+            for driver in drivers if chosen.pairs else ():
+                for one in interference.measure(
+                    url, driver, pairs=chosen.pairs, seconds=chosen.seconds
+                ):
+                    print(one, flush=True)
+                    interferences.append(one)
+            for driver in drivers if chosen.logged else ():
+                taken = log_seconds[driver] = interference.seconds_to_log(
+                    url, driver, chosen.logged
+                )
+                print(f"{driver}: a bad statement's log line after {median(taken):.2f} s (median)")
     goals = [
         *(goal for cost in costs for goal in statement_cost.goals(cost, chosen.clock)),
         *(goal for one in interferences for goal in one.goals()),

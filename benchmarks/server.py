@@ -68,6 +68,24 @@ def server_version(url: sa.URL) -> str:
 
 
 @contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep this process and all that it starts on one processor, where the system can.
+
+    Else each statement wakes another processor up and is woken up by it, which may take longer than
+    the statement, and differs from one moment to the next.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(processors)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+
+
+@contextmanager
 def _server() -> Iterator[sa.URL]:
     if VARIABLE in os.environ:
         yield sa.make_url(os.environ[VARIABLE])

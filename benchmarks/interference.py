@@ -2,13 +2,15 @@
 
 One thread looks rows up as fast as it can. Another executes statements that are worth a look, ten
 in a second, in windows in which they are inspected and windows in which they are not; both windows
-come in turn, so that the machine's own unrest is in both.
+come in turn, so that the machine's own unrest is in both. The busy thread shares a processor with
+its server process, and all else has the others.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from flask_planwatch import PlanWatch
 from flask_planwatch.signals import statement_inspected
 
 from .estimate import Estimate, Goal, median_of, quantile
-from .server import PEOPLE, Person, url_for
+from .server import PEOPLE, Person, join, leave, one_processor, url_for
 from .variants import planwatch
 from .workload import orm_new
 
@@ -119,10 +121,15 @@ def measure(url: sa.URL, driver: str, *, pairs: int, seconds: float) -> Iterator
         processor.append(thread_time() * 1000)
 
     for kind, fresh in (("known statements", False), ("new statements", True)):
-        with _watched(url) as (feeder, watch, app), _busy(url) as look_up:
+        with one_processor(), _watched(url) as (feeder, watch, app), _busy(url) as look_up:
             statements = _statements(fresh=fresh)
             if not fresh:
-                _feed(feeder, itertools.islice(statements, len(STATEMENTS)), inspected=True)
+                known = itertools.islice(statements, len(STATEMENTS))
+                first = threading.Thread(
+                    target=_feed, args=(feeder, known), kwargs={"inspected": True}
+                )
+                first.start()
+                first.join()
                 watch.flush(_PATIENCE, app)
             statement_inspected.connect(count, app)
             before = watch.stats(app)
@@ -220,6 +227,7 @@ def _watched(url: sa.URL) -> Iterator[tuple[Engine, PlanWatch, Flask]]:
 def _busy(url: sa.URL) -> Iterator[Callable[[], object]]:
     """Give a lookup through a watched engine that is not sampled."""
     engine = planwatch(Flask("busy"), url).engine
+    join(engine)
     numbers = itertools.cycle(range(1, PEOPLE + 1))
     with orm_new(engine) as run:
         yield lambda: run(next(numbers))
@@ -282,8 +290,11 @@ def _feed(
     inspected: bool,
 ) -> None:
     """Execute statements at their rate until told to stop."""
+    leave()
     stop = stop or threading.Event()
-    due = perf_counter()
+    # Else each window would begin with one.
+    due = perf_counter() + random.random() / RATE
+    stop.wait(due - perf_counter())
     for statement in statements:
         with engine.connect().execution_options(planwatch=inspected) as connection:
             connection.execute(statement).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -69,20 +69,39 @@ def server_version(url: sa.URL) -> str:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Keep this process and all that it starts on one processor, where the system can.
+    """Keep this thread and all that it starts on one processor, where the system can.
 
     Else each statement wakes another processor up and is woken up by it, which may take longer than
     the statement, and differs from one moment to the next.
     """
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(processors)})
+    processors = _processors()
+    _keep_on({max(processors, default=0)})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, processors)
+        _keep_on(processors)
+
+
+def join(engine: sa.Engine) -> None:
+    """Bring the server's process for a pooled connection to this thread's processor, if allowed."""
+    with engine.connect() as connection:
+        _keep_on(_processors(), connection.scalar(sa.func.pg_backend_pid()))
+
+
+def leave() -> None:
+    """Take this thread, and those that it starts, to the processors that the others leave free."""
+    _keep_on(set(range(os.cpu_count() or 1)) - {max(_processors(), default=0)})
+
+
+def _processors() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _keep_on(processors: set[int], process: int = 0) -> None:
+    # Another user's server stays where it is, as does a machine with one processor.
+    if processors:
+        with suppress(OSError):
+            os.sched_setaffinity(process, processors)
 
 
 @contextmanager

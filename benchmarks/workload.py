@@ -16,7 +16,7 @@ from .server import Person
 
 #: Statements before the clock starts in each block: another process has used the processor and its
 #: caches, and psycopg 3 prepares a statement at its sixth execution.
-WARM_UP = 40
+WARM_UP = 100
 
 _BY_KEY = sa.select(Person.__table__).where(Person.__table__.c.id == sa.bindparam("number"))
 

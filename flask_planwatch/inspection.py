@@ -221,13 +221,12 @@ class Inspector:
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         evidence = self._evidence(capture, plan, schema, varying)
-        mapped = partial(self.mapped_table, capture)
         proposed = self.proposals.others(origin)
         now = circumstances(capture, evidence, proposed)
-        conclusion = self.conclusions.standing(origin, now, mapped)
+        conclusion = self.conclusions.standing(origin, now)
         if conclusion is None:
             conclusion = self._conclude(capture, query, evidence, proposed)
-            self.conclusions.keep(origin, now, conclusion, mapped)
+            self.conclusions.keep(origin, now, conclusion)
         self.proposals.keep(origin, conclusion.chosen)
         return self._outcome(capture, evidence, conclusion)
 

@@ -7,6 +7,7 @@ same, or, where it is a figure, nearly the same.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from time import monotonic
 from typing import Any
 
 from .advice.index import Candidate
-from .advice.mapped import MappedTable
 from .advice.verdict import Advised
 from .capture import Capture
 from .finding import Dismissal, Skip
@@ -41,7 +41,7 @@ SLACK_MS = 1.0
 QUIET_SECONDS = 3600.0
 
 #: Seconds that one with a hit stands: what was advised may have become possible by something that
-#: no plan and no table shows, such as a function that is IMMUTABLE by now.
+#: no plan and no table shows: a function that is IMMUTABLE by now, or a class that is mapped.
 HIT_SECONDS = 60.0
 
 #: Steps of all plans together whose outcome is remembered, at about a kB each; the one that was
@@ -61,6 +61,10 @@ _OF_ONE_EXECUTION = frozenset(
 
 #: Comparisons of which nothing but the rows depends on the value.
 _ORDINARY = BTREE_OPERATORS | PARTIAL_OPERATORS
+
+_LIKE = frozenset({"~~", "~~*"})
+_PATTERN = re.compile(r"('(?:[^'\\]|'')*')(.*)", re.DOTALL)
+_LETTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -240,11 +244,17 @@ def _texts(node: Node) -> Iterator[str]:
 def _condition(conjunct: Conjunct, evidence: Evidence) -> str:
     """Return a condition without its value, but as it is where the value decides what is said.
 
-    That is so of a pattern, of what OR joins, and of a number that a column is cast for.
+    That is so of the shape of a pattern, of what OR joins, and of a number that a column is cast
+    for.
     """
     casts = [one.cast_column for one in (conjunct.left, conjunct.right) if one.cast_column]
     if conjunct.operator in _ORDINARY and all(kind == "text" for _, kind in casts):
         return scrub_conjuncts((conjunct,), evidence.varying)
+    pattern = _PATTERN.fullmatch(conjunct.right.text) if conjunct.operator in _LIKE else None
+    if pattern is not None:
+        # Which letters it is made of makes no difference, but for the rows.
+        shape = _LETTER.sub("a", pattern[1]) + pattern[2]
+        return f"{conjunct.left.text} {conjunct.operator} {shape}"
     return conjunct.text
 
 
@@ -278,15 +288,14 @@ def _figures(relation: Relation) -> tuple[float, ...]:
 class _Remembered:
     circumstances: Circumstances
     conclusion: Conclusion
-    mapped: tuple[MappedTable | None, ...]
     until: float
 
 
 class Conclusions:
     """Remembers what was concluded on the statements of one app and engine.
 
-    `origin` is the identity of a statement and of the line of code that it came from; `mapped`
-    tells how the app's code names a table. Used on PlanWatch's thread only, but for `forget`.
+    `origin` is the identity of a statement and of the line of code that it came from. Used on
+    PlanWatch's thread only, but for `forget`.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -299,7 +308,6 @@ class Conclusions:
         self,
         origin: str,
         now: Circumstances | None,
-        mapped: Callable[[Relation], MappedTable | None],
     ) -> Conclusion | None:
         """Return what was concluded under such circumstances, None if that must be done anew."""
         if self._forgotten:
@@ -316,11 +324,7 @@ class Conclusions:
         if kept is None:
             return None
         earlier, conclusion = kept.circumstances, kept.conclusion
-        stands = (
-            self._clock() < kept.until
-            and earlier.like(now, by_values=conclusion.by_values)
-            and kept.mapped == _mapped(conclusion, mapped)
-        )
+        stands = self._clock() < kept.until and earlier.like(now, by_values=conclusion.by_values)
         if not stands:
             self._drop(key)
             return None
@@ -332,7 +336,6 @@ class Conclusions:
         origin: str,
         now: Circumstances | None,
         conclusion: Conclusion,
-        mapped: Callable[[Relation], MappedTable | None],
     ) -> None:
         """Remember a conclusion, if it lasts."""
         if now is None or not conclusion.lasts:
@@ -340,8 +343,7 @@ class Conclusions:
         key = (_ANY if conclusion.general else origin, now.same)
         self._drop(key)
         until = self._clock() + conclusion.seconds
-        names = _mapped(conclusion, mapped)
-        self._kept[key] = _Remembered(now, conclusion, names, until)
+        self._kept[key] = _Remembered(now, conclusion, until)
         self.steps += now.steps
         while self.steps > MAX_STEPS:
             self._drop(next(iter(self._kept)))
@@ -354,10 +356,3 @@ class Conclusions:
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.steps -= kept.circumstances.steps
-
-
-def _mapped(
-    conclusion: Conclusion, mapped: Callable[[Relation], MappedTable | None]
-) -> tuple[MappedTable | None, ...]:
-    """Return how the app's code names the tables of the hits."""
-    return tuple(mapped(hit.suspicion.relation) for hit, _ in conclusion.advised)

@@ -71,6 +71,23 @@ def test_the_same_plan_with_other_values_is_judged_once(story, watch, judged, dr
 
 
 @pytest.mark.usefixtures("steady")
+def test_patterns_of_one_shape_are_judged_once(story, watch, judged):
+    watched = watch(story.url)
+
+    def look_for(pattern):
+        watched.ask(sa.select(User.id).where(User.nickname.like(pattern)))
+
+    for pattern in ("%abcdefg%", "%hijklmn%", "%opqrstu%", "%vwxyzab%"):
+        look_for(pattern)
+    count = len(judged)
+    look_for("%bcdefgh%")
+    assert len(judged) == count
+    for pattern in ("bcdefgh%", "%bc defg%", "%b%"):
+        look_for(pattern)
+    assert len(judged) == count + 3
+
+
+@pytest.mark.usefixtures("steady")
 def test_another_statement_with_the_same_plan_is_judged_once_if_nothing_is_wrong(
     story, watch, judged
 ):

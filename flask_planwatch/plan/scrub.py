@@ -145,6 +145,14 @@ def mask(text: str, *, keep_names: bool = False) -> str:
     return "".join([*pieces, text[position:]])
 
 
+def masked_condition(conjunct: Conjunct) -> str:
+    """Return `mask` of a predicate's condition, reading no more of it than must be."""
+    condition, value = conjunct.condition, conjunct.right.text
+    if conjunct.operator and condition.endswith(value) and _ONE_LITERAL.fullmatch(value):
+        return mask(condition.removesuffix(value)) + mask(value)
+    return mask(condition)
+
+
 def literal_end(text: str, token: Token) -> int:
     """Return where a token ends, with the digits that sqlglot leaves over of `8_675_309`."""
     end: int = token.end + 1

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from .access import order_keys
 from .predicate import predicates
-from .scrub import mask
+from .scrub import mask, masked_condition
 from .tree import Plan
 
 #: Statements whose constants are remembered; the one inspected longest ago goes first.
@@ -43,8 +43,7 @@ class Structure:
         while len(self._seen) > MAX_STATEMENTS:
             self._seen.popitem(last=False)
         long = set()
-        for expression in _expressions(plan):
-            masked = mask(expression)
+        for expression, masked in _expressions(plan):
             if masked == expression:
                 continue
             if len(masked) > MAX_LENGTH:
@@ -61,17 +60,18 @@ class Structure:
         return frozenset(changed) | long
 
 
-def _expressions(plan: Plan) -> Iterator[str]:
-    """Yield what may be shown of a plan or held by an index.
+def _expressions(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield what may be shown of a plan or held by an index, each as it is and masked.
 
     That is each side of a comparison that reads a column, each predicate as the condition of a
     partial index, and what rows are sorted or grouped by, as printed and as the key of an index.
     """
     for node in plan.nodes:
-        yield from (*node.sort_keys, *order_keys(node))
+        for key in (*node.sort_keys, *order_keys(node)):
+            yield key, mask(key)
         for _, conjuncts in predicates(plan)[id(node)]:
             for conjunct in conjuncts:
-                yield conjunct.condition
+                yield conjunct.condition, masked_condition(conjunct)
                 for operand in (conjunct.left, conjunct.right):
                     if operand.columns:
-                        yield operand.text
+                        yield operand.text, mask(operand.text)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flask_planwatch.plan.predicate import conjuncts
 from flask_planwatch.plan.scrub import (
     MASK,
     UNREADABLE,
     WITHOUT_VALUES,
     mask,
+    masked_condition,
     scrub_condition,
     scrub_plan,
 )
@@ -361,3 +363,27 @@ def test_a_key_of_an_order_is_masked_once_it_varies():
 def test_a_literal_alone_is_masked_as_anywhere_else(literal):
     assert f"x = {mask(literal)}" == mask(f"x = {literal}")
     assert mask(literal).startswith("?")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(id = 17)",
+        "(u.id = 17)",
+        "((u.email)::text = 'O x'::text)",
+        "(lower((u.email)::text) <> ''::text)",
+        "(((data ->> 'a'::text))::integer > 5)",
+        "(round(points, 2) = '1.50'::numeric)",
+        "(points = (3 + 4))",
+        "(points = (SubPlan 2))",
+        "(points = $0)",
+        "(points = ANY ('{1,2}'::integer[]))",
+        "(17 = points)",
+        "((name)::text ~~ '%x%'::text)",
+        "((points = 1) OR (points = 2))",
+        "(NOT active)",
+    ],
+)
+def test_a_condition_is_masked_as_a_whole(condition):
+    for conjunct in conjuncts(condition):
+        assert masked_condition(conjunct) == mask(conjunct.condition)

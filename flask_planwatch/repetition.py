@@ -20,7 +20,7 @@ CUSTOM_PLANS = 5
 #: of, and a few more that come later.
 MAX_SETS = 8
 
-#: Executions whose order is remembered; the choice is made at the eleventh.
+#: Executions whose order is remembered, in a byte each; the choice is made at the eleventh.
 MAX_ORDER = 50
 
 #: Statements that are followed on one connection, those that came last: as many as psycopg and
@@ -71,7 +71,7 @@ class Repetition:
 
     text: str = ""
     sets: list[Any] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
+    order: bytearray = field(default_factory=bytearray)
     most: int = 0
     commits: int = 0
     rollbacks: int = 0
@@ -89,7 +89,7 @@ class Repetition:
         Of an IN list, those of its latest length are kept.
         """
         if text != self.text:
-            self.text, self.sets, self.order, self.looks = text, [], [], 0
+            self.text, self.sets, self.order, self.looks = text, [], bytearray(), 0
         self.looks += 1
         if len(self.order) >= MAX_ORDER:
             return False

@@ -158,7 +158,7 @@ def test_sets_of_parameters_are_kept_once():
     for value in (1, 2, 1, 1, 3):
         known.keep("t", {"a": value})
     assert known.sets == [{"a": 1}, {"a": 2}, {"a": 3}]
-    assert known.order == [0, 1, 0, 0, 2]
+    assert list(known.order) == [0, 1, 0, 0, 2]
     assert not known.keep("t", {"a": 1})
     assert known.keep("t", {"a": Strange()})
     assert known.keep("t", {"a": Strange()})

@@ -337,7 +337,7 @@ class Watch:
         if self._prepares and parameters:
             if context.execution_options.get("planwatch", True) is not False:
                 self._repeat(tally, key, statement, parameters, conn)
-            plain &= tally.repetition is not None and tally.repetition.settled
+            plain &= tally.repetition is not None and tally.repetition.rests
         if plain:
             self._tallies.add_plain(key, tally)
         return tally, known_by
@@ -389,6 +389,7 @@ class Watch:
         repetition = tally.repetition
         if repetition is None:
             repetition = tally.repetition = Repetition()
+        repetition.followed += 1
         threshold = repetition.threshold = count(conn, key, repetition)
         if threshold is None:
             return
@@ -426,6 +427,9 @@ class Watch:
         else:
             if record is not None and identity is not None:
                 record.sample(identity)
+            if tally.repetition is not None and not tally.repetition.settled:
+                tally.repetition.followed = 0
+                self._tallies.plain.pop(ran.key, None)
             ticket = self._sink.submit(self._capture(ran, tally, sampler))
             if ticket is None:
                 sampler.give_back(tally)

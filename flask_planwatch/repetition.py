@@ -33,6 +33,10 @@ PSYCOPG, ASYNCPG = "psycopg", "asyncpg"
 #: Executions whose parameters are looked at: those that match no set that is kept tell nothing.
 MAX_LOOKS = MAX_ORDER
 
+#: Executions of a statement that are followed between two inspections of it: enough for each of
+#: some dozen connections to reach the eleventh. Those after them would hardly tell anything new.
+MAX_FOLLOWED = 500
+
 _SPANS = "flask_planwatch.spans"
 
 
@@ -65,8 +69,8 @@ class Repetition:
     `most` are its executions on one connection without a ROLLBACK between them; `commits` and
     `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
     time, `chosen` tells that there was one when PostgreSQL had to choose. `looks` are the
-    executions whose parameters were compared. Once it is `settled`, nothing is left to learn, and
-    `threshold` is the driver's.
+    executions whose parameters were compared, `followed` those since the last inspection. Once it
+    is `settled`, nothing is left to learn. `threshold` is the driver's.
     """
 
     text: str = ""
@@ -80,8 +84,14 @@ class Repetition:
     due: bool = False
     chosen: bool = False
     looks: int = 0
+    followed: int = 0
     settled: bool = False
     threshold: int | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether executions need not be followed, until the next inspection at least."""
+        return self.settled or self.followed >= MAX_FOLLOWED
 
     def keep(self, text: str, parameters: Any) -> bool:
         """Remember parameters that are new, and return whether they are.

@@ -207,3 +207,23 @@ def test_parameters_that_do_not_fit():
 def test_literals_take_the_place_of_parameters():
     numbered = Numbered("a = %(x)s AND b = %(y)s AND c = %(x)s", {"x": 1, "y": 2})
     assert numbered.with_literals({0: "'one'"}) == "a = 'one' AND b = $2 AND c = 'one'"
+
+
+def test_only_so_many_executions_are_followed_between_two_inspections(
+    watched, connection, monkeypatch
+):
+    monkeypatch.setattr("flask_planwatch.repetition.MAX_FOLLOWED", 3)
+    for _ in range(5):
+        connection.execute(ONE)
+        connection.rollback()
+    assert watched.planwatch.flush(20, watched.app)
+    assert (repetition(watched).rollbacks, repetition(watched).followed) == (4, 3)
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    (tally,) = engine.watch._tallies.plain.values()
+    assert tally.calls == 5
+    tally.next_sample = 0.0
+    # It is followed again from its next inspection on.
+    for _ in range(3):
+        connection.execute(ONE)
+        connection.rollback()
+    assert (repetition(watched).rollbacks, repetition(watched).followed) == (6, 2)

@@ -333,7 +333,7 @@ class Watch:
             self._note(conn, statement, parameters, context)
         if not tally.explainable:
             return None
-        plain = not tally.changes_state and known_by is key
+        plain = not (self._stateful or tally.changes_state) and known_by is key
         if self._prepares and parameters:
             if context.execution_options.get("planwatch", True) is not False:
                 self._repeat(tally, key, statement, parameters, conn)

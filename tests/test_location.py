@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import pytest
@@ -210,6 +211,22 @@ def test_text_without_a_template_file(watched):
     watched.app.test_client().get("/")
     (finding,) = watched.findings()
     assert finding.location.path == HERE
+
+
+def test_the_same_way_is_not_walked_again():
+    names: dict[str, object] = {"__name__": "sqlalchemy.way"}
+    exec(compile("def call(find):\n    return find()", sa.__file__, "exec"), names)
+    find, call = origin_finder(os.path.dirname(__file__)), names["call"]
+    first = None
+    for _ in range(2):
+        earlier, first = first, call(partial(find, first))  # the same way
+    assert first is earlier
+    other = call(partial(find, first))  # another line
+    assert first.location.line == line_of("the same way")
+    assert other.location.line == line_of("another line")
+    assert other == first._replace(instruction=other.instruction)
+    deeper = (lambda: call(partial(find, first)))()
+    assert deeper.code is not first.code
 
 
 @pytest.fixture

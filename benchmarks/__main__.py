@@ -13,6 +13,7 @@ from statistics import median
 from . import interference, report, statement_cost
 from .server import VARIABLE, database, one_processor, server_version
 from .variants import VARIANTS
+from .workload import MAX_STATEMENTS
 
 DRIVERS = ("psycopg2", "psycopg")
 
@@ -31,7 +32,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="all, if not given")
     parser.add_argument("--sittings", type=int, default=3, help="each has new processes")
     parser.add_argument("--rounds", type=int, default=60, help="in each sitting; 0: none")
-    parser.add_argument("--statements", type=int, default=40, help="in each block, at most 90")
+    parser.add_argument(
+        "--statements",
+        type=int,
+        default=40,
+        choices=range(1, MAX_STATEMENTS + 1),
+        metavar="NUMBER",
+        help=f"in each block, at most {MAX_STATEMENTS}",
+    )
     parser.add_argument(
         "--pairs", type=int, default=80, help="of windows for the interference; 0: none"
     )

@@ -12,11 +12,17 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from flask_planwatch.worker import QUEUE_LIMIT
+
 from .server import Person
 
 #: Statements before the clock starts in each block: another process has used the processor and its
 #: caches, and psycopg 3 prepares a statement at its sixth execution.
-WARM_UP = 100
+WARM_UP = 50
+
+#: Statements of a block that are measured, at most: none of those that are sampled may be dropped,
+#: and one more is held by PlanWatch's thread.
+MAX_STATEMENTS = QUEUE_LIMIT - 1 - WARM_UP
 
 _BY_KEY = sa.select(Person.__table__).where(Person.__table__.c.id == sa.bindparam("number"))
 

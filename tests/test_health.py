@@ -80,12 +80,12 @@ def test_in_an_outage_one_execution_is_taken_for_all(story, watch, held):
 def test_a_capture_that_ends_in_an_error_is_a_skip(story, watch, monkeypatch):
     """Not even the Skip can be made: the statement has no fingerprint."""
 
-    def broken(text, database):
+    def broken(*_):
         raise RecursionError
 
     watched = watch(story.url)
     with monkeypatch.context() as patch:
-        patch.setattr("flask_planwatch.fingerprint.fingerprint", broken)
+        patch.setattr("flask_planwatch.inspection._statement", broken)
         run(watched, LOGIN)
         assert watched.planwatch.flush(30)
     run(watched, LOGIN)

@@ -85,7 +85,11 @@ def one_processor() -> Iterator[None]:
 def join(engine: sa.Engine) -> None:
     """Bring the server's process for a pooled connection to this thread's processor, if allowed."""
     with engine.connect() as connection:
-        _keep_on(_processors(), connection.scalar(sa.func.pg_backend_pid()))
+        process = connection.scalar(sa.func.pg_backend_pid())
+    name = Path(f"/proc/{process}/comm")
+    # A server on another machine has numbers of its own.
+    if name.exists() and name.read_text().startswith("postgres"):
+        _keep_on(_processors(), process)
 
 
 def leave() -> None:

@@ -36,7 +36,7 @@ from .repetition import (
 )
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler
-from .server.drivers import known_of, search_path_reader, sqlstate_of
+from .server.drivers import known_of, search_path_of, sqlstate_of
 from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
@@ -109,7 +109,6 @@ class _Known(NamedTuple):
 
     state: SessionState
     connection: weakref.ref[Any]
-    search_path: Callable[[], str | None]
 
 
 def _endpoint() -> str | None:
@@ -338,6 +337,9 @@ class Watch:
             if context.execution_options.get("planwatch", True) is not False:
                 self._repeat(tally, key, statement, parameters, conn)
             plain &= tally.repetition is not None and tally.repetition.rests
+        elif self._prepares:
+            # An empty IN list has no parameters, and the next one may have some.
+            plain &= statement == key and tally.repetition is None
         if plain:
             self._tallies.add_plain(key, tally)
         return tally, known_by
@@ -479,12 +481,12 @@ class Watch:
         info = pooled.info
         known: _Known | None = info.get(_KNOWN)
         if known is None:
-            driver = pooled.dbapi_connection
-            state, reader = SessionState(**known_of(driver)), search_path_reader(driver)
-            known = info[_KNOWN] = _Known(state, weakref.ref(pooled.driver_connection), reader)
-        path = known.search_path()
-        if path != known.state.search_path:
-            known = info[_KNOWN] = known._replace(state=replace(known.state, search_path=path))
+            state = SessionState(**known_of(pooled.dbapi_connection))
+            known = info[_KNOWN] = _Known(state, weakref.ref(pooled.driver_connection))
+        if known.state.search_path is not None:
+            path = search_path_of(pooled.dbapi_connection)
+            if path != known.state.search_path:
+                known = info[_KNOWN] = known._replace(state=replace(known.state, search_path=path))
         changed: ConnectionState | None = info.get(_STATE) if self._stateful else None
         if changed is None:
             return known

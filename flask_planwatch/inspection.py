@@ -236,7 +236,8 @@ class Inspector:
         """Return what the rules say of a plan, with what to do about it."""
         plan, schema, varying = evidence.plan, evidence.schema, evidence.varying
         further = _Further(self, capture, query)
-        judged = self._judge(further, evidence, suspicions(plan, schema, varying))
+        suspected = suspicions(plan, schema, varying)
+        judged = self._judge(further, evidence, suspected)
         dismissals = judged.dismissals
         hits = [hit for hit in judged.hits if not self._ignored(_finding(capture, hit))]
         case = Case(
@@ -265,8 +266,9 @@ class Inspector:
             tried=bool(hits),
             blocked=any(answer.blocked for _, answer in advised),
             analysed=judged.evidence.analysed is not None,
-            # A verdict is on one statement: not all that matters to an index is in the plan.
-            general=not judged.hits,
+            general=not any(one.comparisons for _, one in suspected)
+            and not judged.hits
+            and all(map(_has_only_columns, schema.relations.values())),
         )
 
     def _outcome(self, capture: Capture, evidence: Evidence, conclusion: Conclusion) -> Outcome:
@@ -494,6 +496,14 @@ def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tupl
             unsafe = unsafe or any(mask(key) in varying for key in suspicion.keys)
             found.append((rule, replace(suspicion, holds_value=unsafe)))
     return found
+
+
+def _has_only_columns(relation: Relation) -> bool:
+    """Whether no index of a relation holds an expression or some of its rows only."""
+    columns = {column.name for column in relation.columns}
+    return all(
+        index.predicate is None and columns.issuperset(index.keys) for index in relation.indexes
+    )
 
 
 def _is_expression(comparison: Comparison) -> bool:

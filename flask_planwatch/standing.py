@@ -73,8 +73,8 @@ class Conclusion:
 
     `settled` are the rules that judged the whole statement, `chosen` the indexes that are proposed
     for it. `blocked` tells that a lock was in the way, `analysed` that the statement was run.
-    `general` ones, without a hit, rest on the plan alone, and hold for all statements with such a
-    plan.
+    `general` ones hold for all statements with such a plan: no comparison was suspected, and no
+    index depends on constants, which statements from several places may differ in.
     """
 
     advised: tuple[tuple[Hit, Advised], ...]

@@ -64,14 +64,16 @@ class Tally:
     def sum_up(self) -> None:
         """Keep only a sum of the durations that are not recent.
 
-        It needs no lock: each duration is taken off the list by one thread only.
+        Each duration is taken off the list by one thread only, and no thread can come between the
+        parts of an addition of numbers that are there, so that no lock is needed.
         """
         older = []
         with suppress(IndexError):
             while len(self.durations) > MAX_RECENT:
                 older.append(self.durations.pop(0))
-        self._others += len(older)
-        self._others_ms += sum(older)
+        calls, total_ms = len(older), sum(older)
+        self._others += calls
+        self._others_ms += total_ms
 
 
 class Tallies:

@@ -77,7 +77,7 @@ class Ticket:
     __slots__ = ("done", "inspection", "job", "pause", "until")
 
     def __init__(self, job: Job, until: float) -> None:
-        self.job = job
+        self.job: Job | None = job
         self.until = until
         self.pause = 0.0
         self.inspection: Inspection | None = None
@@ -213,13 +213,14 @@ class Worker:
 
     def _process(self, ticket: Ticket, *, last_try: bool) -> bool:
         """Run one job; return whether it is done."""
-        done = True
+        done, job = True, ticket.job
         # Whatever a job raises: the thread lives on, and nobody waits for it for ever.
         with suppress(BaseException):
-            done = ticket.job(ticket, last_try)
+            done = job is None or job(ticket, last_try)
         with self._changed:
             if done:
-                ticket.done = True
+                # The job has the values of a capture, and a ticket may be kept for long.
+                ticket.done, ticket.job = True, None
                 self._pending.discard(ticket)
             self._changed.notify_all()
         return done
@@ -310,12 +311,12 @@ def _work_on(reference: weakref.ref[Worker], queues: _Queues) -> None:
 
 
 _WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
-_SETTLING = threading.Lock()
+_SETTLING = threading.RLock()
 
 
 def _after_fork() -> None:
     global _SETTLING
-    _SETTLING = threading.Lock()
+    _SETTLING = threading.RLock()
     OWN_THREADS.clear()
     for worker in list(_WORKERS):
         worker.after_fork()

@@ -33,11 +33,15 @@ def connection(watched):
         yield connection
 
 
-def repetition(watched):
-    """Return what is counted of the only statement."""
+def watched_tallies(watched):
+    """Return what is counted of each statement."""
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    counted = [one.repetition for one in engine.watch._tallies.recent.values() if one.repetition]
-    (found,) = counted
+    return engine.watch._tallies.recent.values()
+
+
+def repetition(watched):
+    """Return what is known of the only statement that the driver may prepare."""
+    (found,) = [one.repetition for one in watched_tallies(watched) if one.repetition]
     return found
 
 
@@ -227,3 +231,11 @@ def test_only_so_many_executions_are_followed_between_two_inspections(
         connection.execute(ONE)
         connection.rollback()
     assert (repetition(watched).rollbacks, repetition(watched).followed) == (6, 2)
+
+
+def test_an_empty_list_does_not_end_the_following(watched, connection):
+    statement = sa.select(Badge.id).where(Badge.id.in_(sa.bindparam("ids", expanding=True)))
+    for ids in ([], [1], [], [2], [3]):
+        connection.execute(statement, {"ids": ids})
+    (tally,) = watched_tallies(watched)
+    assert (tally.calls, tally.repetition.followed) == (5, 3)

@@ -103,6 +103,18 @@ def test_another_statement_with_the_same_plan_is_judged_once_if_nothing_is_wrong
 
 
 @pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("index", ["(lower(email))", "(points) WHERE points > 5"])
+def test_other_statements_are_judged_where_an_index_depends_on_constants(
+    fresh_story, watch, judged, index
+):
+    fresh_story.execute(f'CREATE INDEX ON "user" {index}')
+    watched = watch(fresh_story.url)
+    for name in ("one", "two"):
+        watched.ask(sa.select(User.id, User.email.label(name)).where(User.id == 6))
+    assert len(judged) == 2
+
+
+@pytest.mark.usefixtures("steady")
 def test_a_finding_that_stands_is_told_with_the_new_times(each_story, watch, judged):
     watched = watch(each_story.url)
     for number in (5, 6, 7):

@@ -205,3 +205,9 @@ def test_a_command_reports_before_the_interpreter_ends(story):
     assert done.returncode == 0, done.stderr
     assert "functional-predicate: the statement reads all of" in done.stderr
     assert "command_app.py" in done.stderr
+
+
+def test_a_ticket_that_is_done_keeps_nothing_of_its_capture(worker):
+    ticket = worker.submit(lambda ticket, last_try: True)
+    assert worker.flush(5)
+    assert (ticket.done, ticket.job) == (True, None)

@@ -152,9 +152,9 @@ class Suspicion:
 class Timings:
     """How long a statement took, in ms, against what is normal for the application's process.
 
-    `recent` are its latest executions, the one that is inspected last. `overhead_ms` is what the
-    way to the server and back takes; `ms_per_cost` what a unit of estimated cost
-    normally takes, None while too few statements are known.
+    `recent` are its latest executions. `overhead_ms` is what the way to the server and back takes;
+    `ms_per_cost` what a unit of estimated cost normally takes, None while too few statements are
+    known.
     """
 
     recent: tuple[float, ...] = ()

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -49,15 +48,16 @@ def sqlstate_of(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def search_path_reader(driver: Any) -> Callable[[], str | None]:
-    """Return what tells the effective search path, where the server reports it: PostgreSQL 18.
+def search_path_of(driver: Any) -> str | None:
+    """Return the effective search path, where the server reports it: from PostgreSQL 18 on.
 
     `driver` is a connection as SQLAlchemy has it. Asks nothing.
     """
     info = getattr(driver, "info", None)
-    if info is not None:
-        return partial(info.parameter_status, "search_path")
-    return lambda: getattr(driver.driver_connection.get_settings(), "search_path", None)
+    if info is None:
+        return getattr(driver.driver_connection.get_settings(), "search_path", None)
+    path: str | None = info.parameter_status("search_path")
+    return path
 
 
 def known_of(driver: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def known_of(driver: Any) -> dict[str, Any]:
     These are the fields `search_path`, `user` and `options` of a SessionState.
     """
     info = getattr(driver, "info", None)
-    known = {"search_path": search_path_reader(driver)()}
+    known = {"search_path": search_path_of(driver)}
     # asyncpg tells nothing more.
     return known if info is None else {**known, "user": info.user, "options": info.options or ""}
 
@@ -131,7 +131,7 @@ class _DriverTransaction:
 
     @property
     def search_path(self) -> str | None:
-        return search_path_reader(self._connection.dbapi_connection)()
+        return search_path_of(self._connection.dbapi_connection)
 
     def plan(self, sql: str, parameters: Parameters, *, escaped: bool = True) -> Plan:
         given = () if parameters is None else parameters

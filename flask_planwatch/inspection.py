@@ -214,20 +214,26 @@ class Inspector:
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
+        give_way()
         schema = self.catalog.schema(plan)
+        give_way()
         if self.session.other_role:
             refuse_row_security(self.session, schema.relations)
         # Two lines of code may use one statement with a key of their own each.
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
+        give_way()
         evidence = self._evidence(capture, plan, schema, varying)
         proposed = self.proposals.others(origin)
+        give_way()
         now = circumstances(capture, evidence, proposed)
+        give_way()
         conclusion = self.conclusions.standing(origin, now)
         if conclusion is None:
             conclusion = self._conclude(capture, query, evidence, proposed)
             self.conclusions.keep(origin, now, conclusion)
         self.proposals.keep(origin, conclusion.chosen)
+        give_way()
         return self._outcome(capture, evidence, conclusion)
 
     def _conclude(

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 #: Seconds of computing after which there is a pause: less is not noticed beside a query.
-STEP = 0.0003
+STEP = 0.0001
 
 #: The longest pause, in seconds, however long the step was: that is as long as the interpreter
 #: lets a thread wait for its lock.

@@ -411,6 +411,7 @@ class Watch:
         self, ran: _Execution, tally: Tally, sampler: Sampler, now: float, *, due: bool
     ) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
+        # Outside debug mode the panel shows nothing, so that no values are kept for it.
         shown, once = self.has_panel and self._app.debug, sampler.interval == 0
         record = request_record(self._app) if shown or once else None
         identity = None

@@ -214,7 +214,6 @@ class Inspector:
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
-        give_way()
         schema = self.catalog.schema(plan)
         give_way()
         if self.session.other_role:

@@ -172,10 +172,8 @@ class Worker:
         self._abandon()
 
     def _reset(self) -> None:
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._make_locks()
         self._pending: set[Ticket] = set()
-        self._queues = _Queues()
         self._thread: threading.Thread | None = None
         self._closed = self._settled = False
         self.accepted = 0
@@ -188,10 +186,13 @@ class Worker:
         """
         with _SETTLING:
             if not self._settled:
-                self._lock = threading.RLock()
-                self._changed = threading.Condition(self._lock)
-                self._queues = _Queues()
+                self._make_locks()
                 self._settled = True
+
+    def _make_locks(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._queues = _Queues()
 
     def _start(self) -> bool:
         """Start the thread; False if it is too early, or too late in the interpreter's life."""

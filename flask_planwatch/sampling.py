@@ -76,7 +76,9 @@ class Sampler:
         if not self._inspections.take(now):
             self.over_budget += 1
             return False
-        tally.next_sample = now + self.interval
+        # Without an interval it is due even for one that ended earlier and comes later here.
+        if self.interval:
+            tally.next_sample = now + self.interval
         return True
 
     def give_back(self, tally: Tally | None = None) -> None:

@@ -70,6 +70,9 @@ def test_without_an_interval_a_statement_is_always_due(clock):
     sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
     sampler.spend(one)
     assert is_due(clock, one)
+    # Another thread's execution, which ended earlier but is looked at later.
+    clock.now -= 0.001
+    assert is_due(clock, one)
 
 
 def test_the_budget_of_a_minute(clock):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from sqlglot import expressions as sql
 
-from ..plan.predicate import Structure, parse
+from ..plan.dialect import Structure
+from ..plan.predicate import parse
 from .index import Candidate, Key
 from .mapped import MappedTable
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlglot import expressions as sql
 
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..plan.dialect import Structure
 from ..plan.evidence import Hit
-from ..plan.predicate import FLIPPED, Structure, parse
+from ..plan.predicate import FLIPPED, parse
 from ..plan.schema import ExpressionFacts, Volatility
 from .mapped import MappedTable
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sqlglot import expressions as sql
-from sqlglot import parse_one
 from sqlglot.errors import SqlglotError
 
-from ..plan.predicate import PrintedSQL, Structure
+from ..plan.dialect import Structure, read_statement, write
 
 #: Functions that make one row of many; those that people write in sub-queries.
 AGGREGATES = frozenset(
@@ -29,13 +28,13 @@ def joined(statement: str) -> str | None:
     It says the same but for NULLs. Placeholders by name are kept, and nothing is known of others.
     """
     try:
-        tree = parse_one(statement, dialect=PrintedSQL)
+        tree = read_statement(statement)
         if not isinstance(tree, sql.Select):
             return None
         # Inner ones first, so that an outer one takes them along.
         nested = [*tree.find_all(sql.Subquery, sql.Exists, sql.In)]
         changed = [_replace(one, number) for number, one in enumerate(reversed(nested), 1)]
-        return tree.sql(dialect=PrintedSQL) if any(changed) else None
+        return write(tree) if any(changed) else None
     except (SqlglotError, RecursionError):
         return None
 

@@ -9,19 +9,15 @@ it would never be used. The parser is asked for structure only.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, TypeAlias
 
 import sqlglot.errors
 from sqlglot import expressions as sql
-from sqlglot import parse_one
-from sqlglot.dialects.postgres import Postgres
-from sqlglot.parsers.postgres import PostgresParser
 from sqlglot.tokens import Token, TokenType
 
+from .dialect import Structure, read_statement, tokenizer
 from .memory import remembered
 from .tree import Plan
 
@@ -44,25 +40,6 @@ _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
 _SYMBOLS = set("+-*/<>=~!@#%^&|?")
-
-#: An expression's structure, or a part of it.
-Structure: TypeAlias = sql.Expr
-
-
-class PrintedSQL(Postgres):
-    """PostgreSQL's dialect, but every function keeps the name that the server printed."""
-
-    NORMALIZE_FUNCTIONS = False
-
-    class Tokenizer(Postgres.Tokenizer):
-        """Reads `show`, `call` and the like as names: no condition starts a command."""
-
-        COMMANDS: ClassVar[set[TokenType]] = set()
-
-    class Parser(PostgresParser):
-        """Reads each call as an anonymous function."""
-
-        FUNCTIONS: ClassVar[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -196,7 +173,7 @@ def parse(text: str) -> Structure | None:
     """
     try:
         # As a select item, so that a column named like a command is not taken for one.
-        select = parse_one(f"SELECT {text}", dialect=PrintedSQL)
+        select = read_statement(f"SELECT {text}")
     except (sqlglot.errors.SqlglotError, RecursionError):
         return None
     items = select.expressions if isinstance(select, sql.Select) else []
@@ -222,16 +199,10 @@ class Tokens:
 
 
 #: The tokenizer of each thread: to make one takes longer than to read a short condition.
-_OWN = threading.local()
-
-
 @remembered(MAX_REMEMBERED)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
-    tokenizer = getattr(_OWN, "tokenizer", None)
-    if tokenizer is None:
-        tokenizer = _OWN.tokenizer = PrintedSQL().tokenizer()
-    tokens, around, opened = tuple(tokenizer.tokenize(text)), [], [-1]
+    tokens, around, opened = tuple(tokenizer().tokenize(text)), [], [-1]
     for place, token in enumerate(tokens):
         around.append(opened[-1])
         if token.token_type in _OPENING:

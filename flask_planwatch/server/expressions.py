@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlglot import expressions as sql
 
-from ..plan.predicate import PrintedSQL, Structure, bare, parse
+from ..plan.dialect import PrintedSQL, Structure, write
+from ..plan.predicate import bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.spelling import shorter_spelling
 from .explain import EXPLAIN, quoted
@@ -147,9 +148,9 @@ class _Catalog:
         """Yield each function, operator and cast with its volatility; raises _Unresolved."""
         for node in structure.walk():
             if isinstance(node, _CURRENT):
-                yield node.sql(dialect=PrintedSQL), Volatility.STABLE
+                yield write(node), Volatility.STABLE
             elif isinstance(node, sql.Cast):
-                yield f"the cast to {_print(node.to)}", self._cast(node)
+                yield f"the cast to {write(node.to)}", self._cast(node)
             elif isinstance(node, sql.Anonymous):
                 yield from self._call(node)
             elif isinstance(node, sql.AtTimeZone):
@@ -206,7 +207,7 @@ class _Catalog:
         rows = self._transaction.fetch(_CAST, (source, target))
         if not rows:
             rows = self._transaction.fetch(_INPUT_OUTPUT, (source, source, target))
-        return self._only(rows, f"the cast to {_print(node.to)}")
+        return self._only(rows, f"the cast to {write(node.to)}")
 
     def _only(self, rows: list[tuple[Any, ...]], part: str) -> Volatility:
         """Return the volatility of the closest match; a polymorphic argument is less close."""
@@ -220,16 +221,12 @@ class _Catalog:
         """Return the type oids of expressions; LIMIT 0 computes none of them."""
         if not expressions:
             return []
-        items = ", ".join(f"({_print(expression)})" for expression in expressions)
+        items = ", ".join(f"({write(expression)})" for expression in expressions)
         return self._transaction.types(f"SELECT {items} FROM {self._table} LIMIT 0")
-
-
-def _print(expression: Structure) -> str:
-    return expression.sql(dialect=PrintedSQL)
 
 
 def _symbol(node: sql.Binary) -> str:
     """Return the operator of a binary node, as what is left between its operands."""
-    left, right, whole = _print(node.left), _print(node.right), _print(node)
+    left, right, whole = write(node.left), write(node.right), write(node)
     between = whole.removeprefix(left).removesuffix(right)
     return bare(between)

@@ -90,7 +90,6 @@ def measure(
 
 def goals(result: Rounds, clock: str) -> Iterator[Goal]:
     """Compare what was measured with what it may be."""
-    waking = result.facts.get(SAMPLED, {}).get("waking_us", 0.0)
     for workload in WORKLOADS:
         where = f"{result.driver}, {workload}"
         over_empty = result.added(workload, FEW, clock, EMPTY)
@@ -112,12 +111,6 @@ def goals(result: Rounds, clock: str) -> Iterator[Goal]:
         sampled = result.added(workload, SAMPLED, clock, FEW)
         if sampled:
             yield Goal(f"sampled, more than not sampled: {where}", sampled.value, MAX_SAMPLED, "µs")
-            yield Goal(
-                f"the same, where it wakes PlanWatch's thread up: {where}",
-                sampled.value + waking,
-                MAX_SAMPLED,
-                "µs",
-            )
         many = result.added(workload, MANY, clock, FEW)
         noise = result.added(workload, "bare-again", clock)
         if many and noise:

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from queue import SimpleQueue
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any
 
 import sqlalchemy as sa
@@ -99,6 +98,8 @@ def planwatch_sampled(app: Flask, url: sa.URL) -> Contestant:
         release.clear()
         with engine.connect() as connection:
             connection.exec_driver_sql("SELECT 1")
+        # Else it would go on with its nap.
+        watch.flush(0, app)
         if not held.wait(_PATIENCE):
             raise RuntimeError("PlanWatch did not inspect a statement that was due.")
         try:
@@ -111,9 +112,7 @@ def planwatch_sampled(app: Flask, url: sa.URL) -> Contestant:
             watch.watch(engine, app)
 
     statement_inspected.connect(hold, app, weak=False)
-    return Contestant(
-        engine, around, lambda: {**watch.stats(app), "waking_us": round(waking_us(), 2)}
-    )
+    return Contestant(engine, around, lambda: watch.stats(app))
 
 
 def flask_sqlalchemy(app: Flask, url: sa.URL) -> Contestant:
@@ -183,25 +182,6 @@ VARIANTS = {
     "sentry-tracing": Variant("Sentry, tracing", sentry_tracing),
     "auto-explain": Variant("auto_explain (on the server)", auto_explain),
 }
-
-
-def waking_us(times: int = 200) -> float:
-    """Return the median µs of putting something into a queue on which a thread sleeps.
-
-    While PlanWatch's thread is held, the sampled statements of a block do not wake it up.
-    """
-    queue: SimpleQueue[bool] = SimpleQueue()
-    sleeper = threading.Thread(target=lambda: all(iter(queue.get, False)), daemon=True)
-    sleeper.start()
-    taken = []
-    for _ in range(times):
-        sleep(0.0005)
-        started = perf_counter()
-        queue.put(True)
-        taken.append((perf_counter() - started) * 1e6)
-    queue.put(False)
-    sleeper.join()
-    return sorted(taken)[times // 2]
 
 
 def _settle(watch: PlanWatch, app: Flask, engine: Engine) -> None:

@@ -450,7 +450,8 @@ class Watch:
         elif is_large(parameters, MAX_PARAMETER_SIZE):
             too_large = SkipReason.PARAMETERS_TOO_LARGE
         root = context.root_connection
-        known = None if root.invalidated or root.closed else self._known(root.connection)
+        lost = error is not None and (root.invalidated or root.closed)
+        known = None if lost else self._known(root.connection)
         origin = tally.origin = self._find_origin(tally.origin)
         # By their order, which takes half the time.
         return Capture(

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -19,6 +20,11 @@ from .finding import Inspection
 
 #: Captures that may wait. An inspection takes some ms, so a longer queue is news of yesterday.
 QUEUE_LIMIT = 100
+
+#: Seconds between two looks of the thread at what has come in. To wake it up would take the
+#: application's thread longer than all else that it does for a statement, and nobody waits for a
+#: log line; who waits for an inspection wakes it up.
+NAP_SECONDS = 0.1
 
 #: Seconds without work after which the thread ends and its connections are given up. A new
 #: connection costs some 3 ms, so holding one for longer buys nothing.
@@ -74,14 +80,12 @@ class Ticket:
     `until`, and `pause` are the seconds between the latest two tries.
     """
 
-    __slots__ = ("done", "inspection", "job", "pause", "until")
-
-    def __init__(self, job: Job, until: float) -> None:
-        self.job: Job | None = job
-        self.until = until
-        self.pause = 0.0
-        self.inspection: Inspection | None = None
-        self.done = False
+    # Defaults of the class: one that is set for each ticket would cost the application time.
+    job: Job | None = None
+    inspection: Inspection | None = None
+    done = False
+    until = 0.0
+    pause = 0.0
 
 
 class _Retry(NamedTuple):
@@ -111,20 +115,21 @@ class Worker:
         `first` puts it ahead of all others, for which there is room of its own. A job that is not
         done gets one more try, or, for `patience` seconds, as many as it takes.
         """
-        if not self._settled:
-            self._settle()
-        # The lock itself: the way to it through the condition takes longer.
-        with self._lock:
-            room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
-            full = len(self._pending) >= room or self._closed
-            # Before the job is there: a greenlet would start with it, and the app wait for it.
-            if full or (self._thread is None and not self._start()):
-                self.dropped += 1
-                return None
-            ticket = Ticket(job, monotonic() + patience if patience else 0.0)
-            self._pending.add(ticket)
-            self.accepted += 1
-            self._queues.put(ticket, first=first)
+        room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
+        full = self._closed or self.waiting >= room
+        # Before the job is there: a greenlet would start with it, and the app wait for it.
+        if full or (self._thread is None and not self._start()):
+            self.dropped += 1
+            return None
+        ticket = Ticket()
+        ticket.job = job
+        if patience:
+            ticket.until = monotonic() + patience
+        self.accepted += 1
+        (self._first if first else self._others).append(ticket)
+        if self._thread is None:
+            # It has ended without a look at this one.
+            self._start()
         return ticket
 
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
@@ -141,14 +146,16 @@ class Worker:
 
         if on_own_thread():
             return settled()
+        self._alarm.put(None)
         with self._changed:
             return self._changed.wait_for(settled, timeout)
 
     def flush(self, timeout: float) -> bool:
         """Wait until every capture that was accepted before is done."""
         with self._changed:
-            pending = list(self._pending)
-        return self.wait(pending, timeout)
+            # No thread can come between the parts of making a list of a deque.
+            accepted = [*self._taken, *list(self._first), *list(self._others)]
+        return self.wait(accepted, timeout)
 
     @property
     def alive(self) -> bool:
@@ -158,7 +165,7 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many captures wait or are being inspected."""
-        return len(self._pending)
+        return len(self._others) + len(self._first) + len(self._taken)
 
     def close(self, patience: float) -> None:
         """Give what was accepted `patience` seconds, and accept no more."""
@@ -173,44 +180,59 @@ class Worker:
 
     def _reset(self) -> None:
         self._make_locks()
-        self._pending: set[Ticket] = set()
+        # Threads add to a deque without a lock; one of these goes first.
+        self._first: deque[Ticket] = deque()
+        self._others: deque[Ticket] = deque()
+        #: What the thread has taken of them and is not done with.
+        self._taken: set[Ticket] = set()
         self._thread: threading.Thread | None = None
         self._closed = self._settled = False
         self.accepted = 0
         self.dropped = 0
 
-    def _settle(self) -> None:
-        """Make lock and queues again at the first capture of a process.
-
-        With Gunicorn's --preload, gevent replaces what they are made of after the fork.
-        """
-        with _SETTLING:
-            if not self._settled:
-                self._make_locks()
-                self._settled = True
-
     def _make_locks(self) -> None:
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._queues = _Queues()
+        # A signal handler or a finaliser may run a statement: both are reentrant.
+        self._changed = threading.Condition(threading.RLock())
+        self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def _start(self) -> bool:
-        """Start the thread; False if it is too early, or too late in the interpreter's life."""
+        """Start the thread if there is none.
+
+        False if it is too early, or too late in the interpreter's life.
+        """
         if _before_fork():
             return False
-        # The thread knows its worker weakly, so that an app that nobody needs can be collected.
-        thread = threading.Thread(
-            target=_work,
-            args=(weakref.ref(self), self._queues),
-            name="flask-planwatch",
-            daemon=True,
-        )
-        try:
-            thread.start()
-        except RuntimeError:
-            return False
-        self._thread = thread
-        return True
+        with _SETTLING:
+            if not self._settled:
+                # With Gunicorn's --preload, gevent replaces what they are made of after the fork.
+                self._make_locks()
+                self._settled = True
+        with self._changed:
+            if self._thread is not None:
+                return True
+            # The thread knows its worker weakly, so that an app that nobody needs can be collected.
+            thread = threading.Thread(
+                target=_work,
+                args=(weakref.ref(self), self._alarm),
+                name="flask-planwatch",
+                daemon=True,
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+            return True
+
+    def _take(self, *, first: bool) -> Ticket | None:
+        """Return the next job, or only one that goes `first`; None if there is none."""
+        with self._changed:
+            waiting = self._first or (None if first else self._others)
+            if not waiting:
+                return None
+            ticket = waiting.popleft()
+            self._taken.add(ticket)
+            return ticket
 
     def _process(self, ticket: Ticket, *, last_try: bool) -> bool:
         """Run one job; return whether it is done."""
@@ -222,16 +244,18 @@ class Worker:
             if done:
                 # The job has the values of a capture, and a ticket may be kept for long.
                 ticket.done, ticket.job = True, None
-                self._pending.discard(ticket)
+                self._taken.discard(ticket)
             self._changed.notify_all()
         return done
 
     def _retire(self) -> bool:
         """End the thread if there is nothing to do; False if something came in meanwhile."""
         with self._changed:
-            if not self._queues.empty():
+            # First, as another thread adds its job before it looks whether there is a thread.
+            thread, self._thread = self._thread, None
+            if self._first or self._others:
+                self._thread = thread
                 return False
-            self._thread = None
         self._let_go()
         return True
 
@@ -242,72 +266,41 @@ class Worker:
                 self._thread = None
 
 
-class _Queues:
-    """What waits to be done: the jobs that go first, and all others."""
-
-    def __init__(self) -> None:
-        # A SimpleQueue is reentrant: a signal handler or a finaliser may run a statement.
-        self._first: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
-        self._others: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-
-    def put(self, ticket: Ticket, *, first: bool) -> None:
-        """Add a job, and wake the thread up."""
-        if first:
-            self._first.put(ticket)
-        # None only wakes the thread up.
-        self._others.put(None if first else ticket)
-
-    def get(self, timeout: float) -> Ticket | None:
-        """Return the next job; None if there was none for so many seconds, or after a wake-up."""
-        ticket = self.get_first()
-        if ticket is None:
-            with suppress(queue.Empty):
-                ticket = self._others.get(timeout=timeout) or self.get_first()
-        return ticket
-
-    def get_first(self) -> Ticket | None:
-        """Return the next job of those that go first, None if there is none."""
-        with suppress(queue.Empty):
-            return self._first.get_nowait()
-        return None
-
-    def empty(self) -> bool:
-        """Whether nothing waits."""
-        return self._first.empty() and self._others.empty()
-
-
-def _work(reference: weakref.ref[Worker], queues: _Queues) -> None:
+def _work(reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None]) -> None:
     """The thread: takes jobs until the worker has been idle, or is gone."""
     OWN_THREADS.add(threading.get_ident())
     try:
-        _work_on(reference, queues)
+        _work_on(reference, alarm)
     finally:
         OWN_THREADS.discard(threading.get_ident())
         if (worker := reference()) is not None:
             worker._ended()
 
 
-def _work_on(reference: weakref.ref[Worker], queues: _Queues) -> None:
+def _work_on(reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None]) -> None:
     retries: list[_Retry] = []
     numbers = count()
-    while True:
-        wait = retries[0].due - monotonic() if retries else IDLE_SECONDS
-        ticket = queues.get(wait) if wait > 0 else queues.get_first()
-        last_try = False
-        if ticket is None and retries and retries[0].due <= monotonic():
-            due, _, ticket = heappop(retries)
-            last_try = due >= ticket.until
-        worker = reference()
-        if worker is None:
-            return
+    idle_since = monotonic()
+    while (worker := reference()) is not None:
+        now, last_try = monotonic(), False
+        due = bool(retries) and retries[0].due <= now
+        ticket = worker._take(first=due)
+        if ticket is None and due:
+            at, _, ticket = heappop(retries)
+            last_try = at >= ticket.until
         if ticket is None:
-            if not retries and worker._retire():
+            if not retries and now >= idle_since + IDLE_SECONDS and worker._retire():
                 return
+            del worker
+            nap = min(NAP_SECONDS, retries[0].due - now) if retries else NAP_SECONDS
+            with suppress(queue.Empty):
+                alarm.get(timeout=nap)
             continue
         if not worker._process(ticket, last_try=last_try):
             # Each pause is twice as long as the one before.
             ticket.pause = min(ticket.pause * 2, MAX_PAUSE) or RETRY_SECONDS
             heappush(retries, _Retry(monotonic() + ticket.pause, next(numbers), ticket))
+        idle_since = monotonic()
         del worker, ticket
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 
 import pytest
 import sqlalchemy as sa
@@ -93,6 +94,46 @@ def test_a_job_that_ends_the_thread_ends_nothing_else(worker):
     done = worker.submit(lambda ticket, last_try: True)
     assert worker.flush(5)
     assert done.done
+
+
+def test_a_job_is_done_though_nobody_waits_for_it(worker):
+    """The thread looks by itself, at once when it starts and after each nap."""
+    for _ in range(2):
+        done = threading.Event()
+        worker.submit(lambda ticket, last_try, done=done: done.set() or True)
+        assert done.wait(5)
+
+
+def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
+    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
+    ticket = worker.submit(lambda ticket, last_try: True)
+    time.sleep(0.05)
+    assert not ticket.done
+    assert worker.waiting == 1
+    assert worker.flush(5)
+    assert ticket.done
+
+
+def test_a_job_that_comes_as_the_thread_ends_is_done_by_another_one(worker):
+    class EndOfThread(deque):
+        def append(self, ticket):
+            worker._thread = None
+            super().append(ticket)
+
+    worker._thread, worker._others = threading.Thread(), EndOfThread()
+    ticket = worker.submit(lambda ticket, last_try: True)
+    assert worker.wait([ticket], 5)
+
+
+def test_a_thread_does_not_end_beside_a_job(worker):
+    thread = worker._thread = threading.Thread()
+    worker.submit(lambda ticket, last_try: True)
+    assert not worker._retire()
+    assert worker._thread is thread
+    worker._others.clear()
+    assert worker._retire()
+    assert worker._thread is None
 
 
 LOCKS = ["sampler._inspections", "store", "_log", "_mappings"]

@@ -44,6 +44,10 @@ _SLOWEST = 0.999
 #: Seconds from the first execution of a bad statement to its log line.
 MAX_SECONDS = 1.0
 
+#: Executions after which nothing new is learnt of a statement: the second shows which values vary,
+#: and from the third on its time is believed.
+_LEARNT = 5
+
 #: Seconds before a log line is given up.
 _PATIENCE = 30.0
 
@@ -124,7 +128,7 @@ def measure(url: sa.URL, driver: str, *, pairs: int, seconds: float) -> Iterator
         with one_processor(), _watched(url) as (feeder, watch, app), _busy(url) as look_up:
             statements = _statements(fresh=fresh)
             if not fresh:
-                known = itertools.islice(statements, len(STATEMENTS))
+                known = itertools.islice(statements, _LEARNT * len(STATEMENTS))
                 first = threading.Thread(
                     target=_feed, args=(feeder, known), kwargs={"inspected": True}
                 )

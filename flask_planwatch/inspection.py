@@ -33,6 +33,7 @@ from .pace import Pace
 from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
+from .plan.predicate import conjuncts
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
@@ -214,26 +215,50 @@ class Inspector:
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
-        schema = self.catalog.schema(plan)
-        give_way()
-        if self.session.other_role:
-            refuse_row_security(self.session, schema.relations)
+        for node in plan.nodes:
+            for _, condition in node.conditions:
+                # What is read here is remembered by all that follows.
+                conjuncts(condition)
+                give_way()
         # Two lines of code may use one statement with a key of their own each.
         origin = f"{statement_of(capture).fingerprint} {capture.location}"
         varying = self.structure.varying(origin, plan)
         give_way()
-        evidence = self._evidence(capture, plan, schema, varying)
+        timings = self._timings(capture, plan)
         proposed = self.proposals.others(origin)
         give_way()
-        now = circumstances(capture, evidence, proposed)
-        give_way()
-        conclusion = self.conclusions.standing(origin, now)
-        if conclusion is None:
+        for schema in self._schemas(plan):
+            give_way()
+            evidence = self._evidence(capture, plan, schema, varying, timings)
+            give_way()
+            now = circumstances(capture, evidence, proposed)
+            give_way()
+            conclusion = self.conclusions.standing(origin, now)
+            if conclusion is not None:
+                break
+        else:
             conclusion = self._conclude(capture, query, evidence, proposed)
             self.conclusions.keep(origin, now, conclusion)
-        self.proposals.keep(origin, conclusion.chosen)
         give_way()
+        self.proposals.keep(origin, conclusion.chosen)
         return self._outcome(capture, evidence, conclusion)
+
+    def _schemas(self, plan: Plan) -> Iterator[Schema]:
+        """Yield what a plan's relations are: as they were a moment ago, then as they are now.
+
+        For a conclusion that stands, the first is near enough. Without an interval, somebody waits
+        to see what a change has brought about, and the server is asked each time.
+        """
+        earlier = self.catalog.remembered(plan) if self.settings.sample_interval > 0 else None
+        if earlier is not None:
+            yield self._readable(earlier)
+        yield self._readable(self.catalog.schema(plan))
+
+    def _readable(self, schema: Schema) -> Schema:
+        """Return a schema; raises ServerError if rows of it are hidden from PlanWatch's role."""
+        if self.session.other_role:
+            refuse_row_security(self.session, schema.relations)
+        return schema
 
     def _conclude(
         self, capture: Capture, query: Query, evidence: Evidence, proposed: Sequence[Candidate]
@@ -287,9 +312,12 @@ class Inspector:
             findings.append(replace(draft, problem=problem, advice=answer.advice))
         findings = [_with_others(finding, findings) for finding in findings]
         findings.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows))
+        give_way()
+        shown = plan if self.settings.show_parameters else scrub_plan(plan, varying)
+        give_way()
         inspection = inspection_of(
             capture,
-            plan=plan if self.settings.show_parameters else scrub_plan(plan, varying),
+            plan=shown,
             findings=tuple(findings),
             dismissals=conclusion.dismissals,
             served=conclusion.served,
@@ -386,7 +414,12 @@ class Inspector:
         return replace(judged, evidence=evidence)
 
     def _evidence(
-        self, capture: Capture, plan: Plan, schema: Schema, varying: frozenset[str]
+        self,
+        capture: Capture,
+        plan: Plan,
+        schema: Schema,
+        varying: frozenset[str],
+        timings: Timings,
     ) -> Evidence:
         """Return what is known without asking the server again."""
         return Evidence(
@@ -398,7 +431,7 @@ class Inspector:
             duration_ms=capture.duration_ms,
             returned_rows=capture.returned_rows,
             parameter_types=_types(capture.parameters),
-            timings=self._timings(capture, plan),
+            timings=timings,
             client_side=capture.client_side,
             error=capture.error,
             show_values=self.settings.show_parameters,

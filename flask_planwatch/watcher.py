@@ -27,6 +27,7 @@ from .hooks import Watch
 from .inspection import Inspector, Outcome, inspection_of, statement_of
 from .mapping import Mappings, entities_of
 from .pace import Pace
+from .pause import give_way
 from .plan.schema import Relation
 from .report.log import LogReporter
 from .report.store import Store
@@ -230,7 +231,9 @@ class Watcher:
             self.count_skip(inspection.skip.reason)
         for unanswered in inspection.unanswered:
             self.count_skip(unanswered.reason)
+        give_way()
         changes = self.store.record(inspection)
+        give_way()
         try:
             # First, as the span may end any moment.
             tell_span(span, inspection.findings)
@@ -302,6 +305,7 @@ class _WatchedEngine:
         self.catalog = Catalog(self.session)
         self.conclusions = Conclusions()
         self._watcher = watcher
+        self._worker = watcher.worker
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         #: The statements that failed and wait for the server, by their text as compiled.
         self._kept: dict[str, Ticket] = {}
@@ -333,11 +337,11 @@ class _WatchedEngine:
         the first of its statement stands for all.
         """
         job = partial(self._inspect, capture)
-        if not capture.failed:
-            return self._watcher.worker.submit(job)
+        if capture.error is None or not capture.failed:
+            return self._worker.submit(job)
         kept = self._kept.get(capture.key)
         if kept is None or kept.done:
-            kept = self._watcher.worker.submit(job, first=True, patience=KEEP_FAILED_SECONDS)
+            kept = self._worker.submit(job, first=True, patience=KEEP_FAILED_SECONDS)
             if kept is not None:
                 waiting = {key: one for key, one in list(self._kept.items()) if not one.done}
                 self._kept = waiting | {capture.key: kept}

@@ -202,6 +202,7 @@ LIMITS = {
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
     "Columns and indexes of relations, for each engine": (catalog.MAX_RELATIONS,),
+    "Relations of plans that were read a moment ago, for each engine": (catalog.MAX_REMEMBERED,),
     "Outcomes that stand, for each engine": (standing.MAX_STEPS,),
     "Texts with what was read of them, of statements; of conditions": (
         fingerprint.MAX_REMEMBERED,

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch.plan.schema import Activity, Relation
+from flask_planwatch.plan.tree import Plan
 from flask_planwatch.server import catalog as module
 from flask_planwatch.server.catalog import KEEP_SECONDS, Catalog
 from flask_planwatch.server.explain import Query, explain
@@ -78,8 +79,7 @@ def session(database) -> Iterator[CountingSession]:
 def relations(catalog: Catalog, session: OwnSession) -> dict[str, Relation]:
     """Return what a plan of both tables reads; what the server counts, it counts later."""
     tables = "thing, part" if session.partitioned else "thing, part_1"
-    plan = explain(session, Query(f"SELECT * FROM {tables}", None, escaped=False))
-    found = catalog.schema(plan).relations
+    found = catalog.schema(plan_of(session, f"SELECT * FROM {tables}")).relations
     return {key: replace(one, activity=Activity()) for key, one in found.items()}
 
 
@@ -136,3 +136,48 @@ def test_only_so_many_relations_are_remembered(session, monkeypatch):
     session.asked = 0
     relations(catalog, session)
     assert session.asked == 3
+
+
+def test_what_was_read_a_moment_ago_is_remembered(database, session):
+    now = 0.0
+    catalog = Catalog(session, clock=lambda: now)
+    plan = plan_of(session, "SELECT * FROM thing WHERE size = 3")
+    assert catalog.remembered(plan) is None
+    schema = catalog.schema(plan)
+    session.asked = 0
+    assert catalog.remembered(plan_of(session, "SELECT name FROM thing")) is schema
+    assert catalog.remembered(plan_of(session, "SELECT * FROM part")) is None
+    assert catalog.remembered(plan_of(session, "DELETE FROM thing")) is None
+    assert session.asked == 0
+    now = KEEP_SECONDS
+    assert catalog.remembered(plan) is None
+    catalog.schema(plan)
+    assert catalog.remembered(plan) is not None
+    catalog.forget()
+    assert catalog.remembered(plan) is None
+
+
+def test_a_plan_with_an_index_that_is_new_is_not_remembered(database, session):
+    catalog = Catalog(session)
+    by_id = "SELECT * FROM thing WHERE id = 7"
+    catalog.schema(plan_of(session, by_id))
+    assert catalog.remembered(plan_of(session, by_id)) is not None
+    database.execute("DROP TABLE thing", "CREATE TABLE thing (id int CONSTRAINT key PRIMARY KEY)")
+    plan = plan_of(session, by_id)
+    assert {node.index for node in plan.nodes} & {"key"}
+    assert catalog.remembered(plan) is None
+
+
+def test_only_schemas_of_so_many_relations_are_remembered(session, monkeypatch):
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
+    catalog = Catalog(session)
+    plans = [plan_of(session, f"SELECT * FROM {table}") for table in ("part", "thing", "spare")]
+    for plan in (*plans, plans[0]):
+        catalog.schema(plan)
+    # The partitioned one has two.
+    assert [catalog.remembered(plan) is not None for plan in plans] == [True, False, True]
+    assert catalog._remembered == 3
+
+
+def plan_of(session: OwnSession, text: str) -> Plan:
+    return explain(session, Query(text, None, escaped=False))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask_planwatch import standing
 from flask_planwatch.inspection import Inspector
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.server.catalog import Catalog
 from flask_planwatch.standing import Conclusions
 
 from .models import User
@@ -164,6 +165,56 @@ def test_what_changed_is_judged_again(fresh_story, watch, judged, change):
         fresh_story.execute(*CHANGES[change].split("; "))
     watched.ask(by_points(99_000))
     assert len(judged) == count + 1
+
+
+#: Seconds after which each execution is due: sooner than any test can run two.
+SHORT = 1e-9
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The plans for which the catalog was asked."""
+    plans, original = [], Catalog.schema
+
+    def schema(self, plan):
+        plans.append(plan)
+        return original(self, plan)
+
+    monkeypatch.setattr(Catalog, "schema", schema)
+    return plans
+
+
+@pytest.mark.usefixtures("steady")
+def test_for_what_stands_the_catalog_is_asked_once_in_a_while(story, watch, judged, read):
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=SHORT)
+    for number in (6, 7, 8):
+        watched.ask(by_id(number))
+    counts = len(judged), len(read)
+    for number in range(9, 13):
+        watched.ask(by_id(number))
+    assert (len(judged), len(read)) == counts
+    # Of a statement that is not known, nothing stands.
+    watched.ask(by_points(99_000))
+    assert (len(judged), len(read)) == (counts[0] + 1, counts[1] + 1)
+    assert watched.planwatch.stats()["inspected"] == 8
+
+
+@pytest.mark.usefixtures("steady")
+def test_without_an_interval_the_catalog_is_asked_each_time(story, watch, read):
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=0)
+    times(watched, by_id(7), 6)
+    assert len(read) == 6
+
+
+@pytest.mark.usefixtures("steady")
+def test_nothing_is_said_of_a_table_as_it_was_a_moment_ago(fresh_story, watch):
+    """What is judged anew is judged by the indexes that are there now."""
+    watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=SHORT)
+    times(watched, by_id(7))
+    fresh_story.execute('CREATE INDEX login ON "user" (lower(email))')
+    assert watched.ask(login("user7@example.com")) == []
+    fresh_story.execute("DROP INDEX login")
+    assert watched.ask(login("user8@example.com"))
 
 
 @pytest.mark.usefixtures("steady")

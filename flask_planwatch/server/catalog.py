@@ -20,8 +20,12 @@ from .transaction import ServerError, Transaction
 MAX_RELATIONS = 1000
 
 #: Seconds after which they are read anew in any case: some names, such as that of a type, may
-#: change without a trace in the rows of the relation.
+#: change without a trace in the rows of the relation. So long, what was read is near enough to see
+#: whether an earlier conclusion still stands.
 KEEP_SECONDS = 60.0
+
+#: Relations of all remembered schemas together; the schema that was read longest ago goes first.
+MAX_REMEMBERED = 1000
 
 #: PostgreSQL takes a table that was never vacuumed for at least this many pages.
 ASSUMED_PAGES = 10
@@ -181,6 +185,21 @@ class _Known:
     rows: float = 0.0
 
 
+class _Names(NamedTuple):
+    """The relations that a plan reads, and those that it deletes from."""
+
+    keys: tuple[str, ...]
+    deleted_from: tuple[str, ...]
+
+
+class _Remembered(NamedTuple):
+    """A schema that was read, with the names of its indexes."""
+
+    schema: Schema
+    indexes: frozenset[str]
+    until: float
+
+
 class Catalog:
     """What pg_catalog says of relations, remembered as long as it is still true.
 
@@ -192,7 +211,21 @@ class Catalog:
         self._session = session
         self._clock = clock
         self._known: OrderedDict[int, _Known] = OrderedDict()
+        self._schemas: OrderedDict[_Names, _Remembered] = OrderedDict()
+        self._remembered = 0
         self._forgotten = False
+
+    def remembered(self, plan: Plan) -> Schema | None:
+        """Return what `schema` said of the relations of such a plan in the last KEEP_SECONDS.
+
+        None if it was not asked, or if the plan uses an index that was not there by then.
+        """
+        self._forget_if_told()
+        kept = self._schemas.get(_names_in(plan))
+        if kept is None or self._clock() >= kept.until:
+            return None
+        new = any(node.index and node.index not in kept.indexes for node in plan.nodes)
+        return None if new else kept.schema
 
     def schema(self, plan: Plan) -> Schema:
         """Return the relations that a plan reads, with their partitioned families.
@@ -200,17 +233,44 @@ class Catalog:
         Where rows are deleted, the foreign keys to that relation and their tables are read as well.
         Raises ServerError.
         """
+        self._forget_if_told()
+        names = _names_in(plan)
+        if not names.keys:
+            return Schema()
+        schema = self._read(names)
+        self._remember(names, schema)
+        return schema
+
+    def forget(self) -> None:
+        """Forget all relations, before the next plan. Safe to call from any thread."""
+        self._forgotten = True
+
+    def _forget_if_told(self) -> None:
         if self._forgotten:
             self._forgotten = False
             self._known.clear()
-        keys = sorted({scan.qualified_relation or "" for scan in plan.scans})
-        if not keys:
-            return Schema()
+            self._schemas.clear()
+            self._remembered = 0
+
+    def _remember(self, names: _Names, schema: Schema) -> None:
+        earlier = self._schemas.pop(names, None)
+        if earlier is not None:
+            self._remembered -= len(earlier.schema.relations)
+        relations = schema.relations.values()
+        indexes = frozenset(index.name for relation in relations for index in relation.indexes)
+        self._schemas[names] = _Remembered(schema, indexes, self._clock() + KEEP_SECONDS)
+        self._remembered += len(relations)
+        while self._remembered > MAX_REMEMBERED:
+            _, oldest = self._schemas.popitem(last=False)
+            self._remembered -= len(oldest.schema.relations)
+
+    def _read(self, names: _Names) -> Schema:
+        keys = list(names.keys)
         # A name is shown as a new session has to write it, whatever the search path is here.
         with self._session.transaction(own_state=True) as transaction:
             references: tuple[ForeignKey, ...] = ()
-            if plan.deleted_from:
-                rows = transaction.fetch(_REFERENCES, (list(plan.deleted_from),))
+            if names.deleted_from:
+                rows = transaction.fetch(_REFERENCES, (list(names.deleted_from),))
                 references = tuple(
                     ForeignKey(name, child, parent, tuple(columns))
                     for name, child, parent, columns in rows
@@ -223,10 +283,6 @@ class Catalog:
             self._known.popitem(last=False)
         extensions = family[0].extensions if family else None
         return Schema(_relations(family, known), references, extensions or "")
-
-    def forget(self) -> None:
-        """Forget all relations, before the next plan. Safe to call from any thread."""
-        self._forgotten = True
 
     def _is_known(self, member: _Member) -> bool:
         known = self._known.get(member.oid)
@@ -256,6 +312,11 @@ class Catalog:
             self._known[member.oid] = known
         self._known.move_to_end(member.oid)
         return known
+
+
+def _names_in(plan: Plan) -> _Names:
+    keys = {scan.qualified_relation or "" for scan in plan.scans}
+    return _Names(tuple(sorted(keys)), tuple(plan.deleted_from))
 
 
 def _relations(family: Sequence[_Member], known: Mapping[int, _Known]) -> dict[str, Relation]:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -136,26 +137,26 @@ def measure(url: sa.URL, driver: str, *, pairs: int, seconds: float) -> Iterator
                 first.join()
                 watch.flush(_PATIENCE, app)
             statement_inspected.connect(count, app)
+            feed = partial(_feed, feeder, finish=partial(watch.flush, _PATIENCE, app))
             before = watch.stats(app)
             processor.clear()
             times: dict[bool, list[float]] = {False: [], True: []}
             losses = []
             for pair in range(pairs):
-                counts = {}
+                rates = {}
                 # Neither is always the first.
                 for inspected in (False, True) if pair % 2 else (True, False):
-                    window = _window(look_up, feeder, statements, seconds, inspected=inspected)
-                    watch.flush(_PATIENCE, app)
+                    window = _window(look_up, feed, statements, seconds, inspected=inspected)
                     times[inspected] += window
-                    counts[inspected] = len(window)
-                losses.append(1 - counts[True] / counts[False])
+                    rates[inspected] = len(window) / sum(window)
+                losses.append(1 - rates[True] / rates[False])
             after = watch.stats(app)
             inspections = after["inspected"] - before["inspected"]
             yield Interference(
                 driver=driver,
                 kind=kind,
-                rate=inspections / (pairs * seconds),
-                per_second=len(times[False]) / (pairs * seconds),
+                rate=1000 * inspections / sum(times[True]),
+                per_second=1000 * len(times[False]) / sum(times[False]),
                 loss=median_of(losses),
                 slowest_ms=(
                     quantile(sorted(times[False]), _SLOWEST),
@@ -262,27 +263,29 @@ def _renamed(statement: Any, number: int) -> Any:
 
 def _window(
     look_up: Callable[[], object],
-    feeder: Engine,
+    feed: Callable[..., None],
     statements: Iterator[Any],
     seconds: float,
     *,
     inspected: bool,
 ) -> list[float]:
-    """Return the ms of each lookup, while statements are executed by another thread."""
+    """Return the ms of each lookup while statements are executed by another thread.
+
+    It goes on until what was captured in `seconds` is inspected.
+    """
     stop = threading.Event()
-    feed = threading.Thread(
-        target=_feed, args=(feeder, statements, stop), kwargs={"inspected": inspected}
-    )
-    feed.start()
+    feeder = threading.Thread(target=feed, args=(statements, stop), kwargs={"inspected": inspected})
+    feeder.start()
     taken = []
     started = ended = perf_counter()
-    while ended - started < seconds:
+    while feeder.is_alive():
         before = ended
         look_up()
         ended = perf_counter()
         taken.append((ended - before) * 1000)
-    stop.set()
-    feed.join()
+        if ended - started >= seconds:
+            stop.set()
+    feeder.join()
     return taken
 
 
@@ -292,8 +295,9 @@ def _feed(
     stop: threading.Event | None = None,
     *,
     inspected: bool,
+    finish: Callable[[], object] = lambda: None,
 ) -> None:
-    """Execute statements at their rate until told to stop."""
+    """Execute statements at their rate until told to stop, then finish."""
     leave()
     stop = stop or threading.Event()
     # Else each window would begin with one.
@@ -304,4 +308,5 @@ def _feed(
             connection.execute(statement).all()
         due += 1 / RATE
         if stop.wait(max(0.0, due - perf_counter())):
-            return
+            break
+    finish()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from .plan.failure import StatementError as StatementError
@@ -264,7 +265,7 @@ class Finding:
     calls: int = 1
     error: StatementError | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Twelve hex digits that stay the same for the same problem."""
         return finding_id(self.statement.fingerprint, self.rule, self.relation, self.subject)

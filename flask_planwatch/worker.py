@@ -22,9 +22,10 @@ from .finding import Inspection
 QUEUE_LIMIT = 100
 
 #: Seconds between two looks of the thread at what has come in. To wake it up would take the
-#: application's thread longer than all else that it does for a statement, and nobody waits for a
-#: log line; who waits for an inspection wakes it up.
-NAP_SECONDS = 0.1
+#: application's thread longer than all else that it does for a statement, and several captures one
+#: after the other take less than each by itself. Nobody waits so shortly for a log line; who waits
+#: for an inspection wakes it up.
+NAP_SECONDS = 0.5
 
 #: Seconds without work after which the thread ends and its connections are given up. A new
 #: connection costs some 3 ms, so holding one for longer buys nothing.
@@ -112,13 +113,16 @@ class Worker:
     def submit(self, job: Job, *, first: bool = False, patience: float = 0.0) -> Ticket | None:
         """Accept a job without waiting; return None, and count it, if too many wait.
 
+        The thread sees it after its nap, or at once if it starts with it, or if much is waiting.
         `first` puts it ahead of all others, for which there is room of its own. A job that is not
         done gets one more try, or, for `patience` seconds, as many as it takes.
         """
         room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
-        full = self._closed or self.waiting >= room
+        waiting = len(self._others) + len(self._first) + len(self._taken)
+        full = self._closed or waiting >= room
+        starts = self._thread is None
         # Before the job is there: a greenlet would start with it, and the app wait for it.
-        if full or (self._thread is None and not self._start()):
+        if full or (starts and not self._start()):
             self.dropped += 1
             return None
         ticket = Ticket()
@@ -127,6 +131,9 @@ class Worker:
             ticket.until = monotonic() + patience
         self.accepted += 1
         (self._first if first else self._others).append(ticket)
+        if starts or waiting == QUEUE_LIMIT // 2:
+            # It has begun to nap already, or would sleep too long.
+            self._alarm.put(None)
         if self._thread is None:
             # It has ended without a look at this one.
             self._start()

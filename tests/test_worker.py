@@ -115,6 +115,16 @@ def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
     assert ticket.done
 
 
+def test_a_queue_that_fills_up_wakes_the_thread_up(worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
+    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
+    done = threading.Event()
+    for _ in range(worker_module.QUEUE_LIMIT // 2):
+        worker.submit(lambda ticket, last_try: True)
+    assert worker.submit(lambda ticket, last_try: done.set() or True)
+    assert done.wait(5)
+
+
 def test_a_job_that_comes_as_the_thread_ends_is_done_by_another_one(worker):
     class EndOfThread(deque):
         def append(self, ticket):

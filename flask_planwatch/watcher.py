@@ -121,7 +121,9 @@ class Watcher:
         if known is not None:
             self._mappings.learn_registry(known)
         for bind, engine in engines.items():
-            self._watch(engine, bind, self._settings_at_start.database_url_for(bind))
+            # One that the application does not want watched stays so until it says otherwise.
+            if engine not in self._asleep:
+                self._watch(engine, bind, self._settings_at_start.database_url_for(bind))
 
     def watch(self, engine: Any) -> None:
         """Listen to an engine that is not Flask-SQLAlchemy's."""

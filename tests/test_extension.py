@@ -273,6 +273,20 @@ def test_clear_forgets_and_finds_again(story):
     engine.dispose()
 
 
+def test_an_engine_that_is_let_go_stays_so_in_the_next_app_context(fresh_story):
+    app = make_app(fresh_story.url)
+    db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
+    with app.app_context():
+        planwatch.unwatch(db.engine)
+    engine = ask(app, db)
+    assert planwatch.stats()["captured"] == 0
+    planwatch.watch(engine, app)
+    ask(app, db)
+    assert planwatch.flush(10)
+    assert planwatch.stats()["inspected"] == 1
+    engine.dispose()
+
+
 def test_an_app_that_nobody_needs_is_collected_with_its_connection(fresh_story):
     app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app), PlanWatch(app)

@@ -53,12 +53,14 @@ _PLANWATCH = os.path.join(os.path.realpath(os.path.dirname(__file__)), "")
 class Origin(NamedTuple):
     """Where a statement came from, as it is found while it runs.
 
+    `line` is that of the code's file, looked up once as long as the `instruction` stays the same.
     `template` is that of Jinja that the code was made of. `library` tells that the app's own code
     has no part in it. `depth` is how many calls lie between, and `inner` the code of the first of
     them; without an app's code, or with a greenlet between, there is no depth.
     """
 
     code: CodeType
+    line: int | None
     instruction: int
     template: Any
     library: bool
@@ -67,10 +69,8 @@ class Origin(NamedTuple):
 
     @property
     def location(self) -> Location:
-        """The line of code: to find it takes as long as to find the origin."""
-        lines = self.code.co_lines()
-        line = next((line for _, end, line in lines if self.instruction < end), None)
-        line = line or self.code.co_firstlineno
+        """The line of code."""
+        line = self.line or self.code.co_firstlineno
         if self.template is not None:
             # A template runs as Python code with lines of its own.
             line = self.template.get_corresponding_lineno(line)
@@ -191,11 +191,12 @@ def _same_way(earlier: Origin) -> Origin | None:
         return None
     if frame.f_lasti == earlier.instruction:
         return earlier
-    return earlier._replace(instruction=frame.f_lasti)
+    return earlier._replace(line=frame.f_lineno, instruction=frame.f_lasti)
 
 
 def _origin(
     frame: FrameType, *, library: bool, depth: int = 0, inner: CodeType | None = None
 ) -> Origin:
     template = frame.f_globals.get("__jinja_template__")
-    return Origin(frame.f_code, frame.f_lasti, template, library, depth, inner)
+    code, line, instruction = frame.f_code, frame.f_lineno, frame.f_lasti
+    return Origin(code, line, instruction, template, library, depth, inner)

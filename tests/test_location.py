@@ -224,7 +224,7 @@ def test_the_same_way_is_not_walked_again():
     other = call(partial(find, first))  # another line
     assert first.location.line == line_of("the same way")
     assert other.location.line == line_of("another line")
-    assert other == first._replace(instruction=other.instruction)
+    assert other == first._replace(line=other.line, instruction=other.instruction)
     deeper = (lambda: call(partial(find, first)))()
     assert deeper.code is not first.code
 
@@ -235,7 +235,7 @@ def every(story, watch):
     watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=0)
     lines = []
     statement_inspected.connect(
-        lambda sender, inspection: lines.append(inspection.location.line), weak=False
+        lambda sender, inspection: lines.append(inspection.location.line), watched.app, weak=False
     )
     with watched.app.app_context():
         yield watched, lines

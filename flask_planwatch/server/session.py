@@ -146,7 +146,7 @@ class OwnSession:
         path = "; SET LOCAL search_path TO DEFAULT" if own_state else ""
         with self._lock:
             self._let_go = False
-            transaction = self._begin(f"BEGIN {mode}; {limits}{path}")
+            transaction = self._begin(f"SET TRANSACTION {mode}; {limits}{path}")
             try:
                 if not own_state:
                     self._adopt(transaction, limits)
@@ -275,9 +275,9 @@ class OwnSession:
         connection = self._engine.pool.recreate().connect()
         self._refuse_shared(connection)
         connection.rollback()
-        # Else the driver would begin each transaction by a command of its own.
+        # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
         adapted: Any = connection.dbapi_connection
-        adapted.autocommit = True
+        adapted.autocommit = False
         driver: Any = connection.driver_connection
         if hasattr(driver, "prepare_threshold"):
             driver.prepare_threshold = None
@@ -297,7 +297,7 @@ class OwnSession:
         if self._connection is None:
             return
         try:
-            transaction_on(self._connection, self._dialect, self._call).run("ROLLBACK")
+            self._call(self._connection.rollback)
         except Exception:  # noqa: BLE001 - a broken connection is replaced at the next use
             self._discard()
 

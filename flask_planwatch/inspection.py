@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 from . import fingerprint
@@ -215,6 +216,9 @@ class Inspector:
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
+        schemas = self._schemas(capture, plan)
+        # Before anything is learnt of the plan: it may be refused.
+        first = next(schemas)
         for node in plan.nodes:
             for _, condition in node.conditions:
                 # What is read here is remembered by all that follows.
@@ -227,7 +231,7 @@ class Inspector:
         timings = self._timings(capture, plan)
         proposed = self.proposals.others(origin)
         give_way()
-        for schema in self._schemas(plan):
+        for schema in chain([first], schemas):
             give_way()
             evidence = self._evidence(capture, plan, schema, varying, timings)
             give_way()
@@ -243,15 +247,18 @@ class Inspector:
         self.proposals.keep(origin, conclusion.chosen)
         return self._outcome(capture, evidence, conclusion)
 
-    def _schemas(self, plan: Plan) -> Iterator[Schema]:
+    def _schemas(self, capture: Capture, plan: Plan) -> Iterator[Schema]:
         """Yield what a plan's relations are: as they were a moment ago, then as they are now.
 
         For a conclusion that stands, the first is near enough. Without an interval, somebody waits
-        to see what a change has brought about, and the server is asked each time.
+        to see what a change has brought about, and the server is asked each time; it is at once
+        where nothing can stand.
         """
-        earlier = self.catalog.remembered(plan) if self.settings.sample_interval > 0 else None
-        if earlier is not None:
-            yield self._readable(earlier)
+        may_stand = not capture.urgent and capture.error is None
+        if may_stand and self.settings.sample_interval > 0:
+            earlier = self.catalog.remembered(plan)
+            if earlier is not None:
+                yield self._readable(earlier)
         yield self._readable(self.catalog.schema(plan))
 
     def _readable(self, schema: Schema) -> Schema:

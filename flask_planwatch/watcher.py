@@ -436,4 +436,6 @@ class _WatchedEngine:
         return False
 
     def _disposed(self, engine: Engine) -> None:
+        # What still waits would connect again, to a database that may be dropped next.
+        self._worker.flush(DISPOSE_PATIENCE)
         self.session.close(DISPOSE_PATIENCE)

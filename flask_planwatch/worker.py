@@ -118,8 +118,8 @@ class Worker:
         done gets one more try, or, for `patience` seconds, as many as it takes.
         """
         room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
-        waiting = len(self._others) + len(self._first) + len(self._taken)
-        full = self._closed or waiting >= room
+        taken, untouched = len(self._taken), len(self._others) + len(self._first)
+        full = self._closed or taken + untouched >= room
         starts = self._thread is None
         # Before the job is there: a greenlet would start with it, and the app wait for it.
         if full or (starts and not self._start()):
@@ -131,7 +131,7 @@ class Worker:
             ticket.until = monotonic() + patience
         self.accepted += 1
         (self._first if first else self._others).append(ticket)
-        if starts or waiting == QUEUE_LIMIT // 2:
+        if starts or untouched == (QUEUE_LIMIT - taken) // 2:
             # It has begun to nap already, or would sleep too long.
             self._alarm.put(None)
         if self._thread is None:
@@ -151,7 +151,7 @@ class Worker:
                 ticket.done or (interim and ticket.inspection is not None) for ticket in waiting
             )
 
-        if on_own_thread():
+        if on_own_thread() or settled():
             return settled()
         self._alarm.put(None)
         with self._changed:
@@ -159,6 +159,9 @@ class Worker:
 
     def flush(self, timeout: float) -> bool:
         """Wait until every capture that was accepted before is done."""
+        if self._started_in != os.getpid():
+            # In a child that was forked without Python's hooks, the lock may be held for ever.
+            return True
         with self._changed:
             # No thread can come between the parts of making a list of a deque.
             accepted = [*self._taken, *list(self._first), *list(self._others)]
@@ -193,6 +196,8 @@ class Worker:
         #: What the thread has taken of them and is not done with.
         self._taken: set[Ticket] = set()
         self._thread: threading.Thread | None = None
+        #: The process that the latest thread was started in.
+        self._started_in = 0
         self._closed = self._settled = False
         self.accepted = 0
         self.dropped = 0
@@ -217,10 +222,11 @@ class Worker:
         with self._changed:
             if self._thread is not None:
                 return True
-            # The thread knows its worker weakly, so that an app that nobody needs can be collected.
+            # The thread knows its worker weakly, so that an app that nobody needs can be collected;
+            # but not before what was accepted is done, which keeps the app.
             thread = threading.Thread(
                 target=_work,
-                args=(weakref.ref(self), self._alarm),
+                args=(weakref.ref(self), self._alarm, self._first, self._others),
                 name="flask-planwatch",
                 daemon=True,
             )
@@ -228,7 +234,7 @@ class Worker:
                 thread.start()
             except RuntimeError:
                 return False
-            self._thread = thread
+            self._thread, self._started_in = thread, os.getpid()
             return True
 
     def _take(self, *, first: bool) -> Ticket | None:
@@ -273,7 +279,9 @@ class Worker:
                 self._thread = None
 
 
-def _work(reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None]) -> None:
+def _work(
+    reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None], *_: deque[Ticket]
+) -> None:
     """The thread: takes jobs until the worker has been idle, or is gone."""
     OWN_THREADS.add(threading.get_ident())
     try:

@@ -16,6 +16,7 @@ from sqlalchemy import func
 
 from flask_planwatch import PlanWatch, SettingError
 from flask_planwatch.fingerprint import fingerprint
+from flask_planwatch.worker import NAP_SECONDS
 
 from .models import User, metadata
 
@@ -273,6 +274,19 @@ def test_clear_forgets_and_finds_again(story):
     engine.dispose()
 
 
+def test_dispose_waits_for_what_would_connect_again(fresh_story):
+    app = make_app(fresh_story.url)
+    db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
+    for number in (1, 2):
+        engine = ask(app, db)
+        engine.dispose()
+        assert planwatch.stats()["inspected"] == number
+        # The server takes a moment to end one, and longer than a nap no other one may come.
+        assert connections_become(fresh_story, 0)
+        time.sleep(NAP_SECONDS + 0.1)
+        assert connections(fresh_story) == 0
+
+
 def test_an_engine_that_is_let_go_stays_so_in_the_next_app_context(fresh_story):
     app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
@@ -304,6 +318,7 @@ def test_an_app_that_nobody_needs_is_collected_with_its_connection(fresh_story):
 
 def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monkeypatch):
     monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 1)
+    others = threading.enumerate()
     app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     for _ in range(2):
@@ -312,7 +327,8 @@ def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monk
         assert connections(fresh_story) == 2
         assert connections_become(fresh_story, 1)
         assert not planwatch.stats()["worker_alive"]
-        assert not [t for t in threading.enumerate() if t.name == "flask-planwatch"]
+        started = [thread for thread in threading.enumerate() if thread not in others]
+        assert not [thread for thread in started if thread.name == "flask-planwatch"]
     engine.dispose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import operator
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 
 import pytest
@@ -104,9 +106,17 @@ def test_a_job_is_done_though_nobody_waits_for_it(worker):
         assert done.wait(5)
 
 
+def nap(worker):
+    """Let the thread start, and nap until it is woken up."""
+    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
+    while not worker._alarm.empty():
+        time.sleep(0.001)
+    time.sleep(0.05)
+
+
 def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
-    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
+    nap(worker)
     ticket = worker.submit(lambda ticket, last_try: True)
     time.sleep(0.05)
     assert not ticket.done
@@ -117,12 +127,39 @@ def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
 
 def test_a_queue_that_fills_up_wakes_the_thread_up(worker, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
-    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
+    nap(worker)
+    # What is kept for another try leaves less room.
+    worker._taken |= {worker_module.Ticket() for _ in range(60)}
     done = threading.Event()
-    for _ in range(worker_module.QUEUE_LIMIT // 2):
+    for _ in range(20):
         worker.submit(lambda ticket, last_try: True)
     assert worker.submit(lambda ticket, last_try: done.set() or True)
     assert done.wait(5)
+
+
+def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker):
+    """Without a thread, nobody would take the alarms away."""
+    done = worker_module.Ticket()
+    done.done = True
+    assert worker.wait([done], 1)
+    assert worker.wait([], 1)
+    assert worker.flush(1)
+    assert worker._alarm.empty()
+
+
+def test_a_job_that_was_accepted_keeps_what_it_needs(monkeypatch):
+    monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
+    worker = Worker(let_go=lambda: None, abandon=lambda: None)
+    nap(worker)
+    done = threading.Event()
+    worker.submit(lambda ticket, last_try, worker=worker: done.set() or worker.alive)
+    gone = weakref.ref(worker)
+    del worker
+    gc.collect()
+    assert done.wait(5)
+    while gone() is not None:
+        gc.collect()
+        time.sleep(0.01)
 
 
 def test_a_job_that_comes_as_the_thread_ends_is_done_by_another_one(worker):

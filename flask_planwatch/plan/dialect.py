@@ -14,6 +14,7 @@ from sqlglot.tokens import TokenType
 #: An expression's structure, or a part of it.
 Structure: TypeAlias = sql.Expr
 
+#: The tokenizer of each thread: to make one takes longer than to read most texts.
 _OWN = threading.local()
 
 
@@ -33,7 +34,7 @@ class PrintedSQL(Postgres):
 
 
 def tokenizer() -> Tokenizer:
-    """Return this thread's tokenizer: to make one takes longer than to read most texts."""
+    """Return this thread's tokenizer."""
     made = getattr(_OWN, "tokenizer", None)
     if made is None:
         made = _OWN.tokenizer = PrintedSQL().tokenizer()
@@ -50,8 +51,10 @@ def read_statement(text: str) -> Structure:
         if token.token_type is TokenType.R_PAREN:
             # So sqlglot is told to know nothing of the function that was called.
             token.comments.append(sql.SQLGLOT_ANONYMOUS)
-    statements = PrintedSQL().parser().parse(tokens, text)
-    if len(statements) != 1 or statements[0] is None:
+    read = PrintedSQL().parser().parse(tokens, text)
+    # A comment after a semicolon is a statement to sqlglot.
+    statements = [one for one in read if one is not None and not isinstance(one, sql.Semicolon)]
+    if len(statements) != 1:
         raise ParseError("not one statement")
     return statements[0]
 

@@ -198,7 +198,6 @@ class Tokens:
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
 
-#: The tokenizer of each thread: to make one takes longer than to read a short condition.
 @remembered(MAX_REMEMBERED)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""

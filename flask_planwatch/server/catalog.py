@@ -203,8 +203,9 @@ class _Remembered(NamedTuple):
 class Catalog:
     """What pg_catalog says of relations, remembered as long as it is still true.
 
-    One query tells of each relation whether its columns, indexes or statistics have changed. Used
-    on PlanWatch's thread only, but for `forget`.
+    One query tells of each relation whether its columns, indexes or statistics have changed; what
+    it said last is remembered for a while, for those to whom that is near enough. Used on
+    PlanWatch's thread only, but for `forget`.
     """
 
     def __init__(self, session: Session, clock: Callable[[], float] = monotonic) -> None:

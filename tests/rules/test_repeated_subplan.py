@@ -631,6 +631,11 @@ DERIVED = {
     ),
     "columns without tables": ("SELECT (SELECT max(x) FROM s WHERE s.a = a.id) FROM a", None),
     "an update": ("UPDATE a SET x = (SELECT max(s.x) FROM s WHERE s.a = a.id)", None),
+    "a comment at the end": (
+        "SELECT (SELECT max(s.x) FROM s WHERE s.a = a.id) FROM a; /* of the tracer */",
+        "LEFT JOIN",
+    ),
+    "two statements": ("SELECT (SELECT max(s.x) FROM s WHERE s.a = a.id) FROM a; SELECT 1", None),
     "no sub-query": ("SELECT 1 FROM a", None),
     "no SQL": ("SELECT ((", None),
 }  # fmt: skip

@@ -292,7 +292,8 @@ def test_the_quick_start_finds_its_query(
 def test_the_counters_and_metrics_are_documented() -> None:
     parts = sections(page("monitoring"))
     counters = re.findall(r"^   \* - ``(\w+)``$", parts["In the code"], re.MULTILINE)
-    assert set(counters) == set(flask_planwatch.PlanWatch(Flask("tests.app")).stats())
+    app = Flask("tests.app")
+    assert set(counters) == set(flask_planwatch.PlanWatch(app).stats())
     described = inspect.getdoc(flask_planwatch.PlanWatch.stats) or ""
     assert all(f"`{name}`" in described for name in counters)
     rows = re.findall(

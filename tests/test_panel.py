@@ -545,14 +545,15 @@ def rendered(*advice: Advice) -> str:
         "a problem.",
         advice=advice,
     )
+    app = Flask("tests.app")
     report = panel.Report(
         found=(),
         others=(),
         earlier=(finding,),
-        stats=PlanWatch(Flask("tests.app")).stats(),
+        stats=PlanWatch(app).stats(),
         complete=False,
     )
-    with Flask("tests.app").app_context():
+    with app.app_context():
         content = panel._environment().get_template("panel.html").render(report=report, debug=True)
     return Shown("", content).text
 

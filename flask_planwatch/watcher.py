@@ -382,12 +382,16 @@ class _WatchedEngine:
         outcome = None
         try:
             outcome = self._outcome(capture, last_try)
-            ticket.inspection = outcome.inspection
             kept = outcome.no_server and capture.failed and self.watch.active
             if (outcome.blocked or kept) and not last_try:
+                ticket.inspection = outcome.inspection
                 return False
             self._kept.pop(capture.key, None)
-            self._watcher.publish(outcome.inspection, capture.span)
+            try:
+                self._watcher.publish(outcome.inspection, capture.span)
+            finally:
+                # At last, as the panel does not wait for more.
+                ticket.inspection = outcome.inspection
         except BaseException as error:  # noqa: BLE001 - the worker must live on
             if outcome is None:
                 self._watcher.count_skip(SkipReason.INTERNAL_ERROR)

@@ -230,7 +230,6 @@ class Inspector:
         give_way()
         timings = self._timings(capture, plan)
         proposed = self.proposals.others(origin)
-        give_way()
         for schema in chain([first], schemas):
             give_way()
             evidence = self._evidence(capture, plan, schema, varying, timings)

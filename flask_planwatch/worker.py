@@ -163,8 +163,8 @@ class Worker:
             # In a child that was forked without Python's hooks, the lock may be held for ever.
             return True
         with self._changed:
-            # No thread can come between the parts of making a list of a deque.
-            accepted = [*self._taken, *list(self._first), *list(self._others)]
+            # A deque becomes part of a list at one stroke: no thread can add to it meanwhile.
+            accepted = [*self._taken, *self._first, *self._others]
         return self.wait(accepted, timeout)
 
     @property

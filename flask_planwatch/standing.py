@@ -102,8 +102,11 @@ class Conclusion:
 
     @property
     def by_values(self) -> bool:
-        """Whether something was dismissed only for the values of this execution."""
-        return any(one.by_parameters for one in self.dismissals)
+        """Whether something was dismissed only for the values of this execution.
+
+        What a prepared statement got, and how often, must be the same in any case.
+        """
+        return any(one.by_parameters and one.rule != generic_plan.NAME for one in self.dismissals)
 
 
 @dataclass(frozen=True)

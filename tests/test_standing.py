@@ -47,6 +47,10 @@ def by_id(number: int) -> sa.Select:
     return sa.select(User.id, User.email).where(User.id == number)
 
 
+def up_to(number: int) -> sa.Select:
+    return sa.select(User.id).where(User.id < number)
+
+
 def by_points(least: int) -> sa.Select:
     return sa.select(User.id).where(User.points >= least, User.nickname == "Nick7")
 
@@ -69,6 +73,18 @@ def test_the_same_plan_with_other_values_is_judged_once(story, watch, judged, dr
         watched.ask(by_id(number))
     assert len(judged) == count
     assert watched.planwatch.stats()["errors"] == 0
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_few_rows_more_are_no_reason_to_judge_anew(story, watch, judged, driver):
+    watched = watch(story.url_for(driver))
+    for number in (500, 510, 520):
+        watched.ask(up_to(number))
+    count = len(judged)
+    for number in (530, 540, 550):
+        watched.ask(up_to(number))
+    assert len(judged) == count
 
 
 @pytest.mark.usefixtures("steady")

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
-from functools import wraps
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -30,9 +29,7 @@ from .repetition import (
     PSYCOPG,
     Preparation,
     Repetition,
-    committed,
-    count,
-    rolled_back,
+    Repetitions,
 )
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler
@@ -119,20 +116,6 @@ def _endpoint() -> str | None:
     return endpoint
 
 
-def _of_transaction(hook: Callable[..., None]) -> Callable[..., None]:
-    """Call a hook only where transactions matter, and let nothing leave it."""
-
-    @wraps(hook)
-    def guarded(watch: Watch, *arguments: Any) -> None:
-        if watch._prepares or watch._stateful:
-            try:
-                hook(watch, *arguments)
-            except Exception as error:  # noqa: BLE001 - nothing may leave a hook
-                watch._failed(error)
-
-    return guarded
-
-
 class Watch:
     """Listens to one engine for one app.
 
@@ -163,7 +146,7 @@ class Watch:
         #: Whether a statement was seen that changed what a connection would plan.
         self._stateful = False
         self._prepares = engine.dialect.driver in {PSYCOPG, ASYNCPG}
-        self._forgets = engine.dialect.driver == PSYCOPG
+        self._repetitions = Repetitions()
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
             "after_cursor_execute": self._after,
@@ -280,37 +263,47 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
-    @_of_transaction
     def _commit(self, conn: Any, *_: Any) -> None:
-        if self._prepares:
-            for repetition in committed(conn):
-                repetition.due = True
-        if self._stateful and (state := self._state(conn)):
-            state.committed()
+        try:
+            if self._repetitions.running:
+                for repetition in self._repetitions.committed(conn):
+                    repetition.due = True
+            if self._stateful and (state := self._state(conn)):
+                state.committed()
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
 
-    @_of_transaction
     def _rollback(self, conn: Any, *_: Any) -> None:
-        if self._forgets:
-            rolled_back(conn)
-        if self._stateful and (state := self._state(conn)):
-            state.rolled_back()
+        try:
+            if self._repetitions.running:
+                self._repetitions.rolled_back(conn)
+            if self._stateful and (state := self._state(conn)):
+                state.rolled_back()
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
 
-    @_of_transaction
     def _savepoint(self, conn: Any, name: str, *_: Any) -> None:
-        if self._stateful and (state := self._state(conn)):
-            state.savepoint(name)
+        try:
+            if self._stateful and (state := self._state(conn)):
+                state.savepoint(name)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
 
-    @_of_transaction
     def _rollback_savepoint(self, conn: Any, name: str, *_: Any) -> None:
-        if self._forgets:
-            rolled_back(conn)
-        if self._stateful and (state := self._state(conn)):
-            state.rolled_back(name)
+        try:
+            if self._repetitions.running:
+                self._repetitions.rolled_back(conn)
+            if self._stateful and (state := self._state(conn)):
+                state.rolled_back(name)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
 
-    @_of_transaction
     def _release_savepoint(self, conn: Any, name: str, *_: Any) -> None:
-        if self._stateful and (state := self._state(conn)):
-            state.released(name)
+        try:
+            if self._stateful and (state := self._state(conn)):
+                state.released(name)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         # Not even the counting may break the query.
@@ -392,7 +385,7 @@ class Watch:
         if repetition is None:
             repetition = tally.repetition = Repetition()
         repetition.followed += 1
-        threshold = repetition.threshold = count(conn, key, repetition)
+        threshold = repetition.threshold = self._repetitions.count(conn, key, repetition)
         if threshold is None:
             return
         # The text of an IN list is another one each time.

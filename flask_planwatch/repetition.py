@@ -8,6 +8,7 @@ plans for a prepared statement before it considers a generic one.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +144,7 @@ class _Spans:
     `threshold` is None if it never does.
     """
 
-    __slots__ = ("executions", "lasting", "threshold")
+    __slots__ = ("__weakref__", "executions", "lasting", "threshold")
 
     def __init__(self, threshold: int | None, *, lasting: bool) -> None:
         self.threshold = threshold
@@ -161,26 +162,59 @@ class _Span:
         self.repetition = repetition
 
 
-def count(connection: Any, key: str, repetition: Repetition) -> int | None:
-    """Count an execution on a connection; return the driver's threshold, None if it never prepares.
+class Repetitions:
+    """What repeats on the connections of one engine; connections are SQLAlchemy's. Does no I/O.
 
-    `connection` is SQLAlchemy's. Does no I/O.
+    `running` are those with executions that count: without one, the end of a transaction is of no
+    interest.
     """
-    pooled = connection.connection
-    spans: _Spans = pooled.info.get(_SPANS) or _new_spans(pooled)
-    if spans.threshold is None:
-        return None
-    span = spans.executions.get(key)
-    if span is None:
-        span = spans.executions[key] = _Span(repetition)
-        if len(spans.executions) > MAX_SPANS:
-            del spans.executions[next(iter(spans.executions))]
-    span.number += 1
-    if span.number > repetition.most:
-        repetition.most = span.number
-        repetition.lasting = spans.lasting
-        repetition.autocommit = bool(pooled.dbapi_connection.autocommit)
-    return spans.threshold
+
+    def __init__(self) -> None:
+        self.running: set[weakref.ref[_Spans]] = set()
+
+    def count(self, connection: Any, key: str, repetition: Repetition) -> int | None:
+        """Count an execution; return the driver's threshold, None if it never prepares."""
+        pooled = connection.connection
+        spans: _Spans = pooled.info.get(_SPANS) or _new_spans(pooled)
+        if spans.threshold is None:
+            return None
+        if not spans.executions:
+            self.running.add(weakref.ref(spans, self.running.discard))
+        span = spans.executions.get(key)
+        if span is None:
+            span = spans.executions[key] = _Span(repetition)
+            if len(spans.executions) > MAX_SPANS:
+                del spans.executions[next(iter(spans.executions))]
+        span.number += 1
+        if span.number > repetition.most:
+            repetition.most = span.number
+            repetition.lasting = spans.lasting
+            repetition.autocommit = bool(pooled.dbapi_connection.autocommit)
+        return spans.threshold
+
+    def committed(self, connection: Any) -> list[Repetition]:
+        """Count a COMMIT; return the statements that were committed for the first time."""
+        spans = _known_spans(connection)
+        if spans is None:
+            return []
+        first = []
+        for span in spans.executions.values():
+            if not span.repetition.commits:
+                first.append(span.repetition)
+            span.repetition.commits += 1
+        return first
+
+    def rolled_back(self, connection: Any) -> None:
+        """Forget what ran before a ROLLBACK, as the driver does."""
+        spans = _known_spans(connection)
+        if spans is None or spans.lasting or not spans.executions:
+            return
+        if connection.connection.dbapi_connection.autocommit:
+            return
+        for span in spans.executions.values():
+            span.repetition.rollbacks += 1
+        spans.executions.clear()
+        self.running.discard(weakref.ref(spans))
 
 
 def _new_spans(pooled: Any) -> _Spans:
@@ -194,31 +228,11 @@ def _new_spans(pooled: Any) -> _Spans:
     return spans
 
 
-def committed(connection: Any) -> list[Repetition]:
-    """Count a COMMIT; return the statements that were committed for the first time."""
-    first = []
-    for span in _executions(connection).values():
-        if not span.repetition.commits:
-            first.append(span.repetition)
-        span.repetition.commits += 1
-    return first
-
-
-def rolled_back(connection: Any) -> None:
-    """Forget what ran before a ROLLBACK, as the driver does."""
-    executions = _executions(connection)
-    if not executions or connection.connection.dbapi_connection.autocommit:
-        return
-    for span in executions.values():
-        span.repetition.rollbacks += 1
-    executions.clear()
-
-
-def _executions(connection: Any) -> dict[str, _Span]:
+def _known_spans(connection: Any) -> _Spans | None:
     if connection.closed or connection.invalidated:
-        return {}
+        return None
     spans: _Spans | None = connection.info.get(_SPANS)
-    return {} if spans is None else spans.executions
+    return spans
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import sqlalchemy as sa
 
@@ -63,6 +65,22 @@ def test_a_commit_keeps_what_a_rollback_forgets(watched, connection):
     connection.execute(ONE)
     assert repetition(watched).most == 7
     assert prepared(connection) == []
+
+
+def test_nothing_runs_after_the_end_of_a_transaction_or_connection(watched, connection):
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    running = engine.watch._repetitions.running
+    connection.execute(ONE)
+    assert len(running) == 1
+    connection.rollback()
+    assert not running
+    connection.execute(ONE)
+    assert len(running) == 1
+    connection.invalidate()
+    connection.close()
+    watched.db.engine.dispose()
+    gc.collect()
+    assert not running
 
 
 def test_a_savepoint_that_is_rolled_back_forgets_as_well(watched, connection):

@@ -37,7 +37,7 @@ from .server.drivers import known_of, search_path_of, sqlstate_of
 from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
-from .tally import MAX_LISTED, Tallies, Tally
+from .tally import Tallies, Tally
 from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -200,9 +200,12 @@ class Watch:
     ) -> None:
         try:
             ended = perf_counter()
-            # It is not there on PlanWatch's own thread, or if the hooks are younger.
-            started = getattr(context, "_planwatch_started", None)
-            if started is None or context.execute_style is not _ONE:
+            try:
+                started = context._planwatch_started
+            except AttributeError:
+                # This is PlanWatch's own thread, or the hooks are younger.
+                return
+            if context.execute_style is not _ONE:
                 return
             compiled = context.compiled
             key = statement if compiled is None else compiled.string
@@ -218,10 +221,9 @@ class Watch:
             sampler = self._sampler or self._find_sampler()
             sampler.captured += 1
             sampler.total_ms += duration_ms
-            durations = tally.durations
-            durations.append(duration_ms)
-            if len(durations) > MAX_LISTED:
-                tally.sum_up()
+            tally.calls += 1
+            tally.total_ms += duration_ms
+            tally.durations.append(duration_ms)
             due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self.has_panel:
                 ran = _Execution(cursor, statement, parameters, context, key, duration_ms)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Hashable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from .location import Origin
@@ -18,62 +18,34 @@ MAX_STATEMENTS = 10_000
 #: nothing is in its way, and they are few enough to follow a change.
 MAX_RECENT = 10
 
-#: Durations that are listed before those that are not recent become a sum: one addition for each
-#: execution would cost the application more than all else that is counted.
-MAX_LISTED = 16
-
 
 @dataclass(slots=True)
 class Tally:
     """How often one statement ran, how long it took in ms, and when it may be sampled again.
 
-    `durations` are the latest executions that succeeded, the last one last, at most MAX_LISTED; all
-    others are only counted. `repetition` is what is known of it where the driver may prepare it on
-    the server, else None. `origin` is where its latest capture came from.
+    `durations` are the latest executions that succeeded, the last one last. `repetition` is what is
+    known of it where the driver may prepare it on the server, else None. `origin` is where its
+    latest capture came from.
     """
 
     explainable: bool
     changes_state: bool = False
     next_sample: float = float("-inf")
-    durations: list[float] = field(default_factory=list)
+    calls: int = 0
+    total_ms: float = 0.0
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
     repetition: Repetition | None = None
     origin: Origin | None = None
-    _others: int = 0
-    _others_ms: float = 0.0
-
-    @property
-    def calls(self) -> int:
-        """How often it ran."""
-        return self._others + len(self.durations)
-
-    @property
-    def total_ms(self) -> float:
-        """How long all executions took."""
-        return self._others_ms + sum(self.durations)
 
     @property
     def recent(self) -> tuple[float, ...]:
-        """The latest executions that succeeded."""
-        return tuple(self.durations[-MAX_RECENT:])
+        """The durations by now, which other threads may add to."""
+        return tuple(self.durations.copy())
 
     def failed(self, duration_ms: float) -> None:
         """Count an execution that tells nothing of how long the statement takes."""
-        self._others += 1
-        self._others_ms += duration_ms
-
-    def sum_up(self) -> None:
-        """Keep only a sum of the durations that are not recent.
-
-        Each duration is taken off the list by one thread only, and no thread can come between the
-        parts of an addition of numbers that are there, so that no lock is needed.
-        """
-        older = []
-        with suppress(IndexError):
-            while len(self.durations) > MAX_RECENT:
-                older.append(self.durations.pop(0))
-        calls, total_ms = len(older), sum(older)
-        self._others += calls
-        self._others_ms += total_ms
+        self.calls += 1
+        self.total_ms += duration_ms
 
 
 class Tallies:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Executions of a prepared statement with plans of their own, before PostgreSQL compares: the five
 #: of choose_custom_plan() in src/backend/utils/cache/plancache.c.
@@ -41,25 +41,49 @@ MAX_FOLLOWED = 500
 _SPANS = "flask_planwatch.spans"
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(NamedTuple):
     """What a capture takes along of a statement that its driver may prepare.
 
     `sets` are different parameters that were seen, `order` which of them came one after the other.
-    `reached` tells that the statement is or can be executed often enough without a ROLLBACK, `why`
-    in words. `happened` are the generic and custom plans that the server counted on the
-    application's own connection, None if it was not asked. `names` are those of the parameters if
-    the driver's text has numbers for them.
+    `happened` are the generic and custom plans that the server counted on the application's own
+    connection, None if it was not asked. `names` are those of the parameters if the driver's text
+    has numbers for them. All else is as in a Repetition.
     """
 
     driver: str
     threshold: int
     sets: tuple[Any, ...]
-    order: tuple[int, ...]
-    reached: bool
-    why: str
+    order: bytes
+    most: int
+    commits: int
+    rollbacks: int
+    autocommit: bool
+    lasting: bool
     happened: tuple[int, int] | None = None
     names: tuple[str, ...] | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the statement is or can be executed often enough without a ROLLBACK."""
+        return self._reason[0]
+
+    @property
+    def why(self) -> str:
+        """Why, in words."""
+        return self._reason[1]
+
+    @property
+    def _reason(self) -> tuple[bool, str]:
+        """Whether it is reached, and why."""
+        if self.lasting:
+            return True, "the driver keeps it prepared as long as the connection lasts"
+        if self.autocommit:
+            return True, "the connection is in AUTOCOMMIT mode"
+        if self.most > self.threshold + CUSTOM_PLANS:
+            return True, f"it ran {self.most} times on one connection without a ROLLBACK"
+        if self.commits and (not self.rollbacks or self.most > self.threshold):
+            return True, "the transactions that it runs in are committed"
+        return False, "no transaction that it ran in was committed so far"
 
 
 @dataclass(slots=True)
@@ -121,21 +145,19 @@ class Repetition:
         names: Sequence[str] | None,
     ) -> Preparation:
         """Return what is known by now."""
-        reached, why = self._reached(threshold)
-        numbered = tuple(names or ()) if driver == ASYNCPG else None
-        sets, order = tuple(self.sets), tuple(self.order)
-        return Preparation(driver, threshold, sets, order, reached, why, happened, numbered)
-
-    def _reached(self, threshold: int) -> tuple[bool, str]:
-        if self.lasting:
-            return True, "the driver keeps it prepared as long as the connection lasts"
-        if self.autocommit:
-            return True, "the connection is in AUTOCOMMIT mode"
-        if self.most > threshold + CUSTOM_PLANS:
-            return True, f"it ran {self.most} times on one connection without a ROLLBACK"
-        if self.commits and (not self.rollbacks or self.most > threshold):
-            return True, "the transactions that it runs in are committed"
-        return False, "no transaction that it ran in was committed so far"
+        return Preparation(
+            driver,
+            threshold,
+            tuple(self.sets),
+            bytes(self.order),
+            self.most,
+            self.commits,
+            self.rollbacks,
+            self.autocommit,
+            self.lasting,
+            happened,
+            tuple(names or ()) if driver == ASYNCPG else None,
+        )
 
 
 class _Spans:

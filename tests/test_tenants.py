@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, func
 
+from flask_planwatch.server.drivers import search_path_of
 from flask_planwatch.signals import statement_inspected
 
 from . import servers
@@ -282,3 +283,13 @@ def test_what_cannot_be_repeated_is_skipped(watched):
 
     assert ask(watched, by_block) == []
     assert skipped(watched) == {"session-state-unknown": 1}
+
+
+@pytest.mark.parametrize("name", ["tenant_1", "müllers Küche"])
+def test_the_search_path_is_what_the_server_says(watched, tenants, name):
+    with watched.app.app_context(), watched.db.engine.connect() as connection:
+        before = search_path_of(connection.connection.dbapi_connection)
+        connection.exec_driver_sql(f'SET search_path TO "{name}"')
+        after = search_path_of(connection.connection.dbapi_connection)
+        shown = connection.exec_driver_sql("SHOW search_path").scalar()
+    assert after == (None if before is None else shown)

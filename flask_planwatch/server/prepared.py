@@ -88,7 +88,7 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         threshold=preparation.threshold,
         generic=generic,
         customs=tuple(customs),
-        order=preparation.order or (0,),
+        order=tuple(preparation.order) or (0,),
         planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
         reached=preparation.reached,
         why=preparation.why,

@@ -89,16 +89,9 @@ class Sink(Protocol):
         """Count an exception that was raised in a hook."""
 
 
-class _Execution(NamedTuple):
-    """What the hooks know of one execution that may be sampled."""
-
-    cursor: Any
-    statement: str
-    parameters: Any
-    context: Any
-    key: str
-    duration_ms: float
-    error: StatementError | None = None
+#: One execution that may be sampled, as the hooks see it: cursor, statement, parameters, context,
+#: key, duration in ms, and how it failed. No class of its own, as to make one takes longer.
+_Execution = tuple[Any, str, Any, Any, str, float, StatementError | None]
 
 
 class _Known(NamedTuple):
@@ -226,7 +219,7 @@ class Watch:
             tally.durations.append(duration_ms)
             due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self.has_panel:
-                ran = _Execution(cursor, statement, parameters, context, key, duration_ms)
+                ran = (cursor, statement, parameters, context, key, duration_ms, None)
                 self._consider(ran, tally, sampler, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
@@ -260,7 +253,7 @@ class Watch:
             tally.failed(duration_ms)
             due = error.means_load or ended >= tally.next_sample or duration_ms > sampler.slow_ms
             parameters = exception.parameters
-            ran = _Execution(None, statement, parameters, context, key, duration_ms, error)
+            ran = (None, statement, parameters, context, key, duration_ms, error)
             self._consider(ran, tally, sampler, ended, due=due)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
@@ -406,14 +399,15 @@ class Watch:
         self, ran: _Execution, tally: Tally, sampler: Sampler, now: float, *, due: bool
     ) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
+        _, _, parameters, context, key, duration_ms, error = ran
         # Outside debug mode the panel shows nothing, so that no values are kept for it.
         shown, once = self.has_panel and self._app.debug, sampler.interval == 0
         record = request_record(self._app) if shown or once else None
         identity = None
         if once and record is not None:
-            identity = (id(self.engine), ran.key, self._place(ran.context.root_connection))
+            identity = (id(self.engine), key, self._place(context.root_connection))
         ticket, note = None, ""
-        if ran.error is not None and ran.error.means_load:
+        if error is not None and error.means_load:
             ticket = self._sink.submit(self._capture(ran, tally, sampler))
             note = "" if ticket else _DROPPED
         elif not due:
@@ -427,13 +421,13 @@ class Watch:
                 record.sample(identity)
             if tally.repetition is not None and not tally.repetition.settled:
                 tally.repetition.followed = 0
-                self._tallies.plain.pop(ran.key, None)
+                self._tallies.plain.pop(key, None)
             ticket = self._sink.submit(self._capture(ran, tally, sampler))
             if ticket is None:
                 sampler.give_back(tally)
                 note = _DROPPED
         if record is not None and shown and len(record.seen) < MAX_STATEMENTS_SHOWN:
-            record.seen.append(Seen(ran.key, ran.parameters, ran.duration_ms, ticket, note))
+            record.seen.append(Seen(key, parameters, duration_ms, ticket, note))
 
     def _capture(self, ran: _Execution, tally: Tally, sampler: Sampler) -> Capture:
         cursor, statement, parameters, context, key, duration_ms, error = ran
@@ -490,11 +484,12 @@ class Watch:
         return known._replace(state=known.state.changed(changed.current()))
 
     def _preparation(self, ran: _Execution, repetition: Repetition) -> Preparation | None:
-        if repetition.threshold is None or ran.error is not None:
+        _, statement, parameters, context, _, _, error = ran
+        if repetition.threshold is None or error is not None:
             return None
         happened = None
         if self._app.debug:
-            happened = plans_made(ran.context.root_connection, ran.statement, ran.parameters)
-        names = getattr(ran.context.compiled, "positiontup", None)
+            happened = plans_made(context.root_connection, statement, parameters)
+        names = getattr(context.compiled, "positiontup", None)
         driver = self.engine.dialect.driver
         return repetition.preparation(driver, repetition.threshold, happened, names)

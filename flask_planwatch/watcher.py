@@ -339,7 +339,7 @@ class _WatchedEngine:
         the first of its statement stands for all.
         """
         job = partial(self._inspect, capture)
-        if not capture.failed:
+        if capture.error is None or not capture.failed:
             return self._worker.submit(job)
         kept = self._kept.get(capture.key)
         if kept is None or kept.done:

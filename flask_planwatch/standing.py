@@ -281,7 +281,6 @@ def _figures(relation: Relation) -> tuple[float, ...]:
         relation.pages,
         relation.visible_pages,
         counted.written,
-        counted.scans,
         counted.dead,
         counted.changed,
     )

@@ -183,6 +183,17 @@ def test_what_changed_is_judged_again(fresh_story, watch, judged, change):
     assert len(judged) == count + 1
 
 
+@pytest.mark.usefixtures("steady")
+def test_how_often_a_table_is_read_is_no_reason_to_judge_anew(fresh_story, watch, judged):
+    watched = watch(fresh_story.url)
+    times(watched, by_points(99_000))
+    count = len(judged)
+    reads = ['SELECT count(*) FROM "user"'] * 40
+    fresh_story.execute(*reads, "SELECT pg_stat_force_next_flush()")
+    watched.ask(by_points(99_000))
+    assert len(judged) == count
+
+
 #: Seconds after which each execution is due: sooner than any test can run two.
 SHORT = 1e-9
 

@@ -9,25 +9,32 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from . import fingerprint
 from .advice.index import Candidate
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
 from .advice.verdict import Advised, Answer, Declined
 from .advising import Adviser
 from .capture import Capture
+from .describing import (
+    basis_of,
+    dismissal_of,
+    failures_of,
+    finding_of,
+    inspection_of,
+    rejection_of,
+    statement_of,
+    with_others,
+)
 from .finding import (
     Dismissal,
     Finding,
     Inspection,
-    Severity,
     Skip,
     SkipReason,
-    Statement,
     VerdictStatus,
 )
 from .pace import Pace
@@ -42,7 +49,7 @@ from .plan.tree import Node, Plan
 from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
-from .rules import RULES, Rule, statement_failed
+from .rules import RULES, Rule
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
 from .server.catalog import Catalog
@@ -54,22 +61,9 @@ from .server.transaction import NO_SERVER, ServerError
 from .settings import Settings
 from .standing import Conclusion, Conclusions, circumstances
 
-#: A statement that took this long, in ms, is critical whatever its share.
-CRITICAL_MS = 1000.0
-
-#: So is one that takes this share of the database time that PlanWatch saw.
-CRITICAL_SHARE = 0.2
-
 #: Plans whose advice is remembered; the one needed longest ago goes first. Trying indexes is
 #: the dearest part of an inspection, and a page that is loaded again has the same statements.
 MAX_ANSWERS = 200
-
-#: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
-#: the server and back takes as long.
-NEGLIGIBLE_MS = 1.0
-
-#: A share says something only once there is this much time to have a share of, in ms.
-MEANINGFUL_TOTAL_MS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +201,7 @@ class Inspector:
             return self._inspect(capture)
         except ServerError as error:
             skip = Skip(error.reason, error.detail)
-            findings = tuple(_failures(capture, skip))
+            findings = tuple(failures_of(capture, skip))
             inspection = inspection_of(capture, skip=skip, findings=findings)
             return Outcome(inspection, no_server=error.reason in NO_SERVER)
 
@@ -275,7 +269,7 @@ class Inspector:
         suspected = suspicions(plan, schema, varying)
         judged = self._judge(further, evidence, suspected)
         dismissals = judged.dismissals
-        hits = [hit for hit in judged.hits if not self._ignored(_finding(capture, hit))]
+        hits = [hit for hit in judged.hits if not self._ignored(finding_of(capture, hit))]
         case = Case(
             session=self.session,
             verify=self.settings.verify,
@@ -289,7 +283,7 @@ class Inspector:
         advised = []
         for hit, answer in self._answers(adviser, hits):
             if isinstance(answer, Declined):
-                dismissals.append(_declined(hit, answer))
+                dismissals.append(rejection_of(hit, answer))
             else:
                 advised.append((hit, answer))
         return Conclusion(
@@ -312,11 +306,11 @@ class Inspector:
         plan, schema, varying = evidence.plan, evidence.schema, evidence.varying
         findings = []
         for hit, answer in conclusion.advised:
-            draft = _finding(capture, hit)
-            said = [draft.problem, _basis(capture, hit, schema), answer.remark]
+            draft = finding_of(capture, hit)
+            said = [draft.problem, basis_of(capture, hit, schema), answer.remark]
             problem = " ".join(filter(None, said))
             findings.append(replace(draft, problem=problem, advice=answer.advice))
-        findings = [_with_others(finding, findings) for finding in findings]
+        findings = [with_others(finding, findings) for finding in findings]
         findings.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows))
         give_way()
         shown = plan if self.settings.show_parameters else scrub_plan(plan, varying)
@@ -401,7 +395,7 @@ class Inspector:
                 continue
             if suspicion.scans and taken.issuperset(suspicion.scans):
                 reason = "another finding explains how these rows are read"
-                judged.dismissals.append(_dismissal(Miss(suspicion, reason)))
+                judged.dismissals.append(dismissal_of(Miss(suspicion, reason)))
                 continue
             evidence = further.gather(evidence, suspicion)
             result = rule.judge(suspicion, evidence)
@@ -412,7 +406,7 @@ class Inspector:
             else:
                 claimed.add(suspicion.predicate)
             if isinstance(result, Miss):
-                judged.dismissals.extend([] if result.quiet else [_dismissal(result)])
+                judged.dismissals.extend([] if result.quiet else [dismissal_of(result)])
                 continue
             judged.hits.append(result)
             if result.suspicion.exclusive:
@@ -483,52 +477,6 @@ def _query(capture: Capture) -> Query:
     return query
 
 
-def _finding(capture: Capture, hit: Hit) -> Finding:
-    """Return a hit as a finding, before any advice."""
-    suspicion = hit.suspicion
-    return Finding(
-        rule=suspicion.rule,
-        severity=_severity(capture, hit),
-        statement=statement_of(capture),
-        relation=suspicion.relation.display,
-        subject=suspicion.shown,
-        problem=hit.problem,
-        evidence=hit.evidence,
-        keys=tuple(mask(key, keep_names=not suspicion.holds_value) for key in suspicion.keys),
-        scanned=suspicion.scanned,
-        table_rows=hit.rows,
-        location=capture.location,
-        endpoint=capture.endpoint,
-        duration_ms=round(capture.duration_ms, 3),
-        calls=capture.tally.calls,
-        error=capture.error,
-    )
-
-
-def _failures(capture: Capture, skip: Skip) -> Iterator[Finding]:
-    """Yield that the statement failed, although there is no plan of it."""
-    if capture.error is None or not capture.failed:
-        return
-    hit = statement_failed.without_plan(capture.error)
-    draft = _finding(capture, hit)
-    why = f"There is no plan of it: {skip.reason.explanation}."
-    yield replace(draft, problem=f"{draft.problem} {_basis(capture, hit, Schema())} {why}")
-
-
-def _with_others(finding: Finding, findings: list[Finding]) -> Finding:
-    """Return the finding that a statement failed with what else was found in it."""
-    others = [one for one in findings if one.rule != finding.rule]
-    if finding.rule != statement_failed.NAME or not others:
-        return finding
-    also = "; ".join(f"{one.rule} on {one.relation}: {one.subject}" for one in others)
-    return replace(
-        finding,
-        problem=f"{finding.problem} Found in its plan: {also}.",
-        evidence=finding.evidence | {"findings": [f"{one.rule} {one.id}" for one in others]},
-        advice=others[0].advice,
-    )
-
-
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:
     """Return what the rules suspect, in the order of their precedence."""
     found = []
@@ -562,86 +510,3 @@ def _types(parameters: Any) -> frozenset[str]:
         item for value in values for item in (value if isinstance(value, list | tuple) else [value])
     ]
     return frozenset(type(item).__name__ for item in items)
-
-
-def statement_of(capture: Capture) -> Statement:
-    """Return the captured statement without its values."""
-    return _statement(capture.key, capture.bind, capture.database)
-
-
-# An inspection asks it of the same few statements again and again.
-@lru_cache(maxsize=10)
-def _statement(key: str, bind: str | None, database: str) -> Statement:
-    return Statement(
-        fingerprint=fingerprint.fingerprint(key, bind or database),
-        text=fingerprint.normalise(key),
-        bind=bind,
-    )
-
-
-def inspection_of(
-    capture: Capture,
-    *,
-    plan: Plan | None = None,
-    findings: tuple[Finding, ...] = (),
-    dismissals: tuple[Dismissal, ...] = (),
-    served: frozenset[tuple[str, str]] = frozenset(),
-    judged: frozenset[str] = frozenset(),
-    unanswered: tuple[Skip, ...] = (),
-    skip: Skip | None = None,
-) -> Inspection:
-    """Return the Inspection of a capture with what was found, or why it was skipped."""
-    return Inspection(
-        statement=statement_of(capture),
-        duration_ms=round(capture.duration_ms, 3),
-        plan=plan,
-        findings=findings,
-        dismissals=dismissals,
-        served=served,
-        judged=judged,
-        unanswered=unanswered,
-        skip=skip,
-        location=capture.location,
-        endpoint=capture.endpoint,
-        error=capture.error,
-    )
-
-
-def _severity(capture: Capture, hit: Hit) -> Severity:
-    if capture.failed or capture.duration_ms >= CRITICAL_MS:
-        return Severity.CRITICAL
-    if hit.small:
-        return Severity.INFO
-    all_total_ms = capture.sampler.total_ms
-    enough = all_total_ms >= MEANINGFUL_TOTAL_MS
-    if enough and capture.tally.total_ms / all_total_ms >= CRITICAL_SHARE:
-        return Severity.CRITICAL
-    if capture.duration_ms < NEGLIGIBLE_MS and not enough:
-        return Severity.INFO
-    return Severity.WARNING
-
-
-def _basis(capture: Capture, hit: Hit, schema: Schema) -> str:
-    """Return what a finding rests on: executions, elapsed time, and how far rows are known."""
-    times = "once" if capture.tally.calls == 1 else f"{capture.tally.calls:,} times"
-    said = [f"It ran {times} so far, and took {capture.duration_ms:,.1f} ms this time"]
-    leaves = schema.leaves(hit.suspicion.relation)
-    if hit.suspicion.relation.key and not any(leaf.has_statistics for leaf in leaves):
-        said.append("the table was never analysed, so that its rows are a guess")
-    return f"{'; '.join(said)}."
-
-
-def _declined(hit: Hit, declined: Declined) -> Dismissal:
-    miss = Miss(hit.suspicion, declined.reason, declined.by_parameters)
-    return replace(_dismissal(miss), rejected=declined.rejected)
-
-
-def _dismissal(miss: Miss) -> Dismissal:
-    suspicion = miss.suspicion
-    return Dismissal(
-        rule=suspicion.rule,
-        relation=suspicion.relation.display,
-        subject=suspicion.shown,
-        reason=miss.reason,
-        by_parameters=miss.by_parameters,
-    )

@@ -22,9 +22,10 @@ from . import signals
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
 from .capture import Capture
+from .describing import inspection_of, statement_of
 from .finding import Inspection, Skip, SkipReason
 from .hooks import Watch
-from .inspection import Inspector, Outcome, inspection_of, statement_of
+from .inspection import Inspector, Outcome
 from .mapping import Mappings, entities_of
 from .pace import Pace
 from .pause import give_way

@@ -9,7 +9,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -276,7 +275,7 @@ class Inspector:
             show_values=self.settings.show_parameters,
             query=query,
             evidence=judged.evidence,
-            mapped=partial(self.mapped_table, capture),
+            mapped=self._mapped(capture),
             varying=varying,
         )
         adviser = Adviser(case, proposed)
@@ -300,6 +299,17 @@ class Inspector:
             and not judged.hits
             and all(map(_has_only_columns, schema.relations.values())),
         )
+
+    def _mapped(self, capture: Capture) -> Callable[[Relation], MappedTable | None]:
+        """Return how the app names a relation; for one capture it is looked up once."""
+        known: dict[str, MappedTable | None] = {}
+
+        def mapped(relation: Relation) -> MappedTable | None:
+            if relation.key not in known:
+                known[relation.key] = self.mapped_table(capture, relation)
+            return known[relation.key]
+
+        return mapped
 
     def _outcome(self, capture: Capture, evidence: Evidence, conclusion: Conclusion) -> Outcome:
         """Return a conclusion with what this execution took."""

@@ -37,7 +37,7 @@ from .server.drivers import known_of, search_path_of, sqlstate_of
 from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
-from .tally import Tallies, Tally
+from .tally import MAX_RECENT, Tallies, Tally
 from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -214,9 +214,9 @@ class Watch:
             sampler = self._sampler or self._find_sampler()
             sampler.captured += 1
             sampler.total_ms += duration_ms
-            tally.calls += 1
+            tally.durations[tally.succeeded % MAX_RECENT] = duration_ms
+            tally.succeeded += 1
             tally.total_ms += duration_ms
-            tally.durations.append(duration_ms)
             due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
             if due or self.has_panel:
                 ran = (cursor, statement, parameters, context, key, duration_ms, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -23,28 +22,36 @@ MAX_RECENT = 10
 class Tally:
     """How often one statement ran, how long it took in ms, and when it may be sampled again.
 
-    `durations` are the latest executions that succeeded, the last one last. `repetition` is what is
-    known of it where the driver may prepare it on the server, else None. `origin` is where its
-    latest capture came from.
+    `durations` are the latest executions of those that `succeeded`, each in the place of the one
+    MAX_RECENT before it. `repetition` is what is known of it where the driver may prepare it on the
+    server, else None. `origin` is where its latest capture came from.
     """
 
     explainable: bool
     changes_state: bool = False
     next_sample: float = float("-inf")
-    calls: int = 0
+    succeeded: int = 0
     total_ms: float = 0.0
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_RECENT))
+    durations: list[float] = field(default_factory=lambda: [0.0] * MAX_RECENT)
     repetition: Repetition | None = None
     origin: Origin | None = None
+    _failed: int = 0
+
+    @property
+    def calls(self) -> int:
+        """How often it ran."""
+        return self.succeeded + self._failed
 
     @property
     def recent(self) -> tuple[float, ...]:
-        """The durations by now, which other threads may add to."""
-        return tuple(self.durations.copy())
+        """The latest durations, the last one last."""
+        latest, count = tuple(self.durations), self.succeeded
+        first = count % MAX_RECENT
+        return latest[:count] if count < MAX_RECENT else latest[first:] + latest[:first]
 
     def failed(self, duration_ms: float) -> None:
         """Count an execution that tells nothing of how long the statement takes."""
-        self.calls += 1
+        self._failed += 1
         self.total_ms += duration_ms
 
 

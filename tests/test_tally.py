@@ -12,14 +12,15 @@ def new(*durations: float) -> Tally:
     """Return a tally of such executions, as the hooks count them."""
     tally = Tally(explainable=True)
     for duration in durations:
-        tally.calls += 1
-        tally.durations.append(duration)
+        tally.durations[tally.succeeded % MAX_RECENT] = duration
+        tally.succeeded += 1
     return tally
 
 
-def test_the_latest_executions_are_kept_in_their_order():
-    tally = new(*map(float, range(25)))
-    assert tally.recent == tuple(map(float, range(25 - MAX_RECENT, 25)))
+@pytest.mark.parametrize("count", [0, 1, MAX_RECENT - 1, MAX_RECENT, MAX_RECENT + 1, 25])
+def test_the_latest_executions_are_kept_in_their_order(count):
+    durations = tuple(map(float, range(count)))
+    assert new(*durations).recent == durations[-MAX_RECENT:]
 
 
 def test_one_that_failed_tells_nothing_of_the_times():

@@ -1,4 +1,4 @@
-"""Describes a capture and what was found in it as users read it: without its values."""
+"""Describes a capture and what was found in it as users read it, the statement without values."""
 
 from __future__ import annotations
 

@@ -258,6 +258,8 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
+    # Each of these is on the way of every request: a common guard would be one more call for each.
+
     def _commit(self, conn: Any, *_: Any) -> None:
         try:
             if self._repetitions.running:

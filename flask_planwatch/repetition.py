@@ -38,8 +38,6 @@ MAX_LOOKS = MAX_ORDER
 #: some dozen connections to reach the eleventh. Those after them would hardly tell anything new.
 MAX_FOLLOWED = 500
 
-_SPANS = "flask_planwatch.spans"
-
 
 class Preparation(NamedTuple):
     """What a capture takes along of a statement that its driver may prepare.
@@ -187,8 +185,8 @@ class _Span:
 class Repetitions:
     """What repeats on the connections of one engine; connections are SQLAlchemy's. Does no I/O.
 
-    `running` are those with executions that count: without one, the end of a transaction is of no
-    interest.
+    `running` are the connections on which something was counted that the end of a transaction
+    changes. Each watch counts by itself, as several may listen to the connections of one pool.
     """
 
     def __init__(self) -> None:
@@ -197,7 +195,7 @@ class Repetitions:
     def count(self, connection: Any, key: str, repetition: Repetition) -> int | None:
         """Count an execution; return the driver's threshold, None if it never prepares."""
         pooled = connection.connection
-        spans: _Spans = pooled.info.get(_SPANS) or _new_spans(pooled)
+        spans: _Spans = pooled.info.get(self) or self._new_spans(pooled)
         if spans.threshold is None:
             return None
         if not spans.executions:
@@ -216,7 +214,7 @@ class Repetitions:
 
     def committed(self, connection: Any) -> list[Repetition]:
         """Count a COMMIT; return the statements that were committed for the first time."""
-        spans = _known_spans(connection)
+        spans = self._known_spans(connection)
         if spans is None:
             return []
         first = []
@@ -228,7 +226,7 @@ class Repetitions:
 
     def rolled_back(self, connection: Any) -> None:
         """Forget what ran before a ROLLBACK, as the driver does."""
-        spans = _known_spans(connection)
+        spans = self._known_spans(connection)
         if spans is None or spans.lasting or not spans.executions:
             return
         if connection.connection.dbapi_connection.autocommit:
@@ -238,23 +236,21 @@ class Repetitions:
         spans.executions.clear()
         self.running.discard(weakref.ref(spans))
 
+    def _new_spans(self, pooled: Any) -> _Spans:
+        adapted = pooled.dbapi_connection
+        lasting = hasattr(adapted, "_prepared_statement_cache")
+        if lasting:
+            threshold = None if adapted._prepared_statement_cache is None else 0
+        else:
+            threshold = pooled.driver_connection.prepare_threshold
+        spans: _Spans = pooled.info.setdefault(self, _Spans(threshold, lasting=lasting))
+        return spans
 
-def _new_spans(pooled: Any) -> _Spans:
-    adapted = pooled.dbapi_connection
-    lasting = hasattr(adapted, "_prepared_statement_cache")
-    if lasting:
-        threshold = None if adapted._prepared_statement_cache is None else 0
-    else:
-        threshold = pooled.driver_connection.prepare_threshold
-    spans: _Spans = pooled.info.setdefault(_SPANS, _Spans(threshold, lasting=lasting))
-    return spans
-
-
-def _known_spans(connection: Any) -> _Spans | None:
-    if connection.closed or connection.invalidated:
-        return None
-    spans: _Spans | None = connection.info.get(_SPANS)
-    return spans
+    def _known_spans(self, connection: Any) -> _Spans | None:
+        if connection.closed or connection.invalidated:
+            return None
+        spans: _Spans | None = connection.info.get(self)
+        return spans
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -104,7 +104,8 @@ class Conclusion:
     def by_values(self) -> bool:
         """Whether something was dismissed only for the values of this execution.
 
-        What a prepared statement got, and how often, must be the same in any case.
+        What was dismissed of a generic plan rests on the sets of parameters, which are compared in
+        any case.
         """
         return any(one.by_parameters and one.rule != generic_plan.NAME for one in self.dismissals)
 

@@ -45,7 +45,9 @@ class Tally:
     @property
     def recent(self) -> tuple[float, ...]:
         """The latest durations, the last one last."""
-        latest, count = tuple(self.durations), self.succeeded
+        # The number first: by then, these are in their places, whatever another thread adds.
+        count = self.succeeded
+        latest = tuple(self.durations)
         first = count % MAX_RECENT
         return latest[:count] if count < MAX_RECENT else latest[first:] + latest[:first]
 

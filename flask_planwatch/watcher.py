@@ -340,6 +340,7 @@ class _WatchedEngine:
         the first of its statement stands for all.
         """
         job = partial(self._inspect, capture)
+        # The first saves a call for nearly all of them.
         if capture.error is None or not capture.failed:
             return self._worker.submit(job)
         kept = self._kept.get(capture.key)

@@ -161,6 +161,15 @@ def test_a_tenant_of_an_async_engine(driver, story, make):
     assert [finding.relation for finding in planwatch.findings(app)] == ["tenant.visits"]
 
 
+def test_in_debug_mode_an_async_driver_is_not_asked_what_it_prepared(driver, story, make):
+    app, planwatch, engine = make(story.url_for(driver), DEBUG=True)
+    statement = sa.select(User.id).where(User.id == sa.bindparam("wanted", 1))
+    run(engine, statement, statement, statement)
+    assert planwatch.flush(30, app)
+    stats = planwatch.stats(app)
+    assert (stats["captured"], stats["inspected"], stats["errors"]) == (3, 3, 0)
+
+
 @pytest.mark.parametrize("name", HARMFUL)
 def test_generic_plans_of_asyncpg(each_stories, make, name):
     """It prepares at once and forgets nothing at a ROLLBACK, so the sixth execution decides."""

@@ -85,7 +85,7 @@ def test_a_capture_that_ends_in_an_error_is_a_skip(story, watch, monkeypatch):
 
     watched = watch(story.url)
     with monkeypatch.context() as patch:
-        patch.setattr("flask_planwatch.inspection._statement", broken)
+        patch.setattr("flask_planwatch.describing._statement", broken)
         run(watched, LOGIN)
         assert watched.planwatch.flush(30)
     run(watched, LOGIN)

@@ -6,9 +6,10 @@ import gc
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
+from flask_planwatch import PlanWatch
 from flask_planwatch.repetition import (
-    _SPANS,
     CUSTOM_PLANS,
     MAX_ORDER,
     MAX_SETS,
@@ -131,10 +132,29 @@ def test_the_driver_may_prepare_at_once(story, watch):
         assert known.reached
 
 
+def test_each_app_that_watches_an_engine_counts_by_itself(watched, connection):
+    other = Flask("other")
+    planwatch = PlanWatch(other)
+    planwatch.watch(watched.db.engine, other)
+    try:
+        for _ in range(3):
+            connection.execute(ONE)
+        connection.commit()
+        connection.execute(ONE)
+        connection.rollback()
+        (engine,) = other.extensions["planwatch"]._engines.values()
+        (others,) = [one.repetition for one in engine.watch._tallies.recent.values()]
+        for one in (repetition(watched), others):
+            assert (one.most, one.commits, one.rollbacks) == (4, 1, 1)
+    finally:
+        planwatch.unwatch(watched.db.engine, other)
+
+
 def test_as_many_statements_are_followed_as_the_driver_keeps(watched, connection):
     for number in range(MAX_SPANS + 20):
         connection.execute(sa.text(f"SELECT {number} WHERE 1 = :one"), {"one": 1})
-    assert len(connection.info[_SPANS].executions) == MAX_SPANS
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    assert len(connection.info[engine.watch._repetitions].executions) == MAX_SPANS
 
 
 def test_psycopg2_counts_nothing(story, watch):

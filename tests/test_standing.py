@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch import standing
+from flask_planwatch.finding import Dismissal
 from flask_planwatch.inspection import Inspector
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.server.catalog import Catalog
-from flask_planwatch.standing import Conclusions
+from flask_planwatch.standing import Conclusion, Conclusions
 
 from .models import User
 from .test_story import login
@@ -85,6 +86,16 @@ def test_a_few_rows_more_are_no_reason_to_judge_anew(story, watch, judged, drive
     for number in (530, 540, 550):
         watched.ask(up_to(number))
     assert len(judged) == count
+
+
+@pytest.mark.parametrize(("rule", "by_values"), [("generic-plan", False), ("missing-index", True)])
+def test_rows_must_be_the_same_if_a_rule_looked_at_them(rule, by_values):
+    dismissal = Dismissal(rule, "user", "id", "few of them", by_parameters=True)
+    conclusion = Conclusion(
+        (), (dismissal,), frozenset(), (), frozenset(), (), tried=False, blocked=False,
+        analysed=False,
+    )  # fmt: skip
+    assert conclusion.by_values is by_values
 
 
 @pytest.mark.usefixtures("steady")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from flask_planwatch import tally as module
@@ -14,6 +17,7 @@ def new(*durations: float) -> Tally:
     for duration in durations:
         tally.durations[tally.succeeded % MAX_RECENT] = duration
         tally.succeeded += 1
+        tally.total_ms += duration
     return tally
 
 
@@ -23,11 +27,33 @@ def test_the_latest_executions_are_kept_in_their_order(count):
     assert new(*durations).recent == durations[-MAX_RECENT:]
 
 
+def test_what_another_thread_adds_is_in_its_place():
+    done = threading.Event()
+    tallies = [new()]
+
+    def run() -> None:
+        while not done.is_set():
+            tallies[0] = new()
+            for _ in range(MAX_RECENT):
+                tallies[0].durations[tallies[0].succeeded % MAX_RECENT] = 1.0
+                tallies[0].succeeded += 1
+
+    thread, interval = threading.Thread(target=run), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        assert all(0.0 not in tallies[0].recent for _ in range(100_000))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+
+
 def test_one_that_failed_tells_nothing_of_the_times():
     tally = new(1.0)
     tally.failed(99.0)
     assert tally.recent == (1.0,)
-    assert (tally.calls, tally.total_ms) == (2, 99.0)
+    assert (tally.calls, tally.total_ms) == (2, 100.0)
 
 
 def test_they_are_kept_by_text():

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, func
 
-from flask_planwatch.server.drivers import search_path_of
+from flask_planwatch.server.drivers import known_of, search_path_of
 from flask_planwatch.signals import statement_inspected
 
 from . import servers
@@ -285,11 +285,18 @@ def test_what_cannot_be_repeated_is_skipped(watched):
     assert skipped(watched) == {"session-state-unknown": 1}
 
 
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 @pytest.mark.parametrize("name", ["tenant_1", "müllers Küche"])
-def test_the_search_path_is_what_the_server_says(watched, tenants, name):
-    with watched.app.app_context(), watched.db.engine.connect() as connection:
-        before = search_path_of(connection.connection.dbapi_connection)
+def test_the_search_path_is_what_the_server_says_until_it_ends(story, driver, name):
+    engine, known = sa.create_engine(story.url_for(driver)), []
+    with engine.connect() as connection:
+        mine = connection.connection.dbapi_connection
+        is_reported = search_path_of(mine) is not None
         connection.exec_driver_sql(f'SET search_path TO "{name}"')
-        after = search_path_of(connection.connection.dbapi_connection)
         shown = connection.exec_driver_sql("SHOW search_path").scalar()
-    assert after == (None if before is None else shown)
+        assert search_path_of(mine) == (shown if is_reported else None)
+        event.listen(engine, "handle_error", lambda _: known.append(known_of(mine)))
+        with pytest.raises(sa.exc.DBAPIError):
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert [one["search_path"] for one in known] == [shown if is_reported else None]
+    engine.dispose()

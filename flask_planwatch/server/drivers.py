@@ -51,21 +51,18 @@ def sqlstate_of(error: BaseException) -> str | None:
 def search_path_of(driver: Any) -> str | None:
     """Return the effective search path, where the server reports it: from PostgreSQL 18 on.
 
-    `driver` is a connection as SQLAlchemy has it. Asks nothing, and takes each driver's shortest
-    way: this is done for each capture.
+    `driver` is a connection as SQLAlchemy has it; it may be lost. Asks nothing.
     """
-    path: str | None
-    if hasattr(driver, "get_parameter_status"):
-        path = driver.get_parameter_status("search_path")
-        return path
     if hasattr(driver, "pgconn"):
+        # A tenth of the time that psycopg's `info` takes, which knows the encoding of other names.
         reported: bytes | None = driver.pgconn.parameter_status(b"search_path")
         if reported is None or reported.isascii():
             return None if reported is None else reported.decode()
-    if hasattr(driver, "info"):
-        path = driver.info.parameter_status("search_path")
-        return path
-    return getattr(driver.driver_connection.get_settings(), "search_path", None)
+    info = getattr(driver, "info", None)
+    if info is None:
+        return getattr(driver.driver_connection.get_settings(), "search_path", None)
+    path: str | None = info.parameter_status("search_path")
+    return path
 
 
 def known_of(driver: Any) -> dict[str, Any]:

@@ -39,10 +39,10 @@ def plans_made(connection: Any, text: str, parameters: Parameters) -> tuple[int,
     Asks on the application's own connection, SQLAlchemy's `connection`, so it is for development
     only. None if the statement is not prepared there, or the connection cannot be asked now.
     """
-    driver = connection.connection.dbapi_connection
-    if not hasattr(driver, "pgconn"):
+    if connection.dialect.is_async:
         # To ask through an async driver would let other tasks in between.
         return None
+    driver = connection.connection.dbapi_connection
     from psycopg import pq
     from psycopg.rows import tuple_row
 
@@ -88,7 +88,8 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         threshold=preparation.threshold,
         generic=generic,
         customs=tuple(customs),
-        order=tuple(preparation.order) or (0,),
+        # Another thread may have added a set while these were taken.
+        order=tuple(one for one in preparation.order if one < len(preparation.sets)) or (0,),
         planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
         reached=preparation.reached,
         why=preparation.why,

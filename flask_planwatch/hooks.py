@@ -258,7 +258,7 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
-    # Each of these is on the way of every request: a common guard would be one more call for each.
+    # Nearly each request ends a transaction: a guard that these shared would be one more call.
 
     def _commit(self, conn: Any, *_: Any) -> None:
         try:

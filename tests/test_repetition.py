@@ -36,10 +36,15 @@ def connection(watched):
         yield connection
 
 
+def watch_of(app):
+    """Return what listens to the only engine that an app watches."""
+    (engine,) = app.extensions["planwatch"]._engines.values()
+    return engine.watch
+
+
 def watched_tallies(watched):
     """Return what is counted of each statement."""
-    (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    return engine.watch._tallies.recent.values()
+    return watch_of(watched.app)._tallies.recent.values()
 
 
 def repetition(watched):
@@ -69,8 +74,7 @@ def test_a_commit_keeps_what_a_rollback_forgets(watched, connection):
 
 
 def test_nothing_runs_after_the_end_of_a_transaction_or_connection(watched, connection):
-    (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    running = engine.watch._repetitions.running
+    running = watch_of(watched.app)._repetitions.running
     connection.execute(ONE)
     assert len(running) == 1
     connection.rollback()
@@ -142,8 +146,7 @@ def test_each_app_that_watches_an_engine_counts_by_itself(watched, connection):
         connection.commit()
         connection.execute(ONE)
         connection.rollback()
-        (engine,) = other.extensions["planwatch"]._engines.values()
-        (others,) = [one.repetition for one in engine.watch._tallies.recent.values()]
+        (others,) = [one.repetition for one in watch_of(other)._tallies.recent.values()]
         for one in (repetition(watched), others):
             assert (one.most, one.commits, one.rollbacks) == (4, 1, 1)
     finally:
@@ -153,8 +156,8 @@ def test_each_app_that_watches_an_engine_counts_by_itself(watched, connection):
 def test_as_many_statements_are_followed_as_the_driver_keeps(watched, connection):
     for number in range(MAX_SPANS + 20):
         connection.execute(sa.text(f"SELECT {number} WHERE 1 = :one"), {"one": 1})
-    (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    assert len(connection.info[engine.watch._repetitions].executions) == MAX_SPANS
+    spans = connection.info[watch_of(watched.app)._repetitions]
+    assert len(spans.executions) == MAX_SPANS
 
 
 def test_psycopg2_counts_nothing(story, watch):
@@ -162,8 +165,7 @@ def test_psycopg2_counts_nothing(story, watch):
     with watched.app.app_context(), watched.db.engine.connect() as connection:
         connection.execute(ONE)
         connection.commit()
-    (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    assert all(one.repetition is None for one in engine.watch._tallies.recent.values())
+    assert all(one.repetition is None for one in watched_tallies(watched))
 
 
 def test_the_servers_own_counts(watched, connection):
@@ -260,8 +262,7 @@ def test_only_so_many_executions_are_followed_between_two_inspections(
         connection.rollback()
     assert watched.planwatch.flush(20, watched.app)
     assert (repetition(watched).rollbacks, repetition(watched).followed) == (4, 3)
-    (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    (tally,) = engine.watch._tallies.plain.values()
+    (tally,) = watch_of(watched.app)._tallies.plain.values()
     assert tally.calls == 5
     tally.next_sample = 0.0
     # It is followed again from its next inspection on.

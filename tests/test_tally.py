@@ -11,9 +11,8 @@ from flask_planwatch import tally as module
 from flask_planwatch.tally import MAX_RECENT, Tallies, Tally
 
 
-def new(*durations: float) -> Tally:
-    """Return a tally of such executions, as the hooks count them."""
-    tally = Tally(explainable=True)
+def ran(tally: Tally, *durations: float) -> Tally:
+    """Count executions as the hooks do."""
     for duration in durations:
         tally.durations[tally.succeeded % MAX_RECENT] = duration
         tally.succeeded += 1
@@ -21,10 +20,42 @@ def new(*durations: float) -> Tally:
     return tally
 
 
-@pytest.mark.parametrize("count", [0, 1, MAX_RECENT - 1, MAX_RECENT, MAX_RECENT + 1, 25])
-def test_the_latest_executions_are_kept_in_their_order(count):
-    durations = tuple(map(float, range(count)))
-    assert new(*durations).recent == durations[-MAX_RECENT:]
+def new(*durations: float) -> Tally:
+    return ran(Tally(explainable=True), *durations)
+
+
+def test_the_latest_executions_are_kept_in_their_order():
+    tally = new(*map(float, range(25)))
+    assert tally.recent == tuple(map(float, range(15, 25)))
+    tally.failed(99.0)
+    assert 99.0 not in tally.recent
+    assert (tally.calls, tally.total_ms) == (26, sum(range(25)) + 99)
+
+
+@pytest.mark.parametrize("count", [0, 1, MAX_RECENT - 1, MAX_RECENT, MAX_RECENT + 1, 1000])
+def test_each_execution_counts_once(count):
+    durations = tuple(map(float, range(1, count + 1)))
+    tally = new(*durations)
+    assert (tally.calls, tally.total_ms) == (count, sum(durations))
+    assert len(tally.durations) == MAX_RECENT
+    assert tally.recent == durations[-MAX_RECENT:]
+
+
+def test_several_threads_count_no_execution_twice():
+    tally = Tally(explainable=True)
+    together = threading.Barrier(4)
+
+    def run() -> None:
+        together.wait()
+        ran(tally, *[1.0] * 5000)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tally.durations) == MAX_RECENT
+    assert tally.calls == tally.total_ms <= 20_000
 
 
 def test_what_another_thread_adds_is_in_its_place():
@@ -34,9 +65,7 @@ def test_what_another_thread_adds_is_in_its_place():
     def run() -> None:
         while not done.is_set():
             tallies[0] = new()
-            for _ in range(MAX_RECENT):
-                tallies[0].durations[tallies[0].succeeded % MAX_RECENT] = 1.0
-                tallies[0].succeeded += 1
+            ran(tallies[0], *[1.0] * MAX_RECENT)
 
     thread, interval = threading.Thread(target=run), sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -47,13 +76,6 @@ def test_what_another_thread_adds_is_in_its_place():
         done.set()
         thread.join()
         sys.setswitchinterval(interval)
-
-
-def test_one_that_failed_tells_nothing_of_the_times():
-    tally = new(1.0)
-    tally.failed(99.0)
-    assert tally.recent == (1.0,)
-    assert (tally.calls, tally.total_ms) == (2, 100.0)
 
 
 def test_they_are_kept_by_text():

@@ -56,8 +56,10 @@ def search_path_of(driver: Any) -> str | None:
     if hasattr(driver, "pgconn"):
         # A tenth of the time that psycopg's `info` takes, which knows the encoding of other names.
         reported: bytes | None = driver.pgconn.parameter_status(b"search_path")
-        if reported is None or reported.isascii():
-            return None if reported is None else reported.decode()
+        if reported is None:
+            return None
+        if reported.isascii():
+            return reported.decode()
     info = getattr(driver, "info", None)
     if info is None:
         return getattr(driver.driver_connection.get_settings(), "search_path", None)

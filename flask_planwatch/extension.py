@@ -9,6 +9,7 @@ from flask import Flask, appcontext_pushed, current_app, has_app_context, reques
 from sqlalchemy.engine import Engine
 
 from .finding import Finding
+from .interruption import let_through
 from .report.telemetry import observe
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher
@@ -116,6 +117,7 @@ def _attach(app: Flask, **_: Any) -> None:
     try:
         watcher.attach()
     except Exception as error:  # noqa: BLE001 - an extension of the app's may raise anything
+        let_through(error)
         watcher.failed(error)
 
 

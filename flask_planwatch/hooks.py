@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
-from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from flask import Flask, has_request_context, request
@@ -20,7 +19,9 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from .capture import Capture, copied, is_large
+from .clock import now
 from .finding import SkipReason, StatementError
+from .interruption import let_through
 from .location import origin_finder
 from .repetition import (
     ASYNCPG,
@@ -76,7 +77,7 @@ _KNOWN = "flask_planwatch.known"
 
 
 class Sink(Protocol):
-    """Where the captures of one engine go."""
+    """Where the captures of one engine go, and what becomes of its connections."""
 
     @property
     def sampler(self) -> Sampler:
@@ -84,6 +85,15 @@ class Sink(Protocol):
 
     def submit(self, capture: Capture) -> Ticket | None:
         """Accept a capture without waiting, or drop it, count that, and return None."""
+
+    def connected(self, record: Any) -> None:
+        """Learn that the application has a connection, by its place in the pool."""
+
+    def disconnected(self, record: Any) -> None:
+        """Learn that the application has closed one."""
+
+    def disposed(self) -> None:
+        """Give PlanWatch's connection up before the engine's dispose() returns."""
 
     def failed(self, error: Exception) -> None:
         """Count an exception that was raised in a hook."""
@@ -114,7 +124,8 @@ class Watch:
 
     `database` tells apart engines without a bind key, and is empty for those of Flask-SQLAlchemy.
     `sink` gets what is captured; its sampler is asked for at the first statement, because the
-    settings depend on the debug mode.
+    settings depend on the debug mode. SQLAlchemy keeps the hooks as long as anything that it has
+    compiled for the engine, so they keep neither app nor engine nor sink alive.
     """
 
     def __init__(
@@ -125,20 +136,21 @@ class Watch:
         database: str,
         sink: Sink,
     ) -> None:
-        self.engine = engine
+        self._engine = weakref.ref(engine)
         self.bind = bind
         self.database = database
         #: Whether there is a panel; in debug mode it lists each statement of a request.
         self.has_panel = False
-        self._app = app
-        self._sink = sink
+        self._app = weakref.ref(app)
+        self._sink = weakref.ref(sink, self._released)
         self._tallies = Tallies()
         self._sampler: Sampler | None = None
         self._find_origin = origin_finder(app.root_path)
         self.active = self._attached = False
         #: Whether a statement was seen that changed what a connection would plan.
         self._stateful = False
-        self._prepares = engine.dialect.driver in {PSYCOPG, ASYNCPG}
+        self._driver = engine.dialect.driver
+        self._prepares = self._driver in {PSYCOPG, ASYNCPG}
         self._repetitions = Repetitions()
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
@@ -151,17 +163,21 @@ class Watch:
             "savepoint": self._savepoint,
             "rollback_savepoint": self._rollback_savepoint,
             "release_savepoint": self._release_savepoint,
+            "connect": self._connect,
+            "close": self._close,
+            "engine_disposed": self._engine_disposed,
         }
 
     def listen(self) -> None:
         """Attach the hooks, or wake them up again."""
         self.active = True
         self._tallies.allow_plain(allowed=not self._stateful)
-        if not self._attached:
+        engine = self._engine()
+        if not self._attached and engine is not None:
             self._attached = True
             for name, hook in self._listeners.items():
                 # A hook that returns what the event may change needs no wrapper of SQLAlchemy's.
-                event.listen(self.engine, name, hook, retval=hook == self._before)
+                event.listen(engine, name, hook, retval=hook == self._before)
 
     def unlisten(self) -> None:
         """Put the hooks to sleep.
@@ -170,6 +186,13 @@ class Watch:
         """
         self.active = False
         self._tallies.allow_plain(allowed=False)
+
+    def _released(self, _: object) -> None:
+        """Keep nothing once nobody is there to take it: the app has gone, or its PlanWatch."""
+        self.active = False
+        self._tallies = Tallies()
+        self._tallies.allow_plain(allowed=False)
+        self._sampler = None
 
     def after_fork(self) -> None:
         """Begin to count anew in a forked child: it has findings of its own."""
@@ -183,7 +206,7 @@ class Watch:
         try:
             # By its module: gevent may replace it later.
             if threading.get_ident() not in OWN_THREADS:
-                context._planwatch_started = perf_counter()
+                context._planwatch_started = now()
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
         return statement, parameters
@@ -192,7 +215,7 @@ class Watch:
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         try:
-            ended = perf_counter()
+            ended = now()
             try:
                 started = context._planwatch_started
             except AttributeError:
@@ -212,12 +235,17 @@ class Watch:
                 return
             duration_ms = (ended - started) * 1000
             sampler = self._sampler or self._find_sampler()
+            if sampler is None:
+                return
             sampler.captured += 1
             sampler.total_ms += duration_ms
             tally.durations[tally.succeeded % MAX_RECENT] = duration_ms
             tally.succeeded += 1
             tally.total_ms += duration_ms
-            due = ended >= tally.next_sample or duration_ms > sampler.slow_ms
+            due = (
+                # Also if the clock was set back.
+                abs(ended - tally.sampled) >= sampler.interval or duration_ms > sampler.slow_ms
+            )
             if due or self.has_panel:
                 ran = (cursor, statement, parameters, context, key, duration_ms, None)
                 self._consider(ran, tally, sampler, ended, due=due)
@@ -226,7 +254,7 @@ class Watch:
 
     def _error(self, exception: ExceptionContext) -> None:
         try:
-            ended = perf_counter()
+            ended = now()
             context: Any = exception.execution_context
             statement = exception.statement
             started = getattr(context, "_planwatch_started", None)
@@ -248,10 +276,12 @@ class Watch:
             )
             duration_ms = (ended - started) * 1000
             sampler = self._sampler or self._find_sampler()
+            if sampler is None:
+                return
             sampler.captured += 1
             sampler.total_ms += duration_ms
             tally.failed(duration_ms)
-            due = error.means_load or ended >= tally.next_sample or duration_ms > sampler.slow_ms
+            due = error.means_load or sampler.is_due(tally, ended) or duration_ms > sampler.slow_ms
             parameters = exception.parameters
             ran = (None, statement, parameters, context, key, duration_ms, error)
             self._consider(ran, tally, sampler, ended, due=due)
@@ -302,13 +332,41 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
+    # What follows happens once for each connection of the application, or less often.
+
+    def _connect(self, connection: Any, record: Any) -> None:
+        try:
+            sink = self._sink()
+            # On its own thread, PlanWatch opens a connection as the application does.
+            if sink is not None and threading.get_ident() not in OWN_THREADS:
+                sink.connected(record)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _close(self, connection: Any, record: Any) -> None:
+        try:
+            if (sink := self._sink()) is not None:
+                sink.disconnected(record)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _engine_disposed(self, engine: Engine) -> None:
+        try:
+            if (sink := self._sink()) is not None:
+                sink.disposed()
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
     def _failed(self, error: Exception) -> None:
+        let_through(error)
         # Not even the counting may break the query.
         with suppress(Exception):
-            self._sink.failed(error)
+            if (sink := self._sink()) is not None:
+                sink.failed(error)
 
-    def _find_sampler(self) -> Sampler:
-        self._sampler = self._sink.sampler
+    def _find_sampler(self) -> Sampler | None:
+        sink = self._sink()
+        self._sampler = None if sink is None else sink.sampler
         return self._sampler
 
     def _look(
@@ -393,7 +451,7 @@ class Watch:
         chosen = repetition.most == threshold + CUSTOM_PLANS + 1
         if repetition.due or (chosen and not repetition.chosen):
             repetition.due, repetition.chosen = False, chosen
-            tally.next_sample = float("-inf")
+            tally.sampled = float("-inf")
         if repetition.most > threshold + CUSTOM_PLANS + 1 and repetition.looks >= MAX_LOOKS:
             repetition.settled = True
 
@@ -403,14 +461,17 @@ class Watch:
         """Submit an execution if it is due and the request and the budget allow it."""
         _, _, parameters, context, key, duration_ms, error = ran
         # Outside debug mode the panel shows nothing, so that no values are kept for it.
-        shown, once = self.has_panel and self._app.debug, sampler.interval == 0
-        record = request_record(self._app) if shown or once else None
+        app, sink = self._app(), self._sink()
+        if app is None or sink is None:
+            return
+        shown, once = self.has_panel and app.debug, sampler.interval == 0
+        record = request_record(app) if shown or once else None
         identity = None
         if once and record is not None:
-            identity = (id(self.engine), key, self._place(context.root_connection))
+            identity = (id(self), key, self._place(context.root_connection))
         ticket, note = None, ""
         if error is not None and error.means_load:
-            ticket = self._sink.submit(self._capture(ran, tally, sampler))
+            ticket = sink.submit(self._capture(ran, tally, sampler))
             note = "" if ticket else _DROPPED
         elif not due:
             note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
@@ -424,7 +485,7 @@ class Watch:
             if tally.repetition is not None and not tally.repetition.settled:
                 tally.repetition.followed = 0
                 self._tallies.plain.pop(key, None)
-            ticket = self._sink.submit(self._capture(ran, tally, sampler))
+            ticket = sink.submit(self._capture(ran, tally, sampler))
             if ticket is None:
                 sampler.give_back(tally)
                 note = _DROPPED
@@ -490,8 +551,7 @@ class Watch:
         if repetition.threshold is None or error is not None:
             return None
         happened = None
-        if self._app.debug:
+        if (app := self._app()) is not None and app.debug:
             happened = plans_made(context.root_connection, statement, parameters)
         names = getattr(context.compiled, "positiontup", None)
-        driver = self.engine.dialect.driver
-        return repetition.preparation(driver, repetition.threshold, happened, names)
+        return repetition.preparation(self._driver, repetition.threshold, happened, names)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from time import monotonic, perf_counter
 
+from .clock import now
 from .settings import Settings
 from .tally import Tally
 
@@ -21,23 +21,23 @@ READINGS_PER_INSPECTION = 5
 class Budget:
     """So many in a minute, with unused ones saved up for a minute. Safe to use from threads."""
 
-    def __init__(self, per_minute: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, per_minute: float, clock: Callable[[], float] = now) -> None:
         self._per_minute = per_minute
         self._allowance = per_minute
         self._refilled = clock()
         self._clock = clock
         self._lock = threading.RLock()
 
-    def take(self, now: float | None = None) -> bool:
-        """Take one; False if the minute's are used up. `now` saves a look at the clock."""
+    def take(self, moment: float | None = None) -> bool:
+        """Take one; False if the minute's are used up. `moment` saves a look at the clock."""
         if self._per_minute == float("inf"):
             return True
         with self._lock:
-            now = self._clock() if now is None else now
+            moment = self._clock() if moment is None else moment
             # A clock may be set back; a budget below 1 is one in some minutes.
-            earned = max(0.0, now - self._refilled) * self._per_minute / 60
+            earned = max(0.0, moment - self._refilled) * self._per_minute / 60
             self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
-            self._refilled = now
+            self._refilled = moment
             if self._allowance < 1:
                 return False
             self._allowance -= 1
@@ -49,40 +49,58 @@ class Budget:
             self._allowance += 1
 
 
+#: The budgets of this process, each by its name and number. Apps with the same settings share them:
+#: a test-suite that makes an app for each test has no more inspections in a minute than one app.
+_BUDGETS: dict[tuple[str, float], Budget] = {}
+
+
+def shared_budget(name: str, per_minute: float) -> Budget:
+    """Return the budget of the process by that name, of so many in a minute."""
+    return _BUDGETS.setdefault((name, per_minute), Budget(per_minute))
+
+
+def renew_budgets() -> None:
+    """Begin anew in a forked child, where a thread of the parent may hold a lock for ever."""
+    _BUDGETS.clear()
+
+
 class Sampler:
     """Decides for one app in one process. Safe to use from several threads.
 
-    `clock` is that of the hooks. `captured` are all executions, and `total_ms` is what they took;
-    the hooks count them.
+    `budget` returns the budget of a name and a number in a minute. `captured` are all executions,
+    and `total_ms` is what they took; the hooks count them.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, settings: Settings, budget: Callable[[str, float], Budget] = shared_budget
+    ) -> None:
         self.interval = settings.sample_interval
         self.captured = 0
         self.total_ms = 0.0
         self.over_budget = 0
-        self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
-        self.readings = Budget(settings.inspections_per_minute * READINGS_PER_INSPECTION, clock)
+        per_minute = settings.inspections_per_minute
+        self.analyses = budget("analyses", per_minute / INSPECTIONS_PER_ANALYSIS)
+        self.readings = budget("readings", per_minute * READINGS_PER_INSPECTION)
         self.slow_ms = settings.slow_statement_ms
-        self._clock = clock
-        self._inspections = Budget(settings.inspections_per_minute, clock)
+        self._inspections = budget("inspections", per_minute)
 
-    def spend(self, tally: Tally, now: float | None = None) -> bool:
+    def is_due(self, tally: Tally, moment: float) -> bool:
+        """Whether the interval of a statement is over; a clock that was set back ends it, too."""
+        return abs(moment - tally.sampled) >= self.interval
+
+    def spend(self, tally: Tally, moment: float) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.
 
         Returns False, and counts it, if the budget is used up: the statement stays due.
         """
-        now = self._clock() if now is None else now
-        if not self._inspections.take(now):
+        if not self._inspections.take(moment):
             self.over_budget += 1
             return False
-        # Without an interval it is due even for one that ended earlier and comes later here.
-        if self.interval:
-            tally.next_sample = now + self.interval
+        tally.sampled = moment
         return True
 
     def give_back(self, tally: Tally | None = None) -> None:
         """Return to the budget what was not used; a tally's statement is due again."""
         self._inspections.give_back()
         if tally is not None:
-            tally.next_sample = float("-inf")
+            tally.sampled = float("-inf")

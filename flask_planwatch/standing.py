@@ -12,12 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
-from time import monotonic
 from typing import Any
 
 from .advice.index import Candidate
 from .advice.verdict import Advised
 from .capture import Capture
+from .clock import now as _now
 from .finding import Dismissal, Skip
 from .plan.evidence import MIN_EXECUTIONS, Evidence, Hit
 from .plan.predicate import BTREE_OPERATORS, PARTIAL_OPERATORS, Conjunct, predicates
@@ -301,7 +301,7 @@ class Conclusions:
     PlanWatch's thread only, but for `forget`.
     """
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = _now) -> None:
         self._clock = clock
         self._kept: OrderedDict[Hashable, _Remembered] = OrderedDict()
         self._forgotten = False

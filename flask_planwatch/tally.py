@@ -20,7 +20,7 @@ MAX_RECENT = 10
 
 @dataclass(slots=True)
 class Tally:
-    """How often one statement ran, how long it took in ms, and when it may be sampled again.
+    """How often one statement ran, how long it took in ms, and when it was `sampled` last.
 
     `durations` are the latest executions of those that `succeeded`, each in the place of the one
     MAX_RECENT before it. `repetition` is what is known of it where the driver may prepare it on the
@@ -29,7 +29,7 @@ class Tally:
 
     explainable: bool
     changes_state: bool = False
-    next_sample: float = float("-inf")
+    sampled: float = float("-inf")
     succeeded: int = 0
     total_ms: float = 0.0
     durations: list[float] = field(default_factory=lambda: [0.0] * MAX_RECENT)

@@ -6,15 +6,13 @@ import logging
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
-from time import monotonic, perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from flask import Flask, current_app, has_app_context
-from sqlalchemy import TextClause, event
+from sqlalchemy import TextClause
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
@@ -22,6 +20,7 @@ from . import signals
 from .advice.mapped import MappedTable
 from .advice.proposal import Proposals
 from .capture import Capture
+from .clock import now
 from .describing import inspection_of, statement_of
 from .finding import Inspection, Skip, SkipReason
 from .hooks import Watch
@@ -34,7 +33,7 @@ from .report.log import LogReporter
 from .report.store import Store
 from .report.telemetry import tell_span
 from .report.toolbar import add_panel
-from .sampling import Sampler
+from .sampling import Sampler, renew_budgets
 from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
@@ -58,21 +57,24 @@ MAX_FINGERPRINTS = 10_000
 
 
 class Watcher:
-    """The state of PlanWatch in one app, in `app.extensions["planwatch"]`."""
+    """The state of PlanWatch in one app, in `app.extensions["planwatch"]`.
+
+    It keeps neither the app nor an engine alive.
+    """
 
     def __init__(self, app: Flask, settings: Settings) -> None:
         self.store = Store()
         self.pace = Pace()
         self.worker = Worker(let_go=self._let_go, abandon=self._abandon)
         self.has_panel = False
-        self._app = app
+        #: The name of the app.
+        self.name = app.name
+        self._app = weakref.ref(app)
         self._settings_at_start = settings
         self._log = LogReporter(settings.log_interval)
         self._mappings = Mappings()
-        self._engines: dict[Engine, _WatchedEngine] = {}
-        # Their hooks stay attached, and live as long as the engine.
-        self._asleep: WeakKeyDictionary[Engine, Callable[[], _WatchedEngine | None]]
-        self._asleep = WeakKeyDictionary()
+        #: Also those that are not watched any more: their hooks stay attached.
+        self._engines: WeakKeyDictionary[Engine, _WatchedEngine] = WeakKeyDictionary()
         self._lock = threading.RLock()
         self._settings: Settings | None = None
         self._sampler: Sampler | None = None
@@ -85,15 +87,12 @@ class Watcher:
         self._skipped: Counter[SkipReason] = Counter()
 
     @property
-    def name(self) -> str:
-        """The name of the app."""
-        return self._app.name
-
-    @property
     def settings(self) -> Settings:
         """The settings, resolved at first use: the debug mode may come after init_app."""
         if self._settings is None:
-            app = self._app
+            app = self._app()
+            if app is None:
+                return self._settings_at_start
             self._settings = read_settings(app.config, debug=app.debug, testing=app.testing)
         return self._settings
 
@@ -107,23 +106,26 @@ class Watcher:
 
     def attach(self) -> None:
         """Listen to the engines that Flask-SQLAlchemy has by now, and join the toolbar."""
-        self.has_panel = self.has_panel or add_panel(self._app)
+        app = self._app()
+        if app is None:
+            return
+        self.has_panel = self.has_panel or add_panel(app)
         for watched in list(self._engines.values()):
             watched.watch.has_panel = self.has_panel
-        database = self._app.extensions.get("sqlalchemy")
+        database = app.extensions.get("sqlalchemy")
         if database is None or not hasattr(type(database), "engines"):
             return
-        if has_app_context() and current_app == self._app:
+        if has_app_context() and current_app == app:
             engines = dict(database.engines)
         else:
-            with self._app.app_context():
+            with app.app_context():
                 engines = dict(database.engines)
         known = getattr(getattr(database, "Model", None), "registry", None)
         if known is not None:
             self._mappings.learn_registry(known)
         for bind, engine in engines.items():
             # One that the application does not want watched stays so until it says otherwise.
-            if engine not in self._asleep:
+            if engine not in self._engines:
                 self._watch(engine, bind, self._settings_at_start.database_url_for(bind))
 
     def watch(self, engine: Any) -> None:
@@ -158,19 +160,17 @@ class Watcher:
                 self.failed(error)
             return
         with self._lock:
-            if engine not in self._engines:
-                asleep = self._asleep.pop(engine, lambda: None)()
-                watched = asleep or _WatchedEngine(self, engine, bind, url, database)
+            watched = self._engines.get(engine)
+            if watched is None:
+                watched = _WatchedEngine(self, engine, bind, url, database)
                 self._engines[engine] = watched
+            if not watched.watch.active:
                 watched.start()
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
         engine = getattr(engine, "sync_engine", engine)
-        with self._lock:
-            watched = self._engines.pop(engine, None)
-            if watched is not None:
-                self._asleep[engine] = weakref.ref(watched)
+        watched = self._engines.get(engine)
         if watched is not None:
             watched.stop()
 
@@ -258,18 +258,21 @@ class Watcher:
 
     def _send(self, signal: Any, **what: Any) -> None:
         """Call the receivers of a signal inside the app's context, which is made only for them."""
-        for receiver in signal.receivers_for(self._app):
+        app = self._app()
+        if app is None:
+            return
+        for receiver in signal.receivers_for(app):
             try:
-                with self._app.app_context():
-                    receiver(self._app, **what)
+                with app.app_context():
+                    receiver(app, **what)
             except BaseException as error:  # noqa: BLE001 - on PlanWatch's thread it ends nothing
                 self.failed(error)
 
-    def _let_go(self) -> None:
-        with self._lock:
-            engines = list(self._engines.values())
-        for watched in engines:
-            watched.session.close()
+    def _let_go(self, since: float) -> None:
+        """Close connections that were not used since then."""
+        for watched in list(self._engines.values()):
+            if watched.session.held and watched.session.used <= since:
+                watched.session.close()
 
     def _abandon(self) -> None:
         """Forget, in a forked child, the parent's connections, counters and locks."""
@@ -278,41 +281,46 @@ class Watcher:
         self._start_counting()
         for part in (self.store, self._log, self._mappings):
             part.renew_lock()
-        asleep = [watched for sleeper in self._asleep.values() if (watched := sleeper())]
-        for watched in (*self._engines.values(), *asleep):
+        renew_budgets()
+        for watched in list(self._engines.values()):
             watched.after_fork()
 
 
 class _WatchedEngine:
-    """One engine of one app: its hooks, PlanWatch's connection, and the sink of its captures."""
+    """One engine of one app: its hooks, PlanWatch's connection, and the sink of its captures.
+
+    It does not keep the engine alive.
+    """
 
     def __init__(
         self, watcher: Watcher, engine: Engine, bind: str | None, url: Any, database: str
     ) -> None:
         settings = watcher._settings_at_start
+        app = watcher._app()
+        assert app is not None
         self.session = OwnSession(
             engine,
             url=url,
             statement_timeout_ms=settings.statement_timeout_ms,
             lock_timeout_ms=settings.lock_timeout_ms,
         )
-        self.watch = Watch(
-            watcher._app,
-            engine,
-            bind,
-            database,
-            sink=self,
-        )
+        self.watch = Watch(app, engine, bind, database, sink=self)
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
         self.catalog = Catalog(self.session)
         self.conclusions = Conclusions()
+        self._engine = weakref.ref(engine)
         self._watcher = watcher
         self._worker = watcher.worker
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
         #: The statements that failed and wait for the server, by their text as compiled.
         self._kept: dict[str, Ticket] = {}
-        event.listen(engine, "engine_disposed", self._disposed)
+        #: The places in the pool that hold a connection of the application's.
+        self._records: WeakSet[Any] = WeakSet()
+        #: Whether PlanWatch holds no connection because the application seems to have none.
+        self._alone = False
+        #: How often the engine was disposed of: what was captured before is not inspected.
+        self._disposals = 0
 
     @property
     def sampler(self) -> Sampler:
@@ -339,7 +347,11 @@ class _WatchedEngine:
         One that failed goes ahead of all others, and is kept until the server answers; in an outage
         the first of its statement stands for all.
         """
-        job = partial(self._inspect, capture)
+        if self._alone:
+            # It has one that is older than the hooks.
+            self._alone = False
+            self.session.resume()
+        job = partial(self._inspect, capture, self._disposals)
         # The first saves a call for nearly all of them.
         if capture.error is None or not capture.failed:
             return self._worker.submit(job)
@@ -350,6 +362,36 @@ class _WatchedEngine:
                 waiting = {key: one for key, one in list(self._kept.items()) if not one.done}
                 self._kept = waiting | {capture.key: kept}
         return kept
+
+    def connected(self, record: Any) -> None:
+        """Connect again from now on: the application does."""
+        self._records.add(record)
+        self._alone = False
+        if self.watch.active:
+            self.session.resume()
+
+    def disconnected(self, record: Any) -> None:
+        """Hold no connection where the application has none left.
+
+        Its pool may have been disposed of by itself, of which no event tells. An application
+        without a pool closes each connection, and PlanWatch its own after each inspection.
+        """
+        self._records.discard(record)
+        if not self._records and not self._alone and not self._without_pool:
+            self._alone = True
+            self.session.cut()
+
+    def disposed(self) -> None:
+        """Give the connection up, and what waits: the database may be dropped next."""
+        self._records.clear()
+        self._alone = False
+        self._disposals += 1
+        self.session.cut(DISPOSE_PATIENCE)
+
+    @property
+    def _without_pool(self) -> bool:
+        engine = self._engine()
+        return engine is not None and isinstance(engine.pool, NullPool)
 
     def failed(self, error: Exception) -> None:
         """Count an exception in a hook."""
@@ -364,7 +406,7 @@ class _WatchedEngine:
     def stop(self) -> None:
         """Stop to listen, and close the connection."""
         self.watch.unlisten()
-        self.session.end(DISPOSE_PATIENCE)
+        self.session.cut(DISPOSE_PATIENCE)
 
     def forget(self) -> None:
         """Forget what was found out: the next inspection looks at everything anew."""
@@ -378,13 +420,19 @@ class _WatchedEngine:
         self.forget()
         self._kept = {}
 
-    def _inspect(self, capture: Capture, ticket: Ticket, last_try: bool) -> bool:
-        """Inspect one capture on the worker's thread; see worker.Job."""
-        started = perf_counter()
+    def _inspect(self, capture: Capture, disposals: int, ticket: Ticket, last_try: bool) -> bool:
+        """Inspect one capture on the worker's thread; see worker.Job.
+
+        `disposals` are those of the engine when it was captured.
+        """
+        started = now()
         outcome = None
         try:
-            outcome = self._outcome(capture, last_try)
-            kept = outcome.no_server and capture.failed and self.watch.active
+            outcome = self._outcome(capture, last_try) if self._is_wanted(disposals) else None
+            # It may have been disposed of meanwhile, and its connection cut.
+            if outcome is None or not self._is_wanted(disposals):
+                outcome = Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
+            kept = (outcome.no_server or self._alone) and capture.failed and self.watch.active
             if (outcome.blocked or kept) and not last_try:
                 ticket.inspection = outcome.inspection
                 return False
@@ -399,16 +447,18 @@ class _WatchedEngine:
                 self._watcher.count_skip(SkipReason.INTERNAL_ERROR)
             self._watcher.failed(error)
         finally:
-            if isinstance(self.watch.engine.pool, NullPool):
+            if self._without_pool:
                 # An app without a pool does not expect a connection to stay.
                 self.session.close()
-            self._watcher._own_ms += (perf_counter() - started) * 1000
+            self._watcher._own_ms += (now() - started) * 1000
         return True
+
+    def _is_wanted(self, disposals: int) -> bool:
+        """Whether the engine that a statement ran on is still watched, and is not disposed of."""
+        return self.watch.active and disposals == self._disposals and self._engine() is not None
 
     def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:
-            if not self.watch.active:
-                return Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
             if not (capture.urgent or last_try) and self._was_inspected(capture):
                 # An app that writes its literals into the text has a new one each time.
                 if self.sampler.readings.take():
@@ -430,18 +480,13 @@ class _WatchedEngine:
         if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
             return False
         identity = f"{statement_of(capture).fingerprint} {capture.state.place}"
-        now = monotonic()
+        moment = now()
         inspected_at, key = self._inspected_at.get(identity, (float("-inf"), capture.key))
         # The sampler has judged the same text already.
-        if key != capture.key and now < inspected_at + self.sampler.interval:
+        if key != capture.key and abs(moment - inspected_at) < self.sampler.interval:
             return True
-        self._inspected_at[identity] = (now, capture.key)
+        self._inspected_at[identity] = (moment, capture.key)
         self._inspected_at.move_to_end(identity)
         while len(self._inspected_at) > MAX_FINGERPRINTS:
             self._inspected_at.popitem(last=False)
         return False
-
-    def _disposed(self, engine: Engine) -> None:
-        # What still waits would connect again, to a database that may be dropped next.
-        self._worker.flush(DISPOSE_PATIENCE)
-        self.session.close(DISPOSE_PATIENCE)

@@ -1,8 +1,9 @@
-"""One lazy daemon thread, a bounded queue, safe across fork."""
+"""One lazy daemon thread for all apps of a process, a bounded queue, safe across fork."""
 
 from __future__ import annotations
 
 import atexit
+import contextvars
 import os
 import queue
 import sys
@@ -13,13 +14,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
-from time import monotonic
 from typing import Any, NamedTuple
 
+from .clock import now
 from .finding import Inspection
 
 #: Captures that may wait. An inspection takes some ms, so a longer queue is news of yesterday.
 QUEUE_LIMIT = 100
+
+#: Bytes of statements and parameters that may wait: some of the largest that are looked at.
+QUEUE_BYTES = 16_000_000
 
 #: Seconds between two looks of the thread at what has come in. To wake it up would take the
 #: application's thread longer than all else that it does for a statement, and several captures one
@@ -27,7 +31,7 @@ QUEUE_LIMIT = 100
 #: for an inspection wakes it up.
 NAP_SECONDS = 0.5
 
-#: Seconds without work after which the thread ends and its connections are given up. A new
+#: Seconds without work after which a connection is given up, and after which the thread ends. A new
 #: connection costs some 3 ms, so holding one for longer buys nothing.
 IDLE_SECONDS = 5.0
 
@@ -43,13 +47,13 @@ MAX_PAUSE = 30.0
 EXIT_PATIENCE = 0.5
 
 
-#: The threads of all workers. Not a threading.local: one that was made before gevent replaced the
-#: threads by greenlets is common to all of them.
+#: PlanWatch's thread. A set, as one that ends may overlap with the next. Not a threading.local: one
+#: that was made before gevent replaced the threads by greenlets is common to all of them.
 OWN_THREADS: set[int] = set()
 
 
 def on_own_thread() -> bool:
-    """Whether the current thread is PlanWatch's own, in any app: it is not watched."""
+    """Whether the current thread is PlanWatch's own: it is not watched."""
     return threading.get_ident() in OWN_THREADS
 
 
@@ -75,18 +79,20 @@ Job = Callable[["Ticket", bool], bool]
 
 
 class Ticket:
-    """One accepted job, and what becomes of it.
+    """One accepted job of an app, and what becomes of it.
 
     `inspection` may be an interim one until it is `done`. The last try is not before the time
-    `until`, and `pause` are the seconds between the latest two tries.
+    `until`, and `pause` are the seconds between the latest two tries. `size` is in bytes.
     """
 
     # Defaults of the class: one that is set for each ticket would cost the application time.
     job: Job | None = None
+    worker: Worker | None = None
     inspection: Inspection | None = None
     done = False
     until = 0.0
     pause = 0.0
+    size = 0
 
 
 class _Retry(NamedTuple):
@@ -98,45 +104,39 @@ class _Retry(NamedTuple):
 
 
 class Worker:
-    """Runs jobs one after the other, on a thread that exists only while there is work.
+    """Hands the jobs of one app to PlanWatch's thread, and counts them.
 
-    `let_go` is called on the thread when it has been idle; `abandon` in a forked child, to forget
-    what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
+    All apps of a process share one thread and one queue, so that a test-suite that makes an app for
+    each test has no more threads than one app. `let_go` is called on the thread now and then with a
+    time: what was not used since shall be given up. `abandon` is called in a forked child, to
+    forget what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
     """
 
-    def __init__(self, *, let_go: Callable[[], None], abandon: Callable[[], None]) -> None:
-        self._let_go = let_go
-        self._abandon = abandon
-        self._reset()
+    def __init__(self, *, let_go: Callable[[float], None], abandon: Callable[[], None]) -> None:
+        self.let_go = let_go
+        self.abandon = abandon
+        self.accepted = 0
+        self.dropped = 0
         _WORKERS.add(self)
 
-    def submit(self, job: Job, *, first: bool = False, patience: float = 0.0) -> Ticket | None:
-        """Accept a job without waiting; return None, and count it, if too many wait.
+    def submit(
+        self, job: Job, *, size: int = 0, first: bool = False, patience: float = 0.0
+    ) -> Ticket | None:
+        """Accept a job without waiting; return None, and count it, if too much waits.
 
         The thread sees it after its nap, or at once if it starts with it, or if much is waiting.
-        `first` puts it ahead of all others, for which there is room of its own. A job that is not
-        done gets one more try, or, for `patience` seconds, as many as it takes.
+        `size` are the bytes that the job holds. `first` puts it ahead of all others, for which
+        there is room of its own. A job that is not done gets one more try, or, for `patience`
+        seconds, as many as it takes.
         """
-        room = QUEUE_LIMIT * 2 if first else QUEUE_LIMIT
-        taken, untouched = len(self._taken), len(self._others) + len(self._first)
-        full = self._closed or taken + untouched >= room
-        starts = self._thread is None
-        # Before the job is there: a greenlet would start with it, and the app wait for it.
-        if full or (starts and not self._start()):
+        ticket = Ticket()
+        ticket.job, ticket.worker, ticket.size = job, self, size
+        if patience:
+            ticket.until = now() + patience
+        if not _THREAD.submit(ticket, first=first):
             self.dropped += 1
             return None
-        ticket = Ticket()
-        ticket.job = job
-        if patience:
-            ticket.until = monotonic() + patience
         self.accepted += 1
-        (self._first if first else self._others).append(ticket)
-        if starts or untouched == (QUEUE_LIMIT - taken) // 2:
-            # It has begun to nap already, or would sleep too long.
-            self._alarm.put(None)
-        if self._thread is None:
-            # It has ended without a look at this one.
-            self._start()
         return ticket
 
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
@@ -144,63 +144,100 @@ class Worker:
 
         `interim`: an inspection that waits for its second try is good enough.
         """
-        waiting = list(tickets)
-
-        def settled() -> bool:
-            return all(
-                ticket.done or (interim and ticket.inspection is not None) for ticket in waiting
-            )
-
-        if on_own_thread() or settled():
-            return settled()
-        self._alarm.put(None)
-        with self._changed:
-            return self._changed.wait_for(settled, timeout)
+        return _THREAD.wait(list(tickets), timeout, interim=interim)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until every capture that was accepted before is done."""
-        if self._started_in != os.getpid():
-            # In a child that was forked without Python's hooks, the lock may be held for ever.
-            return True
-        with self._changed:
-            # A deque becomes part of a list at one stroke: no thread can add to it meanwhile.
-            accepted = [*self._taken, *self._first, *self._others]
-        return self.wait(accepted, timeout)
+        """Wait until every capture of the app that was accepted before is done."""
+        return _THREAD.wait(_THREAD.accepted(self), timeout)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is running."""
-        return self._thread is not None
+        """Whether PlanWatch's thread is running."""
+        return _THREAD.alive
 
     @property
     def waiting(self) -> int:
-        """How many captures wait or are being inspected."""
-        return len(self._others) + len(self._first) + len(self._taken)
+        """How many captures of the app wait or are being inspected."""
+        return len(_THREAD.accepted(self))
 
-    def close(self, patience: float) -> None:
-        """Give what was accepted `patience` seconds, and accept no more."""
-        self.flush(patience)
-        with self._changed:
-            self._closed = True
 
-    def after_fork(self) -> None:
-        """Start afresh in a forked child: threads and locks did not come along."""
-        self._reset()
-        self._abandon()
+class _Thread:
+    """PlanWatch's thread, which exists only while there is work, and the queue before it."""
 
-    def _reset(self) -> None:
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start afresh: in a forked child, threads and locks did not come along."""
         self._make_locks()
         # Threads add to a deque without a lock; one of these goes first.
         self._first: deque[Ticket] = deque()
         self._others: deque[Ticket] = deque()
         #: What the thread has taken of them and is not done with.
         self._taken: set[Ticket] = set()
+        #: About how many bytes wait: two threads may count one on the other.
+        self._bytes = 0
         self._thread: threading.Thread | None = None
         #: The process that the latest thread was started in.
         self._started_in = 0
         self._closed = self._settled = False
-        self.accepted = 0
-        self.dropped = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is running."""
+        return self._thread is not None
+
+    def submit(self, ticket: Ticket, *, first: bool) -> bool:
+        """Accept a job without waiting; return whether there was room for it."""
+        room, space = (QUEUE_LIMIT * 2, QUEUE_BYTES * 2) if first else (QUEUE_LIMIT, QUEUE_BYTES)
+        taken, untouched = len(self._taken), len(self._others) + len(self._first)
+        full = self._closed or taken + untouched >= room or self._bytes + ticket.size > space
+        starts = self._thread is None
+        # Before the job is there: a greenlet would start with it, and the app wait for it.
+        if full or (starts and not self._start()):
+            return False
+        self._bytes += ticket.size
+        (self._first if first else self._others).append(ticket)
+        if starts or untouched == (QUEUE_LIMIT - taken) // 2:
+            # It has begun to nap already, or would sleep too long.
+            self._alarm.put(None)
+        if self._thread is None:
+            # It has ended without a look at this one.
+            self._start()
+        return True
+
+    def wait(self, tickets: list[Ticket], timeout: float, *, interim: bool = False) -> bool:
+        """Wait until these are done; see Worker.wait."""
+
+        def settled() -> bool:
+            return all(
+                ticket.done or (interim and ticket.inspection is not None) for ticket in tickets
+            )
+
+        if on_own_thread() or settled():
+            return settled()
+        self._alarm.put(None)
+        deadline = now() + timeout
+        with self._changed:
+            # Condition.wait_for would ask a clock that may stand still.
+            while not settled() and (left := deadline - now()) > 0:
+                self._changed.wait(min(left, timeout))
+            return settled()
+
+    def accepted(self, worker: Worker | None = None) -> list[Ticket]:
+        """Return what was accepted, of one app or of all, and is not done."""
+        if self._started_in != os.getpid():
+            # In a child that was forked without Python's hooks, the lock may be held for ever.
+            return []
+        with self._changed:
+            # A deque becomes part of a list at one stroke: no thread can add to it meanwhile.
+            accepted = [*self._taken, *self._first, *self._others]
+        return [one for one in accepted if worker is None or one.worker is worker]
+
+    def close(self) -> None:
+        """Accept no more."""
+        with self._changed:
+            self._closed = True
 
     def _make_locks(self) -> None:
         # A signal handler or a finaliser may run a statement: both are reentrant.
@@ -222,13 +259,11 @@ class Worker:
         with self._changed:
             if self._thread is not None:
                 return True
-            # The thread knows its worker weakly, so that an app that nobody needs can be collected;
-            # but not before what was accepted is done, which keeps the app.
+            # In a context of its own: that of the request that happens to start it is not its own,
+            # and would live as long as the thread.
+            run = contextvars.Context().run
             thread = threading.Thread(
-                target=_work,
-                args=(weakref.ref(self), self._alarm, self._first, self._others),
-                name="flask-planwatch",
-                daemon=True,
+                target=run, args=(self._work,), name="flask-planwatch", daemon=True
             )
             try:
                 thread.start()
@@ -236,6 +271,47 @@ class Worker:
                 return False
             self._thread, self._started_in = thread, os.getpid()
             return True
+
+    def _work(self) -> None:
+        """Take jobs until there were none for a while."""
+        OWN_THREADS.add(threading.get_ident())
+        try:
+            self._work_on()
+        finally:
+            OWN_THREADS.discard(threading.get_ident())
+            with self._changed:
+                # Let the next job start another thread, whatever ended this one.
+                if self._thread is threading.current_thread():
+                    self._thread = None
+
+    def _work_on(self) -> None:
+        retries: list[_Retry] = []
+        numbers = count()
+        idle_since = now()
+        while True:
+            moment, last_try = now(), False
+            idle_since = min(idle_since, moment)
+            due = bool(retries) and retries[0].due <= moment
+            ticket = self._take(first=due)
+            if ticket is None and due:
+                at, _, ticket = heappop(retries)
+                last_try = at >= ticket.until
+            if ticket is None:
+                if not retries and moment >= idle_since + IDLE_SECONDS and self._retire():
+                    return
+                if not retries and not self._others:
+                    self._bytes = 0
+                _let_go(moment - IDLE_SECONDS)
+                nap = min(NAP_SECONDS, retries[0].due - moment) if retries else NAP_SECONDS
+                with suppress(queue.Empty):
+                    self._alarm.get(timeout=max(0.0, nap))
+                continue
+            if not self._process(ticket, last_try=last_try):
+                # Each pause is twice as long as the one before.
+                ticket.pause = min(ticket.pause * 2, MAX_PAUSE) or RETRY_SECONDS
+                heappush(retries, _Retry(now() + ticket.pause, next(numbers), ticket))
+            idle_since = now()
+            del ticket
 
     def _take(self, *, first: bool) -> Ticket | None:
         """Return the next job, or only one that goes `first`; None if there is none."""
@@ -258,6 +334,7 @@ class Worker:
                 # The job has the values of a capture, and a ticket may be kept for long.
                 ticket.done, ticket.job = True, None
                 self._taken.discard(ticket)
+                self._bytes -= ticket.size
             self._changed.notify_all()
         return done
 
@@ -269,72 +346,37 @@ class Worker:
             if self._first or self._others:
                 self._thread = thread
                 return False
-        self._let_go()
+            self._bytes = 0
+        _let_go(float("inf"))
         return True
 
-    def _ended(self) -> None:
-        """Let the next job start another thread, whatever ended this one."""
-        with self._changed:
-            if self._thread is threading.current_thread():
-                self._thread = None
+
+def _let_go(since: float) -> None:
+    """Give up, in all apps, what was not used since then."""
+    for worker in list(_WORKERS):
+        with suppress(Exception):
+            worker.let_go(since)
 
 
-def _work(
-    reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None], *_: deque[Ticket]
-) -> None:
-    """The thread: takes jobs until the worker has been idle, or is gone."""
-    OWN_THREADS.add(threading.get_ident())
-    try:
-        _work_on(reference, alarm)
-    finally:
-        OWN_THREADS.discard(threading.get_ident())
-        if (worker := reference()) is not None:
-            worker._ended()
-
-
-def _work_on(reference: weakref.ref[Worker], alarm: queue.SimpleQueue[None]) -> None:
-    retries: list[_Retry] = []
-    numbers = count()
-    idle_since = monotonic()
-    while (worker := reference()) is not None:
-        now, last_try = monotonic(), False
-        due = bool(retries) and retries[0].due <= now
-        ticket = worker._take(first=due)
-        if ticket is None and due:
-            at, _, ticket = heappop(retries)
-            last_try = at >= ticket.until
-        if ticket is None:
-            if not retries and now >= idle_since + IDLE_SECONDS and worker._retire():
-                return
-            del worker
-            nap = min(NAP_SECONDS, retries[0].due - now) if retries else NAP_SECONDS
-            with suppress(queue.Empty):
-                alarm.get(timeout=nap)
-            continue
-        if not worker._process(ticket, last_try=last_try):
-            # Each pause is twice as long as the one before.
-            ticket.pause = min(ticket.pause * 2, MAX_PAUSE) or RETRY_SECONDS
-            heappush(retries, _Retry(monotonic() + ticket.pause, next(numbers), ticket))
-        idle_since = monotonic()
-        del worker, ticket
-
-
+#: The workers of all apps that are alive.
 _WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
 _SETTLING = threading.RLock()
+_THREAD = _Thread()
 
 
 def _after_fork() -> None:
     global _SETTLING
     _SETTLING = threading.RLock()
     OWN_THREADS.clear()
+    _THREAD.reset()
     for worker in list(_WORKERS):
-        worker.after_fork()
+        worker.accepted = worker.dropped = 0
+        worker.abandon()
 
 
 def _at_exit() -> None:
-    deadline = monotonic() + EXIT_PATIENCE
-    for worker in list(_WORKERS):
-        worker.close(max(0.0, deadline - monotonic()))
+    _THREAD.wait(_THREAD.accepted(), EXIT_PATIENCE)
+    _THREAD.close()
 
 
 atexit.register(_at_exit)

@@ -16,6 +16,7 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.inspection import Inspector
+from flask_planwatch.sampling import renew_budgets
 
 from . import models, servers, stories
 from .models import metadata
@@ -50,6 +51,12 @@ class Database:
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)
         with engine.connect().execution_options(no_parameters=True) as connection:
             return connection.exec_driver_sql(statement).scalar()
+
+
+@pytest.fixture(autouse=True)
+def own_budget() -> None:
+    """Let each test spend a minute's inspections: all apps of a process share them."""
+    renew_budgets()
 
 
 @pytest.fixture(scope="session", params=[servers.FIRST, servers.HYPOPG])

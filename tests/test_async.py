@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -40,11 +41,22 @@ def make():
         engine = create_async_engine(url, **(engine_options or {}))
         planwatch.watch(engine, app)
         made.append((app, planwatch, engine))
+        FLUSHES[id(engine)] = partial(planwatch.flush, 30, app)
         return app, planwatch, engine
 
     yield make
     for app, planwatch, engine in made:
         planwatch.unwatch(engine, app)
+
+
+#: How to wait for the inspections of an engine, by its identity.
+FLUSHES = {}
+
+
+async def dispose(engine):
+    """Dispose of an engine once its statements are inspected: what waits is not, after that."""
+    await asyncio.to_thread(FLUSHES[id(engine)])
+    await engine.dispose()
 
 
 def run(engine, *steps):
@@ -59,7 +71,7 @@ def run(engine, *steps):
                     else:
                         (await connection.execute(step)).all()
         finally:
-            await engine.dispose()
+            await dispose(engine)
 
     asyncio.run(main())
 
@@ -87,7 +99,7 @@ def test_an_async_view(driver, story, make):
     async def login():
         async with AsyncSession(engine) as session:
             found = (await session.scalars(LOGIN)).all()
-        await engine.dispose()
+        await dispose(engine)
         return jsonify(found)
 
     response = app.test_client().get("/login")
@@ -113,7 +125,7 @@ def test_the_connection_is_one_and_closes(driver, database, make):
                 await connection.execute(sa.text("SELECT count(*) FROM pg_class"))
         assert await asyncio.to_thread(planwatch.flush, 30, app)
         counted.append(await asyncio.to_thread(database.scalar, own))
-        await engine.dispose()
+        await dispose(engine)
         counted.append(await asyncio.to_thread(database.scalar, own))
 
     with statement_inspected.connected_to(receive, app):
@@ -190,7 +202,7 @@ def test_generic_plans_of_asyncpg(each_stories, make, name):
                 ).execution_options(planwatch=False)
             )
             seen.extend(asked.all())
-        await engine.dispose()
+        await dispose(engine)
 
     asyncio.run(main())
     assert planwatch.flush(60, app)

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from flask_planwatch.sampling import Sampler
+from flask_planwatch.clock import now
+from flask_planwatch.sampling import Budget, Sampler
 from flask_planwatch.settings import read_settings
 from flask_planwatch.tally import Tally
 
@@ -29,24 +30,22 @@ def clock() -> Clock:
 
 def make(clock: Clock, **config: object) -> Sampler:
     named = {f"PLANWATCH_{name}": value for name, value in config.items()}
-    return Sampler(read_settings(named, debug=False, testing=False), clock)
+    settings = read_settings(named, debug=False, testing=False)
+    return Sampler(settings, lambda name, per_minute: Budget(per_minute, clock))
 
 
 def tally() -> Tally:
     return Tally(explainable=True)
 
 
-def allowed(sampler: Sampler, tries: int = 1000) -> int:
+def allowed(sampler: Sampler, clock: Clock, tries: int = 1000) -> int:
     """Return how many inspections the budget allows now."""
-    return sum(sampler.spend(tally()) for _ in range(tries))
-
-
-def is_due(clock: Clock, one: Tally) -> bool:
-    return clock.now >= one.next_sample
+    return sum(sampler.spend(tally(), clock.now) for _ in range(tries))
 
 
 def test_a_new_statement_is_due(clock):
-    assert is_due(clock, tally())
+    sampler = make(clock)
+    assert sampler.is_due(tally(), clock.now)
 
 
 @pytest.mark.parametrize(
@@ -54,30 +53,30 @@ def test_a_new_statement_is_due(clock):
 )
 def test_an_inspected_statement_is_due_after_the_interval(clock, seconds, due):
     sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
-    sampler.spend(one)
+    sampler.spend(one, clock.now)
     clock.now += seconds
-    assert is_due(clock, one) is due
+    assert sampler.is_due(one, clock.now) is due
 
 
 def test_an_interval_of_one_statement_is_not_that_of_another(clock):
     sampler, one, other = make(clock), tally(), tally()
-    sampler.spend(one)
-    assert not is_due(clock, one)
-    assert is_due(clock, other)
+    sampler.spend(one, clock.now)
+    assert not sampler.is_due(one, clock.now)
+    assert sampler.is_due(other, clock.now)
 
 
 def test_without_an_interval_a_statement_is_always_due(clock):
     sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
-    sampler.spend(one)
-    assert is_due(clock, one)
+    sampler.spend(one, clock.now)
+    assert sampler.is_due(one, clock.now)
     # Another thread's execution, which ended earlier but is looked at later.
     clock.now -= 0.001
-    assert is_due(clock, one)
+    assert sampler.is_due(one, clock.now)
 
 
 def test_the_budget_of_a_minute(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
-    assert allowed(sampler) == 60
+    assert allowed(sampler, clock) == 60
     assert sampler.over_budget == 940
 
 
@@ -86,18 +85,18 @@ def test_the_budget_of_a_minute(clock):
 )
 def test_the_budget_returns_with_time_and_never_exceeds_a_minutes(clock, seconds, inspections):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
-    allowed(sampler)
+    allowed(sampler, clock)
     clock.now += seconds
-    assert allowed(sampler) == inspections
+    assert allowed(sampler, clock) == inspections
 
 
 def test_the_budget_returns_in_small_steps_too(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
-    allowed(sampler)
+    allowed(sampler, clock)
     done = 0
     for _ in range(100):
         clock.now += 0.1
-        done += allowed(sampler, tries=1)
+        done += allowed(sampler, clock, tries=1)
     assert done in {9, 10}
 
 
@@ -106,50 +105,64 @@ def test_a_budget_below_one_is_one_inspection_in_more_minutes(clock):
     done = 0
     for _ in range(60):
         clock.now += 60
-        done += allowed(sampler, tries=3)
+        done += allowed(sampler, clock, tries=3)
     assert done in {29, 30, 31}
 
 
 def test_a_budget_of_nothing(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=0)
     clock.now += 3600
-    assert allowed(sampler) == 0
+    assert allowed(sampler, clock) == 0
 
 
 def test_without_a_budget_all_is_inspected(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=None)
-    assert allowed(sampler) == 1000
+    assert allowed(sampler, clock) == 1000
     assert sampler.over_budget == 0
 
 
 def test_a_statement_over_budget_stays_due(clock):
     sampler, one = make(clock, INSPECTIONS_PER_MINUTE=1), tally()
-    assert sampler.spend(tally())
-    assert not sampler.spend(one)
-    assert is_due(clock, one)
+    assert sampler.spend(tally(), clock.now)
+    assert not sampler.spend(one, clock.now)
+    assert sampler.is_due(one, clock.now)
 
 
 def test_slow_and_urgent_executions_are_within_the_budget(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=1)
-    sampler.spend(tally())
-    assert not sampler.spend(tally())
+    sampler.spend(tally(), clock.now)
+    assert not sampler.spend(tally(), clock.now)
 
 
 def test_a_clock_that_jumps_back_takes_no_budget_away(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
-    allowed(sampler, tries=10)
+    allowed(sampler, clock, tries=10)
     clock.now -= 3600
-    assert allowed(sampler) == 50
+    assert allowed(sampler, clock) == 50
     clock.now += 60
-    assert allowed(sampler) == 60
+    assert allowed(sampler, clock) == 60
+
+
+def test_a_clock_that_jumps_back_stops_no_sampling(clock):
+    sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
+    sampler.spend(one, clock.now)
+    clock.now -= 3600
+    assert sampler.is_due(one, clock.now)
+
+
+def test_apps_share_the_budget_of_their_process():
+    settings = read_settings({"PLANWATCH_INSPECTIONS_PER_MINUTE": 77}, debug=False, testing=False)
+    samplers = [Sampler(settings) for _ in range(5)]
+    moment = now()
+    assert sum(one.spend(tally(), moment) for one in samplers for _ in range(50)) == 77
 
 
 def test_a_clock_that_jumps_ahead_gives_one_minutes_budget(clock):
     sampler, one = make(clock, INSPECTIONS_PER_MINUTE=60), tally()
-    sampler.spend(one)
+    sampler.spend(one, clock.now)
     clock.now += 1e9
-    assert is_due(clock, one)
-    assert allowed(sampler) == 60
+    assert sampler.is_due(one, clock.now)
+    assert allowed(sampler, clock) == 60
 
 
 def test_threads_share_the_budget(clock):
@@ -159,7 +172,7 @@ def test_threads_share_the_budget(clock):
 
     def spend() -> None:
         together.wait()
-        counts.append(allowed(sampler, tries=5_000))
+        counts.append(allowed(sampler, clock, tries=5_000))
 
     threads = [threading.Thread(target=spend) for _ in range(8)]
     interval = sys.getswitchinterval()

@@ -14,22 +14,33 @@ import threading
 import time
 import weakref
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
 from flask_planwatch import worker as worker_module
-from flask_planwatch.worker import Worker
+from flask_planwatch.worker import _THREAD, Ticket, Worker
 
 from .models import User
 
 
 @pytest.fixture
 def worker():
-    made = Worker(let_go=lambda: None, abandon=lambda: None)
+    made = Worker(let_go=lambda since: None, abandon=lambda: None)
     yield made
-    made.close(1)
+    assert made.flush(30)
+
+
+@pytest.fixture
+def no_thread():
+    """Let the process have no thread of PlanWatch's when the test begins."""
+    deadline = time.monotonic() + 30
+    while _THREAD.alive and time.monotonic() < deadline:
+        _THREAD._alarm.put(None)
+        time.sleep(0.05)
+    assert not _THREAD.alive
 
 
 def test_jobs_run_in_order_on_one_thread(worker):
@@ -42,7 +53,6 @@ def test_jobs_run_in_order_on_one_thread(worker):
 
         return run
 
-    assert not worker.alive
     for number in range(20):
         assert worker.submit(job(number)) is not None
     assert worker.flush(5)
@@ -109,7 +119,7 @@ def test_a_job_is_done_though_nobody_waits_for_it(worker):
 def nap(worker):
     """Let the thread start, and nap until it is woken up."""
     assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
-    while not worker._alarm.empty():
+    while not _THREAD._alarm.empty():
         time.sleep(0.001)
     time.sleep(0.05)
 
@@ -129,27 +139,31 @@ def test_a_queue_that_fills_up_wakes_the_thread_up(worker, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
     nap(worker)
     # What is kept for another try leaves less room.
-    worker._taken |= {worker_module.Ticket() for _ in range(60)}
+    others = {Ticket() for _ in range(60)}
+    _THREAD._taken |= others
     done = threading.Event()
     for _ in range(20):
         worker.submit(lambda ticket, last_try: True)
     assert worker.submit(lambda ticket, last_try: done.set() or True)
     assert done.wait(5)
+    _THREAD._taken -= others
 
 
-def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker):
+def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker, no_thread, monkeypatch):
     """Without a thread, nobody would take the alarms away."""
-    done = worker_module.Ticket()
+    done = Ticket()
     done.done = True
+    alarms = []
+    monkeypatch.setattr(_THREAD, "_alarm", SimpleNamespace(put=alarms.append))
     assert worker.wait([done], 1)
     assert worker.wait([], 1)
     assert worker.flush(1)
-    assert worker._alarm.empty()
+    assert alarms == []
 
 
 def test_a_job_that_was_accepted_keeps_what_it_needs(monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
-    worker = Worker(let_go=lambda: None, abandon=lambda: None)
+    worker = Worker(let_go=lambda since: None, abandon=lambda: None)
     nap(worker)
     done = threading.Event()
     worker.submit(lambda ticket, last_try, worker=worker: done.set() or worker.alive)
@@ -162,25 +176,27 @@ def test_a_job_that_was_accepted_keeps_what_it_needs(monkeypatch):
         time.sleep(0.01)
 
 
-def test_a_job_that_comes_as_the_thread_ends_is_done_by_another_one(worker):
+def test_a_job_that_comes_as_the_thread_ends_is_done_by_another_one(worker, no_thread, monkeypatch):
     class EndOfThread(deque):
         def append(self, ticket):
-            worker._thread = None
+            _THREAD._thread = None
             super().append(ticket)
 
-    worker._thread, worker._others = threading.Thread(), EndOfThread()
+    monkeypatch.setattr(_THREAD, "_others", EndOfThread())
+    _THREAD._thread = threading.Thread()
     ticket = worker.submit(lambda ticket, last_try: True)
     assert worker.wait([ticket], 5)
 
 
-def test_a_thread_does_not_end_beside_a_job(worker):
-    thread = worker._thread = threading.Thread()
+def test_a_thread_does_not_end_beside_a_job(worker, no_thread):
+    thread = _THREAD._thread = threading.Thread()
     worker.submit(lambda ticket, last_try: True)
-    assert not worker._retire()
-    assert worker._thread is thread
-    worker._others.clear()
-    assert worker._retire()
-    assert worker._thread is None
+    assert not _THREAD._retire()
+    assert _THREAD._thread is thread
+    _THREAD._others.clear()
+    assert not _THREAD._first
+    assert _THREAD._retire()
+    assert _THREAD._thread is None
 
 
 LOCKS = ["sampler._inspections", "store", "_log", "_mappings"]
@@ -225,8 +241,8 @@ def test_flush_on_the_thread_itself_does_not_deadlock(worker):
     assert answers == [False]
 
 
-def test_nothing_is_accepted_after_the_end(worker):
-    worker.close(0.1)
+def test_nothing_is_accepted_after_the_end(worker, monkeypatch):
+    monkeypatch.setattr(_THREAD, "_closed", True)
     assert worker.submit(lambda ticket, last_try: True) is None
     assert worker.dropped == 1
 

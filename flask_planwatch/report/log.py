@@ -10,9 +10,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
+from ..clock import now
 from ..finding import Finding, Severity, Skip
 from .store import MAX_FINDINGS, Changes
 
@@ -25,10 +25,10 @@ MAX_TOLD = 1000
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds."""
 
-    def __init__(self, interval: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, interval: float, clock: Callable[[], float] = now) -> None:
         self._interval = interval
         self._clock = clock
-        self._next: OrderedDict[str, float] = OrderedDict()
+        self._logged: OrderedDict[str, float] = OrderedDict()
         self._told: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -39,7 +39,7 @@ class LogReporter:
                 level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
                 logger.log(level, "%s", finding.message, extra=extra(finding))
         for finding in changes.resolved:
-            self._next.pop(finding.id, None)
+            self._logged.pop(finding.id, None)
             logger.info(
                 "%s resolved: %s on %s is no problem in the plan any more. From %s.",
                 finding.rule,
@@ -89,13 +89,13 @@ class LogReporter:
 
     def _is_due(self, finding_id: str) -> bool:
         with self._lock:
-            now = self._clock()
-            if now < self._next.get(finding_id, float("-inf")):
+            moment = self._clock()
+            if abs(moment - self._logged.get(finding_id, float("-inf"))) < self._interval:
                 return False
-            self._next[finding_id] = now + self._interval
-            self._next.move_to_end(finding_id)
-            while len(self._next) > MAX_FINDINGS:
-                self._next.popitem(last=False)
+            self._logged[finding_id] = moment
+            self._logged.move_to_end(finding_id)
+            while len(self._logged) > MAX_FINDINGS:
+                self._logged.popitem(last=False)
             return True
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Any, NamedTuple
 
+from ..clock import now
 from ..finding import SkipReason
 from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
@@ -208,7 +208,7 @@ class Catalog:
     PlanWatch's thread only, but for `forget`.
     """
 
-    def __init__(self, session: Session, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, session: Session, clock: Callable[[], float] = now) -> None:
         self._session = session
         self._clock = clock
         self._known: OrderedDict[int, _Known] = OrderedDict()
@@ -278,6 +278,9 @@ class Catalog:
                 )
                 keys = sorted({*keys, *(reference.child for reference in references)})
             family = [_Member(*row) for row in transaction.fetch(_FAMILY, (_names(keys), keys))]
+            if any(one.pages is None for one in family):
+                # It was there when the query began, and the size of a file is asked at its end.
+                raise ServerError(SkipReason.NOT_VISIBLE, "a table was dropped meanwhile")
             self._learn(transaction, [one for one in family if not self._is_known(one)])
         known = {one.oid: self._counted(one) for one in family}
         while len(self._known) > MAX_RELATIONS:

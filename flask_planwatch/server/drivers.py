@@ -10,11 +10,10 @@ from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy.pool import PoolProxiedConnection
-
 from ..finding import SkipReason
 from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
+from .connection import OwnConnection
 from .numbered import Numbered
 from .transaction import Parameters, ServerError, Transaction
 
@@ -85,7 +84,7 @@ class Call(Protocol):
         """Return what the function returns; raise what it raises."""
 
 
-def transaction_on(connection: PoolProxiedConnection, dialect: Any, call: Call) -> Transaction:
+def transaction_on(connection: OwnConnection, dialect: Any, call: Call) -> Transaction:
     """Return the Transaction of a driver's connection; `dialect` is SQLAlchemy's."""
     kind = _AsyncpgTransaction if dialect.driver == "asyncpg" else _DriverTransaction
     return kind(connection, dialect, call)
@@ -94,7 +93,7 @@ def transaction_on(connection: PoolProxiedConnection, dialect: Any, call: Call) 
 class _DriverTransaction:
     """A Transaction on a psycopg2 or psycopg 3 connection."""
 
-    def __init__(self, connection: PoolProxiedConnection, dialect: Any, call: Call) -> None:
+    def __init__(self, connection: OwnConnection, dialect: Any, call: Call) -> None:
         self._connection = connection
         self._dialect = dialect
         self._call = call

@@ -6,27 +6,32 @@ unless a writable trial is asked for by name.
 
 from __future__ import annotations
 
-import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from time import monotonic, perf_counter
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, PoolProxiedConnection
+from sqlalchemy.pool import NullPool
 
+from ..clock import now
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_unknown
+from .connection import OwnConnection, open_at, open_like
 from .drivers import Call, known_of, sqlstate_of, transaction_on
 from .event_loop import EventLoop, directly
 from .transaction import NO_SERVER, ServerError, Transaction
 
-#: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
-DISPOSE_PATIENCE = 0.5
+#: Seconds that Engine.dispose() may wait for what PlanWatch is doing to have failed: nobody notices
+#: them, and a thread that computes gives way within some ms.
+DISPOSE_PATIENCE = 0.04
+
+#: Connections that PlanWatch holds to one database, for all apps and engines of a process together.
+MAX_CONNECTIONS = 2
 
 #: PlanWatch takes a connection, or keeps one, only if so many are free besides: as many as
 #: PostgreSQL keeps for its administrator (superuser_reserved_connections).
@@ -88,9 +93,10 @@ class Session(Protocol):
 
 
 class OwnSession:
-    """A connection of PlanWatch's own, opened at first use and held until `close`.
+    """A connection of PlanWatch's own, opened at first use and held until it is given up.
 
-    `url` replaces the engine's URL if it is not None; the driver stays the engine's.
+    It is opened as the watched engine opens its own, or at `url` if that is not None; the driver
+    stays the engine's. The engine itself is not kept alive.
     """
 
     def __init__(
@@ -99,14 +105,19 @@ class OwnSession:
         self.statement_timeout_ms = statement_timeout_ms
         self.lock_timeout_ms = lock_timeout_ms
         self.round_trip_ms = float("inf")
-        self._engine = self._watched_engine = engine
+        self._watched_engine = weakref.ref(engine)
+        self._own_engine = None
         if url is not None:
             url = url.set(drivername=engine.url.drivername)
-            self._engine = create_engine(url, poolclass=NullPool)
-        self._dialect = self._engine.dialect
-        self._loop = EventLoop() if self._dialect.is_async else None
+            self._own_engine = create_engine(url, poolclass=NullPool)
+        #: Which database it is: no more than so many connections are held to one.
+        self.database = _database(engine.url if url is None else url)
+        self._loop = EventLoop() if engine.dialect.is_async else None
         self._call: Call = self._loop.run if self._loop else directly
-        self._connection: PoolProxiedConnection | None = None
+        self._connection: OwnConnection | None = None
+        self._finalizer: Any = None
+        #: When it was used last.
+        self.used = float("-inf")
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
         #: What is set on the connection that the inspected statement ran on.
@@ -116,7 +127,7 @@ class OwnSession:
         self._may_count = True
         self._let_go = False
         self._ended = False
-        self._process = 0
+        _SESSIONS.add(self)
 
     @property
     def _lock(self) -> threading.Lock:
@@ -153,30 +164,48 @@ class OwnSession:
                 yield transaction
             finally:
                 self._rollback()
-                if self._let_go:
+                self.used = now()
+                if self._let_go or self._ended:
                     self._discard()
 
-    def close(self, patience: float = -1) -> None:
-        """Give the connection up. Waits `patience` seconds for work under way; -1: as long."""
-        if self._connection is not None and self._process != os.getpid():
-            # The app disposes of its engine in a forked child before `abandon` was called.
-            return
+    @property
+    def held(self) -> bool:
+        """Whether a connection is open."""
+        connection = self._connection
+        return connection is not None and not connection.gone
+
+    def close(self) -> None:
+        """Give the connection up once the work under way is done; the next use opens another."""
         self._let_go = True
-        if not self._lock.acquire(timeout=patience):
-            # The work under way closes it at its end.
+        # Who has the lock sees to it.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._discard()
+            finally:
+                self._lock.release()
+
+    def cut(self, patience: float = 0.0) -> None:
+        """Give the connection up at once, on any thread, and open none before `resume`.
+
+        Waits up to `patience` seconds for the work under way, which fails, to have ended.
+        """
+        self._ended = True
+        connection = self._connection
+        if connection is None and not self._lock.locked():
             return
+        if not self._lock.acquire(blocking=False):
+            if connection is not None:
+                connection.hang_up()
+            if not (patience and self._lock.acquire(timeout=patience)):
+                # It is cut; the work under way cleans up at its end.
+                return
         try:
             self._discard()
         finally:
             self._lock.release()
 
-    def end(self, patience: float) -> None:
-        """Give the connection up for good: later transactions raise ServerError."""
-        self._ended = True
-        self.close(patience)
-
     def resume(self) -> None:
-        """Allow transactions again after `end`."""
+        """Allow transactions again after `cut`."""
         self._ended = False
 
     def abandon(self) -> None:
@@ -186,6 +215,7 @@ class OwnSession:
         """
         if self._connection is not None:
             _ABANDONED.append(self._connection)
+            self._finalizer.detach()
         if self._loop is not None:
             self._loop.abandon()
         self._connection = None
@@ -195,10 +225,10 @@ class OwnSession:
         for attempt in ("held", "renewed"):
             connection = self._connect()
             transaction = transaction_on(connection, self._dialect, self._call)
-            started = perf_counter()
+            started = now()
             try:
                 transaction.run(sql)
-                self.round_trip_ms = min(self.round_trip_ms, (perf_counter() - started) * 1000)
+                self.round_trip_ms = min(self.round_trip_ms, (now() - started) * 1000)
                 self._refuse_last(transaction, sql)
                 return transaction
             except ServerError as error:
@@ -216,7 +246,7 @@ class OwnSession:
     def other_role(self) -> bool:
         """Whether PlanWatch is connected as another role than the application."""
         connection = self._connection
-        if connection is None or self._engine is self._watched_engine:
+        if connection is None or self._own_engine is None:
             return False
         return self.state.user != known_of(connection.dbapi_connection).get("user")
 
@@ -226,15 +256,15 @@ class OwnSession:
         Raises ServerError if the state is not known.
         """
         self.state = state
-        pool = self._watched_engine.pool.dispatch
+        pool = self._app_engine().pool.dispatch
         listeners = [*pool.checkout]
-        if self._engine is not self._watched_engine:
+        if self._own_engine is not None:
             listeners += [*pool.connect, *pool.first_connect]
         refuse_unknown(state, listeners)
 
     def _refuse_last(self, transaction: Transaction, begin: str) -> None:
         """Raise ServerError if the app may need the connection: one more, and it is refused."""
-        if not self._may_count or monotonic() < self._checked + CHECK_SECONDS:
+        if not self._may_count or now() < self._checked + CHECK_SECONDS:
             return
         try:
             ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
@@ -248,50 +278,58 @@ class OwnSession:
             return
         if free < FREE_CONNECTIONS:
             raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has hardly a connection left")
-        self._checked = monotonic()
+        self._checked = now()
 
-    def _connect(self) -> PoolProxiedConnection:
+    def _app_engine(self) -> Engine:
+        engine = self._watched_engine()
+        if engine is None:
+            raise ServerError(SkipReason.UNWATCHED)
+        return engine
+
+    @property
+    def _dialect(self) -> Any:
+        return (self._own_engine or self._app_engine()).dialect
+
+    def _connect(self) -> OwnConnection:
+        if self._connection is not None and self._connection.gone:
+            self._discard()
         if self._ended:
             raise ServerError(SkipReason.UNWATCHED)
         if self._shared:
-            raise ServerError(SkipReason.SHARED_CONNECTION)
+            raise ServerError(SkipReason.SHARED_CONNECTION, "its driver hands out one in use")
         if self._connection is None:
-            try:
-                self._connection = self._call(self._open)
-                self._process = os.getpid()
-                self._checked = float("-inf")
-            except ServerError:
-                raise
-            except Exception as error:
-                # The app's own listeners and creator run here, too.
-                reason = SkipReason.POOL_LISTENER_FAILED
-                if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
-                    reason = SkipReason.SERVER_UNAVAILABLE
-                raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
+            _make_room(self)
+            connection = self._open()
+            self._connection = connection
+            # An app that is let go takes its connection along.
+            self._finalizer = weakref.finalize(self, connection.close)
+            self._finalizer.atexit = False
+            self._checked = float("-inf")
+            if self._ended:
+                self._discard()
+                raise ServerError(SkipReason.UNWATCHED)
+        self.used = now()
         return self._connection
 
-    def _open(self) -> PoolProxiedConnection:
-        # recreate() keeps the creator, the arguments and the listeners of the app's pool.
-        connection = self._engine.pool.recreate().connect()
-        self._refuse_shared(connection)
-        connection.rollback()
-        # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
-        adapted: Any = connection.dbapi_connection
-        adapted.autocommit = False
-        driver: Any = connection.driver_connection
-        if hasattr(driver, "prepare_threshold"):
-            driver.prepare_threshold = None
-        return connection
-
-    def _refuse_shared(self, connection: PoolProxiedConnection) -> None:
-        """Raise ServerError if a creator handed out the connection that the app is using.
-
-        A rollback on it would undo the app's work, so it is not even given back.
-        """
+    def _open(self) -> OwnConnection:
+        try:
+            if self._own_engine is not None:
+                return self._call(open_at, self._own_engine)
+            connection = self._call(open_like, self._app_engine())
+        except ServerError:
+            raise
+        except Exception as error:
+            # The app's own listeners run here, too.
+            reason = SkipReason.POOL_LISTENER_FAILED
+            if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
+                reason = SkipReason.SERVER_UNAVAILABLE
+            raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
         if connection.driver_connection is self.app_connection():
+            # A rollback on it would undo the app's work, so it is not even closed.
             _ABANDONED.append(connection)
             self._shared = True
-            raise ServerError(SkipReason.SHARED_CONNECTION)
+            return self._connect()
+        return connection
 
     def _rollback(self) -> None:
         if self._connection is None:
@@ -304,13 +342,31 @@ class OwnSession:
     def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):
-                self._call(connection.invalidate)
-            with suppress(Exception):
-                self._call(connection.close)
+            self._finalizer.detach()
+            connection.close()
         if self._loop is not None:
             self._loop.close()
 
 
+def _database(url: Any) -> str:
+    """Return which database a URL leads to, whoever connects."""
+    return f"{url.host or ''}:{url.port or ''} {url.database or ''} {sorted(url.query.items())}"
+
+
+def _make_room(session: OwnSession) -> None:
+    """Close what other sessions hold to the same database, but for those that were used last.
+
+    Apps and engines may be many, as in a test-suite that makes an app for each test. Only
+    PlanWatch's one thread uses sessions, so none of these is at work.
+    """
+    held = [one for one in list(_SESSIONS) if one.held and one.database == session.database]
+    held.sort(key=lambda one: one.used)
+    for other in held[: max(0, len(held) - MAX_CONNECTIONS + 1)]:
+        other.close()
+
+
+#: All sessions of the process.
+_SESSIONS: weakref.WeakSet[OwnSession] = weakref.WeakSet()
+
 #: Connections that are not ours to close: a parent process's, or the app's own.
-_ABANDONED: list[PoolProxiedConnection] = []
+_ABANDONED: list[OwnConnection] = []

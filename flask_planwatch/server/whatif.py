@@ -10,11 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from time import monotonic
 from typing import Any, Protocol, cast
 
 from ..advice.index import Candidate
 from ..advice.search import Attempt
+from ..clock import now
 from ..finding import SkipReason
 from ..plan.evidence import Suspicion
 from ..plan.schema import Relation, Schema
@@ -298,7 +298,7 @@ class _BuildBench(_Trials):
         extensions: Sequence[str],
     ) -> None:
         super().__init__(transaction, query)
-        self._ends = monotonic() + BUILD_TIMEOUT_MS / 1000
+        self._ends = now() + BUILD_TIMEOUT_MS / 1000
         self._missing = {
             extension: error
             for extension in extensions
@@ -336,7 +336,7 @@ class _BuildBench(_Trials):
         )
 
     def unsupported(self, candidate: Candidate) -> Exception | None:
-        if monotonic() > self._ends:
+        if now() > self._ends:
             return Untestable("trying the index took too long")
         return self._missing.get(candidate.extension)
 

@@ -1,0 +1,20 @@
+"""The time that passes, also where a test stops or moves the clock.
+
+freezegun, hiro and the like put their own functions in the place of `time.monotonic` and
+`time.perf_counter`, in each module that has imported them. PlanWatch lives beside such tests: its
+thread must end, and a statement become due again. So it asks the operating system.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+#: Seconds since some moment in the past. They do not go back, unless the operating system does.
+now: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, "clock_gettime")
+    # On Windows; wrapped, so that nothing is there to be replaced.
+    else partial(time.perf_counter)
+)

@@ -1,0 +1,98 @@
+"""Tells an error of PlanWatch's own from an exception that only arrived while its code ran.
+
+A hook swallows what it raises itself. But a signal handler, a debugger or another thread may raise
+an exception at any moment, to end what the application does, and then it belongs to the
+application. Python marks neither, so they are told apart by where they were raised:
+
+- A signal handler, and a trace function of a debugger, is called with the frame that it interrupts:
+  a frame of the traceback that holds an earlier one of it is such a function.
+- What another thread raises here (`PyThreadState_SetAsyncExc`) comes out of PlanWatch's own lines,
+  or of those of the libraries that it calls. These raise exceptions of a few kinds only; any other
+  kind was meant for the application.
+- What comes out of other code was raised by what PlanWatch called, such as the `__eq__` of a
+  parameter: that is PlanWatch's concern.
+
+What is no Exception at all, such as KeyboardInterrupt or gevent.Timeout, is never swallowed.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from types import FrameType, TracebackType
+
+#: What PlanWatch's lines, and the interpreter on them, may raise. No OSError: hooks do no I/O.
+_OWN_KINDS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    ReferenceError,
+    RuntimeError,
+    StopIteration,
+    SystemError,
+    TypeError,
+    ValueError,
+)
+
+_PACKAGE = __name__.partition(".")[0]
+
+#: The libraries that hooks call.
+_LIBRARIES = frozenset(
+    {_PACKAGE, "sqlalchemy", "flask", "werkzeug", "opentelemetry"}
+    | {"psycopg2", "psycopg", "asyncpg"}
+    | sys.stdlib_module_names
+) - {"builtins", "__main__"}
+
+
+def let_through(error: Exception) -> None:
+    """Raise an exception again, unless it is PlanWatch's own."""
+    interrupts = False
+    # Whoever cannot tell swallows it, as it came out of PlanWatch's code.
+    with suppress(Exception):
+        interrupts = is_interruption(error)
+    if interrupts:
+        raise error
+
+
+def is_interruption(error: Exception) -> bool:
+    """Whether an exception was meant for the application; see the module."""
+    frames = list(_frames(error.__traceback__))
+    for place, frame in enumerate(frames):
+        if place and _holds(frame, frames[:place]):
+            return True
+    raised_in = str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
+    if raised_in not in _LIBRARIES:
+        return False
+    defined_in = type(error).__module__
+    if defined_in == "builtins":
+        return not isinstance(error, _OWN_KINDS)
+    return defined_in.partition(".")[0] not in _LIBRARIES
+
+
+def _frames(step: TracebackType | None) -> list[FrameType]:
+    found = []
+    while step is not None:
+        found.append(step.tb_frame)
+        step = step.tb_next
+    return found
+
+
+def _holds(frame: FrameType, earlier: list[FrameType]) -> bool:
+    """Whether a function was called with one of the frames before its own."""
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _VARIADIC)
+    for name in code.co_varnames[: count + 1]:
+        value = frame.f_locals.get(name)
+        values = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(one, FrameType) and one in earlier for one in values):
+            return True
+    return False
+
+
+#: A function that takes `*arguments` (inspect.CO_VARARGS).
+_VARIADIC = 0x04

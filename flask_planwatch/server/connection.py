@@ -1,0 +1,227 @@
+"""Opens a connection of PlanWatch's own, as the application's engine opens one.
+
+It never comes from the application's pool, creator or listeners: what these hand out may be in use,
+or may be missed where it belongs. So PlanWatch lets SQLAlchemy call the driver, and only where it
+is certain that nothing else makes the connections.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from ..finding import SkipReason
+from ..listeners import uses_connection
+from .transaction import ServerError
+
+#: What helps wherever PlanWatch cannot connect as the application does.
+_WAY_OUT = "set PLANWATCH_DATABASE_URL, and PlanWatch connects by itself"
+
+#: The module of the function by which SQLAlchemy calls a driver, where an engine was not given
+#: another one. It is found by a name of the pool that is not public.
+_CREATOR = "sqlalchemy.engine.create"
+
+
+class OwnConnection:
+    """A connection that PlanWatch opened, as its transactions use it.
+
+    `dbapi_connection` is SQLAlchemy's, `driver_connection` the driver's own. `gone` tells that it
+    was cut, or closed.
+    """
+
+    def __init__(self, dbapi_connection: Any, dialect: Dialect) -> None:
+        self.dbapi_connection = dbapi_connection
+        self.driver_connection = dialect.get_driver_connection(dbapi_connection)
+        self.gone = False
+        self._process = os.getpid()
+        # A second way to the same socket, which stays valid whatever the driver does with its own.
+        self._socket = _socket_of(self.driver_connection)
+        self._once = threading.Lock()
+
+    def cursor(self) -> Any:
+        """Return a cursor of the driver, as SQLAlchemy sees it."""
+        return self.dbapi_connection.cursor()
+
+    def rollback(self) -> None:
+        """End the open transaction."""
+        self.dbapi_connection.rollback()
+
+    def hang_up(self) -> None:
+        """Cut the connection at once, on any thread, whatever is being done on it.
+
+        The server sees that its client is gone, and a command under way fails here.
+        """
+        if self._process != os.getpid():
+            # A child that was forked would cut the parent's.
+            return
+        self.gone = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it; nothing may be under way on it. Raises nothing."""
+        if self._process != os.getpid() or not self._once.acquire(blocking=False):
+            return
+        self.gone = True
+        with suppress(Exception):
+            _end(self.driver_connection)
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.close()
+
+
+def _end(driver: Any) -> None:
+    """Close a driver's connection without waiting: that of an async one would need its loop."""
+    if hasattr(driver, "terminate"):
+        driver.terminate()
+    elif hasattr(driver, "pgconn"):
+        driver.pgconn.finish()
+    else:
+        driver.close()
+
+
+class _Entry(ConnectionPoolEntry):
+    """What a `connect` listener gets beside a connection: the place of it in a pool."""
+
+    def __init__(self, dbapi_connection: Any, driver_connection: Any) -> None:
+        self.dbapi_connection = dbapi_connection
+        self.driver_connection = driver_connection
+        self._info: dict[Any, Any] = {}
+
+    @property
+    def info(self) -> dict[Any, Any]:
+        """What listeners keep for the connection."""
+        return self._info
+
+    @property
+    def record_info(self) -> dict[Any, Any]:
+        """What listeners keep for the place in the pool."""
+        return self._info
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the connection is checked out."""
+        return True
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
+        """Refuse: PlanWatch alone ends its connection."""
+        raise RuntimeError("this connection is PlanWatch's own")
+
+    def close(self) -> None:
+        """Refuse, as `invalidate` does."""
+        raise RuntimeError("this connection is PlanWatch's own")
+
+
+def open_like(engine: Engine) -> OwnConnection:
+    """Open a connection as an engine of the application does, with its `connect` listeners.
+
+    Listeners that never look at the connection, which count or measure, are left out. Raises
+    ServerError with SHARED_CONNECTION where it is not certain that the connection would be
+    PlanWatch's alone, and whatever driver and listeners raise.
+    """
+    creator: Any = getattr(engine.pool, "_creator", None)
+    if getattr(creator, "__module__", None) != _CREATOR:
+        raise _shared("its connections come from a creator or a pool of another maker")
+    if not _is_plain(engine.dialect):
+        raise _shared("its engine was given a module in the place of its driver")
+    for listener in engine.dialect.dispatch.do_connect:
+        if not returns_nothing(listener):
+            raise _shared(f"{_name(listener)}, which listens to do_connect, may return one")
+    listeners = [one for one in engine.pool.dispatch.connect if uses_connection(one)]
+    return _opened(partial(creator, None), engine.dialect, listeners)
+
+
+def open_at(engine: Engine) -> OwnConnection:
+    """Open a connection of an engine of PlanWatch's own; raises what the driver raises."""
+    dialect = engine.dialect
+    positional, named = dialect.create_connect_args(engine.url)
+    prepare = dialect.on_connect_url(engine.url)
+    listeners = [lambda connection, _: prepare(connection)] if prepare else []
+    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners)
+
+
+def _opened(connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any]) -> OwnConnection:
+    dbapi_connection = connect()
+    connection = OwnConnection(dbapi_connection, dialect)
+    try:
+        entry = _Entry(dbapi_connection, connection.driver_connection)
+        for listener in listeners:
+            listener(dbapi_connection, entry)
+        # What they began ends here. An AUTOCOMMIT engine would have made every SET LOCAL void.
+        dbapi_connection.rollback()
+        dbapi_connection.autocommit = False
+        driver = connection.driver_connection
+        if hasattr(driver, "prepare_threshold"):
+            driver.prepare_threshold = None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def returns_nothing(listener: Any) -> bool:
+    """Whether a function returns None wherever it ends, as its code shows.
+
+    A listener to `do_connect` may change what the driver is called with, such as a token that is
+    the password; or it returns a connection of its own making, that the application may need.
+    """
+    code = getattr(getattr(listener, "__func__", listener), "__code__", None)
+    if code is None or code.co_flags & _NO_PLAIN_FUNCTION:
+        return False
+    return all(value is None for value in _returned(code))
+
+
+#: Generators and coroutines (inspect.CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR).
+_NO_PLAIN_FUNCTION = 0x20 | 0x80 | 0x200
+
+_SOMETHING = object()
+
+
+def _returned(code: Any) -> Iterator[object]:
+    """Yield what a function returns: constants, or something else."""
+    before = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "RETURN_CONST":
+            yield instruction.argval
+        elif instruction.opname == "RETURN_VALUE":
+            constant = before is not None and before.opname == "LOAD_CONST"
+            yield before.argval if before is not None and constant else _SOMETHING
+        before = instruction
+
+
+def _is_plain(dialect: Any) -> bool:
+    """Whether connections are made by the driver itself, and not by a module in its place."""
+    # That of an async dialect is an object around the driver.
+    module, usual = dialect.loaded_dbapi, type(dialect).import_dbapi()
+    return module is usual or (dialect.is_async and type(module) is type(usual))
+
+
+def _shared(why: str) -> ServerError:
+    return ServerError(SkipReason.SHARED_CONNECTION, f"{why}; {_WAY_OUT}")
+
+
+def _name(listener: Any) -> str:
+    return str(getattr(listener, "__qualname__", type(listener).__qualname__))
+
+
+def _socket_of(driver: Any) -> socket.socket | None:
+    """Return a socket object of PlanWatch's own for a driver's connection, None without one."""
+    try:
+        if hasattr(driver, "fileno"):
+            number = driver.fileno()
+        else:
+            # asyncpg tells it by nothing public.
+            number = driver._transport.get_extra_info("socket").fileno()
+        return socket.fromfd(number, socket.AF_UNIX, socket.SOCK_STREAM)
+    except Exception:  # noqa: BLE001 - a wrapped connection may have none, and is closed at leisure
+        return None

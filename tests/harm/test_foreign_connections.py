@@ -1,0 +1,246 @@
+"""The application's connections are the application's, whoever makes them."""
+
+from __future__ import annotations
+
+import psycopg2
+import psycopg_pool
+import pytest
+import sqlalchemy as sa
+from psycopg2.pool import ThreadedConnectionPool
+from sqlalchemy.pool import (
+    AssertionPool,
+    NullPool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
+
+from flask_planwatch.server.connection import returns_nothing
+from flask_planwatch.signals import statement_inspected
+
+TABLE = (
+    "CREATE TABLE kept (id int PRIMARY KEY)",
+    "CREATE TABLE item (id int PRIMARY KEY, v int)",
+    "INSERT INTO item SELECT g, g FROM generate_series(1, 5000) g",
+    "ANALYZE item",
+)
+
+
+@pytest.fixture
+def filled(database):
+    database.execute(*TABLE)
+    return database
+
+
+def use(watched, number=5):
+    """Read and write as an application does, and return the rows that were kept."""
+    for one in range(number):
+        with watched.app.app_context():
+            watched.db.session.execute(sa.text(f"SELECT v, {one} FROM item WHERE v = 3")).all()
+            watched.db.session.commit()
+        assert watched.planwatch.flush(30)
+        with watched.app.app_context():
+            watched.db.session.execute(sa.text("INSERT INTO kept VALUES (:id)"), {"id": one})
+            watched.db.session.commit()
+    assert watched.planwatch.flush(30)
+
+
+def is_skipped_by_name(watched, caplog):
+    stats = watched.planwatch.stats()
+    assert stats["inspected"] == 0
+    assert stats["errors"] == 0
+    assert set(stats["skipped"]) == {"shared-connection"}
+    assert "PLANWATCH_DATABASE_URL" in caplog.text
+    return True
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_pool_of_psycopg_gets_all_its_connections_back(filled, watch, caplog, size, autocommit):
+    conninfo = filled.url_for("psycopg").replace("+psycopg", "")
+    pool = psycopg_pool.ConnectionPool(
+        conninfo,
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        close_returns=True,
+        open=True,
+        kwargs={"autocommit": autocommit},
+    )
+    options = {"creator": pool.getconn, "poolclass": NullPool}
+    watched = watch(filled.url_for("psycopg"), SQLALCHEMY_ENGINE_OPTIONS=options)
+    use(watched)
+    assert filled.scalar("SELECT count(*) FROM kept") == 5
+    assert is_skipped_by_name(watched, caplog)
+    connections = [pool.getconn(timeout=10) for _ in range(size)]
+    assert {one.autocommit for one in connections} == {autocommit}
+    assert {one.prepare_threshold for one in connections} == {5}
+    for one in connections:
+        pool.putconn(one)
+    pool.close()
+
+
+@pytest.mark.parametrize("first", ["the listener", "PlanWatch"])
+def test_a_connection_that_do_connect_returns_is_left_alone(filled, watch, caplog, first):
+    dsn = sa.make_url(filled.url).set(drivername="postgresql")
+    pool = ThreadedConnectionPool(1, 1, dsn.render_as_string(hide_password=False))
+    handed_out = []
+
+    def from_pool(dialect, record, positional, named):
+        handed_out.append(pool.getconn())
+        return handed_out[-1]
+
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": StaticPool})
+    with watched.app.app_context():
+        engine = watched.db.engine
+    if first == "the listener":
+        watched.planwatch.unwatch(engine, watched.app)
+    sa.event.listen(engine, "do_connect", from_pool)
+    watched.planwatch.watch(engine, watched.app)
+    use(watched)
+    assert filled.scalar("SELECT count(*) FROM kept") == 5
+    assert len(handed_out) == 1
+    assert is_skipped_by_name(watched, caplog)
+    pool.closeall()
+
+
+def test_a_do_connect_listener_that_changes_what_the_driver_is_given_runs(filled, watch):
+    """As one does that sets a token for the password."""
+    named_so = []
+
+    def set_token(dialect, record, positional, named):
+        named["application_name"] = "token"
+        named_so.append(dict(named))
+
+    watched = watch(filled.url)
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "do_connect", set_token)
+    use(watched, 2)
+    assert watched.planwatch.stats()["inspected"] == 4
+    assert len(named_so) == 2
+
+
+def test_a_module_in_the_place_of_the_driver_is_not_asked(filled, watch, caplog):
+    class Pooled:
+        """What a pool of another maker puts in the place of a driver."""
+
+        def __init__(self):
+            self.calls = 0
+
+        def __getattr__(self, name):
+            return getattr(psycopg2, name)
+
+        def connect(self, *arguments, **named):
+            self.calls += 1
+            return psycopg2.connect(*arguments, **named)
+
+    module = Pooled()
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"module": module})
+    use(watched)
+    assert module.calls == 1
+    assert is_skipped_by_name(watched, caplog)
+
+
+@pytest.mark.parametrize(
+    "pool", [QueuePool, NullPool, StaticPool, SingletonThreadPool, AssertionPool]
+)
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_each_pool_of_sqlalchemy_is_left_as_it_is(filled, watch, pool, driver):
+    watched = watch(filled.url_for(driver), SQLALCHEMY_ENGINE_OPTIONS={"poolclass": pool})
+    opened = []
+    with watched.app.app_context():
+        sa.event.listen(
+            watched.db.engine, "checkout", lambda connection, *_: opened.append(id(connection))
+        )
+    use(watched)
+    assert filled.scalar("SELECT count(*) FROM kept") == 5
+    assert watched.planwatch.stats()["skipped"] == {}
+    assert watched.planwatch.stats()["inspected"] == 10
+    assert len(opened) == 10, "PlanWatch checks nothing out of the application's pool"
+
+
+def test_with_a_url_of_its_own_the_creator_does_not_matter(filled, watch):
+    dsn = sa.make_url(filled.url).set(drivername="postgresql")
+    made = []
+
+    def creator():
+        made.append(psycopg2.connect(dsn.render_as_string(hide_password=False)))
+        return made[-1]
+
+    options = {"creator": creator, "poolclass": StaticPool}
+    watched = watch(
+        filled.url, SQLALCHEMY_ENGINE_OPTIONS=options, PLANWATCH_DATABASE_URL=filled.url
+    )
+    use(watched)
+    assert watched.planwatch.stats()["inspected"] == 10
+    assert len(made) == 1
+
+
+def test_listeners_that_write_do_not_run_for_planwatch(filled, watch):
+    """A `connect` listener does: it sets what plans depend on."""
+    watched = watch(filled.url)
+    filled.execute("CREATE TABLE boot (what text)", "CREATE SCHEMA tenant")
+    filled.execute("CREATE TABLE tenant.place (id int)", "CREATE TABLE public.place (id int)")
+    with watched.app.app_context():
+        engine = watched.db.engine
+    counts = dict.fromkeys(("checkout", "checkin", "reset", "close", "connect"), 0)
+
+    def count(name):
+        def listener(*_):
+            counts[name] += 1
+
+        return listener
+
+    for name in counts:
+        sa.event.listen(engine, name, count(name))
+
+    @sa.event.listens_for(engine, "first_connect")
+    def boot(connection, record):
+        connection.cursor().execute("INSERT INTO boot VALUES ('first')")
+        connection.commit()
+
+    @sa.event.listens_for(engine, "connect")
+    def set_path(connection, record):
+        connection.cursor().execute("SET search_path TO tenant")
+        connection.commit()
+
+    planned = []
+
+    def inspected(sender, inspection):
+        planned.extend(scan.qualified_relation for scan in inspection.plan.scans)
+
+    with statement_inspected.connected_to(inspected, watched.app):
+        with watched.app.app_context():
+            watched.db.session.execute(sa.text("SELECT id FROM place")).all()
+            watched.db.session.commit()
+        assert watched.planwatch.flush(30)
+    assert planned == ["tenant.place"]
+    assert filled.scalar("SELECT count(*) FROM boot") == 1
+    assert counts == {"checkout": 1, "checkin": 1, "reset": 1, "close": 0, "connect": 1}
+
+
+def test_which_functions_return_nothing():
+    def changes(dialect, record, positional, named):
+        named["password"] = "token"
+
+    def returns(dialect, record, positional, named):
+        return psycopg2.connect(*positional, **named)
+
+    def sometimes(dialect, record, positional, named):
+        if named:
+            return None
+        return record
+
+    def yields(dialect, record, positional, named):
+        yield
+
+    class Listener:
+        def change(self, dialect, record, positional, named):
+            named.pop("password")
+
+    assert returns_nothing(changes)
+    assert returns_nothing(Listener().change)
+    assert not returns_nothing(returns)
+    assert not returns_nothing(sometimes)
+    assert not returns_nothing(yields)
+    assert not returns_nothing(print)

@@ -24,6 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
 from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
+from ..interruption import let_through
 from ..request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from ..watcher import EXTENSION, Watcher
 
@@ -91,6 +92,7 @@ class PlanWatchPanel(DebugPanel):
             # The toolbar encodes the page strictly; a statement or path may hold a lone surrogate.
             self._content = content.encode("utf-8", "backslashreplace").decode()
         except Exception as error:  # noqa: BLE001 - a page must not break for its panel
+            let_through(error)
             self._subtitle, self._content = "failed", _FAILED
             if isinstance(watcher, Watcher):
                 with suppress(Exception):

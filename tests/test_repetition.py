@@ -264,7 +264,7 @@ def test_only_so_many_executions_are_followed_between_two_inspections(
     assert (repetition(watched).rollbacks, repetition(watched).followed) == (4, 3)
     (tally,) = watch_of(watched.app)._tallies.plain.values()
     assert tally.calls == 5
-    tally.next_sample = 0.0
+    tally.sampled = 0.0
     # It is followed again from its next inspection on.
     for _ in range(3):
         connection.execute(ONE)

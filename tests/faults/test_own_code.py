@@ -35,7 +35,7 @@ def test_a_clock_that_raises_breaks_nothing(watched, monkeypatch):
     def broken():
         raise OSError
 
-    monkeypatch.setattr("flask_planwatch.hooks.perf_counter", broken)
+    monkeypatch.setattr("flask_planwatch.hooks.now", broken)
     assert run(watched, sa.select(Badge.id).limit(1)) == [(1,)]
     assert watched.planwatch.stats()["errors"] == 2
 
@@ -81,17 +81,17 @@ def test_receivers_and_handlers_that_raise(watched):
     assert watched.planwatch.stats()["errors"] == 2
 
 
-def test_pool_listeners_of_the_app_that_raise(fresh_story, watch):
-    """The app's own listeners run on PlanWatch's connection as well, without a request there."""
+def test_connect_listeners_of_the_app_that_raise(fresh_story, watch):
+    """They run on PlanWatch's connection as well, without a request there."""
     watched = watch(fresh_story.url)
     with watched.app.app_context():
         engine = watched.db.engine
 
-    @sa.event.listens_for(engine, "checkout")
-    def needs_a_request(*args):
+    @sa.event.listens_for(engine, "connect")
+    def needs_a_request(connection, record):
         from flask import request
 
-        assert request.path is not None
+        connection.cursor().execute("SELECT set_config('app.path', %s, false)", (request.path,))
 
     watched.app.add_url_rule("/", view_func=lambda: str(watched.db.session.execute(LOGIN).all()))
     assert watched.app.test_client().get("/").status_code == 200

@@ -34,7 +34,6 @@ from .repetition import (
 from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
 from .sampling import Sampler
 from .server.drivers import known_of, search_path_of, sqlstate_of
-from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
 from .tally import MAX_RECENT, Tallies, Tally
@@ -486,12 +485,9 @@ class Watch:
         return known._replace(state=known.state.changed(changed.current()))
 
     def _preparation(self, ran: _Execution, repetition: Repetition) -> Preparation | None:
-        _, statement, parameters, context, _, _, error = ran
+        _, _, _, context, _, _, error = ran
         if repetition.threshold is None or error is not None:
             return None
-        happened = None
-        if self._app.debug:
-            happened = plans_made(context.root_connection, statement, parameters)
         names = getattr(context.compiled, "positiontup", None)
         driver = self.engine.dialect.driver
-        return repetition.preparation(driver, repetition.threshold, happened, names)
+        return repetition.preparation(driver, repetition.threshold, names)

@@ -43,9 +43,8 @@ class Preparation(NamedTuple):
     """What a capture takes along of a statement that its driver may prepare.
 
     `sets` are different parameters that were seen, `order` which of them came one after the other.
-    `happened` are the generic and custom plans that the server counted on the application's own
-    connection, None if it was not asked. `names` are those of the parameters if the driver's text
-    has numbers for them. All else is as in a Repetition.
+    `names` are those of the parameters if the driver's text has numbers for them. All else is as in
+    a Repetition.
     """
 
     driver: str
@@ -57,7 +56,6 @@ class Preparation(NamedTuple):
     rollbacks: int
     autocommit: bool
     lasting: bool
-    happened: tuple[int, int] | None = None
     names: tuple[str, ...] | None = None
 
     @property
@@ -135,13 +133,7 @@ class Repetition:
             self.order.append(number)
         return new
 
-    def preparation(
-        self,
-        driver: str,
-        threshold: int,
-        happened: tuple[int, int] | None,
-        names: Sequence[str] | None,
-    ) -> Preparation:
+    def preparation(self, driver: str, threshold: int, names: Sequence[str] | None) -> Preparation:
         """Return what is known by now."""
         return Preparation(
             driver,
@@ -153,7 +145,6 @@ class Repetition:
             self.rollbacks,
             self.autocommit,
             self.lasting,
-            happened,
             tuple(names or ()) if driver == ASYNCPG else None,
         )
 

@@ -168,8 +168,7 @@ def circumstances(
     if preparation is not None:
         prepared = (preparation.threshold, preparation.reached)
         if preparation.reached:
-            happened = preparation.happened is not None and preparation.happened[0] > 0
-            prepared = (preparation.threshold, preparation.order, happened, capture.text)
+            prepared = (preparation.threshold, preparation.order, capture.text)
             sets = preparation.sets
     rows = evidence.returned_rows
     relations = tuple(schema.relations.values())

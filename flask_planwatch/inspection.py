@@ -6,7 +6,6 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -48,6 +47,7 @@ from .plan.tree import Node, Plan
 from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
+from .room import LEARNT, Latest
 from .rules import RULES, Rule
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
@@ -187,8 +187,8 @@ class Inspector:
     catalog: Catalog
     conclusions: Conclusions
     structure: Structure = field(default_factory=Structure)
-    answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
-        default_factory=OrderedDict
+    answers: Latest[Hashable, tuple[list[Answer], list[Candidate]]] = field(
+        default_factory=lambda: Latest(LEARNT, MAX_ANSWERS)
     )
 
     def inspect(self, capture: Capture) -> Outcome:
@@ -350,11 +350,10 @@ class Inspector:
         key = (about, _digest(case))
         known = self.answers.get(key)
         if known is not None:
-            self.answers.move_to_end(key)
             return known[0][0]
         answer = REMEDIES[hit.remedy](case, hit)
         if not _is_untested(answer):
-            self._remember(key, [answer], [])
+            self.answers.keep(key, ([answer], []))
         return answer
 
     def _indexed(self, adviser: Adviser, hits: list[Hit]) -> list[Answer]:
@@ -375,19 +374,14 @@ class Inspector:
             one for one in adviser.proposed if one.relation.key in case.schema.relations
         )
         key = (_digest(case), tuple(about), case.varying, known)
-        if key not in self.answers:
-            answers = adviser.advise(hits)
-            if not adviser.tried or any(map(_is_untested, answers)):
-                return answers
-            self._remember(key, answers, adviser.chosen)
-        answers, adviser.chosen = self.answers[key]
-        self.answers.move_to_end(key)
+        known_answers = self.answers.get(key)
+        if known_answers is not None:
+            answers, adviser.chosen = known_answers
+            return answers
+        answers = adviser.advise(hits)
+        if adviser.tried and not any(map(_is_untested, answers)):
+            self.answers.keep(key, (answers, adviser.chosen))
         return answers
-
-    def _remember(self, key: Hashable, answers: list[Answer], chosen: list[Candidate]) -> None:
-        self.answers[key] = (answers, chosen)
-        while len(self.answers) > MAX_ANSWERS:
-            self.answers.popitem(last=False)
 
     def _judge(
         self, further: _Further, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
@@ -478,8 +472,8 @@ def _is_untested(answer: Answer) -> bool:
 
 def _query(capture: Capture) -> Query:
     """Return what to explain; raises ServerError for what must not be sent again."""
-    if capture.too_large is not None:
-        raise ServerError(capture.too_large)
+    if capture.left_out is not None:
+        raise ServerError(capture.left_out)
     if capture.error and (capture.error.sqlstate or "")[:2] == "42":
         raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
     query = Query(capture.text, capture.parameters, capture.escaped)

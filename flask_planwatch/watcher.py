@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
@@ -34,6 +34,7 @@ from .report.log import LogReporter
 from .report.store import Store
 from .report.telemetry import tell_span
 from .report.toolbar import add_panel
+from .room import LEARNT, Latest
 from .sampling import Sampler
 from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
@@ -53,8 +54,9 @@ _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
 #: crashed or was failed over is back within minutes.
 KEEP_FAILED_SECONDS = 900.0
 
-#: Fingerprints of driver-level SQL that are remembered between inspections.
+#: Fingerprints of driver-level SQL that are remembered between inspections, at so many bytes each.
 MAX_FINGERPRINTS = 10_000
+INSPECTED_SIZE = 200
 
 
 class Watcher:
@@ -309,7 +311,7 @@ class _WatchedEngine:
         self.conclusions = Conclusions()
         self._watcher = watcher
         self._worker = watcher.worker
-        self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._inspected_at: Latest[int, tuple[float, int]] = Latest(LEARNT, MAX_FINGERPRINTS)
         #: The statements that failed and wait for the server, by their text as compiled.
         self._kept: dict[str, Ticket] = {}
         event.listen(engine, "engine_disposed", self._disposed)
@@ -429,16 +431,14 @@ class _WatchedEngine:
         """
         if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
             return False
-        identity = f"{statement_of(capture).fingerprint} {capture.state.place}"
-        now = monotonic()
-        inspected_at, key = self._inspected_at.get(identity, (float("-inf"), capture.key))
+        # By their hashes, as texts and search paths may be long.
+        identity = hash((statement_of(capture).fingerprint, capture.state.place))
+        now, text = monotonic(), hash(capture.key)
+        inspected_at, key = self._inspected_at.get(identity, (float("-inf"), text))
         # The sampler has judged the same text already.
-        if key != capture.key and now < inspected_at + self.sampler.interval:
+        if key != text and now < inspected_at + self.sampler.interval:
             return True
-        self._inspected_at[identity] = (now, capture.key)
-        self._inspected_at.move_to_end(identity)
-        while len(self._inspected_at) > MAX_FINGERPRINTS:
-            self._inspected_at.popitem(last=False)
+        self._inspected_at.keep(identity, (now, text), INSPECTED_SIZE)
         return False
 
     def _disposed(self, engine: Engine) -> None:

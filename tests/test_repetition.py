@@ -180,23 +180,25 @@ class Strange:
 def test_sets_of_parameters_are_kept_once():
     known = Repetition()
     for value in (1, 2, 1, 1, 3):
-        known.keep("t", {"a": value})
-    assert known.sets == [{"a": 1}, {"a": 2}, {"a": 3}]
+        known.keep("t", {"a": value}, 100)
+    assert known.sets == ({"a": 1}, {"a": 2}, {"a": 3})
     assert list(known.order) == [0, 1, 0, 0, 2]
-    assert not known.keep("t", {"a": 1})
-    assert known.keep("t", {"a": Strange()})
-    assert known.keep("t", {"a": Strange()})
-    known.keep("another text", {"a": 1})
-    assert known.sets == [{"a": 1}]
+    assert not known.keep("t", {"a": 1}, 100)
+    assert known.keep("t", {"a": Strange()}, 100)
+    assert known.keep("t", {"a": Strange()}, 100)
+    assert known.size == 500
+    known.keep("another text", {"a": 1}, 100)
+    assert known.sets == ({"a": 1},)
+    assert known.size == 100
 
 
 def test_what_is_kept_is_bounded():
     known = Repetition()
     for number in range(1000):
-        known.keep("t", {"a": number})
+        known.keep("t", {"a": number}, 100)
     assert len(known.sets) == MAX_SETS
     for _ in range(1000):
-        known.keep("t", {"a": 0})
+        known.keep("t", {"a": 0}, 100)
     assert len(known.order) == MAX_ORDER
 
 

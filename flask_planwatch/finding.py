@@ -73,6 +73,7 @@ class SkipReason(StrEnum):
     STATEMENT_TOO_LARGE = "statement-too-large"
     RECENTLY_INSPECTED = "recently-inspected"
     UNREADABLE_PLAN = "unreadable-plan"
+    PLAN_TOO_LARGE = "plan-too-large"
     GENERIC_PLAN_UNKNOWN = "generic-plan-unknown"
     NOT_ANALYSED = "not-analysed"
     EXPLAIN_FAILED = "explain-failed"
@@ -122,6 +123,7 @@ _EXPLANATIONS = {
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
     ),
     SkipReason.UNREADABLE_PLAN: "the server's plan has a form that PlanWatch cannot read",
+    SkipReason.PLAN_TOO_LARGE: "its plan has more conditions than PlanWatch reads",
     SkipReason.GENERIC_PLAN_UNKNOWN: (
         "what the server would do with it once it is prepared cannot be told"
     ),

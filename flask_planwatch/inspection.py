@@ -39,6 +39,7 @@ from .pace import Pace
 from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
+from .plan.memory import forget_plans
 from .plan.predicate import conjuncts
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
@@ -63,6 +64,11 @@ from .standing import Conclusion, Conclusions, circumstances
 #: Plans whose advice is remembered; the one needed longest ago goes first. Trying indexes is
 #: the dearest part of an inspection, and a page that is loaded again has the same statements.
 MAX_ANSWERS = 200
+
+
+#: Words of all different conditions of a plan. As long as the inspection goes on, each takes about
+#: a kB once it is read, which takes some 0.1 ms.
+MAX_WORDS = 12_000
 
 
 @dataclass(frozen=True)
@@ -203,12 +209,15 @@ class Inspector:
             findings = tuple(failures_of(capture, skip))
             inspection = inspection_of(capture, skip=skip, findings=findings)
             return Outcome(inspection, no_server=error.reason in NO_SERVER)
+        finally:
+            forget_plans()
 
     def _inspect(self, capture: Capture) -> Outcome:
         query = _query(capture)
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
+        _refuse_long(plan)
         schemas = self._schemas(capture, plan)
         # Before anything is learnt of the plan: it may be refused.
         first = next(schemas)
@@ -479,6 +488,13 @@ def _query(capture: Capture) -> Query:
     query = Query(capture.text, capture.parameters, capture.escaped)
     refuse_several(query)
     return query
+
+
+def _refuse_long(plan: Plan) -> None:
+    """Raise ServerError if the conditions of a plan have more words than PlanWatch reads."""
+    conditions = {text for node in plan.nodes for _, text in node.conditions}
+    if sum(text.count(" ") + 1 for text in conditions) > MAX_WORDS:
+        raise ServerError(SkipReason.PLAN_TOO_LARGE)
 
 
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:

@@ -7,13 +7,40 @@ characters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from sys import getsizeof
-from typing import Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar, cast
 
 from ..room import PLACE
 
+Arguments = ParamSpec("Arguments")
 Read = TypeVar("Read")
+
+
+#: What forgets the results of each function of plans.
+_FORGET: list[Callable[[], None]] = []
+
+
+def kept_for_plans(
+    count: int,
+) -> Callable[[Callable[Arguments, Read]], Callable[Arguments, Read]]:
+    """Return a decorator for a pure function that several parts ask of the same few plans.
+
+    Its latest results are kept until `forget_plans`: those of a large plan take many MB.
+    """
+
+    def decorator(read: Callable[Arguments, Read]) -> Callable[Arguments, Read]:
+        kept = lru_cache(count)(read)
+        _FORGET.append(kept.cache_clear)
+        return cast(Callable[Arguments, Read], kept)
+
+    return decorator
+
+
+def forget_plans() -> None:
+    """Forget what was read of plans: the next inspection has another one."""
+    for forget in _FORGET:
+        forget()
 
 
 def remembered(size: int, per_character: int) -> Callable[[Callable[[str], Read]], Memory[Read]]:

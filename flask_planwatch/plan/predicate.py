@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import sqlglot.errors
 from sqlglot import expressions as sql
 from sqlglot.tokens import Token, TokenType
 
 from .dialect import Structure, read_statement, tokenizer
-from .memory import remembered
+from .memory import kept_for_plans, remembered
 from .tree import Plan
 
 #: Comparisons that a btree index can answer.
@@ -145,7 +145,7 @@ class Conjunct:
 
 
 # Several parts ask it of the same few plans, one after the other.
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]], ...]]:
     """Return the conditions of each node, by its id(): the kind, and what it joins by AND."""
     return {

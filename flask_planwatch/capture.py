@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from mmap import mmap
+from operator import is_
+from sys import getsizeof
 from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy.engine.interfaces import CacheStats
 
 from .finding import Location, SkipReason, StatementError
 from .location import Origin
@@ -10,9 +21,6 @@ from .repetition import Preparation
 from .sampling import Sampler
 from .session_state import SessionState
 from .tally import Tally
-
-#: What any value counts for at least, in bytes.
-_VALUE_SIZE = 8
 
 
 class Capture(NamedTuple):
@@ -25,11 +33,12 @@ class Capture(NamedTuple):
     for placeholders. `key` is the statement as compiled, the same object for each execution.
     `rowcount` is the cursor's. `tally` is what is counted of the statement by now, `sampler` what
     is counted of all. `urgent` executions were too slow, or failed, to wait for the interval.
-    `too_large` is the reason why text and parameters were left out. `client_side` is False for a
-    cursor on the server, from which rows may still come. `preparation` is None where the driver
-    prepares nothing. `compiled` is SQLAlchemy's, `connection` a weak reference to the driver's,
-    `state` what the application had set on it, `span` the span of OpenTelemetry in which the
-    statement ran, None if its trace is not kept.
+    `left_out` is the reason why text and parameters are not here, and `size` is what the capture
+    takes, in bytes. `client_side` is False for a cursor on the server, from which rows may still
+    come. `preparation` is None where the driver prepares nothing. `construct` is the SQLAlchemy
+    statement, None for driver-level SQL, `connection` a weak reference to the driver's, `state`
+    what the application had set on it, `span` the span of OpenTelemetry in which the statement
+    ran, None if its trace is not kept.
     """
 
     text: str
@@ -46,10 +55,11 @@ class Capture(NamedTuple):
     sampler: Sampler
     error: StatementError | None
     urgent: bool
-    too_large: SkipReason | None
+    left_out: SkipReason | None
+    size: int
     client_side: bool
     preparation: Preparation | None
-    compiled: Any
+    construct: Any
     connection: Any
     state: SessionState
     span: Any
@@ -65,52 +75,179 @@ class Capture(NamedTuple):
         return None if self.origin is None else self.origin.location
 
     @property
-    def construct(self) -> Any:
-        """The SQLAlchemy statement, None for driver-level SQL."""
-        return None if self.compiled is None else self.compiled.statement
-
-    @property
     def failed(self) -> bool:
         """Whether it failed for a reason that means load."""
         return self.error is not None and self.error.means_load
 
 
-def is_large(parameters: Any, limit: int) -> bool:
-    """Whether the parameters take more bytes or characters than this, looking no further."""
-    values = parameters.values() if isinstance(parameters, dict) else parameters or ()
-    size = 0
-    for value in values:
+class _Described(NamedTuple):
+    """The mapped classes of a construct, as SQLAlchemy tells them of the construct itself."""
+
+    column_descriptions: list[dict[str, Any]]
+    entity_description: dict[str, Any] | None
+
+
+def construct_of(context: Any) -> Any:
+    """Return what was compiled, or what stands for it if SQLAlchemy itself does not keep it.
+
+    A construct holds the values that it was made with.
+    """
+    compiled = context.compiled
+    if compiled is None or context.cache_hit in _CACHED:
+        return None if compiled is None else compiled.statement
+    construct = compiled.statement
+    columns = getattr(construct, "column_descriptions", None) or ()
+    changed = getattr(construct, "entity_description", None)
+    return _Described(
+        [{"entity": column.get("entity")} for column in columns],
+        {"entity": changed.get("entity")} if isinstance(changed, dict) else None,
+    )
+
+
+#: SQLAlchemy has the compiled statement in its cache, from earlier or from now on.
+_CACHED = frozenset({CacheStats.CACHE_HIT, CacheStats.CACHE_MISS})
+
+
+class NotCopied(Exception):
+    """Parameters that are too large, or that only the application can copy; `reason` says which."""
+
+    def __init__(self, reason: SkipReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+#: Types whose values never change and refer to nothing of the application's.
+_PLAIN: frozenset[type] = frozenset(
+    {str, bytes, int, float, bool, type(None), Decimal, UUID, datetime, date, time, timedelta}
+)
+
+#: Types whose values never change, with those that inherit from them.
+_ATOMS = (str, bytes, int, float, Decimal, date, time, Enum)
+
+#: Types that lend their memory: as long as somebody has such a view, the application can neither
+#: close nor resize what is behind it.
+_BUFFERS = (memoryview, bytearray, mmap, array)
+
+#: What a driver's wrapper, such as psycopg2's Json, remembers of the application's connection.
+_CONNECTIONS = frozenset({"_conn", "conn"})
+
+#: Values inside values are followed this deep: drivers nest a few arrays, documents somewhat more.
+_MAX_DEPTH = 40
+
+
+def copied(parameters: Any, limit: int) -> tuple[Any, int]:
+    """Return parameters that nothing of the application's can change, and their size in bytes.
+
+    The application may reuse its dict, empty its list, or close what its buffer belongs to.
+    Raises NotCopied, and looks no further than at `limit` bytes.
+    """
+    if not parameters:
+        return ({} if isinstance(parameters, dict) else None if parameters is None else ()), 0
+    size = getsizeof(parameters)
+    for value in parameters.values() if isinstance(parameters, dict) else parameters:
+        if type(value) not in _PLAIN:
+            return _copied(parameters, limit)
+        size += getsizeof(value)
+    if size > limit:
+        raise NotCopied(SkipReason.PARAMETERS_TOO_LARGE)
+    return dict(parameters) if isinstance(parameters, dict) else tuple(parameters), size
+
+
+def _copied(parameters: Any, limit: int) -> tuple[Any, int]:
+    copy = _Copy(limit)
+    try:
+        copy.size = getsizeof(parameters)
+        if isinstance(parameters, dict):
+            result: Any = {name: copy.of(value) for name, value in parameters.items()}
+        else:
+            result = tuple(copy.of(value) for value in parameters)
+    except NotCopied:
+        raise
+    except Exception as error:
+        # Values do as they like when they are looked at, and other threads change them meanwhile.
+        raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED) from error
+    return result, copy.size
+
+
+class _Copy:
+    """Copies values as far as they may change; raises NotCopied after `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        self._limit = limit
+        self._depth = 0
+
+    def of(self, value: Any) -> Any:
+        """Return a value that nothing can change; the same one if that is so already."""
         kind = type(value)
-        if kind is str:
-            size += len(value)
-        elif kind not in _SMALL:
-            return _is_large(parameters, limit)
-        size += _VALUE_SIZE
-    return size > limit
+        if kind in _PLAIN:
+            self._take(getsizeof(value))
+            return value
+        if isinstance(value, _BUFFERS):
+            with memoryview(value) as view:
+                self._take(view.nbytes + getsizeof(b""))
+                return view.tobytes()
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
+        result = self._inside(value, kind)
+        self._depth -= 1
+        return result
+
+    def _inside(self, value: Any, kind: type) -> Any:
+        self._take(getsizeof(value))
+        if isinstance(value, _ATOMS) or callable(value):
+            return value
+        if isinstance(value, dict):
+            return {self.of(name): self.of(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self.of(one) for one in value]
+        if isinstance(value, tuple):
+            # A driver may know a named one by its type.
+            items = tuple(map(self.of, value))
+            return value if all(map(is_, items, value)) else items
+        if isinstance(value, set | frozenset):
+            return frozenset(map(self.of, value)) if kind is frozenset else set(map(self.of, value))
+        return self._object(value, kind)
+
+    def _object(self, value: Any, kind: type) -> Any:
+        """Return an object, or one like it, whose attributes nothing can change."""
+        if _lends_memory(value):
+            raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
+        if not hasattr(value, "__dict__") and hasattr(value, "adapted"):
+            # psycopg2's own wrappers are made by one argument.
+            return kind(self.of(value.adapted))
+        attributes = dict(_attributes(value, kind))
+        own = {
+            name: None if name in _CONNECTIONS else self.of(one) for name, one in attributes.items()
+        }
+        if all(own[name] is one for name, one in attributes.items()):
+            return value
+        clone: Any = object.__new__(kind)
+        for name, one in own.items():
+            object.__setattr__(clone, name, one)
+        return clone
+
+    def _take(self, size: int) -> None:
+        self.size += size
+        if self.size > self._limit:
+            raise NotCopied(SkipReason.PARAMETERS_TOO_LARGE)
 
 
-#: Types whose values are small. One with others, or with lists of them, takes a closer look.
-_SMALL = frozenset({int, float, bool, type(None)})
+def _attributes(value: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of an object itself, in its dict and in slots."""
+    yield from getattr(value, "__dict__", {}).items()
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__") and hasattr(value, name):
+                yield name, getattr(value, name)
 
 
-def _is_large(parameters: Any, limit: int) -> bool:
-    size, waiting = 0, [parameters]
-    while waiting and size <= limit:
-        value = waiting.pop()
-        # The drivers wrap JSON in an object that holds the document.
-        value = getattr(value, "obj", getattr(value, "adapted", value))
-        if isinstance(value, str | bytes | bytearray | memoryview):
-            size += len(value)
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list | tuple):
-            waiting.extend(value)
-        size += _VALUE_SIZE
-    return size > limit
-
-
-def copied(parameters: Any) -> Any:
-    """Return the parameters in a container of PlanWatch's own: the app may reuse its dict."""
-    if isinstance(parameters, dict):
-        return dict(parameters)
-    return tuple(parameters) if isinstance(parameters, list) else parameters
+def _lends_memory(value: Any) -> bool:
+    """Whether an object of an unknown type is a buffer, and more than a number of NumPy's."""
+    try:
+        with memoryview(value) as view:
+            return view.ndim > 0
+    except TypeError:
+        return False

@@ -69,9 +69,11 @@ class SkipReason(StrEnum):
     SHARED_CONNECTION = "shared-connection"
     MULTIPLE_STATEMENTS = "multiple-statements"
     PARAMETERS_TOO_LARGE = "parameters-too-large"
+    PARAMETERS_NOT_COPIED = "parameters-not-copied"
     STATEMENT_TOO_LARGE = "statement-too-large"
     RECENTLY_INSPECTED = "recently-inspected"
     UNREADABLE_PLAN = "unreadable-plan"
+    PLAN_TOO_LARGE = "plan-too-large"
     GENERIC_PLAN_UNKNOWN = "generic-plan-unknown"
     NOT_ANALYSED = "not-analysed"
     EXPLAIN_FAILED = "explain-failed"
@@ -112,11 +114,16 @@ _EXPLANATIONS = {
     ),
     SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
     SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
+    SkipReason.PARAMETERS_NOT_COPIED: (
+        "its parameters hold an object that may change or that lends its memory, which PlanWatch "
+        "must not keep"
+    ),
     SkipReason.STATEMENT_TOO_LARGE: "its text is longer than PlanWatch reads",
     SkipReason.RECENTLY_INSPECTED: (
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
     ),
     SkipReason.UNREADABLE_PLAN: "the server's plan has a form that PlanWatch cannot read",
+    SkipReason.PLAN_TOO_LARGE: "its plan has more conditions than PlanWatch reads",
     SkipReason.GENERIC_PLAN_UNKNOWN: (
         "what the server would do with it once it is prepared cannot be told"
     ),

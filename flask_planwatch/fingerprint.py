@@ -32,8 +32,11 @@ _SIGN = re.compile(r"([(,=<>]|\b(?:BETWEEN|AND|OR|LIMIT|OFFSET|THEN|ELSE|IN)\b)(
 #: Numbered parameters count on after a list, however long that is.
 _NUMBERED = re.compile(r"\$\d+")
 
-#: Characters of all statements together that are remembered with their normalised text.
-MAX_REMEMBERED = 500_000
+#: Bytes of all statements together that are remembered with their normalised text.
+MAX_REMEMBERED = 2_500_000
+
+#: What a character of a text takes at most, in bytes.
+_WIDEST = 4
 
 #: Hex digits of a fingerprint: 64 bits tell apart all statements that one app can have.
 _LENGTH = 16
@@ -43,7 +46,7 @@ def _schema(mark: re.Match[str]) -> str:
     return "" if mark[1] == "_none" else mark[1] + mark[2]
 
 
-@remembered(MAX_REMEMBERED)
+@remembered(MAX_REMEMBERED, _WIDEST)
 def normalise(text: str) -> str:
     """Return the statement's text with each literal as `?` and each list of values as one.
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
+from sys import getsizeof
 from typing import Any, NamedTuple, Protocol
 
 from flask import Flask, has_request_context, request
@@ -18,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
-from .capture import Capture, copied, is_large
+from .capture import Capture, NotCopied, construct_of, copied
 from .clock import now
 from .finding import SkipReason, StatementError
 from .interruption import let_through
@@ -32,13 +33,12 @@ from .repetition import (
     Repetition,
     Repetitions,
 )
-from .request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
+from .request_record import request_record
 from .sampling import Sampler
 from .server.drivers import known_of, search_path_of, sqlstate_of
-from .server.prepared import plans_made
 from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
 from .spans import current_span
-from .tally import MAX_RECENT, Tallies, Tally
+from .tally import MAX_KEY_LENGTH, MAX_RECENT, Tallies, Tally
 from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
@@ -49,11 +49,12 @@ _EXPLAINABLE = re.compile(
     re.IGNORECASE,
 )
 
-#: Parameters with more bytes or characters are not sent to the server again: planning with them
-#: costs what they cost, and the plan repeats them.
+#: Parameters of more bytes, and texts of more characters, are not sent to the server again: to plan
+#: with them costs what they cost, and the plan repeats them.
 MAX_PARAMETER_SIZE = 1_000_000
 
-#: Of a statement that may be prepared, several sets of parameters are kept, but no larger ones.
+#: Of a statement that may be prepared, several sets of parameters are kept, but no larger ones, in
+#: bytes; nor are those of a statement that changes the state of its connection.
 MAX_SET_SIZE = 10_000
 
 #: Statements of more characters are not read: a tokenizer holds the GIL for some µs for each.
@@ -143,14 +144,14 @@ class Watch:
         self.has_panel = False
         self._app = weakref.ref(app)
         self._sink = weakref.ref(sink, self._released)
-        self._tallies = Tallies()
+        self._driver = engine.dialect.driver
+        self._prepares = self._driver in {PSYCOPG, ASYNCPG}
+        self._tallies = Tallies(repeat=self._prepares)
         self._sampler: Sampler | None = None
         self._find_origin = origin_finder(app.root_path)
         self.active = self._attached = False
         #: Whether a statement was seen that changed what a connection would plan.
         self._stateful = False
-        self._driver = engine.dialect.driver
-        self._prepares = self._driver in {PSYCOPG, ASYNCPG}
         self._repetitions = Repetitions()
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
@@ -190,13 +191,13 @@ class Watch:
     def _released(self, _: object) -> None:
         """Keep nothing once nobody is there to take it: the app has gone, or its PlanWatch."""
         self.active = False
-        self._tallies = Tallies()
+        self._tallies = Tallies(repeat=self._prepares)
         self._tallies.allow_plain(allowed=False)
         self._sampler = None
 
     def after_fork(self) -> None:
         """Begin to count anew in a forked child: it has findings of its own."""
-        self._tallies = Tallies()
+        self._tallies = Tallies(repeat=self._prepares)
         self._tallies.allow_plain(allowed=self.active and not self._stateful)
         self._sampler = None
 
@@ -402,8 +403,14 @@ class Watch:
         return (tally, key) if tally is not None else self._first_seen(identity, key, context)
 
     def _first_seen(self, identity: Hashable, key: str, context: Any) -> tuple[Tally, str]:
-        if len(key) > MAX_STATEMENT_SIZE:
-            identity = key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
+        if len(key) > MAX_KEY_LENGTH:
+            # The same long text is the same object mostly, of which the hash is known.
+            identity = hash(identity)
+            if len(key) > MAX_STATEMENT_SIZE:
+                identity = key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
+            known = self._tallies.recent.get(identity)
+            if known is not None:
+                return known, key
         explainable = not context.isddl and _EXPLAINABLE.match(key) is not None
         new = Tally(explainable, may_change_state(key))
         return self._tallies.add(identity, new), key
@@ -424,7 +431,10 @@ class Watch:
         if conn.closed or conn.invalidated:
             return
         state = conn.info.setdefault(_STATE, ConnectionState())
-        given = None if context.no_parameters and not parameters else copied(parameters)
+        given = None
+        if parameters or not context.no_parameters:
+            with suppress(NotCopied):
+                given, _ = copied(parameters, MAX_SET_SIZE)
         state.note(statement, given, autocommit=bool(conn.connection.dbapi_connection.autocommit))
         if not self._stateful:
             self._stateful = True
@@ -444,10 +454,10 @@ class Watch:
         if threshold is None:
             return
         # The text of an IN list is another one each time.
-        looks = repetition.looks < MAX_LOOKS or statement is not repetition.text
-        if looks and not is_large(parameters, MAX_SET_SIZE):
-            new = repetition.keep(statement, copied(parameters))
-            repetition.due |= new and repetition.commits > 0
+        if repetition.looks < MAX_LOOKS or hash(statement) != repetition.text:
+            with suppress(NotCopied):
+                new = repetition.keep(statement, *copied(parameters, MAX_SET_SIZE))
+                repetition.due |= new and repetition.commits > 0
         chosen = repetition.most == threshold + CUSTOM_PLANS + 1
         if repetition.due or (chosen and not repetition.chosen):
             repetition.due, repetition.chosen = False, chosen
@@ -468,7 +478,7 @@ class Watch:
         record = request_record(app) if shown or once else None
         identity = None
         if once and record is not None:
-            identity = (id(self), key, self._place(context.root_connection))
+            identity = (id(self), hash(key), self._place(context.root_connection))
         ticket, note = None, ""
         if error is not None and error.means_load:
             ticket = sink.submit(self._capture(ran, tally, sampler))
@@ -489,26 +499,34 @@ class Watch:
             if ticket is None:
                 sampler.give_back(tally)
                 note = _DROPPED
-        if record is not None and shown and len(record.seen) < MAX_STATEMENTS_SHOWN:
-            record.seen.append(Seen(key, parameters, duration_ms, ticket, note))
+        if record is not None and shown:
+            record.see(key, parameters, duration_ms, ticket, note)
 
     def _capture(self, ran: _Execution, tally: Tally, sampler: Sampler) -> Capture:
         cursor, statement, parameters, context, key, duration_ms, error = ran
-        too_large = None
+        left_out, given, size = None, None, 0
         compiled = context.compiled
         written = statement if compiled is None else compiled.string
         if len(written) > MAX_STATEMENT_SIZE or len(statement) > MAX_PARAMETER_SIZE:
-            too_large = SkipReason.STATEMENT_TOO_LARGE
-        elif is_large(parameters, MAX_PARAMETER_SIZE):
-            too_large = SkipReason.PARAMETERS_TOO_LARGE
+            left_out = SkipReason.STATEMENT_TOO_LARGE
+        else:
+            try:
+                given, size = copied(parameters, MAX_PARAMETER_SIZE)
+            except NotCopied as refused:
+                left_out = refused.reason
+        text = key if left_out else statement
         root = context.root_connection
         lost = error is not None and (root.invalidated or root.closed)
         known = None if lost else self._known(root.connection)
         origin = tally.origin = self._find_origin(tally.origin)
+        preparation, repeated = None, 0
+        if tally.repetition is not None:
+            preparation = self._preparation(ran, tally.repetition)
+            repeated = tally.repetition.size
         # By their order, which takes half the time.
         return Capture(
-            key if too_large else statement,
-            None if too_large else copied(parameters),
+            text,
+            given,
             key,
             bool(parameters) or not context.no_parameters,
             self.bind,
@@ -521,10 +539,11 @@ class Watch:
             sampler,
             error,
             duration_ms > sampler.slow_ms or (error is not None and error.means_load),
-            too_large,
+            left_out,
+            size + getsizeof(text) + getsizeof(key) + repeated,
             getattr(cursor, "name", None) is None,
-            None if tally.repetition is None else self._preparation(ran, tally.repetition),
-            compiled,
+            preparation,
+            construct_of(context),
             None if known is None else known.connection,
             NOTHING_SET if known is None else known.state,
             current_span(),
@@ -547,11 +566,8 @@ class Watch:
         return known._replace(state=known.state.changed(changed.current()))
 
     def _preparation(self, ran: _Execution, repetition: Repetition) -> Preparation | None:
-        _, statement, parameters, context, _, _, error = ran
+        _, _, _, context, _, _, error = ran
         if repetition.threshold is None or error is not None:
             return None
-        happened = None
-        if (app := self._app()) is not None and app.debug:
-            happened = plans_made(context.root_connection, statement, parameters)
         names = getattr(context.compiled, "positiontup", None)
-        return repetition.preparation(self._driver, repetition.threshold, happened, names)
+        return repetition.preparation(self._driver, repetition.threshold, names)

@@ -6,7 +6,6 @@ plan -> suspect -> evidence -> judge -> advise -> prove
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -40,6 +39,7 @@ from .pace import Pace
 from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
+from .plan.memory import forget_plans
 from .plan.predicate import conjuncts
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
@@ -48,6 +48,7 @@ from .plan.tree import Node, Plan
 from .plan.usage import served
 from .remedies import REMEDIES
 from .remedies.case import Case
+from .room import LEARNT, Latest
 from .rules import RULES, Rule
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
@@ -63,6 +64,11 @@ from .standing import Conclusion, Conclusions, circumstances
 #: Plans whose advice is remembered; the one needed longest ago goes first. Trying indexes is
 #: the dearest part of an inspection, and a page that is loaded again has the same statements.
 MAX_ANSWERS = 200
+
+
+#: Words of all different conditions of a plan. As long as the inspection goes on, each takes about
+#: a kB once it is read, which takes some 0.1 ms.
+MAX_WORDS = 12_000
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,8 @@ class Inspector:
     catalog: Catalog
     conclusions: Conclusions
     structure: Structure = field(default_factory=Structure)
-    answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
-        default_factory=OrderedDict
+    answers: Latest[Hashable, tuple[list[Answer], list[Candidate]]] = field(
+        default_factory=lambda: Latest(LEARNT, MAX_ANSWERS)
     )
 
     def inspect(self, capture: Capture) -> Outcome:
@@ -203,12 +209,15 @@ class Inspector:
             findings = tuple(failures_of(capture, skip))
             inspection = inspection_of(capture, skip=skip, findings=findings)
             return Outcome(inspection, no_server=error.reason in NO_SERVER)
+        finally:
+            forget_plans()
 
     def _inspect(self, capture: Capture) -> Outcome:
         query = _query(capture)
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
         plan = explain(self.session, query)
+        _refuse_long(plan)
         schemas = self._schemas(capture, plan)
         # Before anything is learnt of the plan: it may be refused.
         first = next(schemas)
@@ -350,11 +359,10 @@ class Inspector:
         key = (about, _digest(case))
         known = self.answers.get(key)
         if known is not None:
-            self.answers.move_to_end(key)
             return known[0][0]
         answer = REMEDIES[hit.remedy](case, hit)
         if not _is_untested(answer):
-            self._remember(key, [answer], [])
+            self.answers.keep(key, ([answer], []))
         return answer
 
     def _indexed(self, adviser: Adviser, hits: list[Hit]) -> list[Answer]:
@@ -375,19 +383,14 @@ class Inspector:
             one for one in adviser.proposed if one.relation.key in case.schema.relations
         )
         key = (_digest(case), tuple(about), case.varying, known)
-        if key not in self.answers:
-            answers = adviser.advise(hits)
-            if not adviser.tried or any(map(_is_untested, answers)):
-                return answers
-            self._remember(key, answers, adviser.chosen)
-        answers, adviser.chosen = self.answers[key]
-        self.answers.move_to_end(key)
+        known_answers = self.answers.get(key)
+        if known_answers is not None:
+            answers, adviser.chosen = known_answers
+            return answers
+        answers = adviser.advise(hits)
+        if adviser.tried and not any(map(_is_untested, answers)):
+            self.answers.keep(key, (answers, adviser.chosen))
         return answers
-
-    def _remember(self, key: Hashable, answers: list[Answer], chosen: list[Candidate]) -> None:
-        self.answers[key] = (answers, chosen)
-        while len(self.answers) > MAX_ANSWERS:
-            self.answers.popitem(last=False)
 
     def _judge(
         self, further: _Further, evidence: Evidence, suspected: list[tuple[Rule, Suspicion]]
@@ -478,13 +481,20 @@ def _is_untested(answer: Answer) -> bool:
 
 def _query(capture: Capture) -> Query:
     """Return what to explain; raises ServerError for what must not be sent again."""
-    if capture.too_large is not None:
-        raise ServerError(capture.too_large)
+    if capture.left_out is not None:
+        raise ServerError(capture.left_out)
     if capture.error and (capture.error.sqlstate or "")[:2] == "42":
         raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
     query = Query(capture.text, capture.parameters, capture.escaped)
     refuse_several(query)
     return query
+
+
+def _refuse_long(plan: Plan) -> None:
+    """Raise ServerError if the conditions of a plan have more words than PlanWatch reads."""
+    conditions = {text for node in plan.nodes for _, text in node.conditions}
+    if sum(text.count(" ") + 1 for text in conditions) > MAX_WORDS:
+        raise ServerError(SkipReason.PLAN_TOO_LARGE)
 
 
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:

@@ -13,9 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .room import Latest, Room
+
 #: Executions of a prepared statement with plans of their own, before PostgreSQL compares: the five
 #: of choose_custom_plan() in src/backend/utils/cache/plancache.c.
 CUSTOM_PLANS = 5
+
+#: Bytes of all sets of parameters that are kept in one process.
+MAX_SETS_SIZE = 4_000_000
 
 #: Sets of parameters that are kept of one statement: as many as PostgreSQL itself takes its average
 #: of, and a few more that come later.
@@ -43,9 +48,8 @@ class Preparation(NamedTuple):
     """What a capture takes along of a statement that its driver may prepare.
 
     `sets` are different parameters that were seen, `order` which of them came one after the other.
-    `happened` are the generic and custom plans that the server counted on the application's own
-    connection, None if it was not asked. `names` are those of the parameters if the driver's text
-    has numbers for them. All else is as in a Repetition.
+    `names` are those of the parameters if the driver's text has numbers for them. All else is as in
+    a Repetition.
     """
 
     driver: str
@@ -57,7 +61,6 @@ class Preparation(NamedTuple):
     rollbacks: int
     autocommit: bool
     lasting: bool
-    happened: tuple[int, int] | None = None
     names: tuple[str, ...] | None = None
 
     @property
@@ -84,7 +87,7 @@ class Preparation(NamedTuple):
         return False, "no transaction that it ran in was committed so far"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Repetition:
     """What is counted of one statement.
 
@@ -93,11 +96,12 @@ class Repetition:
     `rollbacks` say how transactions ended in which it ran. `due` asks for an inspection before its
     time, `chosen` tells that there was one when PostgreSQL had to choose. `looks` are the
     executions whose parameters were compared, `followed` those since the last inspection. Once it
-    is `settled`, nothing is left to learn. `threshold` is the driver's.
+    is `settled`, nothing is left to learn. `threshold` is the driver's. `text` is the hash of the
+    statement that the sets of parameters belong to, and `size` is what these take, in bytes.
     """
 
-    text: str = ""
-    sets: list[Any] = field(default_factory=list)
+    text: int = 0
+    size: int = 0
     order: bytearray = field(default_factory=bytearray)
     most: int = 0
     commits: int = 0
@@ -116,46 +120,53 @@ class Repetition:
         """Whether executions need not be followed, until the next inspection at least."""
         return self.settled or self.followed >= MAX_FOLLOWED
 
-    def keep(self, text: str, parameters: Any) -> bool:
-        """Remember parameters that are new, and return whether they are.
+    @property
+    def sets(self) -> tuple[Any, ...]:
+        """The different sets of parameters that are kept: none, if others needed the place."""
+        return _SETS.get(self, ())
+
+    def keep(self, text: str, parameters: Any, size: int) -> bool:
+        """Remember parameters of so many bytes that are new, and return whether they are.
 
         Of an IN list, those of its latest length are kept.
         """
-        if text != self.text:
-            self.text, self.sets, self.order, self.looks = text, [], bytearray(), 0
+        if hash(text) != self.text:
+            self.text, self.looks = hash(text), 0
+            _SETS.pop(self)
+        sets = self.sets
+        if not sets:
+            self.order, self.size = bytearray(), 0
         self.looks += 1
         if len(self.order) >= MAX_ORDER:
             return False
-        number = next((i for i, one in enumerate(self.sets) if _same(one, parameters)), None)
-        new = number is None and len(self.sets) < MAX_SETS
+        number = next((i for i, one in enumerate(sets) if _same(one, parameters)), None)
+        new = number is None and len(sets) < MAX_SETS
         if new:
-            number = len(self.sets)
-            self.sets.append(parameters)
+            number = len(sets)
+            self.size += size
+            _SETS.keep(self, (*sets, parameters), self.size)
         if number is not None:
             self.order.append(number)
         return new
 
-    def preparation(
-        self,
-        driver: str,
-        threshold: int,
-        happened: tuple[int, int] | None,
-        names: Sequence[str] | None,
-    ) -> Preparation:
+    def preparation(self, driver: str, threshold: int, names: Sequence[str] | None) -> Preparation:
         """Return what is known by now."""
         return Preparation(
             driver,
             threshold,
-            tuple(self.sets),
+            self.sets,
             bytes(self.order),
             self.most,
             self.commits,
             self.rollbacks,
             self.autocommit,
             self.lasting,
-            happened,
             tuple(names or ()) if driver == ASYNCPG else None,
         )
+
+
+#: The sets of parameters of all statements; those of the statement that ran longest ago go first.
+_SETS: Latest[Repetition, tuple[Any, ...]] = Latest(Room(MAX_SETS_SIZE))
 
 
 class _Spans:
@@ -169,7 +180,8 @@ class _Spans:
     def __init__(self, threshold: int | None, *, lasting: bool) -> None:
         self.threshold = threshold
         self.lasting = lasting
-        self.executions: dict[str, _Span] = {}
+        #: By the hash of the text, which may be long.
+        self.executions: dict[int, _Span] = {}
 
 
 class _Span:
@@ -200,9 +212,9 @@ class Repetitions:
             return None
         if not spans.executions:
             self.running.add(weakref.ref(spans, self.running.discard))
-        span = spans.executions.get(key)
+        span = spans.executions.get(hash(key))
         if span is None:
-            span = spans.executions[key] = _Span(repetition)
+            span = spans.executions[hash(key)] = _Span(repetition)
             if len(spans.executions) > MAX_SPANS:
                 del spans.executions[next(iter(spans.executions))]
         span.number += 1

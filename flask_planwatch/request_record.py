@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, islice
+from reprlib import Repr
+from sys import getsizeof
+from typing import Any, NamedTuple
 
 from flask import Flask, current_app, has_request_context, request
 
@@ -14,10 +17,29 @@ from .worker import Ticket
 #: Statements of one request that the panel lists.
 MAX_STATEMENTS_SHOWN = 1000
 
+#: Bytes of the texts and parameters of these.
+MAX_SHOWN_SIZE = 4_000_000
+
+#: Parameters of a statement that are shown: a bulk insert has thousands.
+MAX_PARAMETERS_SHOWN = 50
+
+#: Characters, or bytes, of a value that are shown.
+MAX_VALUE_SHOWN = 120
+
 #: Statements of one request that are known to be inspected; that which ran longest ago goes first.
 MAX_SAMPLED = 1000
 
 _RECORD = "flask_planwatch.record"
+
+
+class Shown(NamedTuple):
+    """Parameters as people see them: names, or numbers from 1, with shortened values, and the rest.
+
+    `more` are those that are left out.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    more: int
 
 
 @dataclass(slots=True)
@@ -25,7 +47,7 @@ class Seen:
     """A statement of the current request, for the panel."""
 
     key: str
-    parameters: Any
+    parameters: Shown
     duration_ms: float
     ticket: Ticket | None = None
     note: str = ""
@@ -40,6 +62,20 @@ class RequestRecord:
     def __init__(self) -> None:
         self._sampled: OrderedDict[Hashable, None] = OrderedDict()
         self.seen: list[Seen] = []
+        #: Whether all statements of the request are in `seen`.
+        self.complete = True
+        self._size = 0
+
+    def see(
+        self, key: str, parameters: Any, duration_ms: float, ticket: Ticket | None, note: str
+    ) -> None:
+        """Add a statement to the list, if it has place there."""
+        if self.complete:
+            seen = Seen(key, shown(parameters), duration_ms, ticket, note)
+            self._size += sum(map(getsizeof, chain([key], *seen.parameters.pairs)))
+            self.complete = len(self.seen) < MAX_STATEMENTS_SHOWN and self._size <= MAX_SHOWN_SIZE
+        if self.complete:
+            self.seen.append(seen)
 
     def was_sampled(self, identity: Hashable) -> bool:
         """Whether a statement was inspected in this request; one forgotten is inspected again."""
@@ -53,6 +89,30 @@ class RequestRecord:
         self._sampled[identity] = None
         while len(self._sampled) > MAX_SAMPLED:
             self._sampled.popitem(last=False)
+
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = MAX_VALUE_SHOWN
+
+
+def shown(parameters: Any) -> Shown:
+    """Return a driver's parameters as they are shown: nothing of the application's is kept."""
+    values = parameters or ()
+    items = values.items() if isinstance(values, Mapping) else enumerate(values, start=1)
+    pairs = tuple((str(name), _shown(value)) for name, value in islice(items, MAX_PARAMETERS_SHOWN))
+    return Shown(pairs, max(0, len(values) - MAX_PARAMETERS_SHOWN))
+
+
+def _shown(value: Any) -> str:
+    try:
+        # The drivers wrap bytes and documents in an object that holds them.
+        value = getattr(value, "adapted", value)
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = bytes(value[:MAX_VALUE_SHOWN])
+        value = getattr(value, "obj", value)
+        return _repr.repr(value)[: 2 * MAX_VALUE_SHOWN]
+    except Exception:  # noqa: BLE001 - a value may refuse to be shown
+        return f"<{type(value).__name__}>"
 
 
 def request_record(app: Flask) -> RequestRecord | None:

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 #: create hundreds of tables; what goes on without end cannot be copied.
 MAX_CHANGES = 1000
 
+#: Characters of one change with its value: a longer one is not kept, so that it cannot be copied.
+MAX_LENGTH = 2_000
+
 #: Settings that change no plan, and those that a transaction of PlanWatch's sets itself.
 _WITHOUT_EFFECT = frozenset(
     {
@@ -242,6 +245,9 @@ class _Command(NamedTuple):
 
 def _add(changes: dict[str, Change], change: Change) -> None:
     """Add a change, in the place of what it overrides."""
+    if len(change.text) + len(change.value) > MAX_LENGTH:
+        unknown = "it is longer than PlanWatch keeps"
+        change = change._replace(text="", parameters=None, unknown=unknown, value="")
     if change.name == _EVERYTHING:
         kept = [one for one in changes.values() if is_relation(one) or one.name in _NOT_RESET]
         changes.clear()
@@ -393,7 +399,7 @@ def _bare(name: str) -> str:
 
 
 def _unknown(text: str, why: str) -> Change:
-    return Change(text[:100], text, None, local=False, unknown=why)
+    return Change(text[:100], "", None, local=False, unknown=why)
 
 
 def set_by(listener: Any) -> set[str]:

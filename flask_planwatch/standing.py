@@ -8,7 +8,6 @@ same, or, where it is a figure, nearly the same.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
@@ -24,6 +23,7 @@ from .plan.predicate import BTREE_OPERATORS, PARTIAL_OPERATORS, Conjunct, predic
 from .plan.schema import Relation
 from .plan.scrub import mask, scrub_conjuncts
 from .plan.tree import Node, Plan
+from .room import LEARNT, Latest
 from .rules import cost_mismatch, generic_plan, row_misestimate, statement_failed
 from .rules.loops import MIN_MS
 
@@ -44,9 +44,8 @@ QUIET_SECONDS = 3600.0
 #: no plan and no table shows: a function that is IMMUTABLE by now, or a class that is mapped.
 HIT_SECONDS = 60.0
 
-#: Steps of all plans together whose outcome is remembered, at about a kB each; the one that was
-#: asked for longest ago goes first.
-MAX_STEPS = 5000
+#: Outcomes that are remembered; the one that was asked for longest ago goes first.
+MAX_OUTCOMES = 2000
 
 #: A plan of more steps is judged each time: one of these would take the place of all others.
 MAX_STEPS_OF_ONE = 200
@@ -120,7 +119,6 @@ class Circumstances:
     """
 
     same: Hashable
-    steps: int
     sets: tuple[Any, ...] = field(repr=False)
     expected: tuple[float, ...]
     tables: tuple[float, ...]
@@ -168,8 +166,7 @@ def circumstances(
     if preparation is not None:
         prepared = (preparation.threshold, preparation.reached)
         if preparation.reached:
-            happened = preparation.happened is not None and preparation.happened[0] > 0
-            prepared = (preparation.threshold, preparation.order, happened, capture.text)
+            prepared = (preparation.threshold, preparation.order, capture.text)
             sets = preparation.sets
     rows = evidence.returned_rows
     relations = tuple(schema.relations.values())
@@ -188,7 +185,6 @@ def circumstances(
             min(len(timings.recent), MIN_EXECUTIONS),
             prepared,
         ),
-        steps=len(plan.nodes),
         sets=sets,
         expected=(
             rows or 0,
@@ -303,9 +299,8 @@ class Conclusions:
 
     def __init__(self, clock: Callable[[], float] = _now) -> None:
         self._clock = clock
-        self._kept: OrderedDict[Hashable, _Remembered] = OrderedDict()
+        self._kept: Latest[Hashable, _Remembered] = Latest(LEARNT, MAX_OUTCOMES)
         self._forgotten = False
-        self.steps = 0
 
     def standing(
         self,
@@ -316,7 +311,6 @@ class Conclusions:
         if self._forgotten:
             self._forgotten = False
             self._kept.clear()
-            self.steps = 0
         if now is None:
             return None
         key: Hashable = (origin, now.same)
@@ -329,9 +323,8 @@ class Conclusions:
         earlier, conclusion = kept.circumstances, kept.conclusion
         stands = self._clock() < kept.until and earlier.like(now, by_values=conclusion.by_values)
         if not stands:
-            self._drop(key)
+            self._kept.pop(key)
             return None
-        self._kept.move_to_end(key)
         return conclusion
 
     def keep(
@@ -344,18 +337,9 @@ class Conclusions:
         if now is None or not conclusion.lasts:
             return
         key = (_ANY if conclusion.general else origin, now.same)
-        self._drop(key)
         until = self._clock() + conclusion.seconds
-        self._kept[key] = _Remembered(now, conclusion, until)
-        self.steps += now.steps
-        while self.steps > MAX_STEPS:
-            self._drop(next(iter(self._kept)))
+        self._kept.keep(key, _Remembered(now, conclusion, until))
 
     def forget(self) -> None:
         """Forget all of them, before the next one is asked for. Safe to call from any thread."""
         self._forgotten = True
-
-    def _drop(self, key: Hashable) -> None:
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self.steps -= kept.circumstances.steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -33,6 +33,7 @@ from .report.log import LogReporter
 from .report.store import Store
 from .report.telemetry import tell_span
 from .report.toolbar import add_panel
+from .room import LEARNT, Latest
 from .sampling import Sampler, renew_budgets
 from .server.catalog import Catalog
 from .server.session import DISPOSE_PATIENCE, OwnSession
@@ -52,8 +53,9 @@ _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
 #: crashed or was failed over is back within minutes.
 KEEP_FAILED_SECONDS = 900.0
 
-#: Fingerprints of driver-level SQL that are remembered between inspections.
+#: Fingerprints of driver-level SQL that are remembered between inspections, at so many bytes each.
 MAX_FINGERPRINTS = 10_000
+INSPECTED_SIZE = 200
 
 
 class Watcher:
@@ -312,7 +314,7 @@ class _WatchedEngine:
         self._engine = weakref.ref(engine)
         self._watcher = watcher
         self._worker = watcher.worker
-        self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._inspected_at: Latest[int, tuple[float, int]] = Latest(LEARNT, MAX_FINGERPRINTS)
         #: The statements that failed and wait for the server, by their text as compiled.
         self._kept: dict[str, Ticket] = {}
         #: The places in the pool that hold a connection of the application's.
@@ -354,10 +356,12 @@ class _WatchedEngine:
         job = partial(self._inspect, capture, self._disposals)
         # The first saves a call for nearly all of them.
         if capture.error is None or not capture.failed:
-            return self._worker.submit(job)
+            return self._worker.submit(job, size=capture.size)
         kept = self._kept.get(capture.key)
         if kept is None or kept.done:
-            kept = self._worker.submit(job, first=True, patience=KEEP_FAILED_SECONDS)
+            kept = self._worker.submit(
+                job, size=capture.size, first=True, patience=KEEP_FAILED_SECONDS
+            )
             if kept is not None:
                 waiting = {key: one for key, one in list(self._kept.items()) if not one.done}
                 self._kept = waiting | {capture.key: kept}
@@ -479,14 +483,12 @@ class _WatchedEngine:
         """
         if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
             return False
-        identity = f"{statement_of(capture).fingerprint} {capture.state.place}"
-        moment = now()
-        inspected_at, key = self._inspected_at.get(identity, (float("-inf"), capture.key))
+        # By their hashes, as texts and search paths may be long.
+        identity = hash((statement_of(capture).fingerprint, capture.state.place))
+        moment, text = now(), hash(capture.key)
+        inspected_at, key = self._inspected_at.get(identity, (float("-inf"), text))
         # The sampler has judged the same text already.
-        if key != capture.key and abs(moment - inspected_at) < self.sampler.interval:
+        if key != text and abs(moment - inspected_at) < self.sampler.interval:
             return True
-        self._inspected_at[identity] = (moment, capture.key)
-        self._inspected_at.move_to_end(identity)
-        while len(self._inspected_at) > MAX_FINGERPRINTS:
-            self._inspected_at.popitem(last=False)
+        self._inspected_at.keep(identity, (moment, text), INSPECTED_SIZE)
         return False

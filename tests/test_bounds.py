@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.hostile import SCENARIOS
 from benchmarks.memory import STATEMENTS
 from flask_planwatch import (
     fingerprint,
@@ -22,8 +23,10 @@ from flask_planwatch import (
     pace,
     repetition,
     request_record,
+    room,
     session_state,
     standing,
+    tally,
     watcher,
     worker,
 )
@@ -44,6 +47,9 @@ ROOT = Path(__file__).parent.parent
 #: More than the caches of PlanWatch still gain in so few executions, and less than a leak of 50
 #: bytes for each of them.
 MOST_GROWTH = 1_500_000
+
+#: What all of PlanWatch takes of one process at most, in bytes.
+MOST_MEMORY = 64_000_000
 
 CONNECTIONS = """
 SELECT count(*) FROM pg_stat_activity
@@ -75,6 +81,31 @@ def test_memory_does_not_grow_with_executions(database):
 def test_memory_does_not_grow_with_statements_that_are_compiled_each_time(database, driver):
     options = ("--statements", "300", "--first", "2000", "--executions", "6000", "--uncached")
     assert grown(database.url_for(driver), *options) < MOST_GROWTH
+
+
+def hostile_growth(url: str, scenario: str) -> int:
+    """Return the bytes that PlanWatch takes of a process at most; see benchmarks/hostile.py."""
+    command = [sys.executable, "-m", "benchmarks.hostile", scenario, url]
+    both = [
+        subprocess.Popen(
+            [*command, *option], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for option in ([], ["--without"])
+    ]
+    with both[0], both[1]:
+        grown = [json.loads(one.communicate(timeout=110)[0])["grown_bytes"] for one in both]
+    return grown[0] - grown[1]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_hard_time_takes_no_more_memory_than_is_stated(database, scenario):
+    assert hostile_growth(database.url, scenario) < MOST_MEMORY
+
+
+def test_the_most_memory_is_in_the_docs():
+    text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    assert f"less than {MOST_MEMORY // 1_000_000} MB" in " ".join(text.split())
+    assert sum(BYTES.values()) < MOST_MEMORY
 
 
 def test_the_benchmark_runs_as_many_statements_as_are_counted():
@@ -179,13 +210,27 @@ def _until(true) -> None:
 
 # The limits
 
-#: The table in docs/architecture.rst: what is kept, and how many.
+#: The table in docs/architecture.rst: what all apps of a process keep at most, in bytes.
+BYTES = {
+    "Statements that are counted, with their texts": tally.MAX_SIZE,
+    "Sets of parameters of statements that a driver may prepare": repetition.MAX_SETS_SIZE,
+    "What was learnt of statements, plans and relations": room.MAX_LEARNT_SIZE,
+    "Active findings": room.MAX_FINDINGS_SIZE,
+    "Texts of statements, with what was read of them": fingerprint.MAX_REMEMBERED,
+    "Conditions of plans, with what was read of them, in three ways": 3 * predicate.MAX_REMEMBERED,
+    "Statements of one request, for the panel": request_record.MAX_SHOWN_SIZE,
+}
+
+#: The other table: how many are kept.
 LIMITS = {
     "Waiting captures": (worker.QUEUE_LIMIT, worker.QUEUE_LIMIT),
     "Statements that are counted, for each engine": (MAX_STATEMENTS, 2 * MAX_STATEMENTS),
     "Statements that a driver may have prepared, for each connection": (repetition.MAX_SPANS,),
     "Sets of parameters of a statement that a driver may prepare": (repetition.MAX_SETS,),
-    "What the application has set, for each connection": (session_state.MAX_CHANGES,),
+    "What the application has set, for each connection": (
+        session_state.MAX_CHANGES,
+        session_state.MAX_LENGTH,
+    ),
     "Statements inspected, with the time, for those with values in their text": (
         watcher.MAX_FINGERPRINTS,
     ),
@@ -202,25 +247,29 @@ LIMITS = {
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
     "Columns and indexes of relations, for each engine": (catalog.MAX_RELATIONS,),
-    "Relations of plans that were read a moment ago, for each engine": (catalog.MAX_REMEMBERED,),
-    "Outcomes that stand, for each engine": (standing.MAX_STEPS,),
-    "Texts with what was read of them, of statements; of conditions": (
-        fingerprint.MAX_REMEMBERED,
-        predicate.MAX_REMEMBERED,
-    ),
+    "Plans whose relations were read a moment ago, for each engine": (catalog.MAX_REMEMBERED,),
+    "Outcomes that stand, for each engine": (standing.MAX_OUTCOMES,),
     "Files that are or are not the application's own": (location.MAX_FILES,),
 }
 
 
-def test_the_limits_are_those_in_the_docs():
+def stated(header: str) -> dict[str, tuple[float, ...]]:
+    """Return the first two columns of a table in the docs, the second one as numbers."""
     text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
-    table = text.partition("   * - What\n")[2].partition("\n\n")[0]
+    table = text.partition(f"   * - {header}\n")[2].partition("\n\n")[0]
     rows = [row.split("\n     - ") for row in table.split("   * - ")[1:]]
-    stated = {
-        " ".join(what.split()): tuple(map(int, re.findall(r"\d+", many.replace(" 000", "000"))))
+    return {
+        " ".join(what.split()): tuple(
+            map(float, re.findall(r"[\d.]+", many.replace(" 000", "000")))
+        )
         for what, many, _ in rows
     }
-    assert stated == LIMITS
+
+
+def test_the_limits_are_those_in_the_docs():
+    assert stated("What\n     - How many") == LIMITS
+    in_mb = {what: (size / 1_000_000,) for what, size in BYTES.items()}
+    assert stated("What, of one process\n     - MB") == in_mb
 
 
 # What goes first
@@ -279,9 +328,12 @@ def test_answers(story, watch, monkeypatch):
     # What is proposed for the others bears on the answer, and is known from here on.
     ask("abc")
     monkeypatch.setattr(inspection.Adviser, "advise", advise_and_tell)
-    monkeypatch.setattr(inspection, "MAX_ANSWERS", 2)
+    (engine,) = watched.app.extensions[watcher.EXTENSION]._engines.values()
+    engine._inspector.answers.clear()
+    monkeypatch.setattr(engine._inspector.answers, "_count", 2)
     ask("abacab")
-    assert tried == ["lower(first)", "lower(last)", "lower(state)", "lower(last)"]
+    first, last, state = "lower(first)", "lower(last)", "lower(state)"
+    assert tried == [first, last, state, last]
 
 
 def test_fingerprints_of_driver_level_statements(story, watch, monkeypatch):
@@ -297,6 +349,8 @@ def test_fingerprints_of_driver_level_statements(story, watch, monkeypatch):
     assert watched.planwatch.stats()["skipped"] == {"recently-inspected": 1}
     ask('"user"', 1)
     ask("badge", 3)
+    assert watched.planwatch.stats()["inspected"] == 3
+    ask("roles_users", 2)
     assert watched.planwatch.stats()["inspected"] == 4
 
 

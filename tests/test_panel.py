@@ -16,12 +16,14 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask, redirect
 from flask_debugtoolbar import DebugToolbarExtension
+from psycopg.types.json import Json
 
 from flask_planwatch import Finding, PlanWatch, Severity, Statement, Verdict, VerdictStatus
 from flask_planwatch.finding import Advice, AdviceKind
 from flask_planwatch.inspection import Inspector
 from flask_planwatch.report import panel
 from flask_planwatch.report.toolbar import PANEL
+from flask_planwatch.request_record import MAX_SHOWN_SIZE, RequestRecord, shown
 
 from . import stories
 from .conftest import Watched
@@ -623,7 +625,24 @@ def test_statement_with_lines_keeps_them():
 def test_long_values_are_shortened():
     shown = panel.lay_out("x" * (panel.MAX_TEXT_SHOWN + 2))
     assert shown == "x" * panel.MAX_TEXT_SHOWN + "… (2 more characters)"
-    ((name, value),) = panel.parameters(("y" * 10_000,))
-    assert name == "1"
+
+
+def test_parameters_are_shown_and_not_kept():
+    ((name, value),), more = shown(("y" * 10_000,))
+    assert (name, more) == ("1", 0)
     assert len(value) <= 120
-    assert panel.parameters(None) == []
+    assert shown(None) == ((), 0)
+    large = (b"z" * 10_000_000, memoryview(b"z" * 10_000_000), Json({"a": "z" * 10_000_000}))
+    for _, value in shown(large).pairs:
+        assert len(value) <= 240
+        assert "z" in value
+    pairs, more = shown({f"p{number}": number for number in range(1000)})
+    assert (pairs[0], len(pairs), more) == (("p0", "0"), 50, 950)
+
+
+def test_a_request_keeps_so_many_bytes_for_the_panel():
+    record = RequestRecord()
+    for number in range(500):
+        record.see(f"SELECT {number} " + "x" * 20_000, {"a": 1}, 1.0, None, "")
+    assert 100 < len(record.seen) < MAX_SHOWN_SIZE / 20_000
+    assert not record.complete

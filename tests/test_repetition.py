@@ -16,7 +16,7 @@ from flask_planwatch.repetition import (
     MAX_SPANS,
     Repetition,
 )
-from flask_planwatch.server.prepared import Numbered, plans_made
+from flask_planwatch.server.prepared import Numbered
 from flask_planwatch.server.transaction import ServerError
 
 from .models import Badge
@@ -132,7 +132,7 @@ def test_the_driver_may_prepare_at_once(story, watch):
             connection.execute(ONE)
         ((_, generic, custom),) = prepared(connection)
         assert (generic, custom) == (1, 5)
-        known = repetition(watched).preparation("psycopg", 0, None, None)
+        known = repetition(watched).preparation("psycopg", 0, None)
         assert known.reached
 
 
@@ -168,26 +168,6 @@ def test_psycopg2_counts_nothing(story, watch):
     assert all(one.repetition is None for one in watched_tallies(watched))
 
 
-def test_the_servers_own_counts(watched, connection):
-    text, parameters = "SELECT id FROM badge WHERE id = %(wanted)s::INTEGER", {"wanted": 1}
-    assert plans_made(connection, text, parameters) is None
-    for _ in range(9):
-        connection.exec_driver_sql(text, parameters)
-    assert plans_made(connection, text, parameters) == (0, 4)
-    for _ in range(4):
-        connection.exec_driver_sql(text, parameters)
-    assert plans_made(connection, text, parameters) == (3, 5)
-    with pytest.raises(sa.exc.DBAPIError):
-        connection.exec_driver_sql("SELECT 1 / 0")
-    assert plans_made(connection, text, parameters) is None, "the transaction has failed"
-
-
-def test_the_question_begins_no_transaction(watched, connection):
-    driver = connection.connection.dbapi_connection
-    plans_made(connection, "SELECT %(a)s", {"a": 1})
-    assert driver.info.transaction_status.name == "IDLE"
-
-
 class Strange:
     """A value that cannot be compared."""
 
@@ -200,23 +180,25 @@ class Strange:
 def test_sets_of_parameters_are_kept_once():
     known = Repetition()
     for value in (1, 2, 1, 1, 3):
-        known.keep("t", {"a": value})
-    assert known.sets == [{"a": 1}, {"a": 2}, {"a": 3}]
+        known.keep("t", {"a": value}, 100)
+    assert known.sets == ({"a": 1}, {"a": 2}, {"a": 3})
     assert list(known.order) == [0, 1, 0, 0, 2]
-    assert not known.keep("t", {"a": 1})
-    assert known.keep("t", {"a": Strange()})
-    assert known.keep("t", {"a": Strange()})
-    known.keep("another text", {"a": 1})
-    assert known.sets == [{"a": 1}]
+    assert not known.keep("t", {"a": 1}, 100)
+    assert known.keep("t", {"a": Strange()}, 100)
+    assert known.keep("t", {"a": Strange()}, 100)
+    assert known.size == 500
+    known.keep("another text", {"a": 1}, 100)
+    assert known.sets == ({"a": 1},)
+    assert known.size == 100
 
 
 def test_what_is_kept_is_bounded():
     known = Repetition()
     for number in range(1000):
-        known.keep("t", {"a": number})
+        known.keep("t", {"a": number}, 100)
     assert len(known.sets) == MAX_SETS
     for _ in range(1000):
-        known.keep("t", {"a": 0})
+        known.keep("t", {"a": 0}, 100)
     assert len(known.order) == MAX_ORDER
 
 

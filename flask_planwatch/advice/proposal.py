@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from ..finding import Advice, AdviceKind, Verdict
 from ..plan.predicate import tokenize
 from ..plan.schema import Index, Relation, Schema
 from ..plan.scrub import LITERALS, is_structural, literal_end
+from ..room import LEARNT, Latest
 from .index import Candidate, Key, column_key, quote
 from .mapped import DeclaredIndex, MappedTable
 from .price import price
@@ -32,19 +32,18 @@ class Proposals:
     """
 
     def __init__(self) -> None:
-        self._indexes: OrderedDict[str, tuple[Candidate, ...]] = OrderedDict()
+        self._indexes: Latest[str, tuple[Candidate, ...]] = Latest(LEARNT, MAX_STATEMENTS)
 
     def keep(self, origin: str, indexes: Sequence[Candidate]) -> None:
         """Remember what was proposed for a statement now, instead of what was before."""
-        self._indexes.pop(origin, None)
         if indexes:
-            self._indexes[origin] = tuple(indexes)
-        while len(self._indexes) > MAX_STATEMENTS:
-            self._indexes.popitem(last=False)
+            self._indexes.keep(origin, tuple(indexes))
+        else:
+            self._indexes.pop(origin)
 
     def others(self, origin: str) -> tuple[Candidate, ...]:
         """Return what is proposed for other statements, each index once."""
-        kept = [indexes for key, indexes in list(self._indexes.items()) if key != origin]
+        kept = [indexes for key, indexes in self._indexes.items() if key != origin]
         return tuple(dict.fromkeys(index for indexes in kept for index in indexes))
 
     def clear(self) -> None:

@@ -9,7 +9,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import count
 from typing import TypeAlias
 
@@ -17,6 +16,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from .comparison import SCANS, Comparison, comparisons, family_alias
+from .memory import kept_for_plans
 from .pattern import access_method
 from .predicate import (
     PARTIAL_OPERATORS,
@@ -126,7 +126,7 @@ def texts(operands: Iterable[Operand]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.without_alias() for one in operands))
 
 
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def accesses(plan: Plan, schema: Schema) -> tuple[Access, ...]:
     """Return what the statement asks of each relation; partitions count as one."""
     compared: dict[str, list[Comparison]] = {}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from sqlglot.tokens import TokenType
 
+from .memory import kept_for_plans
 from .predicate import FLIPPED, Conjunct, Operand, predicates, tokenize
 from .schema import Relation, Schema
 from .tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
@@ -112,7 +113,7 @@ class Comparison:
 
 
 # The rules ask it of the same few plans, one after the other.
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def comparisons(plan: Plan, schema: Schema) -> tuple[Comparison, ...]:
     """Return each comparison with one relation's columns on a side, in the order of the plan.
 

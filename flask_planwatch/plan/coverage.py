@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 
 from sqlglot.errors import SqlglotError
@@ -19,6 +18,7 @@ from sqlglot.tokens import TokenType
 
 from .access import RANGES, Access, accesses
 from .comparison import family_alias
+from .memory import kept_for_plans
 from .predicate import Conjunct, bare, conjuncts, predicates, tokenize
 from .schema import Index, Relation, Schema
 from .scrub import LITERALS
@@ -81,7 +81,7 @@ def coverages(plan: Plan, schema: Schema) -> list[Coverage]:
     return list(_coverages(plan, schema))
 
 
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def _coverages(plan: Plan, schema: Schema) -> tuple[Coverage, ...]:
     found: list[Coverage] = []
     for access in accesses(plan, schema):
@@ -225,7 +225,7 @@ def _uses(plan: Plan, aliases: set[str | None], relation: Relation) -> Iterator[
         yield from use(one.text, one.conjunct if scans else None)
 
 
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def _texts(plan: Plan) -> Mapping[str, list[_Text]]:
     """Return what the nodes print, by each alias that it names, and all of it without an alias."""
     found: dict[str, list[_Text]] = {}

@@ -206,8 +206,7 @@ class Prepared:
     values, `customs` those for the parameters that were seen, each set once, and
     `order` which of them came one after the other; `planning_cost` is what PostgreSQL adds to a
     custom plan's cost, `mode` its setting plan_cache_mode. `reached` tells that the
-    statement was executed often enough, in `why`'s words. `happened` are the generic and the custom
-    plans that the server counted on the application's own connection, None if it was not asked.
+    statement was executed often enough, in `why`'s words.
     """
 
     threshold: int
@@ -217,7 +216,6 @@ class Prepared:
     planning_cost: float
     reached: bool
     why: str
-    happened: tuple[int, int] | None = None
     mode: str = "auto"
     driver: str = "psycopg"
     names: tuple[str, ...] | None = None

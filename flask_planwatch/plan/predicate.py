@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import sqlglot.errors
 from sqlglot import expressions as sql
 from sqlglot.tokens import Token, TokenType
 
 from .dialect import Structure, read_statement, tokenizer
-from .memory import remembered
+from .memory import kept_for_plans, remembered
 from .tree import Plan
 
 #: Comparisons that a btree index can answer.
@@ -30,9 +30,11 @@ PARTIAL_OPERATORS = frozenset({"<>", "<> ALL"})
 #: Comparisons with their sides exchanged.
 FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>"}
 
-#: Characters of all texts together whose tokens are remembered. They take a hundredfold, so this is
-#: some 4 MB; the conditions of an ordinary application's statements fit in.
-MAX_REMEMBERED = 40_000
+#: Bytes of all conditions together that each of the functions here remembers, with their parts.
+MAX_REMEMBERED = 2_000_000
+
+#: What a character of a condition takes once it is read, in bytes: measured, most of it in tokens.
+PER_CHARACTER = 120
 
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
@@ -143,7 +145,7 @@ class Conjunct:
 
 
 # Several parts ask it of the same few plans, one after the other.
-@lru_cache(maxsize=2)
+@kept_for_plans(2)
 def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]], ...]]:
     """Return the conditions of each node, by its id(): the kind, and what it joins by AND."""
     return {
@@ -152,7 +154,7 @@ def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]
     }
 
 
-@remembered(MAX_REMEMBERED)
+@remembered(MAX_REMEMBERED, PER_CHARACTER)
 def conjuncts(condition: str) -> tuple[Conjunct, ...]:
     """Return the predicates that `condition`, a Filter or Cond of a plan, joins by AND.
 
@@ -165,7 +167,7 @@ def conjuncts(condition: str) -> tuple[Conjunct, ...]:
         return ()
 
 
-@remembered(MAX_REMEMBERED)
+@remembered(MAX_REMEMBERED, PER_CHARACTER)
 def parse(text: str) -> Structure | None:
     """Return the structure of a printed expression, or None if it cannot be read.
 
@@ -198,7 +200,7 @@ class Tokens:
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
 
-@remembered(MAX_REMEMBERED)
+@remembered(MAX_REMEMBERED, PER_CHARACTER)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
     tokens, around, opened = tuple(tokenizer().tokenize(text)), [], [-1]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from sys import getsizeof
 
+from ..room import LEARNT, PLACE, Latest
 from .access import order_keys
 from .predicate import predicates
 from .scrub import mask, masked_condition
@@ -34,14 +36,11 @@ class Structure:
     """
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, OrderedDict[str, set[int]]] = OrderedDict()
+        self._seen: Latest[str, OrderedDict[str, set[int]]] = Latest(LEARNT, MAX_STATEMENTS)
 
     def varying(self, origin: str, plan: Plan) -> frozenset[str]:
         """Learn from a plan, and return the masked expressions whose constants have changed."""
-        seen = self._seen.setdefault(origin, OrderedDict())
-        self._seen.move_to_end(origin)
-        while len(self._seen) > MAX_STATEMENTS:
-            self._seen.popitem(last=False)
+        seen = self._seen.get(origin, OrderedDict[str, set[int]]())
         long = set()
         for expression, masked in _expressions(plan):
             if masked == expression:
@@ -56,6 +55,8 @@ class Structure:
                 spellings.add(hash(expression))
         while len(seen) > MAX_EXPRESSIONS:
             seen.popitem(last=False)
+        size = sum(getsizeof(masked) + getsizeof(hashes) for masked, hashes in seen.items())
+        self._seen.keep(origin, seen, size + len(seen) * PLACE)
         changed = (masked for masked, spellings in seen.items() if len(spellings) > 1)
         return frozenset(changed) | long
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 
 from sqlglot.errors import SqlglotError
@@ -14,6 +13,7 @@ from sqlglot.tokens import Token, TokenType
 from . import pattern
 from .comparison import key_of
 from .evidence import Suspicion
+from .memory import kept_for_plans
 from .predicate import Conjunct, Operand, bare, predicates, tokenize
 from .schema import Relation, Schema
 from .scrub import mask
@@ -82,7 +82,7 @@ class _Tested:
 
 
 # Each suspicion of a plan asks for it, and asks the same few plans.
-@lru_cache(maxsize=4)
+@kept_for_plans(4)
 def _tested(plan: Plan) -> _Tested:
     """Return what a plan tests of its relations; an index condition counts for its own one only."""
     relations: defaultdict[str | None, set[str]] = defaultdict(set)

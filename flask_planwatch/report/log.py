@@ -18,7 +18,8 @@ from .store import MAX_FINDINGS, Changes
 
 logger = logging.getLogger("flask_planwatch")
 
-#: Messages that are said once and remembered; the one that came up longest ago goes first.
+#: Messages that are said once and remembered by their hash; the one that came up longest ago goes
+#: first.
 MAX_TOLD = 1000
 
 
@@ -29,7 +30,7 @@ class LogReporter:
         self._interval = interval
         self._clock = clock
         self._logged: OrderedDict[str, float] = OrderedDict()
-        self._told: OrderedDict[str, None] = OrderedDict()
+        self._told: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def report(self, changes: Changes) -> None:
@@ -79,10 +80,11 @@ class LogReporter:
         self._lock = threading.Lock()
 
     def _is_first(self, what: str) -> bool:
+        known_by = hash(what)
         with self._lock:
-            first = what not in self._told
-            self._told[what] = None
-            self._told.move_to_end(what)
+            first = known_by not in self._told
+            self._told[known_by] = None
+            self._told.move_to_end(known_by)
             while len(self._told) > MAX_TOLD:
                 self._told.popitem(last=False)
             return first

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from reprlib import Repr
 from textwrap import dedent
 from typing import Any
 
@@ -25,16 +24,15 @@ from werkzeug import Request, Response
 
 from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
 from ..interruption import let_through
-from ..request_record import MAX_STATEMENTS_SHOWN, Seen, request_record
+from ..request_record import Seen, request_record
 from ..watcher import EXTENSION, Watcher
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
 PATIENCE = 0.5
 
-#: Characters of one statement, and parameters of it, that are shown: a bulk insert has millions.
+#: Characters of one statement that are shown: a bulk insert has millions.
 MAX_TEXT_SHOWN = 10_000
-MAX_PARAMETERS_SHOWN = 50
 
 _FAILED = (
     "<p>PlanWatch could not fill its panel. The error was counted, and the log says where it came "
@@ -242,7 +240,7 @@ def collect(app: Flask, watcher: Watcher) -> Report:
         others=tuple(statement for statement in statements if not statement.findings),
         earlier=tuple(one for one in watcher.store.findings() if one.id not in found),
         stats=watcher.stats(),
-        complete=len(seen) < MAX_STATEMENTS_SHOWN,
+        complete=record is None or record.complete,
     )
 
 
@@ -272,14 +270,12 @@ def _environment() -> Environment:
         counts=counts,
         lay_out=lay_out,
         number=number,
-        parameters=parameters,
         place=place,
         plural=plural,
         sentence=sentence,
         size=size,
         together=together,
     )
-    environment.globals["max_parameters"] = MAX_PARAMETERS_SHOWN
     return environment
 
 
@@ -334,16 +330,6 @@ def place(path: str) -> str:
         return installed
     short: str = format_fname(path)
     return short if path.startswith("<") else short.strip("<>")
-
-
-_repr = Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = 120
-
-
-def parameters(values: Any) -> list[tuple[str, str]]:
-    """Return names, or numbers from 1, and shortened values of a driver's parameters."""
-    items = values.items() if isinstance(values, Mapping) else enumerate(values or (), start=1)
-    return [(str(name), _repr.repr(value)) for name, value in items]
 
 
 _PIECES = re.compile(

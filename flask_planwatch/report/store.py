@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
+from ..room import FINDINGS, Latest
 
 #: Active findings that are kept. Far more than a team can read; the oldest goes first.
 MAX_FINDINGS = 1000
@@ -25,9 +25,7 @@ class Store:
     """Keeps each active finding by its id. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._active: OrderedDict[str, Finding] = OrderedDict()
-        #: The same findings by the fingerprint of their statement.
-        self._of_statement: dict[str, dict[str, Finding]] = {}
+        self._active: Latest[str, Finding] = Latest(FINDINGS, MAX_FINDINGS)
         self._lock = threading.Lock()
 
     def record(self, inspection: Inspection) -> Changes:
@@ -38,22 +36,21 @@ class Store:
             for finding in inspection.findings:
                 known = self._active.get(finding.id)
                 (detected if known is None else repeated).append(finding)
-                self._keep(finding)
+                self._active.keep(finding.id, finding)
             # An inspection says nothing of other statements.
-            earlier = list(self._of_statement.get(inspection.statement.fingerprint, {}).values())
+            fingerprint = inspection.statement.fingerprint
+            earlier = [one for one in self._active.values() if one.fingerprint == fingerprint]
             resolved = [old for old in earlier if inspection.settles(old)]
             replaced = [old for old in earlier if inspection.replaces(old)]
             for finding in (*resolved, *replaced):
-                self._drop(finding.id)
-            while len(self._active) > MAX_FINDINGS:
-                self._drop(next(iter(self._active)))
+                self._active.pop(finding.id)
         resolved = [replace(old, location=inspection.location or old.location) for old in resolved]
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the active findings: most severe first, then those with advice, then by rows."""
         with self._lock:
-            active = list(self._active.values())
+            active = self._active.values()
         active.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows, one.id))
         return tuple(active)
 
@@ -65,18 +62,3 @@ class Store:
         """Forget all findings, without calling them resolved."""
         with self._lock:
             self._active.clear()
-            self._of_statement.clear()
-
-    def _keep(self, finding: Finding) -> None:
-        self._active[finding.id] = finding
-        self._active.move_to_end(finding.id)
-        self._of_statement.setdefault(finding.fingerprint, {})[finding.id] = finding
-
-    def _drop(self, identity: str) -> None:
-        finding = self._active.pop(identity, None)
-        if finding is None:
-            return
-        of_statement = self._of_statement[finding.fingerprint]
-        del of_statement[identity]
-        if not of_statement:
-            del self._of_statement[finding.fingerprint]

@@ -87,10 +87,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if worst.factor < MIN_FACTOR and not (small and _loses_index(prepared.generic, worst.plan)):
         return Miss(suspicion, "the generic plan is as good for the parameters that were seen")
     chosen_at = execution_of_choice(prepared)
-    happened = prepared.happened is not None and prepared.happened[0] > 0
-    if prepared.mode == "force_custom_plan" and not happened:
+    if prepared.mode == "force_custom_plan":
         return Miss(suspicion, "plan_cache_mode is force_custom_plan")
-    if chosen_at is None and not happened:
+    if chosen_at is None:
         average = _average(prepared)
         cost = prepared.generic.total_cost
         reason = (
@@ -145,7 +144,7 @@ def _hit(
     evidence: Evidence,
     prepared: Prepared,
     worst: Custom,
-    chosen_at: int | None,
+    chosen_at: int,
     *,
     small: bool,
 ) -> Hit:
@@ -156,16 +155,13 @@ def _hit(
     harmed = sum(one.factor >= MIN_FACTOR for one in prepared.customs)
     cost = worst.forced_cost or generic.total_cost
     since = f"after {prepared.threshold} executions" if prepared.threshold else "at once"
-    when = f"from its execution {chosen_at} on a connection" if chosen_at else "on some connections"
     problem = (
-        f"{prepared.driver} prepares the statement {since}, and {when} "
-        f"PostgreSQL takes one plan for all values: {scan.title} instead of {instead.title}, at a "
-        f"cost of {cost:,.0f} instead of {custom.total_cost:,.0f} for {max(harmed, 1)} of the "
-        f"{len(prepared.customs)} sets of parameters that were seen ({prepared.why})."
+        f"{prepared.driver} prepares the statement {since}, and from its execution {chosen_at} on "
+        f"a connection PostgreSQL takes one plan for all values: {scan.title} instead of "
+        f"{instead.title}, at a cost of {cost:,.0f} instead of {custom.total_cost:,.0f} for "
+        f"{max(harmed, 1)} of the {len(prepared.customs)} sets of parameters that were seen "
+        f"({prepared.why})."
     )
-    if prepared.happened is not None:
-        made, own = prepared.happened
-        problem += f" The server has made {own} plans for single values and {made} generic ones."
     plans = [generic, custom]
     if not evidence.show_values:
         plans = [scrub_plan(plan, evidence.varying) for plan in plans]
@@ -179,8 +175,6 @@ def _hit(
         "chosen_at_execution": chosen_at,
         "plans": {"for all values": plans[0].as_text(), "for these values": plans[1].as_text()},
     }
-    if prepared.happened is not None:
-        facts["generic_plans"], facts["custom_plans"] = prepared.happened
     rows = relation.rows or suspicion.relation.rows
     return Hit(suspicion, problem, rows, facts, small=small, remedy=Remedy.PREPARED)
 

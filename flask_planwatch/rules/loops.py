@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+from ..plan.memory import kept_for_plans
 from ..plan.predicate import Conjunct, conjuncts
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Node, Plan
@@ -225,7 +226,7 @@ def _left_by_others(sub_plan: SubPlan) -> float:
 
 
 # Each sub-query of a condition asks it.
-@lru_cache(maxsize=4)
+@kept_for_plans(4)
 def _asking(condition: str) -> tuple[int, Mapping[str, list[Conjunct]]]:
     """Return how many predicates a condition has, and those that ask each sub-query by its name."""
     predicates = conjuncts(condition)

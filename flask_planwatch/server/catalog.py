@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from ..clock import now
 from ..finding import SkipReason
 from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
+from ..room import LEARNT, Latest
 from .explain import Query, explain, quoted
 from .session import Session
 from .transaction import ServerError, Transaction
@@ -24,8 +25,9 @@ MAX_RELATIONS = 1000
 #: whether an earlier conclusion still stands.
 KEEP_SECONDS = 60.0
 
-#: Relations of all remembered schemas together; the schema that was read longest ago goes first.
-MAX_REMEMBERED = 1000
+#: Schemas that are remembered as they were a moment ago; the one asked for longest ago goes
+#: first.
+MAX_REMEMBERED = 500
 
 #: PostgreSQL takes a table that was never vacuumed for at least this many pages.
 ASSUMED_PAGES = 10
@@ -211,9 +213,8 @@ class Catalog:
     def __init__(self, session: Session, clock: Callable[[], float] = now) -> None:
         self._session = session
         self._clock = clock
-        self._known: OrderedDict[int, _Known] = OrderedDict()
-        self._schemas: OrderedDict[_Names, _Remembered] = OrderedDict()
-        self._remembered = 0
+        self._known: Latest[int, _Known] = Latest(LEARNT, MAX_RELATIONS)
+        self._schemas: Latest[_Names, _Remembered] = Latest(LEARNT, MAX_REMEMBERED)
         self._forgotten = False
 
     def remembered(self, plan: Plan) -> Schema | None:
@@ -251,19 +252,11 @@ class Catalog:
             self._forgotten = False
             self._known.clear()
             self._schemas.clear()
-            self._remembered = 0
 
     def _remember(self, names: _Names, schema: Schema) -> None:
-        earlier = self._schemas.pop(names, None)
-        if earlier is not None:
-            self._remembered -= len(earlier.schema.relations)
         relations = schema.relations.values()
         indexes = frozenset(index.name for relation in relations for index in relation.indexes)
-        self._schemas[names] = _Remembered(schema, indexes, self._clock() + KEEP_SECONDS)
-        self._remembered += len(relations)
-        while self._remembered > MAX_REMEMBERED:
-            _, oldest = self._schemas.popitem(last=False)
-            self._remembered -= len(oldest.schema.relations)
+        self._schemas.keep(names, _Remembered(schema, indexes, self._clock() + KEEP_SECONDS))
 
     def _read(self, names: _Names) -> Schema:
         keys = list(names.keys)
@@ -281,40 +274,43 @@ class Catalog:
             if any(one.pages is None for one in family):
                 # It was there when the query began, and the size of a file is asked at its end.
                 raise ServerError(SkipReason.NOT_VISIBLE, "a table was dropped meanwhile")
-            self._learn(transaction, [one for one in family if not self._is_known(one)])
-        known = {one.oid: self._counted(one) for one in family}
-        while len(self._known) > MAX_RELATIONS:
-            self._known.popitem(last=False)
+            known = {one.oid: kept for one in family if (kept := self._still_true(one))}
+            new = [one for one in family if one.oid not in known]
+            known.update(self._learn(transaction, new))
+        known = {one.oid: self._counted(one, known[one.oid]) for one in family}
         extensions = family[0].extensions if family else None
         return Schema(_relations(family, known), references, extensions or "")
 
-    def _is_known(self, member: _Member) -> bool:
+    def _still_true(self, member: _Member) -> _Known | None:
+        """Return what is known of a relation, None if it may have changed."""
         known = self._known.get(member.oid)
-        return known is not None and known.mark == member.mark and self._clock() < known.until
+        if known is None or known.mark != member.mark or self._clock() >= known.until:
+            return None
+        return known
 
-    def _learn(self, transaction: Transaction, members: Sequence[_Member]) -> None:
+    def _learn(self, transaction: Transaction, members: Sequence[_Member]) -> dict[int, _Known]:
         """Read the columns and indexes of relations."""
         if not members:
-            return
+            return {}
         until = self._clock() + KEEP_SECONDS
         oids = [one.oid for one in members]
         columns = _grouped(transaction.fetch(_COLUMNS, ([one.name for one in members], oids)))
         indexes = _grouped(transaction.fetch(_INDEXES, (oids,)))
-        for one in members:
-            self._known[one.oid] = _Known(
+        return {
+            one.oid: _Known(
                 one.mark,
                 until,
                 tuple(Column(*column) for column in columns[one.oid]),
                 tuple(_index(*index) for index in indexes[one.oid]),
             )
+            for one in members
+        }
 
-    def _counted(self, member: _Member) -> _Known:
-        """Return what is known of a relation, with the rows that it has by now."""
-        known = self._known[member.oid]
+    def _counted(self, member: _Member, known: _Known) -> _Known:
+        """Return what is known of a relation, with the rows that it has by now, and remember it."""
         if known.size != member.size:
             known = replace(known, size=member.size, rows=_rows(self._session, member))
-            self._known[member.oid] = known
-        self._known.move_to_end(member.oid)
+            self._known.keep(member.oid, known)
         return known
 
 

@@ -18,7 +18,7 @@ from ..repetition import Preparation
 from .explain import EXPLAIN, Query, explain
 from .numbered import Numbered
 from .session import Session
-from .transaction import Parameters, ServerError
+from .transaction import ServerError
 
 #: The name of PlanWatch's own prepared statement, on its own connection.
 _NAME = "flask_planwatch"
@@ -27,38 +27,6 @@ _NAME = "flask_planwatch"
 #: src/backend/utils/cache/plancache.c takes 1000 * cpu_operator_cost for each range-table entry,
 #: and one more.
 _PLANNING_OPERATIONS = 1000
-
-_PLANS_MADE = """
-SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements WHERE NOT from_sql
-"""
-
-
-def plans_made(connection: Any, text: str, parameters: Parameters) -> tuple[int, int] | None:
-    """Return the generic and custom plans that the server made of a statement, if it prepared it.
-
-    Asks on the application's own connection, SQLAlchemy's `connection`, so it is for development
-    only. None if the statement is not prepared there, or the connection cannot be asked now.
-    """
-    if connection.dialect.is_async:
-        # To ask through an async driver would let other tasks in between.
-        return None
-    driver = connection.connection.dbapi_connection
-    from psycopg import pq
-    from psycopg.rows import tuple_row
-
-    state = driver.info.transaction_status
-    busy = driver.pgconn.pipeline_status != pq.PipelineStatus.OFF
-    # A question of PlanWatch's own must not begin a transaction.
-    idle = state == pq.TransactionStatus.IDLE and driver.autocommit
-    if busy or not (idle or state == pq.TransactionStatus.INTRANS):
-        return None
-    with suppress(ServerError), driver.cursor(row_factory=tuple_row) as cursor:
-        sought = Numbered(text, parameters).text
-        cursor.execute(_PLANS_MADE, prepare=False)
-        for statement, generic, custom in cursor.fetchall():
-            if statement == sought:
-                return generic, custom
-    return None
 
 
 def prepared(session: Session, query: Query, plan: Plan, preparation: Preparation) -> Prepared:
@@ -93,7 +61,6 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
         reached=preparation.reached,
         why=preparation.why,
-        happened=preparation.happened,
         mode=mode,
     )
 

@@ -18,8 +18,8 @@ ENDLESS = "SELECT pg_sleep(600)"
 SLEEPERS = "count(*) = 4 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
-#: What becomes of statements that wait meanwhile: as long as the application has no connection left,
-#: PlanWatch opens none.
+#: What becomes of statements that wait meanwhile: PlanWatch opens no connection as long as the
+#: application has none left.
 LOST = {"connection-lost", "server-unavailable", "unwatched"}
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
+
 import pytest
 from sqlglot.errors import SqlglotError
 
 from flask_planwatch.plan.memory import remembered
 from flask_planwatch.plan.predicate import MAX_REMEMBERED, conjuncts, tokenize
+from flask_planwatch.room import PLACE
+
+#: What a text of five characters counts for, with what was read of it.
+SIZE = getsizeof("12345") + 5 * 100 + PLACE
 
 
 @pytest.fixture
 def reading():
-    """A function of a text with room for 20 characters, and the texts that it has read."""
+    """A function with room for four texts of five characters, and the texts that it has read."""
     read = []
 
-    @remembered(20)
+    @remembered(4 * SIZE, 100)
     def length(text: str) -> int:
         read.append(text)
         return len(text)
@@ -38,17 +44,23 @@ def test_what_was_asked_for_least_recently_is_forgotten_first(reading):
     assert read == ["one!!"]
 
 
-def test_it_holds_no_more_characters_than_it_may(reading):
+def test_it_holds_no_more_bytes_than_it_may(reading):
     length, _ = reading
     for number in range(100):
         length(f"text {number}")
-        assert length.held <= 20
+        assert 0 < length.held <= 4 * SIZE
+
+
+def test_wide_characters_count_for_what_they_take(reading):
+    length, _ = reading
+    length("\U0001f600" * 5)
+    assert length.held >= SIZE + 20
 
 
 def test_a_text_that_does_not_fit_is_read_each_time(reading):
     length, read = reading
-    length("x" * 11)
-    length("x" * 11)
+    length("x" * 15)
+    length("x" * 15)
     assert len(read) == 2
     assert length.held == 0
 

@@ -39,7 +39,7 @@ from .figures import (
 )
 from .orders import HOST, Answers, Order, address
 from .processes import Failed, running
-from .server_time import postmaster_of, processor_seconds
+from .processor import postmaster_of, processor_seconds
 
 WORKERS = 4
 
@@ -116,27 +116,29 @@ def measure(url: sa.URL, folder: Path, size: Size) -> Peak:
         _gunicorn(WITH_PLANWATCH, folder, **options) as watched,
         _crowd(folder, **options) as crowd,
     ):
-        ports = {WITHOUT_PLANWATCH: without, WITH_PLANWATCH: watched}
-        orders = {
-            name: Order(port, size.window, size.people, users) for name, port in ports.items()
-        }
-        indexes = _advised(lines, watched)
+        servers = {WITHOUT_PLANWATCH: without, WITH_PLANWATCH: watched}
+        indexes = _advised(lines, watched.port)
         postmaster = postmaster_of(url)
+
+        def window(name: str) -> Window:
+            order = Order(servers[name].port, size.window, size.people, users)
+            return _window(crowd, order, servers[name].process, postmaster)
+
         for state in (WITHOUT_INDEXES, WITH_INDEXES):
             if state == WITH_INDEXES:
                 _create(url, indexes)
-            # Connections are opened, caches are filled, and PlanWatch sees each statement.
-            for order in orders.values():
-                _window(crowd, order, postmaster)
-            windows: dict[str, list[Window]] = {name: [] for name in orders}
+            windows: dict[str, list[Window]] = {name: [] for name in servers}
+            # The first ones open connections and fill caches.
+            for name in servers:
+                window(name)
             for turn in range(size.turns):
                 # Neither is always the first.
-                for name in list(orders)[:: -1 if turn % 2 else 1]:
-                    windows[name].append(_window(crowd, orders[name], postmaster))
+                for name in list(servers)[:: -1 if turn % 2 else 1]:
+                    windows[name].append(window(name))
+            cases += [Case(state, name, windows[name]) for name in servers]
             new = _lines(lines)[told:]
             told += len(new)
             work[state] = _work(new)
-            cases += [Case(state, name, windows[name]) for name in orders]
     return Peak(size, users, tuple(cases), tuple(indexes), work)
 
 
@@ -147,7 +149,7 @@ class Crowd:
         self._process = process
 
     def carry_out(self, order: Order) -> Answers:
-        """Let them log in, and return what they saw. Raise Failed if a login is refused."""
+        """Let them log in. Raise Failed if somebody is refused, or nobody gets in."""
         assert self._process.stdin
         assert self._process.stdout
         with suppress(BrokenPipeError):
@@ -156,23 +158,38 @@ class Crowd:
         if not line:
             raise Failed("Locust has ended")
         answers = Answers(**json.loads(line))
-        refused = {status for status in answers.statuses if 300 <= status < 500}
-        if refused or not answers.statuses:
-            raise Failed(f"logins were refused: {refused or 'no answer to any'}")
+        statuses = set(answers.statuses)
+        if any(300 <= status < 500 for status in statuses) or 200 not in statuses:
+            raise Failed(f"logins were answered with {sorted(statuses) or 'nothing'}")
         return answers
 
 
-def _window(crowd: Crowd, order: Order, postmaster: psutil.Process) -> Window:
-    before = processor_seconds(postmaster)
+@dataclass(frozen=True)
+class Server:
+    """One of the two servers of the app."""
+
+    port: int
+    process: psutil.Process
+
+
+def _window(
+    crowd: Crowd, order: Order, gunicorn: psutil.Process, postmaster: psutil.Process
+) -> Window:
+    database, app = processor_seconds(postmaster), processor_seconds(gunicorn)
     answers = crowd.carry_out(order)
     sleep(PAUSE)
-    used = processor_seconds(postmaster) - before
-    return Window(answers.seconds, answers.statuses, answers.latencies_ms, used)
+    return Window(
+        answers.seconds,
+        answers.statuses,
+        answers.latencies_ms,
+        processor_seconds(postmaster) - database,
+        processor_seconds(gunicorn) - app,
+    )
 
 
 @contextmanager
-def _gunicorn(name: str, folder: Path, **options: Any) -> Iterator[int]:
-    """Serve one of the two apps, and give its port."""
+def _gunicorn(name: str, folder: Path, **options: Any) -> Iterator[Server]:
+    """Serve one of the two apps."""
     with socket.create_server((HOST, 0), backlog=2048) as listener:
         command = [
             *(sys.executable, "-m", "gunicorn", "--workers", str(WORKERS)),
@@ -180,12 +197,14 @@ def _gunicorn(name: str, folder: Path, **options: Any) -> Iterator[int]:
             f"benchmarks.load.app:{_FACTORIES[name]}()",
         ]
         port = listener.getsockname()[1]
-        server = running(command, folder / f"{name}.log", pass_fds=[listener.fileno()], **options)
-        with server:
+        running_server = running(
+            command, folder / f"{name}.log", pass_fds=[listener.fileno()], **options
+        )
+        with running_server as process:
             # Without a server that listens too, a request would wait for ever.
             listener.close()
             _log_in(port, 1)
-            yield port
+            yield Server(port, psutil.Process(process.pid))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from .figures import WITH_PLANWATCH
 _WIDTH, _MARGIN = 440, 16
 
 #: Where bars begin, how long the longest one is, and how high they are.
-_BARS, _LONGEST, _HEIGHT, _PITCH = 100, 182, 12, 17
+_BARS, _LONGEST, _HEIGHT, _PITCH = 100, 172, 12, 17
 
 #: The second column of PlanWatch's price.
 _SECOND = 266
@@ -157,9 +157,9 @@ def _prices(sheet: _Sheet, results: Mapping[str, Any]) -> None:
     sheet.text("of p95", "quiet", left=_SECOND, base=sheet.bottom)
     for price in results["prices"]:
         sheet.line(_short(price["indexes"]), height=19)
-        for left, name in ((_BARS, "throughput_lost_percent"), (_SECOND, "p95_slower_percent")):
-            sheet.text(_estimate(price[name]), left=left, base=sheet.bottom)
-    sheet.line("In brackets: where the true median lies, with 95% confidence.", "quiet", height=22)
+        sheet.text(_estimate(price["throughput_lost_percent"]), left=_BARS, base=sheet.bottom)
+        sheet.text(_estimate(price["p95_slower_percent"]), left=_SECOND, base=sheet.bottom)
+    sheet.line("In brackets: the 95% confidence interval.", "quiet", height=22)
 
 
 def _by_indexes(
@@ -186,7 +186,7 @@ def _short(indexes: str) -> str:
 def _times(milliseconds: list[float]) -> str:
     """Return times with one unit for all of them."""
     if max(milliseconds) >= 1000:
-        return " · ".join(f"{ms / 1000:.2f}" for ms in milliseconds) + " s"
+        return " · ".join(f"{ms / 1000:.3g}" for ms in milliseconds) + " s"
     return " · ".join(f"{ms:.0f}" for ms in milliseconds) + " ms"
 
 

@@ -147,7 +147,7 @@ def test_the_picture_shows_the_figures():
     for words in (
         *("20", "19", "300", "297"),
         *("1.5 · 1.5 · 1.5 s", "91 · 91 · 91 ms", "5.0 ms · 0.1 cores"),
-        *("+1.0% (+1.0 … +1.0)", "+6.7% (+6.7 … +6.7)"),
+        *("+1.0% (+1.0 … +1.0)", "+6.7% (+6.7 … +6.7)", "+5.0% (+5.0 … +5.0)"),
         "Each login was answered, and none with 5xx.",
     ):
         assert words in shown
@@ -165,6 +165,15 @@ def test_a_bar_is_as_long_as_its_figure():
     assert [slow, slow_bare, fast] == pytest.approx(
         [fast_bare * 19 / 300, fast_bare * 20 / 300, fast_bare * 297 / 300], abs=0.1
     )
+
+
+def test_a_wide_interval_leaves_room_for_the_next():
+    cases = [
+        case(WITHOUT_PLANWATCH, *[window(100)] * 6),
+        case(WITH_PLANWATCH, *[window(share) for share in (10, 60, 80, 95, 140, 150)]),
+    ]
+    svg = drawn(cases * 2)
+    assert "+12% (\N{MINUS SIGN}50 … +90)" in texts(svg)
 
 
 def test_failures_are_drawn_where_there_are_any():

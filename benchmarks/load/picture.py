@@ -191,10 +191,14 @@ def _times(milliseconds: list[float]) -> str:
 
 
 def _estimate(estimate: Mapping[str, float]) -> str:
-    value, low, high = (
-        f"{estimate[name]:+.1f}".replace("-", _MINUS) for name in ("value", "low", "high")
-    )
+    value, low, high = (_signed(estimate[name]) for name in ("value", "low", "high"))
     return f"{value}% ({low} … {high})"
+
+
+def _signed(percent: float) -> str:
+    """Return a figure that is as short as its size allows."""
+    digits = 1 if abs(percent) < 10 else 0
+    return f"{percent:+.{digits}f}".replace("-", _MINUS)
 
 
 def _document(sheet: _Sheet) -> str:

@@ -17,6 +17,11 @@ INSPECTIONS_PER_ANALYSIS = 6
 #: was inspected with other literals. Reading one takes a good part of what an inspection takes.
 READINGS_PER_INSPECTION = 5
 
+#: Seconds after a slow execution was sampled in which another one of the same statement does not
+#: count as slow; twice as long each time, up to the interval. On a busy server each execution is
+#: slow, and to have it plan the same statement each time makes it busier.
+SLOW_WAIT = 1.0
+
 
 class Budget:
     """So many in a minute, with unused ones saved up for a minute. Safe to use from threads."""
@@ -67,10 +72,17 @@ class Sampler:
         self._clock = clock
         self._inspections = Budget(settings.inspections_per_minute, clock)
 
-    def spend(self, tally: Tally, now: float | None = None) -> bool:
+    def waits(self, tally: Tally, now: float) -> bool:
+        """Whether an execution that is only due as a slow one comes too soon after another."""
+        # A clock may be set back.
+        since = tally.slow_until - tally.slow_wait
+        return now < tally.next_sample and since <= now < tally.slow_until
+
+    def spend(self, tally: Tally, now: float | None = None, *, slow: bool = False) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.
 
-        Returns False, and counts it, if the budget is used up: the statement stays due.
+        `slow` is whether the execution was. Returns False, and counts it, if the budget is used up:
+        the statement stays due.
         """
         now = self._clock() if now is None else now
         if not self._inspections.take(now):
@@ -78,6 +90,10 @@ class Sampler:
             return False
         # Without an interval it is due even for one that ended earlier and comes later here.
         if self.interval:
+            if slow:
+                longer = 0.0 if now >= tally.next_sample else 2 * tally.slow_wait
+                tally.slow_wait = min(max(SLOW_WAIT, longer), self.interval)
+                tally.slow_until = now + tally.slow_wait
             tally.next_sample = now + self.interval
         return True
 

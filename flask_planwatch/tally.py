@@ -23,13 +23,16 @@ class Tally:
     """How often one statement ran, how long it took in ms, and when it may be sampled again.
 
     `durations` are the latest executions of those that `succeeded`, each in the place of the one
-    MAX_RECENT before it. `repetition` is what is known of it where the driver may prepare it on the
-    server, else None. `origin` is where its latest capture came from.
+    MAX_RECENT before it. For `slow_wait` seconds, until `slow_until`, a slow execution does not
+    count as such, because one was sampled. `repetition` is what is known of it where the driver may
+    prepare it on the server, else None. `origin` is where its latest capture came from.
     """
 
     explainable: bool
     changes_state: bool = False
     next_sample: float = float("-inf")
+    slow_until: float = float("-inf")
+    slow_wait: float = 0.0
     succeeded: int = 0
     total_ms: float = 0.0
     durations: list[float] = field(default_factory=lambda: [0.0] * MAX_RECENT)

@@ -160,7 +160,8 @@ class Crowd:
         answers = Answers(**json.loads(line))
         statuses = set(answers.statuses)
         if any(300 <= status < 500 for status in statuses) or 200 not in statuses:
-            raise Failed(f"logins were answered with {sorted(statuses) or 'nothing'}")
+            told = ", ".join(str(status or "nothing") for status in sorted(statuses))
+            raise Failed(f"logins were answered with {told or 'nothing'}")
         return answers
 
 
@@ -193,14 +194,14 @@ def _gunicorn(name: str, folder: Path, **options: Any) -> Iterator[Server]:
     with socket.create_server((HOST, 0), backlog=2048) as listener:
         command = [
             *(sys.executable, "-m", "gunicorn", "--workers", str(WORKERS)),
+            # It would be the same in the home folder for both, and for any other Gunicorn.
+            "--no-control-socket",
             *("--graceful-timeout", "5", "--bind", f"fd://{listener.fileno()}"),
             f"benchmarks.load.app:{_FACTORIES[name]}()",
         ]
         port = listener.getsockname()[1]
-        running_server = running(
-            command, folder / f"{name}.log", pass_fds=[listener.fileno()], **options
-        )
-        with running_server as process:
+        log, passed = folder / f"{name}.log", [listener.fileno()]
+        with running(command, log, pass_fds=passed, **options) as process:
             # Without a server that listens too, a request would wait for ever.
             listener.close()
             _log_in(port, 1)

@@ -146,7 +146,7 @@ def test_the_picture_shows_the_figures():
     shown = texts(drawn(four_cases()))
     for words in (
         *("20", "19", "300", "297"),
-        *("1.5 · 1.5 · 1.5 s", "91 · 91 · 91 ms", "5.0 ms · 0.1 cores"),
+        *("1.50 · 1.50 · 1.50 s", "91 · 91 · 91 ms", "5.0 ms · 0.1 cores"),
         *("+1.0% (+1.0 … +1.0)", "+6.7% (+6.7 … +6.7)", "+5.0% (+5.0 … +5.0)"),
         "Each login was answered, and none with 5xx.",
     ):

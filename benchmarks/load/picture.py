@@ -185,9 +185,11 @@ def _short(indexes: str) -> str:
 
 def _times(milliseconds: list[float]) -> str:
     """Return times with one unit for all of them."""
-    if max(milliseconds) >= 1000:
-        return " · ".join(f"{ms / 1000:.3g}" for ms in milliseconds) + " s"
-    return " · ".join(f"{ms:.0f}" for ms in milliseconds) + " ms"
+    longest = max(milliseconds)
+    if longest < 1000:
+        return " · ".join(f"{ms:.0f}" for ms in milliseconds) + " ms"
+    digits = 2 if longest < 10_000 else 1
+    return " · ".join(f"{ms / 1000:.{digits}f}" for ms in milliseconds) + " s"
 
 
 def _estimate(estimate: Mapping[str, float]) -> str:

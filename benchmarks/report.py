@@ -25,6 +25,9 @@ _PACKAGES = (
     "opentelemetry-sdk",
     "opentelemetry-instrumentation-sqlalchemy",
     "sentry-sdk",
+    "flask-security-too",
+    "gunicorn",
+    "locust",
 )
 
 

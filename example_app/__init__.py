@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask
 from flask_security import SQLAlchemyUserDatastore, uia_email_mapper
 from sqlalchemy import URL, make_url
 
@@ -18,8 +18,38 @@ from .views import pages
 
 def create_app(database_url: str | URL, **settings: Any) -> Flask:
     """Return the example on a PostgreSQL database whose tables `seeding.prepare` has made."""
+    defaults = {
+        "DEBUG": True,
+        "SECURITY_LOGIN_USER_TEMPLATE": "login.html",
+        "SECURITY_POST_LOGOUT_VIEW": "/login",
+        "SECURITY_POST_LOGIN_VIEW": "/stories/login",
+        # The database is the example's own, so PlanWatch may build an index there as a trial, and
+        # run a SELECT once more to count the rows of each step.
+        "PLANWATCH_VERIFY": "build",
+        "PLANWATCH_ANALYZE": True,
+        "DEBUG_TB_ENABLED": True,
+        "DEBUG_TB_PANELS": (
+            "flask_debugtoolbar.panels.timer.TimerDebugPanel",
+            "flask_debugtoolbar.panels.request_vars.RequestVarsDebugPanel",
+            "flask_debugtoolbar.panels.sqlalchemy.SQLAlchemyDebugPanel",
+            "flask_debugtoolbar.panels.logger.LoggingPanel",
+        ),
+        "SQLALCHEMY_RECORD_QUERIES": True,
+        # `views.hold_login_redirect` does for the login what this would do for each redirect.
+        "DEBUG_TB_INTERCEPT_REDIRECTS": False,
+    }
+    app = create_login(database_url, **{**defaults, **settings})
+    # Before Flask-Security, which loads the user at the beginning of each request.
+    app.url_value_preprocessor(_look_away_from_static_files)
+    toolbar.init_app(app)
+    planwatch.init_app(app)
+    app.register_blueprint(pages)
+    return app
+
+
+def create_login(database_url: str | URL, **settings: Any) -> Flask:
+    """Return the login alone: what the example has in common with an app in production."""
     app = Flask(__name__)
-    app.debug = True
     address = make_url(database_url).update_query_dict(
         # So that plans and times are the same on any number of cores.
         {"options": "-c max_parallel_workers_per_gather=0"}
@@ -35,45 +65,22 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
         SECURITY_USER_IDENTITY_ATTRIBUTES=[
             {"email": {"mapper": uia_email_mapper, "case_insensitive": True}}
         ],
-        SECURITY_LOGIN_USER_TEMPLATE="login.html",
-        SECURITY_POST_LOGOUT_VIEW="/login",
-        SECURITY_POST_LOGIN_VIEW="/stories/login",
         # One database by two drivers, as one of them prepares statements on the server.
         SQLALCHEMY_DATABASE_URI=address.set(drivername="postgresql+psycopg2"),
         SQLALCHEMY_BINDS={PSYCOPG: address.set(drivername="postgresql+psycopg")},
-        # The database is the example's own, so PlanWatch may build an index there as a trial, and
-        # run a SELECT once more to count the rows of each step.
-        PLANWATCH_VERIFY="build",
-        PLANWATCH_ANALYZE=True,
-        DEBUG_TB_ENABLED=True,
-        DEBUG_TB_PANELS=(
-            "flask_debugtoolbar.panels.timer.TimerDebugPanel",
-            "flask_debugtoolbar.panels.request_vars.RequestVarsDebugPanel",
-            "flask_debugtoolbar.panels.sqlalchemy.SQLAlchemyDebugPanel",
-            "flask_debugtoolbar.panels.logger.LoggingPanel",
-        ),
-        SQLALCHEMY_RECORD_QUERIES=True,
-        # `views.hold_login_redirect` does for the login what this would do for each redirect.
-        DEBUG_TB_INTERCEPT_REDIRECTS=False,
     )
     app.config.update(settings)
-
-    # Before Flask-Security, which loads the user at the beginning of each request.
-    app.before_request(_look_away_from_static_files)
     db.init_app(app)
     csrf.init_app(app)
     security.init_app(app, SQLAlchemyUserDatastore(db, User, Role))
-    toolbar.init_app(app)
-    planwatch.init_app(app)
-    app.register_blueprint(pages)
     return app
 
 
-def _look_away_from_static_files() -> None:
+def _look_away_from_static_files(endpoint: str | None, _: Any) -> None:
     """Leave out what a request for a style sheet or a picture asks the database.
 
     The user is loaded for each of them, and the toolbar has more than a dozen: they would keep
     PlanWatch busy with a query that each page runs as well.
     """
-    if (request.endpoint or "").endswith("static"):
+    if (endpoint or "").endswith("static"):
         db.session.connection(execution_options={"planwatch": False})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -10,25 +10,25 @@ from sqlalchemy import Connection, inspect, text
 
 from .extensions import db
 from .stories import STORIES
-from .story import Seed
+from .story import Seed, Story
 
 _BATCH = 20_000
 # Any number that is always the same, for PostgreSQL's advisory locks.
 _SEEDING_LOCK = 20_230_225
 
 
-def prepare(scale: float = 1) -> None:
-    """Make the tables and those rows that are still missing. Needs an app context.
+def prepare(scale: float = 1, stories: Iterable[Story] = tuple(STORIES.values())) -> None:
+    """Make the tables, and those rows of these stories that are still missing.
 
-    Each batch is committed on its own, so that an interrupted start goes on where it stopped.
-    `scale` is the share of each story's rows that is wanted.
+    Needs an app context. Each batch is committed on its own, so that an interrupted start goes on
+    where it stopped. `scale` is the share of each story's rows that is wanted.
     """
     with db.engine.connect().execution_options(planwatch=False) as connection:
         _refuse_foreign(connection)
         with _alone(connection):
             db.metadata.create_all(connection)
             connection.commit()
-            _fill(connection, scale)
+            _fill(connection, scale, stories)
     with db.engine.connect().execution_options(
         isolation_level="AUTOCOMMIT", planwatch=False
     ) as connection:
@@ -37,8 +37,8 @@ def prepare(scale: float = 1) -> None:
         connection.execute(text(f"VACUUM ANALYZE {tables}"))
 
 
-def _fill(connection: Connection, scale: float) -> None:
-    seeds = [seed for story in STORIES.values() for seed in story.seeds]
+def _fill(connection: Connection, scale: float, stories: Iterable[Story]) -> None:
+    seeds = [seed for story in stories for seed in story.seeds]
     wanted = {seed: int(seed.rows * scale) for seed in seeds}
     made = {seed: _count(connection, seed) for seed in seeds}
     missing = sum(max(0, wanted[seed] - made[seed]) for seed in seeds)

@@ -485,9 +485,11 @@ class Watch:
             note = "" if ticket else _DROPPED
         elif not due:
             note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
+        elif sampler.waits(tally, now):
+            note = "slow, and inspected as such a short time ago"
         elif record is not None and identity is not None and record.was_sampled(identity):
             note = "inspected once in this request"
-        elif not sampler.spend(tally, now):
+        elif not sampler.spend(tally, now, slow=duration_ms > sampler.slow_ms):
             note = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None and identity is not None:

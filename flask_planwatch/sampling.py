@@ -17,6 +17,11 @@ INSPECTIONS_PER_ANALYSIS = 6
 #: was inspected with other literals. Reading one takes a good part of what an inspection takes.
 READINGS_PER_INSPECTION = 5
 
+#: Seconds after a slow execution was sampled in which another one of the same statement does not
+#: count as slow; twice as long each time, up to the interval. On a busy server each execution is
+#: slow, and to have it plan the same statement each time makes it busier.
+SLOW_WAIT = 1.0
+
 
 class Budget:
     """So many in a minute, with unused ones saved up for a minute. Safe to use from threads."""
@@ -88,14 +93,21 @@ class Sampler:
         """Whether the interval of a statement is over; a clock that was set back ends it, too."""
         return abs(moment - tally.sampled) >= self.interval
 
-    def spend(self, tally: Tally, moment: float) -> bool:
+    def waits(self, tally: Tally, moment: float) -> bool:
+        """Whether an execution that is only due as a slow one comes too soon after another."""
+        return abs(moment - tally.sampled) < min(tally.slow_wait, self.interval)
+
+    def spend(self, tally: Tally, moment: float, *, slow: bool = False) -> bool:
         """Take one inspection from the minute's budget, and start the statement's interval.
 
-        Returns False, and counts it, if the budget is used up: the statement stays due.
+        `slow` is whether the execution was. Returns False, and counts it, if the budget is used up:
+        the statement stays due.
         """
         if not self._inspections.take(moment):
             self.over_budget += 1
             return False
+        longer = 0.0 if self.is_due(tally, moment) else 2 * tally.slow_wait
+        tally.slow_wait = max(SLOW_WAIT, longer) if slow else 0.0
         tally.sampled = moment
         return True
 

@@ -144,7 +144,8 @@ SETTINGS: tuple[Setting, ...] = (
         200.0,
         _number,
         "a number of milliseconds, 0 or more",
-        "An execution that took longer, in ms, does not wait for the interval.",
+        "An execution that took longer, in ms, does not wait for the interval. A statement that is "
+        "always slow waits for a second, and each time twice as long.",
     ),
     Setting(
         "INSPECTIONS_PER_MINUTE",

@@ -37,13 +37,15 @@ class Tally:
     """How often one statement ran, how long it took in ms, and when it was `sampled` last.
 
     `durations` are the latest executions of those that `succeeded`, each in the place of the one
-    MAX_RECENT before it. `repetition` is what is known of it where the driver may prepare it on the
+    MAX_RECENT before it. For `slow_wait` seconds after a slow one was sampled, another does not
+    count as slow. `repetition` is what is known of it where the driver may prepare it on the
     server, else None. `origin` is where its latest capture came from.
     """
 
     explainable: bool
     changes_state: bool = False
     sampled: float = float("-inf")
+    slow_wait: float = 0.0
     succeeded: int = 0
     total_ms: float = 0.0
     durations: list[float] = field(default_factory=lambda: [0.0] * MAX_RECENT)

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from flask_planwatch import sampling
 from flask_planwatch.signals import statement_inspected
 
 from .models import WRITES_WHILE_PLANNED, Badge, User
@@ -122,6 +123,16 @@ def test_same_text_with_other_literals_is_sampled_once(story, watch):
     assert watched.planwatch.flush(10)
     stats = watched.planwatch.stats()
     assert (stats["inspected"], stats["skipped"]) == (1, {"recently-inspected": 4})
+
+
+@pytest.mark.parametrize(("wait", "inspected"), [(300, 1), (0, 3)])
+def test_a_statement_that_is_always_slow_waits(story, watch, monkeypatch, wait, inspected):
+    monkeypatch.setattr(sampling, "SLOW_WAIT", wait)
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=0)
+    for _ in range(3):
+        run(watched, LOGIN)
+        assert watched.planwatch.flush(10, watched.app)
+    assert watched.planwatch.stats(watched.app)["inspected"] == inspected
 
 
 def test_fingerprint_ignores_values_and_length_of_lists(watched, inspections):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from itertools import pairwise
 
 import pytest
 
@@ -126,6 +127,49 @@ def test_a_statement_over_budget_stays_due(clock):
     assert sampler.spend(tally(), clock.now)
     assert not sampler.spend(one, clock.now)
     assert sampler.is_due(one, clock.now)
+
+
+def slow_samples(clock: Clock, sampler: Sampler, one: Tally, seconds: int) -> list[float]:
+    """Return when a statement is sampled that is slow eight times in each second."""
+    sampled = []
+    for eighth in range(8 * seconds):
+        if not sampler.waits(one, clock.now) and sampler.spend(one, clock.now, slow=True):
+            sampled.append(eighth / 8)
+        clock.now += 1 / 8
+    return sampled
+
+
+def test_a_statement_that_is_always_slow_is_inspected_less_and_less(clock):
+    sampler, one = make(clock), tally()
+    assert slow_samples(clock, sampler, one, 60) == [0, 1, 3, 7, 15, 31]
+
+
+def test_the_first_slow_execution_does_not_wait(clock):
+    sampler, one = make(clock), tally()
+    assert sampler.spend(one, clock.now)
+    assert not sampler.is_due(one, clock.now)
+    assert not sampler.waits(one, clock.now)
+
+
+def test_a_slow_statement_waits_no_longer_than_the_interval(clock):
+    sampler, one = make(clock, SAMPLE_INTERVAL=10), tally()
+    sampled = slow_samples(clock, sampler, one, 100)
+    assert sampled[:4] == [0, 1, 3, 7]
+    assert max(after - before for before, after in pairwise(sampled)) <= 10
+
+
+def test_without_an_interval_a_slow_statement_does_not_wait(clock):
+    sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
+    assert sampler.spend(one, clock.now, slow=True)
+    assert not sampler.waits(one, clock.now)
+
+
+def test_a_slow_statement_does_not_wait_for_a_clock_that_was_set_back(clock):
+    sampler, one = make(clock), tally()
+    assert sampler.spend(one, clock.now, slow=True)
+    assert sampler.waits(one, clock.now)
+    clock.now -= 3600
+    assert not sampler.waits(one, clock.now)
 
 
 def test_slow_and_urgent_executions_are_within_the_budget(clock):

@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import replace
-from sys import getsizeof
 from typing import Any, NamedTuple, Protocol
 
 from flask import Flask, has_request_context, request
@@ -19,7 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
-from .capture import Capture, NotCopied, construct_of, copied
+from .capture import Capture, NotCopied, construct_of, copied, text_size
 from .clock import now
 from .finding import SkipReason, StatementError
 from .interruption import let_through
@@ -542,7 +541,7 @@ class Watch:
             error,
             duration_ms > sampler.slow_ms or (error is not None and error.means_load),
             left_out,
-            size + getsizeof(text) + getsizeof(key) + repeated,
+            size + text_size(text) + text_size(key) + repeated,
             getattr(cursor, "name", None) is None,
             preparation,
             construct_of(context),

@@ -234,6 +234,41 @@ def test_a_text_of_comments_takes_no_time(watched):
     assert watched.planwatch.stats()["captured"] == 0
 
 
+@pytest.mark.parametrize(("length", "known_by_text"), [(9_000, True), (20_000, False)])
+def test_a_long_text_is_counted_by_its_hash(story, watch, length, known_by_text):
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=300)
+    text = f"SELECT 1 FROM badge WHERE owner <> '{'x' * length}'"
+    for _ in range(5):
+        # As a driver-level text is: another object each time.
+        run(watched, "".join(text))
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    ((identity, tally),) = engine.watch._tallies.recent.items()
+    assert (identity == text) is known_by_text
+    assert tally.calls == 5
+    assert watched.planwatch.flush(10)
+    assert watched.planwatch.stats()["inspected"] == 1
+
+
+def test_a_capture_says_what_it_takes(watched, monkeypatch):
+    captures = []
+    (engine,) = watched.app.extensions["planwatch"]._engines.values()
+    submit = engine.submit
+    monkeypatch.setattr(
+        engine.watch._sink, "submit", lambda one: captures.append(one) or submit(one)
+    )
+    run(
+        watched,
+        sa.text("SELECT 1 FROM badge WHERE owner = :a").bindparams(a="x"),
+        sa.text("SELECT 1 FROM badge WHERE owner = :a").bindparams(a="x" * 500_000),
+        sa.text("SELECT 1 FROM badge WHERE owner = :a").bindparams(a="x" * 5_000_000),
+    )
+    small, large, left_out = captures
+    assert 100 < small.size < 1000
+    assert 500_000 < large.size < 501_000
+    assert left_out.size < 1000
+    assert left_out.parameters is None
+
+
 def test_a_translated_schema_is_shown_by_its_name(watched, inspections):
     table = sa.Table("badge", sa.MetaData(), sa.Column("id", sa.Integer), schema="tenant")
     run(watched, sa.select(table.c.id), schema_translate_map={"tenant": "public"})

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from flask_planwatch import PlanWatch
+from flask_planwatch import repetition as module
 from flask_planwatch.repetition import (
     CUSTOM_PLANS,
     MAX_ORDER,
@@ -16,6 +17,7 @@ from flask_planwatch.repetition import (
     MAX_SPANS,
     Repetition,
 )
+from flask_planwatch.room import Latest, Room
 from flask_planwatch.server.prepared import Numbered
 from flask_planwatch.server.transaction import ServerError
 
@@ -200,6 +202,20 @@ def test_what_is_kept_is_bounded():
     for _ in range(1000):
         known.keep("t", {"a": 0}, 100)
     assert len(known.order) == MAX_ORDER
+
+
+def test_sets_of_all_statements_are_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr(module, "_SETS", Latest(Room(10_000)))
+    many = [Repetition() for _ in range(100)]
+    for number in range(8):
+        for known in many:
+            known.keep("t", {"a": number}, 500)
+    assert 0 < sum(known.size for known in many if known.sets) <= 10_000
+    first = many[0]
+    assert first.sets == ()
+    # One that had to make place begins anew.
+    assert first.keep("t", {"a": 1}, 500)
+    assert (first.sets, list(first.order), first.size) == (({"a": 1},), [0], 500)
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,7 @@ def scan(condition: str) -> dict:
 
 
 CIRCUMSTANCES = standing.Circumstances(
-    same="plan", steps=1, sets=(), expected=(1000.0, 80.0), tables=(5000.0,), times=(40.0,)
+    same="plan", sets=(), expected=(1000.0, 80.0), tables=(5000.0,), times=(40.0,)
 )
 
 

@@ -124,6 +124,45 @@ def test_plain_are_some_of_the_recent_ones(few):
     assert few.add("a", new()) is tally
 
 
+@pytest.fixture
+def little_room(monkeypatch):
+    """Let some twenty tallies with short texts be as many as have place in a generation."""
+    monkeypatch.setattr(module, "MAX_SIZE", 2 * 20 * 1000)
+    monkeypatch.setattr(module, "_taken", module._Taken())
+
+
+def test_they_are_bounded_by_bytes(little_room):
+    tallies = Tallies()
+    for number in range(1000):
+        tallies.add(f"SELECT {number}", new())
+        assert len(tallies.recent) <= 20
+    assert 20 < len(tallies) <= 40
+    for number in range(100):
+        tallies.add(f"SELECT {number} " + "x" * 10_000, new())
+    assert len(tallies) <= 4
+
+
+def test_those_of_all_engines_are(little_room):
+    one, other = Tallies(), Tallies(repeat=True)
+    for number in range(1000):
+        one.add(f"SELECT {number}", new())
+        other.add(f"SELECT {number}", new())
+        assert len(one.recent) + len(other.recent) <= 20
+    idle = Tallies()
+    idle.add("SELECT 1", new())
+    for number in range(100):
+        one.add(f"SELECT 2, {number}", new())
+    assert len(idle) == 0
+
+
+def test_one_that_runs_again_does_not_count_twice(little_room):
+    tallies = Tallies()
+    for _ in range(1000):
+        tallies.add("SELECT 1", new())
+    tallies.add("SELECT 2", new())
+    assert set(tallies.recent) == {"SELECT 1", "SELECT 2"}
+
+
 def test_without_plain_ones_each_is_looked_at():
     tallies = Tallies()
     tally = tallies.add("a", new())

@@ -133,6 +133,15 @@ def test_a_plan_of_5_000_nodes(small_server, watch, driver):
     assert max(len(one.plan.nodes) for one in visits.heard) > 5_000
 
 
+def test_a_plan_with_too_many_conditions_is_a_named_skip(watched, monkeypatch):
+    monkeypatch.setattr(inspection, "MAX_WORDS", 100)
+    wide = " OR ".join(f"owner = 'x{number}' AND id > {number}" for number in range(100))
+    run(watched, f"SELECT 1 FROM badge WHERE {wide}")
+    run(watched, "SELECT 1 FROM badge WHERE owner = 'x'")
+    assert skipped(watched) == {"plan-too-large": 1}
+    assert watched.planwatch.stats()["inspected"] == 1
+
+
 @pytest.mark.parametrize("kind", ["str", "bytes", "json"])
 def test_a_parameter_of_10_mb(small_server, watch, driver, kind):
     large = {

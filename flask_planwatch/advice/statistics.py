@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..finding import Advice, AdviceKind, Verdict
 from ..plan.comparison import plain_column
-from ..plan.predicate import Conjunct, conjuncts
+from ..plan.predicate import Conjunct, conjuncts, waits_for_a_value
 from ..plan.schema import Relation
 from ..plan.tree import Node
 from .index import index_name, quote
@@ -15,9 +15,6 @@ from .render import alembic_execute
 
 #: Columns and expressions that CREATE STATISTICS takes (STATS_MAX_DIMENSIONS).
 MAX_TERMS = 8
-
-#: What stands for a value that is known only while the statement runs.
-_LATER = ("$", "SubPlan", "InitPlan")
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def conditions_of(scan: Node, relation: Relation) -> Conditions:
         for side in (part.left, part.right)
         for alias in side.aliases
     }
-    later = any(mark in text for text in parts for mark in _LATER) or aliases != {scan.alias}
+    later = any(map(waits_for_a_value, parts)) or aliases != {scan.alias}
     terms = dict.fromkeys(term for part in parts.values() for term in _terms(part, scan, relation))
     return Conditions(tuple(parts), tuple(terms)[:MAX_TERMS], later)
 

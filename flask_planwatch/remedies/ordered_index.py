@@ -16,7 +16,7 @@ from ..plan.access import RANGES
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.coverage import conjunction
 from ..plan.evidence import Hit
-from ..plan.predicate import conjuncts, tokenize
+from ..plan.predicate import conjuncts, tokenize, waits_for_a_value
 from ..plan.schema import Column
 from ..plan.scrub import mask, scrub_plan
 from ..plan.tree import Plan
@@ -81,7 +81,7 @@ def _conditions(case: Case, tested: list[Comparison]) -> tuple[str, ...]:
     found = [
         one.condition
         for one in tested
-        if one.operator not in RANGES and "$" not in one.condition and "Plan" not in one.condition
+        if one.operator not in RANGES and not waits_for_a_value(one.condition)
     ]
     return tuple(text for text in dict.fromkeys(found) if mask(text) not in case.varying)
 

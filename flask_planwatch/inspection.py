@@ -170,7 +170,7 @@ class _Further:
             return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Inspector:
     """Inspects captures of one app and engine.
 
@@ -190,6 +190,14 @@ class Inspector:
     answers: OrderedDict[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=OrderedDict
     )
+    _forgotten: bool = field(default=False, init=False)
+
+    def forget(self) -> None:
+        """Try all advice anew from the next inspection on. Safe to call from any thread.
+
+        Which constants have changed stays known: what was seen to be a value is never shown again.
+        """
+        self._forgotten = True
 
     def inspect(self, capture: Capture) -> Outcome:
         """Return the outcome for a capture; a Skip if the server could not explain it.
@@ -205,6 +213,9 @@ class Inspector:
             return Outcome(inspection, no_server=error.reason in NO_SERVER)
 
     def _inspect(self, capture: Capture) -> Outcome:
+        if self._forgotten:
+            self._forgotten = False
+            self.answers.clear()
         query = _query(capture)
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)

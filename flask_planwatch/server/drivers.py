@@ -15,6 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from ..finding import SkipReason
 from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
+from ..plan.usage import names_in
 from .numbered import Numbered
 from .transaction import Parameters, ServerError, Transaction
 
@@ -192,8 +193,7 @@ def _names_what_is_read(message: str, sql: str) -> bool:
     found = _NAMING.fullmatch(message)
     if found is None:
         return False
-    text = mask(sql)
-    return all(name in text for name in (found["denied"] or found["missing"]).split("."))
+    return names_in(mask(sql), (found["denied"] or found["missing"]).split("."))
 
 
 #: Types whose values are written as what `str` makes of them.

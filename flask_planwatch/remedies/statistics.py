@@ -33,7 +33,7 @@ _NOTHING_MORE = (
 
 _FOR_ONE_VALUE = (
     "It compares an expression that holds a value, so that statistics of it would serve only "
-    " that value: compare the columns in another way, or store the expression in a column."
+    "that value: compare the columns in another way, or store the expression in a column."
 )
 
 

@@ -19,6 +19,7 @@ from flask_planwatch.inspection import Inspector
 
 from . import models, servers, stories
 from .models import metadata
+from .processor_time import ProcessorTime, counted
 
 _numbers = count(1)
 
@@ -222,6 +223,13 @@ def watch() -> Iterator[Callable[..., Watched]]:
             for engine in watched.db.engines.values():
                 watched.planwatch.unwatch(engine)
                 engine.dispose()
+
+
+@pytest.fixture
+def processor_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
+    """Have statements take as long as they compute, however busy the machine is."""
+    with counted(monkeypatch) as clock:
+        yield clock
 
 
 @pytest.fixture

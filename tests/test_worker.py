@@ -7,6 +7,7 @@ import gc
 import json
 import operator
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -106,15 +107,32 @@ def test_a_job_is_done_though_nobody_waits_for_it(worker):
         assert done.wait(5)
 
 
-def nap(worker):
-    """Let the thread start, and nap until it is woken up."""
-    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
-    while not worker._alarm.empty():
-        time.sleep(0.001)
-    time.sleep(0.05)
+class Alarm(queue.SimpleQueue):
+    """An alarm that tells when the thread has lain down with nothing left to wake it up."""
+
+    def __init__(self):
+        super().__init__()
+        self.napping = threading.Event()
+
+    def get(self, **options):
+        if self.empty():
+            self.napping.set()
+        return super().get(**options)
 
 
-def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
+@pytest.fixture
+def nap(monkeypatch):
+    """Return a function that lets a worker's thread start, and nap until it is woken up."""
+    monkeypatch.setattr(worker_module.queue, "SimpleQueue", Alarm)
+
+    def nap(worker):
+        assert worker.wait([worker.submit(lambda ticket, last_try: True)], 60)
+        assert worker._alarm.napping.wait(60)
+
+    return nap
+
+
+def test_the_thread_is_woken_up_by_who_waits_only(worker, nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
     nap(worker)
     ticket = worker.submit(lambda ticket, last_try: True)
@@ -125,7 +143,7 @@ def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
     assert ticket.done
 
 
-def test_a_queue_that_fills_up_wakes_the_thread_up(worker, monkeypatch):
+def test_a_queue_that_fills_up_wakes_the_thread_up(worker, nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
     nap(worker)
     # What is kept for another try leaves less room.
@@ -147,7 +165,7 @@ def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker):
     assert worker._alarm.empty()
 
 
-def test_a_job_that_was_accepted_keeps_what_it_needs(monkeypatch):
+def test_a_job_that_was_accepted_keeps_what_it_needs(nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
     worker = Worker(let_go=lambda: None, abandon=lambda: None)
     nap(worker)

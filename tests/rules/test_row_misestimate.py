@@ -504,9 +504,9 @@ def test_deep_plans_take_no_time():
     for _ in range(1600):
         document = loop(step("Sort", 1, 200, as_outer(document)), runs=200)
     plan = Plan.from_json({"Plan": document})
-    started = time.perf_counter()
+    started = time.thread_time()
     assert isinstance(judged(plan), Hit)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 #: The conditions of a scan, the terms that statistics would have, and whether a value comes later.

@@ -256,7 +256,8 @@ def test_the_server_reads_any_cut_text_as_the_original(database):
             source = f"t AS {alias}, generate_series(1, 2) AS other"
             original = output(expression, source)
             cut = side(f"(({original}) = NULL)").without_alias()
-            assert output(cut, source) == original
+            # It may read less in its own text: of equal casts around a domain's, one stays.
+            assert output(cut, source) == output(original, source)
             assert output(expression, f"t AS {alias}") in in_parentheses(cut)
 
         agrees()

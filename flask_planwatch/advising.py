@@ -122,7 +122,8 @@ class Adviser:
     def _rewritten(self, hit: Hit, first: Advice) -> Advised:
         """Return a rewrite with the index that serves the statement once it is rewritten."""
         suspicion = hit.suspicion
-        key = Key(suspicion.keys[0], suspicion.comparison.column, suspicion.operator_class)
+        # One whose key holds a value does not come here.
+        key = Key(suspicion.shown_keys[0], suspicion.comparison.column, suspicion.operator_class)
         shape = Shape((key,), suspicion.method, extension=suspicion.extension)
         index = self.drafts.candidate(suspicion.relation, shape)
         if is_covered(index):

@@ -12,7 +12,6 @@ from .capture import Capture
 from .finding import Dismissal, Finding, Inspection, Severity, Skip, Statement
 from .plan.evidence import Hit, Miss
 from .plan.schema import Schema
-from .plan.scrub import mask
 from .plan.tree import Plan
 from .rules import statement_failed
 
@@ -84,7 +83,7 @@ def finding_of(capture: Capture, hit: Hit) -> Finding:
         subject=suspicion.shown,
         problem=hit.problem,
         evidence=hit.evidence,
-        keys=tuple(mask(key, keep_names=not suspicion.holds_value) for key in suspicion.keys),
+        keys=suspicion.shown_keys,
         scanned=suspicion.scanned,
         table_rows=hit.rows,
         location=capture.location,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
-from .advice.candidates import Shape, Shapes
+from .advice.candidates import Shape, Shapes, Spelling
 from .advice.index import Candidate, mentions
 from .advice.mapped import MappedTable
 from .advice.proposal import declared_candidates, is_covered
@@ -18,7 +18,8 @@ from .pause import give_way
 from .plan.access import Access
 from .plan.evidence import Hit
 from .plan.predicate import Operand
-from .plan.schema import ExpressionFacts, Relation, Schema, Volatility
+from .plan.schema import ExpressionFacts, Relation, Schema, Structural, Volatility
+from .plan.scrub import structural
 from .server import catalog, expressions
 from .server.extensions import Availability, availability
 from .server.session import Session
@@ -111,7 +112,7 @@ class Drafts:
         relation = hit.suspicion.relation
         return {self.describe(relation, key).text for key in hit.suspicion.keys}
 
-    def _spelling(self, hits: Sequence[Hit]) -> Callable[[Relation, Operand], str | None]:
+    def _spelling(self, hits: Sequence[Hit]) -> Spelling:
         """Return how to write an expression that a hit or an order asks for, None for others."""
         wanted = {
             (hit.suspicion.relation.key, key)
@@ -120,12 +121,13 @@ class Drafts:
             for key in hit.suspicion.keys
         }
 
-        def spelling(relation: Relation, operand: Operand) -> str | None:
+        def spelling(relation: Relation, operand: Operand) -> Structural | None:
             text = operand.without_alias()
             if (relation.key, text) not in wanted:
                 return None
+            key = structural(text, frozenset())
             facts = self.describe(relation, text)
-            return None if is_refused(facts) else facts.text
+            return None if key is None or is_refused(facts) else self.spelled(relation, key)
 
         return spelling
 
@@ -137,6 +139,10 @@ class Drafts:
         if place not in self._facts:
             self._facts[place] = expressions.describe(self.session, relation, key)
         return self._facts[place]
+
+    def spelled(self, relation: Relation, key: Structural) -> Structural:
+        """Return a key in the shortest spelling that the server reads as the same."""
+        return Structural(self.describe(relation, key).text)
 
     def extension(self, name: str) -> Availability:
         """Return what the server has of an extension."""

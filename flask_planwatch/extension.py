@@ -72,7 +72,11 @@ class PlanWatch:
         return self._watcher(app).store.findings()
 
     def clear(self, app: Flask | None = None) -> None:
-        """Forget the active findings; what is still wrong will be found again."""
+        """Forget the active findings, and all that was concluded and tried for them.
+
+        The next inspection looks at everything anew; what is still wrong will be found again. It is
+        not logged more often than PLANWATCH_LOG_INTERVAL says.
+        """
         self._watcher(app).clear()
 
     def stats(self, app: Flask | None = None) -> dict[str, Any]:

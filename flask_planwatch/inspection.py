@@ -176,7 +176,7 @@ class _Further:
             return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Inspector:
     """Inspects captures of one app and engine.
 
@@ -196,6 +196,14 @@ class Inspector:
     answers: Latest[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=lambda: Latest(LEARNT, MAX_ANSWERS)
     )
+    _forgotten: bool = field(default=False, init=False)
+
+    def forget(self) -> None:
+        """Try all advice anew from the next inspection on. Safe to call from any thread.
+
+        Which constants have changed stays known: what was seen to be a value is never shown again.
+        """
+        self._forgotten = True
 
     def inspect(self, capture: Capture) -> Outcome:
         """Return the outcome for a capture; a Skip if the server could not explain it.
@@ -213,6 +221,9 @@ class Inspector:
             forget_plans()
 
     def _inspect(self, capture: Capture) -> Outcome:
+        if self._forgotten:
+            self._forgotten = False
+            self.answers.clear()
         query = _query(capture)
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)

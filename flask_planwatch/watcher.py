@@ -416,6 +416,9 @@ class _WatchedEngine:
         """Forget what was found out: the next inspection looks at everything anew."""
         self.conclusions.forget()
         self.catalog.forget()
+        # Not made before the first inspection: it knows the settings that depend on the debug mode.
+        if (inspector := self.__dict__.get("_inspector")) is not None:
+            inspector.forget()
 
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""

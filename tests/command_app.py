@@ -9,9 +9,12 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
 
-from flask_planwatch import PlanWatch
+from flask_planwatch import PlanWatch, worker
 
 from .models import User, metadata
+
+# What a command leaves takes longer than half a second where many others compute.
+worker.EXIT_PATIENCE = 30.0
 
 app = Flask(__name__)
 app.config.update(

@@ -20,6 +20,7 @@ from flask_planwatch.sampling import renew_budgets
 
 from . import models, servers, stories
 from .models import metadata
+from .processor_time import ProcessorTime, counted
 
 _numbers = count(1)
 
@@ -229,6 +230,13 @@ def watch() -> Iterator[Callable[..., Watched]]:
             for engine in watched.db.engines.values():
                 watched.planwatch.unwatch(engine)
                 engine.dispose()
+
+
+@pytest.fixture
+def processor_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
+    """Have statements take as long as they compute, however busy the machine is."""
+    with counted(monkeypatch) as clock:
+        yield clock
 
 
 @pytest.fixture

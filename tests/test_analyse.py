@@ -114,7 +114,7 @@ def test_a_slow_statement_is_refused(session):
 
 def test_what_takes_too_long_the_second_time_is_cancelled(place):
     engine = sa.create_engine(place.url)
-    session = OwnSession(engine, url=None, statement_timeout_ms=60, lock_timeout_ms=1000)
+    session = OwnSession(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=1000)
     with pytest.raises(ServerError) as caught:
         run_again(session, 'SELECT count(*) FROM "user" a, badge b, badge c')
     assert caught.value.reason is SkipReason.NOT_ANALYSED

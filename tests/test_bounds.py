@@ -202,7 +202,7 @@ def test_an_idle_connection_is_closed(fresh_story, watch, monkeypatch):
 
 
 def _until(true) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -34,6 +34,7 @@ def whole_skips(stats):
     return sum(n for reason, n in stats["skipped"].items() if not SkipReason(reason).is_partial)
 
 
+@pytest.mark.usefixtures("processor_time")
 def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, monkeypatch):
     monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 4)
     # The budget for EXPLAIN ANALYZE is one in six, so that one further plan is missing.

@@ -12,6 +12,7 @@ from flask_planwatch import standing
 from flask_planwatch.finding import Dismissal
 from flask_planwatch.inspection import Inspector
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.remedies.case import Case
 from flask_planwatch.server.catalog import Catalog
 from flask_planwatch.standing import Conclusion, Conclusions
 
@@ -187,6 +188,24 @@ def test_what_changed_is_judged_again(fresh_story, watch, judged, change):
         fresh_story.execute(*CHANGES[change].split("; "))
     watched.ask(by_points(99_000))
     assert len(judged) == count + 1
+
+
+def test_clear_forgets_what_was_tried(fresh_story, watch, monkeypatch):
+    """What was advised or declined is asked of the planner once more, and only then."""
+    tried, original = [], Case.bench
+
+    def bench(self, query, candidates):
+        tried.append(query)
+        return original(self, query, candidates)
+
+    monkeypatch.setattr(Case, "bench", bench)
+    watched = watch(fresh_story.url, PLANWATCH_VERIFY="build")
+    for _ in range(2):
+        watched.ask(login("user7@example.com"))
+        assert len(tried) == 1
+    watched.planwatch.clear()
+    watched.ask(login("user7@example.com"))
+    assert len(tried) == 2
 
 
 @pytest.mark.usefixtures("steady")

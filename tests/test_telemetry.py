@@ -95,6 +95,7 @@ def run(watched, *statements):
             connection.execute(sa.text(statement) if isinstance(statement, str) else statement)
 
 
+@pytest.mark.usefixtures("processor_time")
 def test_each_counter_is_a_metric(story, watch, reader):
     watched = watch(story.url, PLANWATCH_INSPECTIONS_PER_MINUTE=3)
     # Apps of other tests may be there still.

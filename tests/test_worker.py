@@ -7,6 +7,7 @@ import gc
 import json
 import operator
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -116,15 +117,39 @@ def test_a_job_is_done_though_nobody_waits_for_it(worker):
         assert done.wait(5)
 
 
-def nap(worker):
-    """Let the thread start, and nap until it is woken up."""
-    assert worker.wait([worker.submit(lambda ticket, last_try: True)], 5)
-    while not _THREAD._alarm.empty():
-        time.sleep(0.001)
-    time.sleep(0.05)
+class Alarm(queue.SimpleQueue):
+    """An alarm that tells when the thread has lain down with nothing left to wake it up."""
+
+    def __init__(self):
+        super().__init__()
+        self.napping = threading.Event()
+
+    def get(self, **options):
+        if self.empty():
+            self.napping.set()
+        return super().get(**options)
 
 
-def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
+@pytest.fixture
+def nap(monkeypatch):
+    """Return a function that lets PlanWatch's thread start, and nap until it is woken up."""
+    alarms = []
+
+    def nap(worker):
+        assert worker.wait([worker.submit(lambda ticket, last_try: True)], 60)
+        earlier = _THREAD._alarm
+        alarms.append(Alarm())
+        monkeypatch.setattr(_THREAD, "_alarm", alarms[-1])
+        earlier.put(None)
+        assert alarms[-1].napping.wait(60)
+
+    yield nap
+    monkeypatch.undo()
+    for alarm in alarms:
+        alarm.put(None)
+
+
+def test_the_thread_is_woken_up_by_who_waits_only(worker, nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
     nap(worker)
     ticket = worker.submit(lambda ticket, last_try: True)
@@ -135,7 +160,7 @@ def test_the_thread_is_woken_up_by_who_waits_only(worker, monkeypatch):
     assert ticket.done
 
 
-def test_a_queue_that_fills_up_wakes_the_thread_up(worker, monkeypatch):
+def test_a_queue_that_fills_up_wakes_the_thread_up(worker, nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
     nap(worker)
     # What is kept for another try leaves less room.
@@ -161,7 +186,7 @@ def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker, no_thread
     assert alarms == []
 
 
-def test_a_job_that_was_accepted_keeps_what_it_needs(monkeypatch):
+def test_a_job_that_was_accepted_keeps_what_it_needs(nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
     worker = Worker(let_go=lambda since: None, abandon=lambda: None)
     nap(worker)

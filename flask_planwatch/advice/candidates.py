@@ -15,7 +15,7 @@ from ..plan.access import EQUAL, RANGES, Access
 from ..plan.comparison import Comparison, plain_column
 from ..plan.pattern import access_method
 from ..plan.predicate import Operand
-from ..plan.schema import Relation
+from ..plan.schema import Relation, Structural
 from .index import Key, column_key, mentions
 
 #: More keys make an index larger and rarely find fewer rows.
@@ -37,7 +37,7 @@ MAX_INCLUDED_WIDTH = 64
 FEW_ROWS = 10
 
 #: Returns the expression of an operand as an index would have it, None if it cannot be indexed.
-Spelling = Callable[[Relation, Operand], str | None]
+Spelling = Callable[[Relation, Operand], Structural | None]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Shapes:
         name = plain_column(operand, self._relation)
         return Key(text, name, operator_class) if text is not None else None
 
-    def _text(self, operand: Operand) -> str | None:
+    def _text(self, operand: Operand) -> Structural | None:
         name = plain_column(operand, self._relation)
         if name is None:
             return self._spelling(self._relation, operand)

@@ -16,7 +16,7 @@ def containment(hit: Hit, mapped: MappedTable | None) -> Advice:
     if suspicion.comparison.column is not None:
         attribute = attribute_of(names[0], suspicion.relation.name, mapped)
         code = f".where({attribute}.contains([value]))"
-    (key,) = suspicion.keys
+    (key,) = suspicion.shown_keys
     return Advice(
         kind=AdviceKind.REWRITE,
         summary=f"say {key} @> ARRAY[value] instead of value = ANY ({key})"

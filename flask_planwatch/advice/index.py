@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sqlglot import expressions as sql
 
 from ..plan.predicate import parse
-from ..plan.schema import Relation, Schema
+from ..plan.schema import Relation, Schema, Structural
 from ..plan.scrub import mask
 
 #: PostgreSQL cuts longer names (NAMEDATALEN - 1).
@@ -29,11 +29,13 @@ _KEYWORDS = {"from", "both", "leading", "trailing", "for", "in", "case", "when",
 class Key:
     """One column or expression that an index is sorted by, as it stands in the DDL.
 
+    It is structural, as its words are in the index's name and its text in all of the advice.
+
     `column` is the unquoted name if it is nothing but a column. `nulls` is `FIRST` or `LAST` where
     that is not the default of the direction.
     """
 
-    expression: str
+    expression: Structural
     column: str | None = None
     operator_class: str = ""
     descending: bool = False

@@ -28,7 +28,7 @@ def sqlalchemy_index(candidate: Candidate, mapped: MappedTable | None) -> str:
     options = _options(candidate, "text", classes)
     arguments = ", ".join([_string(candidate.name), *keys, *options])
     code = f"Index({arguments})"
-    names = [name for name in ("func", "text") if re.search(rf"\b{name}[.(]", code)]
+    names = [name for name in ("func", "text") if re.search(rf'(?<![.\w"]){name}[.(]', code)]
     if all(key.startswith("text(") for key in keys):
         table_object = f"{table}.__table__" if mapped and mapped.attributes else table
         code = f"{table_object}.append_constraint({code})"
@@ -76,7 +76,7 @@ def alembic_operation(candidate: Candidate) -> str:
             "        )",
         ]
         imports = ["from alembic import op"]
-        if any("sa." in line for line in upgrade):
+        if any(re.search(r'(?<![.\w"])sa\.', line) for line in upgrade):
             imports.insert(0, "import sqlalchemy as sa")
     return "\n".join(
         [

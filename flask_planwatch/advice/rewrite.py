@@ -108,20 +108,16 @@ def _half_open_range(
     column: str, attribute: str, period: str, comparison: str
 ) -> tuple[str, str, str]:
     """Say the same of the bare column; `start` and `end` are those of the period compared with."""
-    sides = {
-        "=": f"{column} >= start AND {column} < end",
-        ">=": f"{column} >= start",
-        "<": f"{column} < start",
-        ">": f"{column} >= end",
-        "<=": f"{column} < end",
-    }
-    where = sides.get(comparison)
-    if where is None:
-        condition = f"({sides['=']}) OR …, a range for each value"
-        code = f".where(or_(*(and_({attribute} >= start, {attribute} < end) for start, end in …)))"
+    both = (">= start", "< end")
+    sides = {"=": both, ">=": both[:1], "<": ("< start",), ">": (">= end",), "<=": both[1:]}
+    ends = sides.get(comparison, both)
+    condition = " AND ".join(f"{column} {end}" for end in ends)
+    code = ", ".join(f"{attribute} {end}" for end in ends)
+    if comparison in sides:
+        code = f".where({code})"
     else:
-        condition = where
-        code = f".where({where.replace(f'{column} ', f'{attribute} ').replace(' AND ', ', ')})"
+        condition = f"({condition}) OR …, a range for each value"
+        code = f".where(or_(*(and_({code}) for start, end in …)))"
     return (
         f"compare {column} with a half-open range: {condition}; start is the beginning of the "
         f"{period} that is compared with, end that of the next",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..finding import Advice, AdviceKind, Verdict
 from ..plan.comparison import plain_column
-from ..plan.predicate import Conjunct, conjuncts
-from ..plan.schema import Relation
+from ..plan.predicate import Conjunct, conjuncts, waits_for_a_value
+from ..plan.schema import Relation, Structural
+from ..plan.scrub import structural
 from ..plan.tree import Node
 from .index import index_name, quote
 from .render import alembic_execute
@@ -16,26 +17,26 @@ from .render import alembic_execute
 #: Columns and expressions that CREATE STATISTICS takes (STATS_MAX_DIMENSIONS).
 MAX_TERMS = 8
 
-#: What stands for a value that is known only while the statement runs.
-_LATER = ("$", "SubPlan", "InitPlan")
-
 
 @dataclass(frozen=True)
 class Conditions:
     """What a scan tests on the rows of its relation.
 
     `texts` are the conditions as printed. `terms` are the columns and expressions in them, as SQL
-    for CREATE STATISTICS. `later` tells that a value is known only while the statement runs.
+    for CREATE STATISTICS. `later` tells that a value is known only while the statement runs,
+    `holds_value` that an expression which is none of the terms holds one.
     """
 
     texts: tuple[str, ...]
-    terms: tuple[str, ...]
+    terms: tuple[Structural, ...]
     later: bool
+    holds_value: bool = False
 
     @property
     def may_go_together(self) -> bool:
         """Whether statistics that ANALYZE does not collect by itself would tell more of them."""
-        return not self.later and (len(self.terms) > 1 or self.terms[:1] != self.columns[:1])
+        known = not self.later and not self.holds_value
+        return known and (len(self.terms) > 1 or self.terms[:1] != self.columns[:1])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -43,8 +44,8 @@ class Conditions:
         return tuple(term for term in self.terms if not term.startswith("("))
 
 
-def conditions_of(scan: Node, relation: Relation) -> Conditions:
-    """Return what a scan tests, in its index or on each row."""
+def conditions_of(scan: Node, relation: Relation, varying: frozenset[str]) -> Conditions:
+    """Return what a scan tests, in its index or on each row; for `varying` see scrub_plan."""
     parts = {part.text: part for _, condition in scan.conditions for part in conjuncts(condition)}
     aliases = {
         alias
@@ -52,14 +53,22 @@ def conditions_of(scan: Node, relation: Relation) -> Conditions:
         for side in (part.left, part.right)
         for alias in side.aliases
     }
-    later = any(mark in text for text in parts for mark in _LATER) or aliases != {scan.alias}
-    terms = dict.fromkeys(term for part in parts.values() for term in _terms(part, scan, relation))
-    return Conditions(tuple(parts), tuple(terms)[:MAX_TERMS], later)
+    later = any(map(waits_for_a_value, parts)) or aliases != {scan.alias}
+    found = dict.fromkeys(
+        term for part in parts.values() for term in _terms(part, scan, relation, varying)
+    )
+    terms = tuple(term for term in found if term is not None)[:MAX_TERMS]
+    return Conditions(tuple(parts), terms, later, holds_value=None in found)
 
 
-def _terms(part: Conjunct, scan: Node, relation: Relation) -> list[str]:
-    """Return the columns and expressions of the scan that a condition is about, as SQL."""
-    found = []
+def _terms(
+    part: Conjunct, scan: Node, relation: Relation, varying: frozenset[str]
+) -> list[Structural | None]:
+    """Return the columns and expressions of the scan that a condition is about, as SQL.
+
+    None stands for an expression that holds a value.
+    """
+    found: list[Structural | None] = []
     for side in (part.left, part.right):
         if side.aliases != {scan.alias}:
             continue
@@ -67,7 +76,8 @@ def _terms(part: Conjunct, scan: Node, relation: Relation) -> list[str]:
         if name is not None:
             found.append(relation.quoted_column(name))
         elif side.columns and part.operator:
-            found.append(f"({side.without_alias()})")
+            term = structural(side.without_alias(), varying)
+            found.append(None if term is None else Structural(f"({term})"))
         else:
             found += [relation.quoted_column(column) for column in side.column_names]
     return found
@@ -95,7 +105,7 @@ def analyse(relation: Relation, verdict: Verdict) -> Advice:
     )
 
 
-def extended(relation: Relation, terms: Sequence[str], verdict: Verdict) -> Advice:
+def extended(relation: Relation, terms: Sequence[Structural], verdict: Verdict) -> Advice:
     """Return the advice to collect statistics of several columns together, or of an expression."""
     ddl = (create_statistics(relation, terms), f"ANALYZE {relation.display}")
     what = "these columns together" if len(terms) > 1 else "this expression"
@@ -110,7 +120,7 @@ def extended(relation: Relation, terms: Sequence[str], verdict: Verdict) -> Advi
     )
 
 
-def create_statistics(relation: Relation, terms: Sequence[str]) -> str:
+def create_statistics(relation: Relation, terms: Sequence[Structural]) -> str:
     """Return the statement that has ANALYZE collect statistics of these columns and expressions."""
     words = ", ".join(term.removeprefix("(").removesuffix(")") for term in terms)
     name = index_name(relation, words, frozenset()).replace("ix_", "st_", 1)

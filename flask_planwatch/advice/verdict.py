@@ -168,7 +168,11 @@ def _proof(
 ) -> tuple[str, ...]:
     """Return what changed in the plan, a line each; `names` are those of the indexes tried."""
     lines = []
-    answered = [key for key in suspicion.keys if indexed_in(after, replace(suspicion, keys=(key,)))]
+    answered = [
+        shown
+        for key, shown in zip(suspicion.keys, suspicion.shown_keys, strict=True)
+        if indexed_in(after, replace(suspicion, keys=(key,)))
+    ]
     if answered and len(suspicion.keys) == 1:
         lines.append(f"{suspicion.shown} was tested row by row and is now an index condition")
     elif answered:

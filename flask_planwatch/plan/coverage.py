@@ -19,7 +19,7 @@ from sqlglot.tokens import TokenType
 from .access import RANGES, Access, accesses
 from .comparison import family_alias
 from .memory import kept_for_plans
-from .predicate import Conjunct, bare, conjuncts, predicates, tokenize
+from .predicate import Conjunct, bare, conjuncts, predicates, tokenize, waits_for_a_value
 from .schema import Index, Relation, Schema
 from .scrub import LITERALS
 from .tree import Node, Plan
@@ -32,7 +32,6 @@ _COLUMN = "column"
 _OPENING = {TokenType.L_PAREN, TokenType.COMMA}
 _CLOSING = {TokenType.R_PAREN, TokenType.COMMA}
 _NULL_TEST = re.compile(r"\bIS (?:NOT )?NULL$")
-_NOT_CONSTANT = re.compile(r"\$\d|\b(?:InitPlan|SubPlan)\b")
 
 #: An item of an array as PostgreSQL prints a constant one: `{click,"two words"}`.
 _ITEM = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)')
@@ -196,7 +195,7 @@ def _condition(use: _Use) -> str | None:
     A range moves with the values that it is asked for, so that an index could not follow.
     """
     conjunct = use.conjunct
-    if conjunct is None or _NOT_CONSTANT.search(conjunct.text):
+    if conjunct is None or waits_for_a_value(conjunct.text):
         return None
     if conjunct.operator in RANGES or (conjunct.left.columns and conjunct.right.columns):
         return None

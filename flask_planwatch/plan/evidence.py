@@ -10,7 +10,7 @@ from typing import Any
 from .comparison import Comparison
 from .failure import StatementError
 from .predicate import Operand
-from .schema import Relation, Schema
+from .schema import Relation, Schema, Structural
 from .scrub import mask
 from .tree import Node, Plan
 
@@ -145,7 +145,15 @@ class Suspicion:
     @property
     def shown(self) -> str:
         """The subject as people may see it: a value inside it is masked."""
-        return mask(self.subject, keep_names=not self.holds_value)
+        return self._shown(self.subject)
+
+    @property
+    def shown_keys(self) -> tuple[Structural, ...]:
+        """The keys as people may see them."""
+        return tuple(map(self._shown, self.keys))
+
+    def _shown(self, text: str) -> Structural:
+        return Structural(mask(text, keep_names=not self.holds_value))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import sqlglot.errors
 from sqlglot import expressions as sql
@@ -38,6 +39,11 @@ PER_CHARACTER = 120
 
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
+
+#: How PostgreSQL names the sub-queries of a plan, and what a text has that speaks of one or of a
+#: parameter.
+_SUB_QUERIES = frozenset({"SubPlan", "InitPlan"})
+_LATER = re.compile(r"\$\d|SubPlan|InitPlan")
 
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.CASE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
@@ -198,6 +204,37 @@ class Tokens:
         """Return the tokens of this kind that stand in no parentheses."""
         pairs = zip(self.tokens, self.around, strict=True)
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
+
+
+def parameters_in(text: str) -> frozenset[int]:
+    """Return the numbers of the parameters in a printed text: 1 for `$1`.
+
+    One inside a literal is none, nor is `$1` one in `$10`; what cannot be read has none.
+    """
+    try:
+        tokens = tokenize(text).tokens if "$" in text else ()
+    except sqlglot.errors.SqlglotError:
+        return frozenset()
+    return frozenset(
+        int(number.text)
+        for mark, number in pairwise(tokens)
+        if mark.token_type is TokenType.PARAMETER and number.text.isdecimal()
+    )
+
+
+def waits_for_a_value(text: str) -> bool:
+    """Whether a value in a printed text is known only while the statement runs.
+
+    That is a parameter's or a sub-query's; one that cannot be read may be either.
+    """
+    if not _LATER.search(text):
+        return False
+    try:
+        tokens = tokenize(text).tokens
+    except sqlglot.errors.SqlglotError:
+        return True
+    names = {token.text for token in tokens if token.token_type is TokenType.VAR}
+    return not names.isdisjoint(_SUB_QUERIES) or bool(parameters_in(text))
 
 
 @remembered(MAX_REMEMBERED, PER_CHARACTER)

@@ -6,6 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NewType
+
+#: SQL over the columns of a relation that holds no compared value. Advice is made of this alone;
+#: `structural` and `shown` of scrub.py make it of what the server printed.
+Structural = NewType("Structural", str)
 
 
 class Volatility(StrEnum):
@@ -33,7 +38,7 @@ class Column:
     name: str
     type: str
     distinct: float = 0.0
-    quoted_name: str = ""
+    quoted_name: Structural = Structural("")
     width: float = 0.0
     bounded: bool = True
 
@@ -158,10 +163,10 @@ class Relation:
             for index in self.indexes
         )
 
-    def quoted_column(self, name: str) -> str:
+    def quoted_column(self, name: str) -> Structural:
         """Return a column's name as SQL, in quotes where it needs them."""
         column = self.column(name)
-        return column.quoted_name if column else name
+        return column.quoted_name if column else Structural(name)
 
 
 #: What stands for the relation of a statement that reads none.

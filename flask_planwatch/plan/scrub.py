@@ -14,6 +14,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from .predicate import Conjunct, Operand, Tokens, conjuncts, predicates, tokenize
+from .schema import Structural
 from .tree import Node, Plan
 
 #: A structural constant is a name of something; PostgreSQL's own names end at 63 bytes.
@@ -86,7 +87,7 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
                 for kind, conjuncts in predicates(plan)[id(node)]
             ),
             children=tuple(scrubbed[id(child)] for child in node.children),
-            sort_keys=tuple(_scrub_key(key, varying) for key in node.sort_keys),
+            sort_keys=tuple(shown(key, varying) for key in node.sort_keys),
         )
     return Plan(scrubbed[id(plan.root)])
 
@@ -113,15 +114,18 @@ def scrub_conjuncts(conjuncts: Iterable[Conjunct], varying: frozenset[str]) -> s
 
 def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
     """Return one side of a comparison; the constants around a column are structure."""
-    masked = mask(operand.text)
-    if not operand.columns or masked in varying:
-        return masked
-    return mask(operand.text, keep_names=True)
+    return shown(operand.text, varying) if operand.columns else mask(operand.text)
 
 
-def _scrub_key(key: str, varying: frozenset[str]) -> str:
-    masked = mask(key)
-    return masked if masked in varying else mask(key, keep_names=True)
+def shown(expression: str, varying: frozenset[str]) -> Structural:
+    """Return an expression around a column without its values; for `varying` see scrub_plan."""
+    masked = mask(expression)
+    return Structural(masked if masked in varying else mask(expression, keep_names=True))
+
+
+def structural(expression: str, varying: frozenset[str]) -> Structural | None:
+    """Return an expression around a column as it is, None if a constant in it is a value."""
+    return Structural(expression) if shown(expression, varying) == expression else None
 
 
 def mask(text: str, *, keep_names: bool = False) -> str:

@@ -12,7 +12,8 @@ from ..advice.price import estimated_size
 from ..advice.proposal import create_index
 from ..finding import Advice, Verdict
 from ..plan.evidence import Evidence
-from ..plan.schema import Relation, Schema
+from ..plan.schema import Relation, Schema, Structural
+from ..plan.scrub import shown, structural
 from ..plan.tree import Plan
 from ..server import whatif
 from ..server.explain import Query
@@ -51,6 +52,14 @@ class Case:
     def builds(self) -> bool:
         """Whether indexes and statistics may be made for real, and rolled back."""
         return self.verify == VERIFY_BUILD
+
+    def structural(self, expression: str) -> Structural | None:
+        """Return an expression as an index may hold it, None if a constant in it is a value."""
+        return structural(expression, self.varying)
+
+    def shown(self, expression: str) -> Structural:
+        """Return an expression as people may see it."""
+        return shown(expression, self.varying)
 
     def bench(
         self, query: Query, candidates: Iterable[Candidate]

@@ -16,7 +16,8 @@ from .case import Case
 from .trial import try_index
 
 _NO_INDEX = (
-    "No single index answers all of these conditions: they are not comparisons that a btree knows."
+    "No single index answers all of these conditions: they are not comparisons that a btree knows, "
+    "or an expression in them holds a value."
 )
 
 
@@ -50,16 +51,20 @@ def _candidate(case: Case, hit: Hit) -> Candidate | None:
     ranges = [one for one in compared if one.operator in RANGES]
     if len(equal) + len(ranges) < len(compared) or not equal:
         return None
-    keys = tuple(dict.fromkeys(_key(one, relation) for one in [*equal, *ranges]))
-    drafts = Drafts(case.session, case.schema, case.mapped)
-    return drafts.candidate(relation, Shape(keys)) if len(keys) > 1 else None
+    found = dict.fromkeys(_key(case, one, relation) for one in [*equal, *ranges])
+    keys = tuple(key for key in found if key is not None)
+    if len(keys) < len(found) or len(keys) < 2:
+        return None
+    return Drafts(case.session, case.schema, case.mapped).candidate(relation, Shape(keys))
 
 
-def _key(comparison: Comparison, relation: Relation) -> Key:
+def _key(case: Case, comparison: Comparison, relation: Relation) -> Key | None:
+    """Return what is compared as a key, None if it holds a value."""
     name = comparison.column
     if name is not None:
         return column_key(relation, name)
-    return Key(key_of(comparison.operand, relation))
+    expression = case.structural(key_of(comparison.operand, relation))
+    return None if expression is None else Key(expression)
 
 
 def _proof(heap: Node, index: Candidate, attempt: Attempt) -> tuple[str, ...]:

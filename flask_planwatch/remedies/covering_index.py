@@ -101,8 +101,9 @@ def _proof(hit: Hit) -> Proof:
 def _generated(case: Case, hit: Hit, coverage: Coverage, drafts: Drafts) -> Advice:
     """Return the advice to store the expression in a column of its own, for the index to hold."""
     relation, mapped = coverage.access.relation, case.mapped(coverage.access.relation)
-    facts = drafts.describe(relation, coverage.expressions[0])
-    expression = mask(facts.text, keep_names=not hit.suspicion.holds_value)
+    text = coverage.expressions[0]
+    structure = not hit.suspicion.holds_value and mask(text) not in case.varying
+    expression = mask(drafts.describe(relation, text).text, keep_names=structure)
     name = column_name(relation, expression)
     computed = f"Computed({json.dumps(expression, ensure_ascii=False)}, persisted=True)"
     if mapped is not None and mapped.attributes:

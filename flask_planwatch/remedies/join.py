@@ -36,7 +36,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     advice = join_advice(
         ties,
         aggregate=_aggregate(sub_plan.node),
-        negated=not ties and sub_plan.text.lstrip("(").startswith("NOT"),
+        negated=not ties and sub_plan.text.lstrip("(").startswith("NOT "),
         verdict=_verdict(case, sub_plan),
     )
     return Advised((advice,))

@@ -16,7 +16,7 @@ from ..plan.access import RANGES
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.coverage import conjunction
 from ..plan.evidence import Hit
-from ..plan.predicate import conjuncts, tokenize
+from ..plan.predicate import conjuncts, tokenize, waits_for_a_value
 from ..plan.schema import Column
 from ..plan.scrub import mask, scrub_plan
 from ..plan.tree import Plan
@@ -60,7 +60,7 @@ def _index(case: Case, walk: Walk) -> Candidate | None:
     tested = [one for one in walk.filtered if not one.other.columns]
     equal = [one for one in tested if one.operator in _ONE_VALUE]
     texts = [key_of(one.operand, walk.relation) for one in (*walk.equal, *equal)]
-    keys = [_key(drafts, walk, text) for text in dict.fromkeys((*texts, *walk.order))]
+    keys = [_key(case, drafts, walk, text) for text in dict.fromkeys((*texts, *walk.order))]
     conditions = () if equal else _conditions(case, tested)
     if None in keys or not (equal or conditions):
         return None
@@ -68,12 +68,15 @@ def _index(case: Case, walk: Walk) -> Candidate | None:
     return drafts.candidate(walk.relation, shape)
 
 
-def _key(drafts: Drafts, walk: Walk, text: str) -> Key | None:
+def _key(case: Case, drafts: Drafts, walk: Walk, text: str) -> Key | None:
+    """Return a key as the server spells it, None if it holds a value or cannot be indexed."""
     for column in walk.relation.columns:
         if column.quoted_name == text:
             return column_key(walk.relation, column.name)
-    facts = drafts.describe(walk.relation, text)
-    return None if is_refused(facts) else Key(facts.text)
+    key = case.structural(text)
+    if key is None or is_refused(drafts.describe(walk.relation, text)):
+        return None
+    return Key(drafts.spelled(walk.relation, key))
 
 
 def _conditions(case: Case, tested: list[Comparison]) -> tuple[str, ...]:
@@ -81,7 +84,7 @@ def _conditions(case: Case, tested: list[Comparison]) -> tuple[str, ...]:
     found = [
         one.condition
         for one in tested
-        if one.operator not in RANGES and "$" not in one.condition and "Plan" not in one.condition
+        if one.operator not in RANGES and not waits_for_a_value(one.condition)
     ]
     return tuple(text for text in dict.fromkeys(found) if mask(text) not in case.varying)
 
@@ -107,10 +110,11 @@ def _proof(case: Case, walk: Walk, index: Candidate) -> Proof:
                 return ()
             became = "the Filter is gone: its condition is that of the index"
         elif wanted <= answered:
-            became = f"the Filter on {' and '.join(sorted(wanted))} became an Index Cond"
+            tested_before = " and ".join(map(case.shown, sorted(wanted)))
+            became = f"the Filter on {tested_before} became an Index Cond"
         else:
             return ()
-        order = ", ".join(walk.order)
+        order = ", ".join(map(case.shown, walk.order))
         return (became, f"the rows come from the index in the order of {order}, without a Sort")
 
     return proof
@@ -120,7 +124,8 @@ def _bounded_range(case: Case, walk: Walk) -> Advice:
     """Return the advice to ask for a range of the order in place of a LIMIT."""
     relation, mapped = walk.relation, case.mapped(walk.relation)
     column = next((one for one in relation.columns if one.quoted_name == walk.order[0]), None)
-    first, attribute, step = walk.order[0], walk.order[0], "…"
+    first = case.shown(walk.order[0])
+    attribute, step = str(first), "…"
     if column is not None:
         attribute, step = attribute_of(column.name, relation.name, mapped), _step(column, walk)
     code = (

@@ -11,7 +11,7 @@ from ..advice.verdict import Advised, Answer
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..plan.comparison import plain_column
 from ..plan.evidence import Custom, Hit
-from ..plan.predicate import Conjunct, conjuncts
+from ..plan.predicate import Conjunct, conjuncts, parameters_in
 from ..plan.scrub import scrub_plan
 from ..plan.tree import Plan
 from ..server.numbered import Numbered
@@ -158,22 +158,23 @@ def _switched(
 
     `bounds` are those parameters, by their place, that are more than any value.
     """
-    names = {f"${place + 1}" for place in flags}
+    switches = {place + 1 for place in flags}
     for node in generic.nodes:
         for _, condition in node.conditions:
             for conjunct in conjuncts(condition):
                 branches = [one for branch in conjunct.alternatives for one in branch]
-                if not any(name in one.text for one in branches for name in names):
+                if not any(switches & parameters_in(one.text) for one in branches):
                     continue
                 for one in branches:
-                    held = [text for place, text in bounds.items() if f"${place + 1}" in one.text]
+                    numbers = parameters_in(one.text)
+                    held = [text for place, text in bounds.items() if place + 1 in numbers]
                     if code := _in_code(case, generic, one, (held or ["…"])[0]):
                         yield code
 
 
 def _bound(case: Case, generic: Plan, place: int, bound: str) -> str:
     """Return a comparison with the parameter in the app's own words, as far as they are known."""
-    compared = [one for one in _alternatives(generic) if f"${place + 1}" in one.text]
+    compared = [one for one in _alternatives(generic) if place + 1 in parameters_in(one.text)]
     said = [_in_code(case, generic, one, bound) for one in compared]
     return next(filter(None, said), bound)
 

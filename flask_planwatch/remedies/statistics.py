@@ -31,6 +31,11 @@ _NOTHING_MORE = (
     "COLUMN … SET STATISTICS, may tell more of values that are rare."
 )
 
+_FOR_ONE_VALUE = (
+    "It compares an expression that holds a value, so that statistics of it would serve only "
+    "that value: compare the columns in another way, or store the expression in a column."
+)
+
 
 @dataclass(frozen=True)
 class _Wrong:
@@ -101,7 +106,7 @@ def _wrong(case: Case, hit: Hit) -> _Wrong | None:
     return _Wrong(
         node,
         relation,
-        conditions_of(node, relation),
+        conditions_of(node, relation, case.varying),
         estimates.expected(node) / loops,
         estimates.actual(node) / loops,
     )
@@ -111,7 +116,7 @@ def _remark(wrong: _Wrong) -> str:
     """Return why nothing can be done about the statistics."""
     if wrong.conditions.later:
         return _LATER.format(terms=" and ".join(wrong.conditions.terms) or "it")
-    return _NOTHING_MORE
+    return _FOR_ONE_VALUE if wrong.conditions.holds_value else _NOTHING_MORE
 
 
 def _no_trial(case: Case, relation: Relation) -> str:
@@ -149,7 +154,7 @@ def _verdict(case: Case, wrong: _Wrong, fresh: whatif.FreshStatistics) -> Verdic
     """Return whether the planner now expects the rows that came."""
     try:
         after = fresh.explain(case.query)
-        rows = _rows(wrong, fresh, after)
+        rows = _rows(case, wrong, fresh, after)
     except ServerError as error:
         if error.reason in NO_SERVER:
             raise
@@ -173,13 +178,13 @@ def _verdict(case: Case, wrong: _Wrong, fresh: whatif.FreshStatistics) -> Verdic
     )
 
 
-def _rows(wrong: _Wrong, fresh: whatif.FreshStatistics, after: Plan) -> float | None:
+def _rows(case: Case, wrong: _Wrong, fresh: whatif.FreshStatistics, after: Plan) -> float | None:
     """Return how many rows the planner expects now, None if that cannot be seen."""
     if not wrong.conditions.later:
         return fresh.explain(wrong.alone()).root.rows
     for scan in after.scans:
         if scan.alias == wrong.scan.alias:
-            found = conditions_of(scan, wrong.relation).texts
+            found = conditions_of(scan, wrong.relation, case.varying).texts
             return scan.rows if set(found) == set(wrong.conditions.texts) else None
     return None
 

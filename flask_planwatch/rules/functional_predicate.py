@@ -50,19 +50,16 @@ When it stays silent
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from ..plan.comparison import comparisons, plain_column
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.predicate import BTREE_OPERATORS, Operand, parse
+from ..plan.predicate import BTREE_OPERATORS, Operand, parse, waits_for_a_value
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
 from . import worth
 
 NAME = "functional-predicate"
-
-_SUBQUERY = re.compile(r"\$\d|\b(?:InitPlan|SubPlan)\b")
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -116,7 +113,7 @@ def _is_expression(operand: Operand, relation: Relation) -> bool:
     if operand.cast_column is not None:
         return True
     # A sub-query's result is not known when an index is built.
-    return not _SUBQUERY.search(operand.text) and parse(operand.without_alias()) is not None
+    return not waits_for_a_value(operand.text) and parse(operand.without_alias()) is not None
 
 
 def _indexes_on_column(suspicion: Suspicion) -> list[str]:

@@ -151,7 +151,9 @@ def _hit(
     generic, custom = prepared.generic, worst.plan
     scan, instead = _difference(generic, custom)
     relation = _relation(scan, suspicion.relation, evidence.schema)
-    suspicion = replace(suspicion, relation=relation, subject=_subject(scan), node=scan)
+    suspicion = replace(
+        suspicion, relation=relation, subject=_subject(scan, evidence.varying), node=scan
+    )
     harmed = sum(one.factor >= MIN_FACTOR for one in prepared.customs)
     cost = worst.forced_cost or generic.total_cost
     since = f"after {prepared.threshold} executions" if prepared.threshold else "at once"
@@ -194,6 +196,6 @@ def _relation(scan: Node, known: Relation, schema: Schema) -> Relation:
     return schema.root(relation) if relation is not None else known
 
 
-def _subject(scan: Node) -> str:
+def _subject(scan: Node, varying: frozenset[str]) -> str:
     """Return the condition that the values are missing in, without constants."""
-    return next((scrub_condition(text) for _, text in scan.conditions), NAME)
+    return next((scrub_condition(text, varying) for _, text in scan.conditions), NAME)

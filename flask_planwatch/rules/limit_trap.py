@@ -49,6 +49,7 @@ from ..plan.comparison import MIN_INDEX_SCAN_COST, key_of
 from ..plan.evidence import MIN_EXECUTIONS, Evidence, Hit, Miss, Need, Remedy, Suspicion
 from ..plan.pattern import read
 from ..plan.schema import Schema
+from ..plan.scrub import shown
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from ..plan.walk import Walk, walks
@@ -118,8 +119,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         reason = "it took no longer than the expected part of the walk"
         return Miss(suspicion, reason, by_parameters=True)
     wanted = f"{walk.limit.rows:,.0f} {'row' if walk.limit.rows == 1 else 'rows'}"
+    order = [shown(key, evidence.varying) for key in walk.order]
     problem = (
-        f"to find {wanted} in the order of {', '.join(walk.order)}, PostgreSQL walks the index "
+        f"to find {wanted} in the order of {', '.join(order)}, PostgreSQL walks the index "
         f"{walk.index.name} of {walk.relation.display} and throws away what {_thrower(walk)}. It "
         f"expects to read {walk.share:.1%} of the index, about {expected:,.0f} of "
         f"{walk.entries:,.0f} entries, as if the rows that pass were evenly spread; if they sit at "
@@ -129,7 +131,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "scanned": list(suspicion.scanned),
         "node": walk.scans[0].title,
         "index": walk.index.name,
-        "order": list(walk.order),
+        "order": order,
         "limit_rows": round(walk.limit.rows),
         "table_rows": round(walk.entries),
         "expected_share": float(f"{walk.share:.3g}"),

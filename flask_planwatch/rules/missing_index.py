@@ -53,7 +53,7 @@ from ..plan.access import EQUAL, RANGES, Access, accesses
 from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.schema import Schema
-from ..plan.scrub import mask
+from ..plan.scrub import structural
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from . import worth
@@ -70,7 +70,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index serves the columns and one would be worth having."""
-    keys = tuple(key for key in suspicion.keys if mask(key) not in evidence.varying)
+    keys = tuple(key for key in suspicion.keys if structural(key, evidence.varying) is not None)
     if not keys:
         return Miss(suspicion, "the order changes with a value", by_parameters=True)
     if keys != suspicion.keys:
@@ -89,7 +89,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if small and doubt is not None:
         return doubt
     facts = worth.facts(suspicion, evidence, rows)
-    facts["columns"] = list(suspicion.keys)
+    facts["columns"] = list(suspicion.shown_keys)
     most = bool(_passing(suspicion, evidence, rows)) and not small
     does = _does(suspicion)
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
@@ -219,7 +219,7 @@ def _usable_index(suspicion: Suspicion) -> str:
 
 
 def _does(suspicion: Suspicion) -> str:
-    columns = " and ".join(suspicion.keys)
+    columns = " and ".join(suspicion.shown_keys)
     if not suspicion.comparisons:
         if existing := _usable_index(suspicion):
             return f"sorts or groups them by {columns}: the index {existing} holds too little"

@@ -69,7 +69,6 @@ from ..plan.comparison import comparisons
 from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
 from ..plan.pattern import AccessMethod, Kind, read
 from ..plan.schema import Schema
-from ..plan.scrub import mask
 from ..plan.tree import Plan
 from ..plan.usage import MAX_USEFUL_SHARE
 from . import worth
@@ -130,7 +129,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     why = _WHY[pattern.kind]
     if useless and pattern.kind not in _NEVER_ANSWERED:
         why += f"; {' and '.join(useless)} cannot serve"
-    key = mask(pattern.key, keep_names=not suspicion.holds_value)
+    (key,) = suspicion.shown_keys
     problem = (
         f"{worth.reading(suspicion, evidence.schema, rows)}, and "
         f"{_TESTED[pattern.kind].format(key=key)} for each of them: {why}."

@@ -28,7 +28,8 @@ STATISTICS`` tells it otherwise, and the same for an expression of which nothing
 ``PLANWATCH_VERIFY = "build"`` both are tried in a transaction that is rolled back, on tables that
 have statistics already: an advice is verified if the new estimate comes within a factor of ten of
 the rows that there are. Where a value is known only while the statement runs, as in a join with a
-column whose values are not equally frequent, no statistics help; then it says so.
+column whose values are not equally frequent, no statistics help; then it says so. Statistics of an
+expression that holds a value would serve only that value, and are not advised.
 
 When it stays silent
 --------------------

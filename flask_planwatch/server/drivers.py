@@ -13,6 +13,7 @@ from uuid import UUID
 from ..finding import SkipReason
 from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
+from ..plan.usage import names_in
 from .connection import OwnConnection
 from .numbered import Numbered
 from .transaction import Parameters, ServerError, Transaction
@@ -191,8 +192,7 @@ def _names_what_is_read(message: str, sql: str) -> bool:
     found = _NAMING.fullmatch(message)
     if found is None:
         return False
-    text = mask(sql)
-    return all(name in text for name in (found["denied"] or found["missing"]).split("."))
+    return names_in(mask(sql), (found["denied"] or found["missing"]).split("."))
 
 
 #: Types whose values are written as what `str` makes of them.

@@ -15,6 +15,7 @@ from sqlglot import expressions as sql
 from ..plan.dialect import PrintedSQL, Structure, write
 from ..plan.predicate import bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
+from ..plan.scrub import mask
 from ..plan.spelling import shorter_spelling
 from .explain import EXPLAIN, quoted
 from .session import Session
@@ -214,7 +215,7 @@ class _Catalog:
         closest = max((closeness for _, closeness in rows), default=0)
         classes = {volatility for volatility, closeness in rows if closeness == closest}
         if len(classes) != 1 or None in classes:
-            raise _Unresolved(f"{part} could not be told apart in the catalog")
+            raise _Unresolved(f"{mask(part)} could not be told apart in the catalog")
         return _CLASSES[classes.pop()]
 
     def _types(self, expressions: list[Structure]) -> list[int]:

@@ -73,7 +73,7 @@ class OwnServer:
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while any(_is_running(int(one)) for one in (pid, *children)):
             assert time.monotonic() < deadline, "a process of the server is left"
             time.sleep(0.02)
@@ -99,7 +99,7 @@ class OwnServer:
 
     def wait_until(self, condition: str) -> None:
         """Wait until the server answers, and says that this is true."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         true = False
         while not true:
             assert time.monotonic() < deadline, condition
@@ -195,7 +195,7 @@ def pooler_for(server: OwnServer, size: int) -> Iterator[Path]:
             [program, str(folder / "ini")], user=server.user, cwd=folder, stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (folder / ".s.PGSQL.5432").exists():
             running = process.poll() is None and time.monotonic() < deadline
             assert running, (folder / "log").read_text()

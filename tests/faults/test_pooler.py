@@ -78,7 +78,7 @@ def test_nothing_of_a_trial_that_failed_stays(server, driver):
     with pooler_for(server, 3) as folder:
         url = f"postgresql+{driver}://postgres@/postgres?host={folder}"
         engine = sa.create_engine(url, **options(driver)["SQLALCHEMY_ENGINE_OPTIONS"])
-        session = OwnSession(engine, url=None, statement_timeout_ms=100, lock_timeout_ms=50)
+        session = OwnSession(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=50)
         on_each(engine, "SELECT 1")
         with pytest.raises(ServerError, match="57014"):
             generic_plan(session, slow, ())

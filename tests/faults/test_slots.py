@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -17,28 +18,66 @@ from .own_server import own_server
 #: Slots that are not reserved for superusers.
 SLOTS = 8
 
+#: All slots: those, two that are reserved, and the one of who looks on.
+ALL_SLOTS = SLOTS + 3
+
 
 @pytest.fixture(scope="module")
 def server():
-    with own_server(max_connections=SLOTS + 2, superuser_reserved_connections=2) as server:
+    with own_server(max_connections=ALL_SLOTS, superuser_reserved_connections=2) as server:
         server.execute(
             "CREATE ROLE app LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO app"
         )
         yield server
 
 
-def others(server, count):
-    """Hold so many connections, as other programs of the same role do."""
-    stack = ExitStack()
-    engine = sa.create_engine(server.url(user="app"), poolclass=sa.NullPool)
-    for _ in range(count):
-        connection = engine.connect()
-        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
-        # The server takes a moment to end it.
-        gone = f"NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"
-        stack.callback(server.wait_until, gone)
-        stack.enter_context(connection)
-    return stack
+class Slots:
+    """The slots of a server, looked at by a connection of its own that stays.
+
+    The server takes a moment to end a connection, and its slot is in use until then.
+    """
+
+    def __init__(self, server, connection):
+        self._server = server
+        self._connection = connection
+
+    def wait_for(self, used):
+        """Wait until at most so many are in use."""
+        deadline = time.monotonic() + 60
+        while self._used() > used:
+            assert time.monotonic() < deadline, f"{self._used()} are in use, not {used}"
+            time.sleep(0.02)
+
+    @contextmanager
+    def others(self, count):
+        """Hold so many connections, as other programs of the same role do."""
+        self.wait_for(SLOTS - count)
+        engine = sa.create_engine(self._server.url(user="app"), poolclass=sa.NullPool)
+        with ExitStack() as stack:
+            for _ in range(count):
+                stack.enter_context(engine.connect())
+            yield
+            used = self._used()
+        self.wait_for(used - count)
+
+    def _used(self):
+        others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE {others}"
+        return self._connection.exec_driver_sql(count).scalar()
+
+
+def looked_at(server):
+    """Yield the slots of a server that nobody else is connected to."""
+    # No database of the app's, whose connections may be limited.
+    url = sa.make_url(server.url()).set(database="template1")
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield Slots(server, connection)
+
+
+@pytest.fixture
+def slots(server):
+    yield from looked_at(server)
 
 
 @pytest.fixture(params=["server", "role", "database"])
@@ -55,21 +94,31 @@ def limited(request, server):
     server.execute(f"ALTER {request.param} {name} {limit}")
     yield server
     server.execute(f"ALTER {request.param} {name} CONNECTION LIMIT -1")
-    server.settings["max_connections"] = SLOTS + 2
+    server.settings["max_connections"] = ALL_SLOTS
     server.stop()
     server.start()
 
 
+@pytest.fixture
+def limited_slots(limited):
+    yield from looked_at(limited)
+
+
 @pytest.mark.parametrize("free", [0, 1, FREE_CONNECTIONS, FREE_CONNECTIONS + 1])
-def test_only_a_connection_that_nobody_will_miss_is_taken(limited, watch, driver, free):
+def test_only_a_connection_that_nobody_will_miss_is_taken(
+    limited, limited_slots, watch, driver, free
+):
     """The app needs a first connection at once, and then a second one, if there is one."""
 
     def scenario(visits):
         second = sa.create_engine(limited.url(driver, user="app"), poolclass=sa.NullPool)
-        with others(limited, SLOTS - 1 - free):
+        limited_slots.wait_for(0)
+        with limited_slots.others(SLOTS - 1 - free):
             answers = [visits(LOGIN), visits(sa.select(Badge.id).where(Badge.id == 7))]
             assert [one.status for one in answers] == [200, 200]
-            visits.watched.planwatch.flush(20)
+            assert visits.watched.planwatch.flush(60)
+            # One that PlanWatch took may stay if there are enough.
+            limited_slots.wait_for(SLOTS - free + (free > FREE_CONNECTIONS))
             try:
                 with second.connect():
                     answers.append("connected")
@@ -84,20 +133,23 @@ def test_only_a_connection_that_nobody_will_miss_is_taken(limited, watch, driver
 
 
 def test_a_connection_is_given_back_when_it_becomes_one_of_the_last(
-    server, watch, driver, monkeypatch
+    server, slots, watch, driver, monkeypatch
 ):
     monkeypatch.setattr(session, "CHECK_SECONDS", 0.0)
 
     def scenario(visits):
-        answers = [visits(LOGIN)]
-        visits.watched.planwatch.flush(20)
-        with others(server, SLOTS - 2):
+        def visit():
             answers.append(visits(LOGIN))
-            visits.watched.planwatch.flush(20)
-            with others(server, 1):
-                answers.append(visits(LOGIN))
-                visits.watched.planwatch.flush(20)
-        answers.append(visits(LOGIN))
+            assert visits.watched.planwatch.flush(60)
+
+        answers = []
+        slots.wait_for(0)
+        visit()
+        with slots.others(SLOTS - 2):
+            visit()
+            with slots.others(1):
+                visit()
+        visit()
         assert set(answers) == {Answer(200, "[]")}
         return answers
 

@@ -86,8 +86,9 @@ def test_a_cursor_on_the_server_returns_too_early_to_tell(each_stories, watch):
     assert found(watched) == []
 
 
-def test_waiting_for_a_lock_is_another_matter(each_stories, watch):
+def test_waiting_for_a_lock_is_another_matter(each_stories, watch, processor_time):
     """FOR UPDATE waits for others: its time says nothing of its plan."""
+    processor_time.count_waiting()
     watched = watch(each_stories.url)
     waits = sa.select(Product.id).where(Product.id == 1, sa.func.pg_sleep(0.1).is_not(None))
     assert ask(watched, waits.with_for_update()) == []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
 from flask_planwatch import VerdictStatus
 from flask_planwatch.plan.evidence import Custom, Evidence, Hit, Miss, Prepared
-from flask_planwatch.plan.schema import Schema
+from flask_planwatch.plan.schema import Column, Relation, Schema
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.remedies import prepared as remedy
 from flask_planwatch.rules import generic_plan
 from flask_planwatch.server import prepared
 from flask_planwatch.server.session import OwnSession
@@ -289,3 +291,26 @@ def test_the_rewrite_is_in_the_words_of_the_app(psycopg):
         'statement = statement.where(Medic.state != bindparam("state_1", …, literal_execute=True))'
         in rewrite.sqlalchemy
     )
+
+
+def test_the_first_parameter_is_not_taken_for_the_tenth():
+    """The conditions stand in any order, and `$10` begins with `$1`."""
+    generic = Plan.from_json(
+        {
+            "Node Type": "Seq Scan",
+            "Schema": "public",
+            "Relation Name": "item",
+            "Alias": "item",
+            "Filter": "((item.kind >= $10) AND ($11 OR (item.kind = $12)) AND (item.tenant = $1))",
+        }
+    )
+    columns = tuple(Column(name, "integer", quoted_name=name) for name in ("tenant", "kind"))
+    item = Relation(
+        "public.item", "public", "item", "item", "item", "r", 1e5, "public.item", columns=columns
+    )
+    case = SimpleNamespace(schema=Schema({"public.item": item}), mapped=lambda relation: None)
+    assert remedy._bound(case, generic, 0, "first") == "item.c.tenant == first"
+    assert remedy._bound(case, generic, 9, "tenth") == "item.c.kind >= tenth"
+    switched = remedy._switched(case, generic, [10], {0: "first", 11: "twelfth"})
+    assert list(switched) == ["item.c.kind == twelfth"]
+    assert list(remedy._switched(case, generic, [0], {})) == []

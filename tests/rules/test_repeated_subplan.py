@@ -542,9 +542,9 @@ def test_deep_plans_take_no_time():
         shown = {"Plan Rows": 1e9, "Output": [f"(SubPlan {number - 1})"]}
         inner = sub_plan(f"SubPlan {number}", below=[inner], **shown)
     plan = Plan.from_json({"Plan": holder(inner, Output=["(SubPlan 2499)"])})
-    started = time.perf_counter()
+    started = time.thread_time()
     assert isinstance(judged(plan, client_side=False), Hit)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 SCAN = {

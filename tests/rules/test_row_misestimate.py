@@ -504,9 +504,9 @@ def test_deep_plans_take_no_time():
     for _ in range(1600):
         document = loop(step("Sort", 1, 200, as_outer(document)), runs=200)
     plan = Plan.from_json({"Plan": document})
-    started = time.perf_counter()
+    started = time.thread_time()
     assert isinstance(judged(plan), Hit)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 #: The conditions of a scan, the terms that statistics would have, and whether a value comes later.
@@ -520,6 +520,7 @@ CONDITIONS = {
     "a join": ("((a.town = o.name) AND (a.points = 7))", ["town", "points"], True),
     "a sub-query": ("(a.points = (InitPlan 1).col1)", ["points"], True),
     "a parameter": ("(a.points = $1)", ["points"], True),
+    "a price in dollars": ("(a.town = '$1 off'::text)", ["town"], False),
 }  # fmt: skip
 
 
@@ -527,11 +528,21 @@ CONDITIONS = {
 def test_reads_what_statistics_would_be_about(name):
     text, terms, later = CONDITIONS[name]
     node = Plan.from_json({"Plan": {"Node Type": "Seq Scan", "Alias": "a", "Filter": text}}).root
-    conditions = conditions_of(node, table())
+    conditions = conditions_of(node, table(), frozenset())
     assert list(conditions.terms) == terms
     assert conditions.later is later
     together = not later and (len(terms) > 1 or terms[0].startswith("("))
     assert conditions.may_go_together is together
+
+
+def test_an_expression_with_a_value_is_no_term():
+    """Statistics of it would serve that value only, and show it."""
+    text = "(((a.town || ' of 4 Secret Lane'::text) = 'x'::text) AND (a.points = 7))"
+    node = Plan.from_json({"Plan": {"Node Type": "Seq Scan", "Alias": "a", "Filter": text}}).root
+    conditions = conditions_of(node, table(), frozenset())
+    assert conditions.terms == ("points",)
+    assert conditions.holds_value
+    assert not conditions.may_go_together
 
 
 def test_statistics_of_one_expression_have_no_kinds():

@@ -52,7 +52,7 @@ from .rules import RULES, Rule
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
 from .server.catalog import Catalog
-from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
+from .server.explain import Query, explain, own_type_query, predicate_query
 from .server.policies import refuse_row_security
 from .server.prepared import prepared
 from .server.session import Session
@@ -482,9 +482,8 @@ def _query(capture: Capture) -> Query:
         raise ServerError(capture.too_large)
     if capture.error and (capture.error.sqlstate or "")[:2] == "42":
         raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
-    query = Query(capture.text, capture.parameters, capture.escaped)
-    refuse_several(query)
-    return query
+    accepted = capture.error is None
+    return Query(capture.text, capture.parameters, capture.escaped, accepted)
 
 
 def suspicions(plan: Plan, schema: Schema, varying: frozenset[str]) -> list[tuple[Rule, Suspicion]]:

@@ -21,8 +21,10 @@ from sqlalchemy.pool import NullPool, PoolProxiedConnection
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_unknown
-from .drivers import Call, known_of, sqlstate_of, transaction_on
+from .connections import transaction_on
+from .drivers import Call, known_of, sqlstate_of
 from .event_loop import EventLoop, directly
+from .instrumentation import unobserved
 from .transaction import NO_SERVER, ServerError, Transaction
 
 #: Seconds that Engine.dispose() may wait for an EXPLAIN to end: short against its own work.
@@ -137,22 +139,21 @@ class OwnSession:
         A connection that the server has dropped since is replaced once. Raises ServerError, with
         SESSION_STATE_UNKNOWN if the application's settings cannot be had here.
         """
-        mode = "READ WRITE" if writable else "READ ONLY"
-        limits = (
-            f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}; "
-            f"SET LOCAL lock_timeout = {self.lock_timeout_ms}; "
-            "SET LOCAL application_name = 'flask-planwatch'"
-        )
-        path = "; SET LOCAL search_path TO DEFAULT" if own_state else ""
-        with self._lock:
+        limits = [
+            f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}",
+            f"SET LOCAL lock_timeout = {self.lock_timeout_ms}",
+            "SET LOCAL application_name = 'flask-planwatch'",
+        ]
+        path = ["SET LOCAL search_path TO DEFAULT"] if own_state else []
+        with self._lock, unobserved():
             self._let_go = False
-            transaction = self._begin(f"SET TRANSACTION {mode}; {limits}{path}")
+            transaction = self._begin("READ WRITE" if writable else "READ ONLY", *limits, *path)
             try:
                 if not own_state:
                     self._adopt(transaction, limits)
                 yield transaction
             finally:
-                self._rollback()
+                self._rollback(transaction)
                 if self._let_go:
                     self._discard()
 
@@ -191,15 +192,17 @@ class OwnSession:
         self._connection = None
         self.__dict__.pop("_made_lock", None)
 
-    def _begin(self, sql: str) -> Transaction:
+    def _begin(self, mode: str, *settings: str) -> Transaction:
         for attempt in ("held", "renewed"):
             connection = self._connect()
             transaction = transaction_on(connection, self._dialect, self._call)
             started = perf_counter()
             try:
-                transaction.run(sql)
+                transaction.begin(mode, *settings)
                 self.round_trip_ms = min(self.round_trip_ms, (perf_counter() - started) * 1000)
-                self._refuse_last(transaction, sql)
+                if self._refuses_to_count(transaction):
+                    transaction.end()
+                    transaction.begin(mode, *settings)
                 return transaction
             except ServerError as error:
                 self._discard()
@@ -207,10 +210,10 @@ class OwnSession:
                     raise
         raise AssertionError("unreachable")
 
-    def _adopt(self, transaction: Transaction, limits: str) -> None:
+    def _adopt(self, transaction: Transaction, limits: list[str]) -> None:
         """Set what the application had set, and PlanWatch's own limits once more after it."""
         if adopt(transaction, self.state, other_role=self.other_role):
-            transaction.run(limits)
+            transaction.run(*limits)
 
     @property
     def other_role(self) -> bool:
@@ -232,10 +235,13 @@ class OwnSession:
             listeners += [*pool.connect, *pool.first_connect]
         refuse_unknown(state, listeners)
 
-    def _refuse_last(self, transaction: Transaction, begin: str) -> None:
-        """Raise ServerError if the app may need the connection: one more, and it is refused."""
+    def _refuses_to_count(self, transaction: Transaction) -> bool:
+        """Whether the server does not say how many connections are free, and the question failed.
+
+        Raises ServerError if the app may need PlanWatch's: one more, and it is refused.
+        """
         if not self._may_count or monotonic() < self._checked + CHECK_SECONDS:
-            return
+            return False
         try:
             ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
         except ServerError as error:
@@ -243,12 +249,11 @@ class OwnSession:
                 raise
             # Some servers hide this part of the catalog.
             self._may_count = False
-            self._rollback()
-            transaction.run(begin)
-            return
+            return True
         if free < FREE_CONNECTIONS:
             raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has hardly a connection left")
         self._checked = monotonic()
+        return False
 
     def _connect(self) -> PoolProxiedConnection:
         if self._ended:
@@ -275,9 +280,9 @@ class OwnSession:
         connection = self._engine.pool.recreate().connect()
         self._refuse_shared(connection)
         connection.rollback()
-        # An AUTOCOMMIT engine would make every SET LOCAL void, and nothing READ ONLY.
+        # PlanWatch's transactions begin with a BEGIN of its own.
         adapted: Any = connection.dbapi_connection
-        adapted.autocommit = False
+        adapted.autocommit = True
         driver: Any = connection.driver_connection
         if hasattr(driver, "prepare_threshold"):
             driver.prepare_threshold = None
@@ -293,12 +298,14 @@ class OwnSession:
             self._shared = True
             raise ServerError(SkipReason.SHARED_CONNECTION)
 
-    def _rollback(self) -> None:
+    def _rollback(self, transaction: Transaction) -> None:
         if self._connection is None:
             return
         try:
-            self._call(self._connection.rollback)
-        except Exception:  # noqa: BLE001 - a broken connection is replaced at the next use
+            transaction.end()
+        except ServerError:
+            # A broken connection, or one that has left its transaction, is replaced at the next
+            # use.
             self._discard()
 
     def _discard(self) -> None:

@@ -163,8 +163,7 @@ class Psycopg2Transaction(DriverTransaction):
                 f"FROM pg_catalog.pg_prepared_statements WHERE name = '{name}')"
             )
         (row,) = self._ask(self._send_query, f"{MARK}SELECT {', '.join(calls)}", None)
-        types: Sequence[str] = row[-1] if _UNTYPED in given.types else given.types
-        return types
+        return list(map(_unlimited, row[-1])) if _UNTYPED in given.types else given.types
 
     def _parametrised(self, text: str, parameters: Parameters) -> _Given | None:
         """Return a statement with its values as parameters, None if they cannot be."""
@@ -235,6 +234,15 @@ class Psycopg2Transaction(DriverTransaction):
             extensions.register_type(_json_as_text(), cursor)
         return cursor
 
+
+def _unlimited(kind: str) -> str:
+    """Return the name of a type that cuts nothing off: `character` alone is one character long."""
+    name, array, end = kind.partition("[]")
+    return _WITHOUT_LENGTH.get(name, name) + array + end
+
+
+#: Types whose names mean a length of one where no length is given.
+_WITHOUT_LENGTH = {"character": "bpchar", "bit": '"bit"'}
 
 #: The type of a string that bears none.
 _UNTYPED = "unknown"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -137,7 +138,7 @@ class DriverTransaction(ABC):
     def begin(self, mode: str, *settings: str) -> None:
         if self._state() != _IDLE:
             raise ServerError(SkipReason.CONNECTION_LOST, "it is in a transaction already")
-        self._guarded(self._send_commands, _joined(f"BEGIN {mode}", *settings))
+        self._called(self._send_commands, _joined(f"BEGIN {mode}", *settings))
 
     def end(self) -> None:
         # What was prepared outlives it, and a pooler may give the connection to somebody else.
@@ -210,7 +211,9 @@ class DriverTransaction(ABC):
         accepted: bool = True,
     ) -> Any:
         """Return the JSON of an EXPLAIN."""
-        return _read(self._explain(explain, text, parameters if escaped else None, accepted))
+        given = parameters if escaped else None
+        with self._told(text):
+            return _read(self._explain(explain, text, given, accepted))
 
     def _prepare(self, text: str, types: Sequence[str]) -> str:
         """Prepare a text that the server must take for one statement; return its name there."""
@@ -237,11 +240,17 @@ class DriverTransaction(ABC):
         """Send something within the transaction, and nothing if it has ended."""
         if self._state() not in {_IN_TRANSACTION, _IN_FAILED_TRANSACTION}:
             raise ServerError(SkipReason.CONNECTION_LOST, "its transaction has ended early")
-        return self._guarded(send, sql, *arguments)
+        return self._called(send, sql, *arguments)
 
-    def _guarded(self, send: Callable[..., Result], sql: str, *arguments: Any) -> Result:
-        try:
+    def _called(self, send: Callable[..., Result], sql: str, *arguments: Any) -> Result:
+        with self._told(sql):
             return self._call(send, sql, *arguments)
+
+    @contextmanager
+    def _told(self, sql: str) -> Iterator[None]:
+        """Raise ServerError for whatever happens to this text."""
+        try:
+            yield
         except ServerError:
             raise
         except RecursionError as error:

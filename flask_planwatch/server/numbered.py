@@ -20,8 +20,9 @@ _QUOTED = re.compile(r"'[^']*+'|\"[^\"]*+\"")
 #: White space that may stand before a placeholder; where there is more, it is taken for the worst.
 _GAP = 80
 
-#: What begins a comment or another kind of quotes, or keeps quotes from ending.
-_HIDES = re.compile(r"--|/\*|\$|\\")
+#: Quotes that are still open, what begins a comment or another kind of quotes, and what keeps
+#: quotes from ending.
+_HIDES = re.compile(r"['\"$\\]|--|/\*")
 
 #: After BY or DISTINCT ON, a number that is written into the text is the position of a column.
 _LANDMARK = re.compile(
@@ -91,7 +92,7 @@ def stand_for_values(text: str) -> bool:
     if not places:
         return True
     text = text[: places[-1].end()]
-    outside = _QUOTED.sub("''", text)
+    outside = _QUOTED.sub(" ", text)
     seen = [match for match in _PLACEHOLDER.finditer(outside) if match[0] != "%%"]
     return (
         len(seen) == len(places)

@@ -80,7 +80,7 @@ SHAPES = {
     "in a comment": ("SELECT id -- 'no %s\nFROM sample WHERE number = %s", (1, 2)),
     "in dollars": ("SELECT id FROM sample WHERE name = $$%s$$ AND number = %s", (1, 2)),
     "an interval's": ("SELECT id FROM sample WHERE made < now() - interval '%s days'", (7,)),
-    "interval": ("SELECT id FROM sample WHERE made < now() - %s::interval", ("7 days",)),
+    "interval, cast": ("SELECT id FROM sample WHERE made < now() - %s::interval", ("7 days",)),
     "cast": ("SELECT id FROM sample WHERE day = CAST(%s AS date)", ("2020-01-01",)),
     "one name, two types": (
         "SELECT id FROM sample WHERE name = %(v)s OR number = %(v)s",

@@ -122,7 +122,10 @@ class Psycopg2Transaction(DriverTransaction):
     def _explain_prepared(self, explain: str, given: _Given, accepted: bool) -> Any:
         execution = self._executions.get(given)
         if execution is None:
-            execution = self._executions[given] = self._prepare_given(given, accepted)
+            execution = self._prepare_given(given, accepted)
+            # Without parameters the server keeps its first plan, whatever is set or built later.
+            if given.types:
+                self._executions[given] = execution
         return self._ask_json(f"{explain}EXECUTE {execution}")
 
     def _prepare_given(self, given: _Given, accepted: bool) -> str:

@@ -36,6 +36,7 @@ from .report.telemetry import tell_span
 from .report.toolbar import add_panel
 from .sampling import Sampler
 from .server.catalog import Catalog
+from .server.refusals import Refusals
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
 from .standing import Conclusions
@@ -307,6 +308,7 @@ class _WatchedEngine:
         self.proposals = Proposals()
         self.catalog = Catalog(self.session)
         self.conclusions = Conclusions()
+        self.refusals = Refusals()
         self._watcher = watcher
         self._worker = watcher.worker
         self._inspected_at: OrderedDict[str, tuple[float, str]] = OrderedDict()
@@ -331,6 +333,7 @@ class _WatchedEngine:
             may_analyse=watcher.sampler.analyses.take,
             catalog=self.catalog,
             conclusions=self.conclusions,
+            refusals=self.refusals,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
@@ -370,6 +373,7 @@ class _WatchedEngine:
         """Forget what was found out: the next inspection looks at everything anew."""
         self.conclusions.forget()
         self.catalog.forget()
+        self.refusals.forget()
 
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""

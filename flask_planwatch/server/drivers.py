@@ -362,7 +362,8 @@ class PsycopgTransaction(DriverTransaction):
         result = cursor.pgresult
         # Past all loaders, which the application may have replaced.
         value = result.get_value(0, 0) if result.ntuples and result.nfields else None
-        return Answer([result.ftype(place) for place in range(result.nfields)], value)
+        types = [result.ftype(place) for place in range(result.nfields)]
+        return Answer(types, value if value is None else value.decode(self._encoding, "replace"))
 
     def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
         return self._ask(self._send_single, MARK + explain + text, parameters).value
@@ -384,6 +385,12 @@ class PsycopgTransaction(DriverTransaction):
             return sql.Literal(value).as_string(self._connection.driver_connection)
         except Exception as error:
             raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
+
+    @property
+    def _encoding(self) -> str:
+        driver: Any = self._connection.driver_connection
+        # What psycopg takes for ASCII comes as the client wrote it once.
+        return "utf-8" if driver.info.encoding == "ascii" else str(driver.info.encoding)
 
     def _cursor(self) -> Any:
         """Return a cursor of psycopg's own class, whatever the application has configured."""

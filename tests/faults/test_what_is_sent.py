@@ -191,8 +191,20 @@ class Log:
 def test_nothing_of_a_text_is_run(app, form, text):
     log = Log(app.server)
     app.run(FORMS[form](text))
-    wrote = "SELECT count(*) FROM canary WHERE who = 'watcher'"
-    assert app.server.scalar(wrote) == 0
+    check(app.server, log)
+
+
+def test_nothing_that_writes_is_run(app):
+    log = Log(app.server)
+    for piece in PIECES:
+        for form in FORMS.values() if WRITE in piece else ():
+            app.run(form(piece))
+    check(app.server, log)
+
+
+def check(server, log):
+    """Assert that PlanWatch's role wrote nothing, and that all it sent bears the mark."""
+    assert server.scalar("SELECT count(*) FROM canary WHERE who = 'watcher'") == 0
     others = [one for one in log.commands() if not one.startswith("/* planwatch */ ")]
     assert [one for one in others if not THEIR_OWN.match(one)] == []
 

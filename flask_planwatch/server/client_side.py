@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy.pool import PoolProxiedConnection
@@ -65,6 +65,7 @@ class Psycopg2Transaction(DriverTransaction):
         super().__init__(connection, dialect, call)
         #: How to execute what was prepared in this transaction.
         self._executions: dict[_Given, str] = {}
+        self._made: Any = None
         self._asked = 0
         #: How much was asked when the latest savepoint was made.
         self._saved = -1
@@ -214,12 +215,12 @@ class Psycopg2Transaction(DriverTransaction):
         while len(known) > _MAX_LITERAL_ONLY:
             known.pop(next(iter(known)))
 
-    @property
+    @cached_property
     def _knowledge(self) -> _Knowledge:
         knowledge: _Knowledge = self._connection.info.setdefault("planwatch", _Knowledge())
         return knowledge
 
-    @property
+    @cached_property
     def _encoding(self) -> str:
         from psycopg2 import extensions
 
@@ -228,14 +229,15 @@ class Psycopg2Transaction(DriverTransaction):
 
     def _cursor(self) -> Any:
         """Return a cursor of psycopg2's own class, whatever the application has configured."""
-        from psycopg2 import extensions
+        if self._made is None:
+            from psycopg2 import extensions
 
-        driver: Any = self._connection.driver_connection
-        cursor = driver.cursor(cursor_factory=extensions.cursor)
-        # One that is wrapped for somebody's measurements cannot be told.
-        with suppress(TypeError):
-            extensions.register_type(_json_as_text(), cursor)
-        return cursor
+            driver: Any = self._connection.driver_connection
+            self._made = driver.cursor(cursor_factory=extensions.cursor)
+            # One that is wrapped for somebody's measurements cannot be told.
+            with suppress(TypeError):
+                extensions.register_type(_json_as_text(), self._made)
+        return self._made
 
 
 def _unlimited(kind: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -212,8 +211,13 @@ class DriverTransaction(ABC):
     ) -> Any:
         """Return the JSON of an EXPLAIN."""
         given = parameters if escaped else None
-        with self._told(text):
+        try:
             return _read(self._explain(explain, text, given, accepted))
+        except ServerError:
+            raise
+        except Exception as error:
+            # The driver may refuse to write a value.
+            raise self._server_error(error, text) from error
 
     def _prepare(self, text: str, types: Sequence[str]) -> str:
         """Prepare a text that the server must take for one statement; return its name there."""
@@ -243,22 +247,16 @@ class DriverTransaction(ABC):
         return self._called(send, sql, *arguments)
 
     def _called(self, send: Callable[..., Result], sql: str, *arguments: Any) -> Result:
-        with self._told(sql):
-            return self._call(send, sql, *arguments)
-
-    @contextmanager
-    def _told(self, sql: str) -> Iterator[None]:
-        """Raise ServerError for whatever happens to this text."""
         try:
-            yield
+            return self._call(send, sql, *arguments)
         except ServerError:
             raise
-        except RecursionError as error:
-            raise ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError") from error
         except Exception as error:
             raise self._server_error(error, sql) from error
 
     def _server_error(self, error: Exception, sql: str) -> ServerError:
+        if isinstance(error, RecursionError):
+            return ServerError(SkipReason.UNREADABLE_PLAN, "RecursionError")
         state = sqlstate_of(error)
         if self._is_lost(error):
             return ServerError(SkipReason.CONNECTION_LOST, type(error).__name__, state)

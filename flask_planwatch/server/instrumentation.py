@@ -15,11 +15,13 @@ def unobserved() -> Iterator[None]:
 
     Only what the application has loaded is asked, by its public means.
     """
+    managers = [one for one in (_without_spans(), _without_client()) if one is not None]
+    if not managers:
+        yield
+        return
     with ExitStack() as stack:
-        for enter in (_without_spans, _without_client):
-            manager = enter()
-            if manager is not None:
-                stack.enter_context(manager)
+        for manager in managers:
+            stack.enter_context(manager)
         yield
 
 

@@ -101,7 +101,7 @@ class Psycopg2Transaction(DriverTransaction):
         row = cursor.fetchone() if types else None
         return Answer(types, row[0] if row else None)
 
-    def _send_prepare(self, sql: str) -> None:
+    def _send_prepare(self, sql: str, parameters: Parameters) -> None:
         self._cursor().execute(sql)
 
     def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
@@ -150,7 +150,7 @@ class Psycopg2Transaction(DriverTransaction):
         ]
         return f"{name} ({', '.join(arguments)})"
 
-    def _prepare(self, text: str, types: Sequence[str]) -> str:
+    def _prepare(self, text: str, types: Sequence[str], parameters: Parameters = None) -> str:
         if not is_single(text):
             super()._prepare(in_brackets(text), types)
         return super()._prepare(text, types)

@@ -128,10 +128,6 @@ class DriverTransaction(ABC):
     def _send_single(self, sql: str, parameters: Parameters) -> Answer:
         """Send one statement, and no more, in a message that takes no more."""
 
-    @abstractmethod
-    def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
-        """Return the JSON of an EXPLAIN, read or not."""
-
     # What is made of that.
 
     def begin(self, mode: str, *settings: str) -> None:
@@ -219,22 +215,35 @@ class DriverTransaction(ABC):
             # The driver may refuse to write a value.
             raise self._server_error(error, text) from error
 
-    def _prepare(self, text: str, types: Sequence[str]) -> str:
-        """Prepare a text that the server must take for one statement; return its name there."""
+    def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
+        """Return the JSON of an EXPLAIN, read or not."""
+        if parameters:
+            return self._ask(self._send_single, MARK + explain + text, parameters).value
+        # Before 16, pg_stat_statements keeps the text of an EXPLAIN with all its constants; that of
+        # PREPARE it never keeps.
+        name = self._prepare(text, (), parameters)
+        return self._ask_json(f"{explain}EXECUTE {name}")
+
+    def _prepare(self, text: str, types: Sequence[str], parameters: Parameters = None) -> str:
+        """Prepare a text that the server must take for one statement; return its name there.
+
+        `parameters` are None, or none at all: then the driver reads the text for placeholders.
+        """
         count = len(self._prepared) + 1
         name = PREPARED if count == 1 else f"{PREPARED}_{count}"
         declared = f" ({', '.join(types)})" if types else ""
         # First, as nothing tells whether it is there if the thread is interrupted.
         self._prepared.append(name)
         try:
-            self._ask(self._send_prepare, f"{MARK}PREPARE {name}{declared} AS\n{text}")
+            sql = f"{MARK}PREPARE {name}{declared} AS\n{text}"
+            self._ask(self._send_prepare, sql, parameters)
         except ServerError:
             self._prepared.remove(name)
             raise
         return name
 
-    def _send_prepare(self, sql: str) -> None:
-        self._send_single(sql, None)
+    def _send_prepare(self, sql: str, parameters: Parameters) -> None:
+        self._send_single(sql, parameters)
 
     def _ask_json(self, sql: str) -> Any:
         """Return the only value that a command of PlanWatch's own returns, JSON read or not."""
@@ -363,9 +372,6 @@ class PsycopgTransaction(DriverTransaction):
         types = [result.ftype(place) for place in range(result.nfields)]
         return Answer(types, value if value is None else value.decode(self._encoding, "replace"))
 
-    def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
-        return self._ask(self._send_single, MARK + explain + text, parameters).value
-
     def oids(self, values: Sequence[Any]) -> list[int]:
         from psycopg.adapt import PyFormat, Transformer
 
@@ -443,9 +449,6 @@ class AsyncpgTransaction(DriverTransaction):
         rows = list(cursor.fetchall()) if cursor.description else []
         types = [column[1] for column in cursor.description or ()]
         return Answer(types, rows[0][0] if rows and rows[0] else None)
-
-    def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
-        return self._ask(self._send_single, MARK + explain + text, parameters).value
 
     def _read_json_as_text(self) -> None:
         """Let the driver leave JSON alone, instead of giving it to the application's own reader."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from flask_planwatch.server.explain import Query, explain
 from flask_planwatch.server.session import OwnSession
 from flask_planwatch.server.transaction import ServerError
 
+from .. import servers
 from .own_server import own_server
 
 DRIVERS = ("psycopg2", "psycopg", "asyncpg")
@@ -149,14 +151,26 @@ class App:
 
 
 @pytest.fixture(params=DRIVERS)
-def app(server, request, monkeypatch):
+def driver(request):
+    return request.param
+
+
+@contextmanager
+def app_on(server, driver, monkeypatch):
+    """An app on a server, where PlanWatch connects as `watcher`."""
     url = sa.make_url(server.url(user="watcher"))
     monkeypatch.setattr(
         watcher, "OwnSession", lambda engine, **given: OwnSession(engine, **given | {"url": url})
     )
-    app = App(server, request.param)
+    app = App(server, driver)
     yield app
     app.close()
+
+
+@pytest.fixture
+def app(server, driver, monkeypatch):
+    with app_on(server, driver, monkeypatch) as app:
+        yield app
 
 
 class Log:
@@ -222,10 +236,10 @@ def test_plain_statements_are_inspected(app):
     assert len(explained) >= len(fine)
 
 
-@pytest.fixture(params=DRIVERS)
-def session(server, request):
-    make = create_async_engine if request.param == "asyncpg" else sa.create_engine
-    engine = getattr(made := make(server.url(request.param)), "sync_engine", made)
+@pytest.fixture
+def session(server, driver):
+    make = create_async_engine if driver == "asyncpg" else sa.create_engine
+    engine = getattr(made := make(server.url(driver)), "sync_engine", made)
     url = sa.make_url(server.url(user="watcher"))
     session = OwnSession(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
     yield session
@@ -289,3 +303,27 @@ def test_values_are_not_in_the_log_of_a_server_that_logs_errors(server, app):
     app.run((sa.text("SELECT a FROM secret WHERE a = :x"), {"x": 918273}))
     (place,) = [i for i, entry in enumerate(log.entries()) if entry.startswith("ERROR:")]
     assert "918273" not in "".join(log.entries()[place : place + 2])
+
+
+@pytest.fixture(scope="module", params=[servers.FIRST, servers.HYPOPG])
+def counted(request):
+    """A server that counts statements."""
+    with own_server(request.param, shared_preload_libraries="pg_stat_statements") as server:
+        server.execute("CREATE EXTENSION pg_stat_statements", *CANARY)
+        yield server
+
+
+def test_neither_values_nor_each_text_are_in_pg_stat_statements(counted, driver, monkeypatch):
+    """Its table is the application's, and has no room for what PlanWatch asks."""
+    mine = "FROM pg_stat_statements WHERE userid = 'watcher'::regrole"
+    counts = []
+    with app_on(counted, driver, monkeypatch) as app:
+        for number in range(20):
+            mark = f"mark{number}"
+            app.run((sa.text("SELECT id FROM badge WHERE owner = :x"), {"x": mark}))
+            app.run((sa.text("SELECT id FROM badge WHERE owner = ANY (:x)"), {"x": [mark, mark]}))
+            app.run(f"SELECT id FROM badge WHERE owner = '{mark}'")
+            counts.append(counted.scalar(f"SELECT count(*) {mine}"))
+        assert app.planwatch.stats(app.app)["inspected"] == 60
+    assert counted.scalar(f"SELECT count(*) {mine} AND query LIKE '%mark%'") == 0
+    assert counts[-1] == counts[4]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from ..finding import SkipReason
 from .transaction import Parameters, ServerError
 
-#: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format.
-_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]+)\))?[sbt])")
+#: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format. The
+#: length of a name is limited so that none is looked for in all the rest of a text.
+_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]{1,256}+)\))?[sbt])")
 
 #: A placeholder as asyncpg sends it.
 _NUMBER = re.compile(r"\$(\d+)")
@@ -26,7 +27,7 @@ _HIDES = re.compile(r"['\"$\\]|--|/\*")
 
 #: After BY or DISTINCT ON, a number that is written into the text is the position of a column.
 _LANDMARK = re.compile(
-    r"\b(by\b|distinct\s++on\s*+\()|([()])|(%(?:\([^)]+\))?[sbt])", re.IGNORECASE
+    r"\b(by\b|distinct\s++on\s*+\()|([()])|(%(?:\([^)]{1,256}+\))?[sbt])", re.IGNORECASE
 )
 
 

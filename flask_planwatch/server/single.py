@@ -28,9 +28,10 @@ def without_end(text: str) -> str:
         tokens = list(tokenize(text).tokens)
     except SqlglotError:
         return text
+    end = len(text)
     while tokens and tokens[-1].token_type is TokenType.SEMICOLON:
-        text = text[: tokens.pop().start]
-    return text
+        end = tokens.pop().start
+    return text[:end]
 
 
 def in_brackets(text: str) -> str:

@@ -92,7 +92,6 @@ class Psycopg2Transaction(DriverTransaction):
 
     def _send_single(self, sql: str, parameters: Parameters) -> Answer:
         given = self._written(without_end(sql), parameters)
-        # A constant that the driver wrote hides no statement.
         if not is_single(given.foreign):
             raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
         cursor = self._cursor()
@@ -200,9 +199,12 @@ class Psycopg2Transaction(DriverTransaction):
         if parameters is None:
             return _Given(text, text)
         values = parameters.values() if isinstance(parameters, Mapping) else parameters
-        foreign = [one for one in self._quoted(list(values)) if read_literal(one) is None]
+        quoted = self._quoted(list(values))
+        if stand_for_values(text):
+            # A constant that the driver wrote in the place of a value hides no statement.
+            quoted = [one for one in quoted if read_literal(one) is None]
         written = self._cursor().mogrify(text, parameters).decode(self._encoding)
-        return _Given(written, "\n".join([text, *foreign]))
+        return _Given(written, "\n".join([text, *quoted]))
 
     def _quoted(self, values: Sequence[Any]) -> list[str]:
         """Return values as the driver writes them into a text."""

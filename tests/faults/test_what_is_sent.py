@@ -327,3 +327,32 @@ def test_neither_values_nor_each_text_are_in_pg_stat_statements(counted, driver,
         assert app.planwatch.stats(app.app)["inspected"] == 60
     assert counted.scalar(f"SELECT count(*) {mine} AND query LIKE '%mark%'") == 0
     assert counts[-1] == counts[4]
+
+
+def _client_side(connection, _):
+    from psycopg import ClientCursor
+    from psycopg.rows import dict_row
+
+    connection.cursor_factory, connection.row_factory = ClientCursor, dict_row
+
+
+def _dictionaries(connection, _):
+    from psycopg2.extras import RealDictCursor
+
+    connection.cursor_factory = RealDictCursor
+
+
+@pytest.mark.parametrize(
+    ("driver", "configure"), [("psycopg", _client_side), ("psycopg2", _dictionaries)]
+)
+@pytest.mark.parametrize("value", ["x", "a'b; c) %s \\"])
+def test_cursors_of_the_applications_own(server, driver, configure, value):
+    """PlanWatch's are plain, and values go as those of the application went."""
+    engine = sa.create_engine(server.url(driver))
+    sa.event.listen(engine, "connect", configure)
+    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    query = Query("SELECT id FROM badge WHERE lower(owner) = %(x)s", {"x": value})
+    plan = explain(session, query)
+    assert "lower(badge.owner) = " in plan.as_text()
+    session.close()
+    engine.dispose()

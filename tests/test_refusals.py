@@ -23,12 +23,16 @@ def clock(monkeypatch):
 
 def ask(known, text=TEXT, state=NOTHING_SET, sqlstate="42501"):
     """Return whether the server is asked; it refuses."""
-    asked = False
-    with pytest.raises(ServerError) as caught, known.heeded(text, state):
-        asked = True
+    asked = []
+
+    def refuse():
+        asked.append(text)
         raise ServerError(SkipReason.PERMISSION_DENIED, "denied", sqlstate)
+
+    with pytest.raises(ServerError) as caught, known.heeded(text, state):
+        refuse()
     assert (caught.value.reason, caught.value.detail) == (SkipReason.PERMISSION_DENIED, "denied")
-    return asked
+    return bool(asked)
 
 
 def test_the_pause_doubles_up_to_an_hour(clock):

@@ -20,7 +20,7 @@ from .transaction import Parameters, ServerError
 _MAX_PARAMETERS = 1000
 
 #: Texts for which a connection remembers that values cannot be parameters.
-_MAX_LITERAL_ONLY = 1000
+MAX_LITERAL_ONLY = 1000
 
 #: States that say what is wrong with a statement, and would with any form of its values.
 _OF_THE_STATEMENT = frozenset({"42501", "42P01", "42703", "3F000"})
@@ -214,7 +214,7 @@ class Psycopg2Transaction(DriverTransaction):
     def _remember_literal_only(self, text: str) -> None:
         known = self._knowledge.literal_only
         known[hash(text)] = None
-        while len(known) > _MAX_LITERAL_ONLY:
+        while len(known) > MAX_LITERAL_ONLY:
             known.pop(next(iter(known)))
 
     @cached_property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 #: A string constant, with a type if one is named. Each alternative can be read in one way only.
@@ -96,8 +95,3 @@ def _element(string: str | None) -> str:
 def _constant_of(value: str) -> str:
     """Return a string constant that means the same whatever `standard_conforming_strings` is."""
     return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def all_read(literals: Sequence[str]) -> bool:
-    """Whether all of these are constants, in which no statement can hide."""
-    return all(read_literal(one) is not None for one in literals)

@@ -86,8 +86,8 @@ class Transaction(Protocol):
     ) -> Plan:
         """Return the plan of a statement with its own parameters, by this form of EXPLAIN.
 
-        `escaped` is False if the driver must not look for placeholders in the text, `accepted` if
-        the server may never have taken the text for SQL.
+        `escaped` is False if the driver must not look for placeholders in the text, `accepted` is
+        False if the server may never have taken the text for SQL.
         """
 
     def generic_plan(self, explain: str, text: str, types: Sequence[str]) -> Plan:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -53,9 +54,10 @@ from .rules import RULES, Rule
 from .server.adoption import refuse_hidden
 from .server.analyse import analyse
 from .server.catalog import Catalog
-from .server.explain import Query, explain, own_type_query, predicate_query, refuse_several
+from .server.explain import Query, explain, own_type_query, predicate_query
 from .server.policies import refuse_row_security
 from .server.prepared import prepared
+from .server.refusals import Refusals
 from .server.session import Session
 from .server.transaction import NO_SERVER, ServerError
 from .settings import Settings
@@ -143,7 +145,8 @@ class _Further:
             threshold, why = preparation.threshold, preparation.why
             return Prepared(threshold, plan, (), (), 0.0, reached=False, why=why)
         try:
-            return prepared(self._session, self._query, plan, preparation)
+            with self._heeded(f"generic plan: {self._query.text}"):
+                return prepared(self._session, self._query, plan, preparation)
         except ServerError as error:
             self._no_answer(error, SkipReason.GENERIC_PLAN_UNKNOWN)
             return None
@@ -161,6 +164,9 @@ class _Further:
             self._no_answer(error, SkipReason.NOT_ANALYSED)
             return None
 
+    def _heeded(self, text: str) -> AbstractContextManager[None]:
+        return self._inspector.refusals.heeded(text, self._capture.state)
+
     def _no_answer(self, error: ServerError, reason: SkipReason) -> None:
         if error.reason in NO_SERVER:
             raise error
@@ -169,7 +175,8 @@ class _Further:
     def _explain_alone(self, query: Query) -> Plan | None:
         """Return the plan of a predicate alone, None if the server cannot plan it that way."""
         try:
-            return explain(self._session, query, seqscan=False)
+            with self._heeded(query.text):
+                return explain(self._session, query, seqscan=False)
         except ServerError as error:
             if error.reason in NO_SERVER:
                 raise
@@ -192,6 +199,7 @@ class Inspector:
     may_analyse: Callable[[], bool]
     catalog: Catalog
     conclusions: Conclusions
+    refusals: Refusals
     structure: Structure = field(default_factory=Structure)
     answers: Latest[Hashable, tuple[list[Answer], list[Candidate]]] = field(
         default_factory=lambda: Latest(LEARNT, MAX_ANSWERS)
@@ -227,7 +235,8 @@ class Inspector:
         query = _query(capture)
         refuse_hidden(query.text, capture.state)
         self.session.plan_like(capture.state)
-        plan = explain(self.session, query)
+        with self.refusals.heeded(query.text, capture.state):
+            plan = explain(self.session, query)
         _refuse_long(plan)
         schemas = self._schemas(capture, plan)
         # Before anything is learnt of the plan: it may be refused.
@@ -496,9 +505,8 @@ def _query(capture: Capture) -> Query:
         raise ServerError(capture.left_out)
     if capture.error and (capture.error.sqlstate or "")[:2] == "42":
         raise ServerError(SkipReason.STATEMENT_INVALID, capture.error.name)
-    query = Query(capture.text, capture.parameters, capture.escaped)
-    refuse_several(query)
-    return query
+    accepted = capture.error is None
+    return Query(capture.text, capture.parameters, capture.escaped, accepted)
 
 
 def _refuse_long(plan: Plan) -> None:

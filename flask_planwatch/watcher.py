@@ -36,6 +36,7 @@ from .report.toolbar import add_panel
 from .room import LEARNT, Latest
 from .sampling import Sampler, renew_budgets
 from .server.catalog import Catalog
+from .server.refusals import Refusals
 from .server.session import DISPOSE_PATIENCE, OwnSession
 from .settings import Settings, read_settings
 from .standing import Conclusions
@@ -311,6 +312,7 @@ class _WatchedEngine:
         self.proposals = Proposals()
         self.catalog = Catalog(self.session)
         self.conclusions = Conclusions()
+        self.refusals = Refusals()
         self._engine = weakref.ref(engine)
         self._watcher = watcher
         self._worker = watcher.worker
@@ -341,6 +343,7 @@ class _WatchedEngine:
             may_analyse=watcher.sampler.analyses.take,
             catalog=self.catalog,
             conclusions=self.conclusions,
+            refusals=self.refusals,
         )
 
     def submit(self, capture: Capture) -> Ticket | None:
@@ -416,6 +419,7 @@ class _WatchedEngine:
         """Forget what was found out: the next inspection looks at everything anew."""
         self.conclusions.forget()
         self.catalog.forget()
+        self.refusals.forget()
         # Not made before the first inspection: it knows the settings that depend on the debug mode.
         if (inspector := self.__dict__.get("_inspector")) is not None:
             inspector.forget()

@@ -37,7 +37,7 @@ from flask_planwatch.plan import predicate, structure
 from flask_planwatch.report import log, store
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.request_record import RequestRecord
-from flask_planwatch.server import catalog
+from flask_planwatch.server import catalog, client_side, refusals
 from flask_planwatch.tally import MAX_STATEMENTS
 
 from .models import User
@@ -248,6 +248,12 @@ LIMITS = {
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
     "Columns and indexes of relations, for each engine": (catalog.MAX_RELATIONS,),
     "Plans whose relations were read a moment ago, for each engine": (catalog.MAX_REMEMBERED,),
+    "Statements that the server refused, for each engine, of some 500 bytes each": (
+        refusals.MAX_REFUSALS,
+    ),
+    "Texts whose values psycopg2 has to write, for each connection, by their hashes": (
+        client_side.MAX_LITERAL_ONLY,
+    ),
     "Outcomes that stand, for each engine": (standing.MAX_OUTCOMES,),
     "Files that are or are not the application's own": (location.MAX_FILES,),
 }

@@ -32,8 +32,7 @@ def analyse(session: Session, query: Query, plan: Plan, *, took_ms: float) -> Pl
         raise ServerError(SkipReason.NOT_ANALYSED, refusal)
     try:
         with session.transaction() as transaction:
-            sql = _ANALYSE + query.text
-            return transaction.plan(sql, query.parameters, escaped=query.escaped)
+            return query.explain(transaction, _ANALYSE)
     except ServerError as error:
         if error.reason in NO_SERVER:
             raise

@@ -34,13 +34,14 @@ _CREATOR = "sqlalchemy.engine.create"
 class OwnConnection:
     """A connection that PlanWatch opened, as its transactions use it.
 
-    `dbapi_connection` is SQLAlchemy's, `driver_connection` the driver's own. `gone` tells that it
-    was cut, or closed.
+    `dbapi_connection` is SQLAlchemy's, `driver_connection` the driver's own, and `info` what is
+    remembered of it. `gone` tells that it was cut, or closed.
     """
 
     def __init__(self, dbapi_connection: Any, dialect: Dialect) -> None:
         self.dbapi_connection = dbapi_connection
         self.driver_connection = dialect.get_driver_connection(dbapi_connection)
+        self.info: dict[str, Any] = {}
         self.gone = False
         self._process = os.getpid()
         # A second way to the same socket, which stays valid whatever the driver does with its own.
@@ -50,10 +51,6 @@ class OwnConnection:
     def cursor(self) -> Any:
         """Return a cursor of the driver, as SQLAlchemy sees it."""
         return self.dbapi_connection.cursor()
-
-    def rollback(self) -> None:
-        """End the open transaction."""
-        self.dbapi_connection.rollback()
 
     def hang_up(self) -> None:
         """Cut the connection at once, on any thread, whatever is being done on it.
@@ -157,9 +154,9 @@ def _opened(connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any]) 
         entry = _Entry(dbapi_connection, connection.driver_connection)
         for listener in listeners:
             listener(dbapi_connection, entry)
-        # What they began ends here. An AUTOCOMMIT engine would have made every SET LOCAL void.
+        # What they began ends here; PlanWatch's transactions begin with a BEGIN of its own.
         dbapi_connection.rollback()
-        dbapi_connection.autocommit = False
+        dbapi_connection.autocommit = True
         driver = connection.driver_connection
         if hasattr(driver, "prepare_threshold"):
             driver.prepare_threshold = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from sqlalchemy.util import greenlet_spawn
@@ -62,7 +63,7 @@ def _outside_of_loops(function: Callable[..., _Result], *arguments: Any) -> _Res
     if asyncio._get_running_loop() is None:
         return function(*arguments)
     with ThreadPoolExecutor(1, thread_name_prefix="flask-planwatch-loop") as pool:
-        return pool.submit(function, *arguments).result()
+        return pool.submit(copy_context().run, function, *arguments).result()
 
 
 _ABANDONED: list[asyncio.AbstractEventLoop] = []

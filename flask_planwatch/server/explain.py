@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
-
-from ..finding import SkipReason
 from ..pause import give_way
 from ..plan.evidence import Suspicion
 from ..plan.pattern import read
-from ..plan.predicate import tokenize
 from ..plan.tree import Plan
 from .session import Session
-from .transaction import Parameters, ServerError, Transaction
-
-EXPLAIN = "EXPLAIN (FORMAT JSON, VERBOSE) "
+from .transaction import EXPLAIN, Parameters, Transaction
 
 
 @dataclass(frozen=True)
 class Query:
-    """A statement as the driver got it: text, parameters, and whether placeholders are read."""
+    """A statement as the driver got it: text, parameters, and whether placeholders are read.
+
+    `accepted` is False if the server may never have taken the text for SQL.
+    """
 
     text: str
     parameters: Parameters
     escaped: bool = True
+    accepted: bool = True
 
-    def explain(self, transaction: Transaction) -> Plan:
-        """Return its plan in this transaction; raises ServerError."""
-        plan = transaction.plan(EXPLAIN + self.text, self.parameters, escaped=self.escaped)
+    def explain(self, transaction: Transaction, form: str = EXPLAIN) -> Plan:
+        """Return its plan in this transaction, by this form of EXPLAIN; raises ServerError."""
+        plan = transaction.plan(
+            form, self.text, self.parameters, escaped=self.escaped, accepted=self.accepted
+        )
         give_way()
         return plan
 
@@ -79,23 +78,6 @@ def reference_query(suspicion: Suspicion) -> Query:
     table = f"{quoted(suspicion.relation.schema)}.{quoted(suspicion.relation.name)}"
     tests = " AND ".join(f"x.{key} = (SELECT {key} FROM {table} LIMIT 1)" for key in suspicion.keys)
     return Query(f"SELECT 1 FROM {table} x WHERE {tests}", None, escaped=False)
-
-
-def refuse_several(query: Query) -> None:
-    """Raise ServerError if the text holds more than one statement, or cannot be read.
-
-    EXPLAIN covers the first statement only: the server would run the others.
-    """
-    body = query.text.strip().rstrip(";")
-    if ";" not in body:
-        return
-    try:
-        kinds = [token.token_type for token in tokenize(body).tokens]
-        several = TokenType.SEMICOLON in kinds[:-1]
-    except SqlglotError:
-        several = True
-    if several:
-        raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
 
 
 def quoted(name: str | None) -> str:

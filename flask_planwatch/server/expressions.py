@@ -17,7 +17,7 @@ from ..plan.predicate import bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.scrub import mask
 from ..plan.spelling import shorter_spelling
-from .explain import EXPLAIN, quoted
+from .explain import quoted
 from .session import Session
 from .transaction import NO_SERVER, ServerError, Transaction
 
@@ -106,7 +106,7 @@ def _spelling(session: Session, relation: Relation, expression: str) -> str:
     if shorter == expression:
         return expression
     table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
-    queries = [f"{EXPLAIN}SELECT ({text}) FROM {table}" for text in (expression, shorter)]
+    queries = [f"SELECT ({text}) FROM {table}" for text in (expression, shorter)]
     try:
         with session.transaction() as transaction:
             outputs = [transaction.output(query) for query in queries]

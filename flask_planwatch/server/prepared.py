@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +14,10 @@ from ..plan.evidence import Custom, Prepared
 from ..plan.predicate import tokenize
 from ..plan.tree import Plan
 from ..repetition import Preparation
-from .explain import EXPLAIN, Query, explain
+from .explain import Query, explain
 from .numbered import Numbered
 from .session import Session
-from .transaction import ServerError
-
-#: The name of PlanWatch's own prepared statement, on its own connection.
-_NAME = "flask_planwatch"
+from .transaction import EXPLAIN, ServerError
 
 #: What PostgreSQL adds to the cost of a custom plan for making it: cached_plan_cost() in
 #: src/backend/utils/cache/plancache.c takes 1000 * cpu_operator_cost for each range-table entry,
@@ -88,21 +84,9 @@ def types_of(session: Session, values: Sequence[Any]) -> list[str]:
 
 def generic_plan(session: Session, text: str, types: Sequence[str]) -> Plan:
     """Return the plan that serves all values of `$1`, `$2` …; raises ServerError."""
-    declared = f" ({', '.join(types)})" if types else ""
-    nulls = f" ({', '.join('NULL' for _ in types)})" if types else ""
     try:
         with session.transaction() as transaction:
-            transaction.run("SET LOCAL plan_cache_mode = force_generic_plan")
-            transaction.run(f"PREPARE {_NAME}{declared} AS {text}")
-            transaction.run(f"SAVEPOINT {_NAME}")
-            try:
-                return transaction.plan(f"{EXPLAIN}EXECUTE {_NAME}{nulls}", None, escaped=False)
-            finally:
-                # A prepared statement survives the end of a transaction, and a pooler may give the
-                # next one to another connection.
-                with suppress(ServerError):
-                    transaction.run(f"ROLLBACK TO SAVEPOINT {_NAME}")
-                    transaction.run(f"DEALLOCATE {_NAME}")
+            return transaction.generic_plan(EXPLAIN, text, types)
     except ServerError as error:
         if error.reason in _NOT_ABOUT_TYPES:
             raise

@@ -21,9 +21,18 @@ from ..clock import now
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_unknown
+from .client_side import Psycopg2Transaction
 from .connection import OwnConnection, open_at, open_like
-from .drivers import Call, known_of, sqlstate_of, transaction_on
+from .drivers import (
+    AsyncpgTransaction,
+    Call,
+    DriverTransaction,
+    PsycopgTransaction,
+    known_of,
+    sqlstate_of,
+)
 from .event_loop import EventLoop, directly
+from .instrumentation import unobserved
 from .transaction import NO_SERVER, ServerError, Transaction
 
 #: Seconds that Engine.dispose() may wait for what PlanWatch is doing to have failed: nobody notices
@@ -39,6 +48,13 @@ FREE_CONNECTIONS = 3
 
 #: Seconds for which the number of free connections is believed.
 CHECK_SECONDS = 1.0
+
+#: How a driver does what a transaction of PlanWatch's needs.
+_TRANSACTIONS: dict[str, type[DriverTransaction]] = {
+    "psycopg2": Psycopg2Transaction,
+    "psycopg": PsycopgTransaction,
+    "asyncpg": AsyncpgTransaction,
+}
 
 #: Connections that are free on the server, for this database, and for this role. What other roles
 #: do there is not visible to each role, but how many connections there are is.
@@ -148,22 +164,21 @@ class OwnSession:
         A connection that the server has dropped since is replaced once. Raises ServerError, with
         SESSION_STATE_UNKNOWN if the application's settings cannot be had here.
         """
-        mode = "READ WRITE" if writable else "READ ONLY"
-        limits = (
-            f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}; "
-            f"SET LOCAL lock_timeout = {self.lock_timeout_ms}; "
-            "SET LOCAL application_name = 'flask-planwatch'"
-        )
-        path = "; SET LOCAL search_path TO DEFAULT" if own_state else ""
-        with self._lock:
+        limits = [
+            f"SET LOCAL statement_timeout = {statement_timeout_ms or self.statement_timeout_ms}",
+            f"SET LOCAL lock_timeout = {self.lock_timeout_ms}",
+            "SET LOCAL application_name = 'flask-planwatch'",
+        ]
+        path = ["SET LOCAL search_path TO DEFAULT"] if own_state else []
+        with self._lock, unobserved():
             self._let_go = False
-            transaction = self._begin(f"SET TRANSACTION {mode}; {limits}{path}")
+            transaction = self._begin("READ WRITE" if writable else "READ ONLY", *limits, *path)
             try:
                 if not own_state:
                     self._adopt(transaction, limits)
                 yield transaction
             finally:
-                self._rollback()
+                self._rollback(transaction)
                 self.used = now()
                 if self._let_go or self._ended:
                     self._discard()
@@ -221,15 +236,18 @@ class OwnSession:
         self._connection = None
         self.__dict__.pop("_made_lock", None)
 
-    def _begin(self, sql: str) -> Transaction:
+    def _begin(self, mode: str, *settings: str) -> Transaction:
         for attempt in ("held", "renewed"):
             connection = self._connect()
-            transaction = transaction_on(connection, self._dialect, self._call)
+            kind = _TRANSACTIONS[self._dialect.driver]
+            transaction = kind(connection, self._dialect, self._call)
             started = now()
             try:
-                transaction.run(sql)
+                transaction.begin(mode, *settings)
                 self.round_trip_ms = min(self.round_trip_ms, (now() - started) * 1000)
-                self._refuse_last(transaction, sql)
+                if self._refuses_to_count(transaction):
+                    transaction.end()
+                    transaction.begin(mode, *settings)
                 return transaction
             except ServerError as error:
                 self._discard()
@@ -237,10 +255,10 @@ class OwnSession:
                     raise
         raise AssertionError("unreachable")
 
-    def _adopt(self, transaction: Transaction, limits: str) -> None:
+    def _adopt(self, transaction: Transaction, limits: list[str]) -> None:
         """Set what the application had set, and PlanWatch's own limits once more after it."""
         if adopt(transaction, self.state, other_role=self.other_role):
-            transaction.run(limits)
+            transaction.run(*limits)
 
     @property
     def other_role(self) -> bool:
@@ -262,10 +280,13 @@ class OwnSession:
             listeners += [*pool.connect, *pool.first_connect]
         refuse_unknown(state, listeners)
 
-    def _refuse_last(self, transaction: Transaction, begin: str) -> None:
-        """Raise ServerError if the app may need the connection: one more, and it is refused."""
+    def _refuses_to_count(self, transaction: Transaction) -> bool:
+        """Whether the server does not say how many connections are free, and the question failed.
+
+        Raises ServerError if the app may need PlanWatch's: one more, and it is refused.
+        """
         if not self._may_count or now() < self._checked + CHECK_SECONDS:
-            return
+            return False
         try:
             ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
         except ServerError as error:
@@ -273,12 +294,11 @@ class OwnSession:
                 raise
             # Some servers hide this part of the catalog.
             self._may_count = False
-            self._rollback()
-            transaction.run(begin)
-            return
+            return True
         if free < FREE_CONNECTIONS:
             raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has hardly a connection left")
         self._checked = now()
+        return False
 
     def _app_engine(self) -> Engine:
         engine = self._watched_engine()
@@ -331,12 +351,14 @@ class OwnSession:
             return self._connect()
         return connection
 
-    def _rollback(self) -> None:
+    def _rollback(self, transaction: Transaction) -> None:
         if self._connection is None:
             return
         try:
-            self._call(self._connection.rollback)
-        except Exception:  # noqa: BLE001 - a broken connection is replaced at the next use
+            transaction.end()
+        except ServerError:
+            # A broken connection, or one that has left its transaction, is replaced at the next
+            # use.
             self._discard()
 
     def _discard(self) -> None:

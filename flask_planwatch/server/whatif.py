@@ -156,7 +156,7 @@ class FreshStatistics:
         """
         try:
             if create:
-                self._transaction.run(create)
+                self._transaction.run_alone(create)
             _analyse(self._transaction, relation)
         except ServerError as error:
             if error.reason in NO_SERVER:
@@ -327,7 +327,7 @@ class _BuildBench(_Trials):
 
     def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
         name = f"{_MARK}_{number}"
-        self.transaction.run(f"CREATE INDEX {name} {candidate.definition}")
+        self.transaction.run_alone(f"CREATE INDEX {name} {candidate.definition}")
         place = f"{candidate.relation.schema_prefix}{name}"
         return self.transaction.fetch(
             "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c WHERE c.oid IN "
@@ -355,7 +355,7 @@ class _BuildBench(_Trials):
     def _create_extension(self, extension: str) -> Exception | None:
         self.transaction.run(f"SAVEPOINT {_MARK}_extension")
         try:
-            self.transaction.run(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+            self.transaction.run_alone(f"CREATE EXTENSION IF NOT EXISTS {extension}")
         except ServerError as error:
             self.transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}_extension")
             return Untestable(f"the extension {extension} could not be created: {error}")
@@ -377,7 +377,7 @@ class _BuildBench(_Trials):
                 for leaf in leaves:
                     number += 1
                     name = f"{leaf.schema_prefix}{_MARK}_{number}"
-                    self.transaction.run(
+                    self.transaction.run_alone(
                         f"CREATE STATISTICS {name} ON ({expression}) FROM {leaf.display}"
                     )
             except ServerError as error:
@@ -394,7 +394,7 @@ class _BuildBench(_Trials):
 def _analyse(transaction: Transaction, relation: Relation) -> None:
     """Raises Blocked if a lock is in the way."""
     try:
-        transaction.run(f"ANALYZE {relation.display}")
+        transaction.run_alone(f"ANALYZE {relation.display}")
     except ServerError as error:
         if error.reason is SkipReason.LOCK_TIMEOUT:
             raise Blocked from error

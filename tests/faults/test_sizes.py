@@ -55,13 +55,13 @@ def test_a_plan_that_cannot_be_read(watched, monkeypatch):
 def test_unknown_nodes_are_passed_over(watched, monkeypatch):
     from flask_planwatch.server import drivers
 
-    read = drivers._DriverTransaction._document
+    read = drivers.DriverTransaction._document
 
-    def strange(self, sql, parameters):
-        (top, *_) = read(self, sql, parameters)
+    def strange(self, *arguments, **options):
+        (top, *_) = read(self, *arguments, **options)
         return [{"Plan": {"Node Type": "Teleport", "Plans": [top["Plan"], None, {"x": 1}]}}]
 
-    monkeypatch.setattr(drivers._DriverTransaction, "_document", strange)
+    monkeypatch.setattr(drivers.DriverTransaction, "_document", strange)
     run(watched, LOGIN)
     assert len(watched.findings()) == 1
 

@@ -1,0 +1,78 @@
+"""Shortens long lists of values in a statement before anything reads it token by token.
+
+A list of values is most of a long text, and none of it is needed. One linear pass finds the lists
+and takes their middle out; it keeps step with what is in quotes and in comments. Where it cannot be
+sure to read a text as PostgreSQL does, it leaves all of it as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .folding import MAX_SIDE_BY_SIDE
+
+# Every group is possessive, and no two alternatives share more than a beginning of fixed length: no
+# text takes longer than its length.
+_NUMBER = r"-?(?:\d[\w.]*+(?:(?<=[eE])[+-]\d++)?+|\.\d\w*+)"
+_STRING = r"(?:[eEnNbBxX]|[uU]&)?+'(?:[^'\\]++|'')*+'"
+_PARAMETER = r"%s\b|%\(\w++\)s\b|\?"
+_CONSTANT = r"(?i:null|true|false|default)\b"
+_CAST = r"(?:::[a-zA-Z_]\w*+(?:\[\])?+)?+"
+_VALUE = rf"(?:{_NUMBER}|{_STRING}|{_PARAMETER}|{_CONSTANT}){_CAST}"
+_NEXT = rf"(?:\s*+,\s*+{_VALUE})"
+_ROW = rf"\(\s*+{_VALUE}{_NEXT}*+\s*+\)"
+_NEXT_ROW = rf"(?:\s*+,\s*+{_ROW})"
+
+#: What a text consists of, as far as that matters; all else is single characters. A backslash, `$`
+#: or `{{` outside quotes, or a quote without an end, may be read in more than one way.
+_READING = re.compile(
+    rf"""
+      (?P<list> (?i:in|array) \s*+ [(\[] \s*+ {_VALUE}{_NEXT}++ (?= \s*+ [)\]]) )
+    | (?P<rows> {_ROW}{_NEXT_ROW}++ )
+    | (?P<values> {_VALUE}{_NEXT}*+ )
+    | (?P<joint> , | (?i:and|or|union)\b )
+    | [^\W\d][\w$]*+ | "[^"]*+"
+    | --[^\r\n]*+(?!\r(?!\n)) | /\*(?!\+)(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/
+    | (?P<unsure> ['"\\${{`] | -- | /\* )
+    """,
+    re.VERBOSE,
+)
+
+#: What stays of a list that is only values, of one that may be part of something else, and of rows.
+#: The last one stays where it may go on, as in `1, 2, 3 AS three`.
+_SHORTENED = {
+    "list": re.compile(rf"(\w++\s*+[(\[]\s*+{_VALUE}{_NEXT}){_NEXT}++"),
+    "values": re.compile(
+        rf"({_VALUE}{_NEXT}{{{MAX_SIDE_BY_SIDE + 1}}}+)(?:{_NEXT}(?=\s*+,))++",
+    ),
+    "rows": re.compile(rf"({_ROW}{_NEXT_ROW}{{2}}+)(?:{_NEXT_ROW}(?=\s*+,))++"),
+}
+
+#: A shorter text, or a shorter list, is read as it is: that takes less than a millisecond.
+MIN_LENGTH = 200
+
+#: A text is read in parts of about so many characters, with a pause after each: some 0.5 ms.
+PART = 600
+
+
+def shortened(text: str) -> list[str]:
+    """Return the text in parts that can be read alone, without the middle of its long lists."""
+    if len(text) < MIN_LENGTH:
+        return [text]
+    parts: list[str] = []
+    part, length, position = list[str](), 0, 0
+    for match in _READING.finditer(text):
+        kind = match.lastgroup
+        if kind == "unsure":
+            return [text]
+        if kind == "joint":
+            if length + match.start() - position >= PART:
+                parts.append("".join([*part, text[position : match.start()]]))
+                part, length, position = [], 0, match.start()
+        elif kind is not None and match.end() - match.start() >= MIN_LENGTH:
+            long = _SHORTENED[kind].match(text, match.start(), match.end())
+            if long is not None:
+                part.append(text[position : long.end(1)])
+                length += long.end(1) - position
+                position = long.end()
+    return [*parts, "".join([*part, text[position:]])]

@@ -13,9 +13,12 @@ from .tally import Tally
 #: EXPLAIN ANALYZE: that costs as much as the statement itself.
 INSPECTIONS_PER_ANALYSIS = 6
 
-#: For each inspection in a minute, so many texts may be read only to see that the same statement
-#: was inspected with other literals. Reading one takes a good part of what an inspection takes.
-READINGS_PER_INSPECTION = 5
+#: For each inspection in a minute, so many characters may be read only to see that the same
+#: statement was inspected with other literals. 1000 of them take up to 3 ms.
+CHARACTERS_PER_INSPECTION = 10_000
+
+#: A shorter text counts as so many characters: all that is done for it besides takes as long.
+MIN_CHARACTERS = 2_000
 
 
 class Budget:
@@ -28,8 +31,8 @@ class Budget:
         self._clock = clock
         self._lock = threading.RLock()
 
-    def take(self, now: float | None = None) -> bool:
-        """Take one; False if the minute's are used up. `now` saves a look at the clock."""
+    def take(self, amount: float = 1, *, now: float | None = None) -> bool:
+        """Take so many; False if the minute's are used up. `now` saves a look at the clock."""
         if self._per_minute == float("inf"):
             return True
         with self._lock:
@@ -38,9 +41,9 @@ class Budget:
             earned = max(0.0, now - self._refilled) * self._per_minute / 60
             self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
             self._refilled = now
-            if self._allowance < 1:
+            if self._allowance < amount:
                 return False
-            self._allowance -= 1
+            self._allowance -= amount
             return True
 
     def give_back(self) -> None:
@@ -62,7 +65,9 @@ class Sampler:
         self.total_ms = 0.0
         self.over_budget = 0
         self.analyses = Budget(settings.inspections_per_minute / INSPECTIONS_PER_ANALYSIS, clock)
-        self.readings = Budget(settings.inspections_per_minute * READINGS_PER_INSPECTION, clock)
+        self._characters = Budget(
+            settings.inspections_per_minute * CHARACTERS_PER_INSPECTION, clock
+        )
         self.slow_ms = settings.slow_statement_ms
         self._clock = clock
         self._inspections = Budget(settings.inspections_per_minute, clock)
@@ -73,13 +78,17 @@ class Sampler:
         Returns False, and counts it, if the budget is used up: the statement stays due.
         """
         now = self._clock() if now is None else now
-        if not self._inspections.take(now):
+        if not self._inspections.take(now=now):
             self.over_budget += 1
             return False
         # Without an interval it is due even for one that ended earlier and comes later here.
         if self.interval:
             tally.next_sample = now + self.interval
         return True
+
+    def may_read(self, text: str) -> bool:
+        """Take a text from the minute's budget for what is read and not inspected."""
+        return self._characters.take(max(MIN_CHARACTERS, len(text)))
 
     def give_back(self, tally: Tally | None = None) -> None:
         """Return to the budget what was not used; a tally's statement is due again."""

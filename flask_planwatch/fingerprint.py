@@ -81,8 +81,10 @@ def _read(text: str) -> _Reading:
 
 def _plain(text: str) -> str:
     """Return the text without the marks of SQLAlchemy, and with parameters of one form."""
-    text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text)).replace("%%", "%")
-    return _NUMBERED.sub(r"%(\1)s", text)
+    if "__[" in text:
+        text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text))
+    text = text.replace("%%", "%")
+    return _NUMBERED.sub(r"%(\1)s", text) if "$" in text else text
 
 
 def _schema(mark: re.Match[str]) -> str:

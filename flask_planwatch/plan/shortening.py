@@ -25,11 +25,18 @@ _NEXT_ROW = rf"(?:\s*+,\s*+{_ROW})"
 
 #: What a text consists of, as far as that matters; all else is single characters. A backslash, `$`
 #: or `{{` outside quotes, or a quote without an end, may be read in more than one way.
+#:
+#: Of each list, the group `rest` is not needed. Of one that is nothing but values, that is all but
+#: two of them. Any other may begin and end with a part of something else, as `1, 2, 3 AS three`
+#: does: there the last one stays.
 _READING = re.compile(
     rf"""
-      (?P<list> (?i:in|array) \s*+ [(\[] \s*+ {_VALUE}{_NEXT}++ (?= \s*+ [)\]]) )
-    | (?P<rows> {_ROW}{_NEXT_ROW}++ )
-    | (?P<values> {_VALUE}{_NEXT}*+ )
+      (?P<list> (?i:in|array) \s*+ [(\[] \s*+ {_VALUE}{_NEXT} (?P<list_rest> {_NEXT}++ )
+        (?= \s*+ [)\]]) )
+    | (?P<rows> {_ROW}{_NEXT_ROW}{{1,2}}+
+        (?P<rows_rest> (?:{_NEXT_ROW}(?=\s*+,))*+ ) {_NEXT_ROW}?+ )
+    | (?P<values> {_VALUE}{_NEXT}{{0,{MAX_SIDE_BY_SIDE + 1}}}+
+        (?P<values_rest> (?:{_NEXT}(?=\s*+,))*+ ) {_NEXT}?+ )
     | (?P<joint> , | (?i:and|or|union)\b )
     | [^\W\d][\w$]*+ | "[^"]*+"
     | --[^\r\n]*+(?!\r(?!\n)) | /\*(?!\+)(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/
@@ -38,17 +45,7 @@ _READING = re.compile(
     re.VERBOSE,
 )
 
-#: What stays of a list that is only values, of one that may be part of something else, and of rows.
-#: The last one stays where it may go on, as in `1, 2, 3 AS three`.
-_SHORTENED = {
-    "list": re.compile(rf"(\w++\s*+[(\[]\s*+{_VALUE}{_NEXT}){_NEXT}++"),
-    "values": re.compile(
-        rf"({_VALUE}{_NEXT}{{{MAX_SIDE_BY_SIDE + 1}}}+)(?:{_NEXT}(?=\s*+,))++",
-    ),
-    "rows": re.compile(rf"({_ROW}{_NEXT_ROW}{{2}}+)(?:{_NEXT_ROW}(?=\s*+,))++"),
-}
-
-#: A shorter text, or a shorter list, is read as it is: that takes less than a millisecond.
+#: A shorter text is read as it is: that takes less than a millisecond.
 MIN_LENGTH = 200
 
 #: A text is read in parts of about so many characters, with a pause after each: some 0.5 ms.
@@ -69,10 +66,10 @@ def shortened(text: str) -> list[str]:
             if length + match.start() - position >= PART:
                 parts.append("".join([*part, text[position : match.start()]]))
                 part, length, position = [], 0, match.start()
-        elif kind is not None and match.end() - match.start() >= MIN_LENGTH:
-            long = _SHORTENED[kind].match(text, match.start(), match.end())
-            if long is not None:
-                part.append(text[position : long.end(1)])
-                length += long.end(1) - position
-                position = long.end()
+        elif kind is not None:
+            start, end = match.span(f"{kind}_rest")
+            if start < end:
+                part.append(text[position:start])
+                length += start - position
+                position = end
     return [*parts, "".join([*part, text[position:]])]

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import array, asyncpg, psycopg, psycopg2
 from sqlglot.errors import SqlglotError
 
 from flask_planwatch.fingerprint import _pieces, _plain, fingerprint, normalise
-from flask_planwatch.plan import shortening
+from flask_planwatch.plan import folding, shortening
 from flask_planwatch.plan.dialect import tokenizer
 from flask_planwatch.plan.folding import fold
 from flask_planwatch.plan.scrub import LITERALS, UNREADABLE
@@ -572,9 +572,28 @@ FRAGMENTS = st.sampled_from(
 )
 
 
+#: Lists, and what stands around them without a doubt how to read it.
+LISTS = st.sampled_from(
+    [
+        *("1, 2, 3, 4, 5", "'a', 'b', 'c', NULL, -1", "(1, 'x'), (2, NULL), (3, ''), (4, '')"),
+        *("ARRAY[1, 2, 3, 4]", "a IN (1, 2, 3, 4)", "%(a)s, %(b)s, %s, %s", "$1::int, $2::int, $3"),
+    ]
+)
+CLEAR = st.sampled_from(
+    [
+        *("SELECT ", " FROM t", " AS x1", ", ", " + ", " OR ", " AND ", " UNION ALL ", " VALUES "),
+        *("(", ")", "f(", "[", "]", "a", '"q, 1"', " /* ' 1, 2, */ ", " -- '\n", "''", " = ", "1"),
+    ]
+)
+MIXED = st.lists(st.one_of(CLEAR, LISTS, LISTS), max_size=12).map("".join)
+DOUBTFUL = st.lists(st.one_of(FRAGMENTS, LISTS), max_size=20).map("".join)
+
+
 @pytest.fixture
 def eager(monkeypatch):
     """Shorten every list, however short."""
+    monkeypatch.setattr(folding, "MAX_SIDE_BY_SIDE", 3)
+    monkeypatch.setattr(shortening, "_READING", shortening.reading(3))
     monkeypatch.setattr(shortening, "MIN_LENGTH", 0)
     monkeypatch.setattr(shortening, "PART", 3)
 
@@ -596,7 +615,7 @@ def test_a_long_list_is_read_as_it_would_be_in_full(context, member):
 
 @pytest.mark.usefixtures("eager")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.lists(FRAGMENTS, max_size=40).map("".join))
+@given(text=st.one_of(MIXED, MIXED, DOUBTFUL))
 def test_a_shortened_text_is_read_as_it_would_be_in_full(text):
     text = _plain(text)
     try:

@@ -13,7 +13,7 @@ from .folding import MAX_SIDE_BY_SIDE
 
 # Every group is possessive, and no two alternatives share more than a beginning of fixed length: no
 # text takes longer than its length.
-_NUMBER = r"-?(?:\d[\w.]*+(?:(?<=[eE])[+-]\d++)?+|\.\d\w*+)"
+_NUMBER = r"-?(?:\d++(?:\.\d++)?+|\.\d++)(?:[eE][+-]?\d++)?+(?![\w.])"
 _STRING = r"(?:[eEnNbBxX]|[uU]&)?+'(?:[^'\\]++|'')*+'"
 _PARAMETER = r"%s\b|%\(\w++\)s\b|\?"
 _CONSTANT = r"(?i:null|true|false|default)\b"
@@ -23,27 +23,33 @@ _NEXT = rf"(?:\s*+,\s*+{_VALUE})"
 _ROW = rf"\(\s*+{_VALUE}{_NEXT}*+\s*+\)"
 _NEXT_ROW = rf"(?:\s*+,\s*+{_ROW})"
 
-#: What a text consists of, as far as that matters; all else is single characters. A backslash, `$`
-#: or `{{` outside quotes, or a quote without an end, may be read in more than one way.
-#:
-#: Of each list, the group `rest` is not needed. Of one that is nothing but values, that is all but
-#: two of them. Any other may begin and end with a part of something else, as `1, 2, 3 AS three`
-#: does: there the last one stays.
-_READING = re.compile(
-    rf"""
-      (?P<list> (?i:in|array) \s*+ [(\[] \s*+ {_VALUE}{_NEXT} (?P<list_rest> {_NEXT}++ )
-        (?= \s*+ [)\]]) )
-    | (?P<rows> {_ROW}{_NEXT_ROW}{{1,2}}+
-        (?P<rows_rest> (?:{_NEXT_ROW}(?=\s*+,))*+ ) {_NEXT_ROW}?+ )
-    | (?P<values> {_VALUE}{_NEXT}{{0,{MAX_SIDE_BY_SIDE + 1}}}+
-        (?P<values_rest> (?:{_NEXT}(?=\s*+,))*+ ) {_NEXT}?+ )
-    | (?P<joint> , | (?i:and|or|union)\b )
-    | [^\W\d][\w$]*+ | "[^"]*+"
-    | --[^\r\n]*+(?!\r(?!\n)) | /\*(?!\+)(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/
-    | (?P<unsure> ['"\\${{`] | -- | /\* )
-    """,
-    re.VERBOSE,
-)
+
+def reading(side_by_side: int) -> re.Pattern[str]:
+    """Return what a text consists of, as far as that matters; all else is single characters.
+
+    A backslash, a dollar sign or a brace outside quotes, or a quote without an end, may be read in
+    more than one way. Of each list, the group `rest` is not needed. Of one that is nothing but
+    values, that is all but two of them; any other may begin and end with a part of something else,
+    as `1, 2, 3 AS three` does: there the last one and `side_by_side` others stay.
+    """
+    return re.compile(
+        rf"""
+          (?P<list> (?: (?i:in) \s*+ (?P<round> \( ) | (?i:array) \s*+ \[ )
+            \s*+ {_VALUE}{_NEXT} (?P<list_rest> {_NEXT}++ ) (?= \s*+ (?(round) \) | \]) ) )
+        | (?P<rows> {_ROW}{_NEXT_ROW}{{1,2}}+
+            (?P<rows_rest> (?:{_NEXT_ROW}(?=\s*+,))*+ ) {_NEXT_ROW}?+ )
+        | (?P<values> {_VALUE}{_NEXT}{{0,{side_by_side + 1}}}+
+            (?P<values_rest> (?:{_NEXT}(?=\s*+,))*+ ) {_NEXT}?+ )
+        | (?P<joint> , | (?i:and|or|union)\b )
+        | \d[\w.]*+ | [^\W\d][\w$]*+ | "[^"]*+"
+        | --[^\r\n]*+(?!\r(?!\n)) | /\*(?!\+)(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/
+        | (?P<unsure> ['"\\${{`] | -- | /\* )
+        """,
+        re.VERBOSE,
+    )
+
+
+_READING = reading(MAX_SIDE_BY_SIDE)
 
 #: A shorter text is read as it is: that takes less than a millisecond.
 MIN_LENGTH = 200

@@ -662,4 +662,4 @@ def test_the_time_that_a_text_takes_grows_with_its_length(fragment):
         return best
 
     # Four times the length: a quadratic reading takes sixteen times as long.
-    assert took(12_000) < 9 * took(3_000) + 0.002
+    assert took(8_000) < 9 * took(2_000) + 0.002

@@ -258,6 +258,7 @@ DIFFERENT = {
     "exchanged aliases": [
         "SELECT t_1.a, t_2.a FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
         "SELECT t_1.a, t_2.a FROM t AS t_1 JOIN t AS t_2 ON t_2.a = t_1.b",
+        "SELECT t_1.a FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
         "SELECT t_1.a, t_1.b FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
     ],
     "aliases inside": [
@@ -600,7 +601,7 @@ def eager(monkeypatch):
 
 LONG_LISTS = [
     "SELECT a FROM t WHERE a IN ({})", "SELECT a FROM t WHERE a = ANY (ARRAY[{}])",
-    "SELECT f({})", "SELECT f(a, {}, b)", "SELECT {} AS x", "INSERT INTO t VALUES ({})",
+    "SELECT f({})", "SELECT f(a, {}, b)", "SELECT {} AS x", "SELECT {}, NULL AS x", "INSERT INTO t VALUES ({})",
     "SELECT a FROM t WHERE a IN ({}", "SELECT '(', \"(\", ({}), -- '\n ({})", "SELECT a + {} + b",
 ]  # fmt: skip
 

@@ -601,7 +601,8 @@ def eager(monkeypatch):
 
 LONG_LISTS = [
     "SELECT a FROM t WHERE a IN ({})", "SELECT a FROM t WHERE a = ANY (ARRAY[{}])",
-    "SELECT f({})", "SELECT f(a, {}, b)", "SELECT {} AS x", "SELECT {}, NULL AS x", "INSERT INTO t VALUES ({})",
+    "SELECT f({})", "SELECT f(a, {}, b)", "SELECT {} AS x", "SELECT {}, NULL AS x",
+    "INSERT INTO t VALUES ({})",
     "SELECT a FROM t WHERE a IN ({}", "SELECT '(', \"(\", ({}), -- '\n ({})", "SELECT a + {} + b",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ frozen and safe to keep, to log and to send to a signal.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -118,7 +119,9 @@ _EXPLANATIONS = {
         "its parameters hold an object that may change or that lends its memory, which PlanWatch "
         "must not keep"
     ),
-    SkipReason.STATEMENT_TOO_LARGE: "its text is longer than PlanWatch reads",
+    SkipReason.STATEMENT_TOO_LARGE: (
+        "its text, or a condition in its plan, is longer than PlanWatch reads"
+    ),
     SkipReason.RECENTLY_INSPECTED: (
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
     ),
@@ -276,6 +279,18 @@ class Finding:
     def id(self) -> str:
         """Twelve hex digits that stay the same for the same problem."""
         return finding_id(self.statement.fingerprint, self.rule, self.relation, self.subject)
+
+    @cached_property
+    def matter(self) -> Hashable:
+        """What is to be done where: the same for all findings with the same advice.
+
+        Without advice, each finding is a matter of its own.
+        """
+        if not self.advice:
+            return self.id
+        changes = ((one.kind, one.summary, one.public or one) for one in self.advice)
+        asked = tuple((kind, summary, public.ddl) for kind, summary, public in changes)
+        return (self.statement.bind, self.relation, asked)
 
     @property
     def fingerprint(self) -> str:

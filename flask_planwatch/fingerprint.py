@@ -1,36 +1,42 @@
-"""One identity for all executions of a statement, whatever its values."""
+"""One identity for all executions of a statement, whatever its values and however many of them."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
+from sqlglot.tokens import Token, TokenType
 
+from .pause import give_way
+from .plan.dialect import tokenizer
+from .plan.folding import Piece, fold
 from .plan.memory import remembered
-from .plan.predicate import tokenize
 from .plan.scrub import LITERALS, MASK, UNREADABLE, literal_end
+from .plan.shortening import shortened
 
 #: SQLAlchemy's mark for parameters that it expands at each execution, such as an IN list.
-_POSTCOMPILE = re.compile(r"__\[POSTCOMPILE_\w+(?:~~.*?~~)?\]")
+_POSTCOMPILE = re.compile(r"__\[POSTCOMPILE_\w++(?:~~.{0,200}?~~)?\]")
 
 #: Its mark for a schema that `schema_translate_map` may replace.
 _SCHEMA = re.compile(r"__\[SCHEMA_(\w+)\](\.?)")
 
-#: A placeholder or masked literal, with the cast that a driver may give it.
-_VALUE = r"(?:\?|%s|%\(\w+\)s|\$\d+)(?:::[\w ]+(?:\([?, ]+\))?(?:\[\])*)?"
-_ROW = rf"\(\s*{_VALUE}(?:\s*,\s*{_VALUE})*\s*\)"
+#: A numbered parameter, and how it is written for sqlglot, to which `$1,$` may begin a string.
+_NUMBERED = re.compile(r"(?<![\w$])\$(\d+)")
+_WRITTEN = re.compile(r"%\((\d+)\)s")
 
-#: Lists of nothing but values or rows of them, as in `IN (?, ?, %s)` and `VALUES (?), (?)`.
-_LIST = re.compile(rf"\bIN\s*\(\s*(?:{_VALUE}|{_ROW})(?:\s*,\s*(?:{_VALUE}|{_ROW}))*\s*\)", re.I)
-_ROWS = re.compile(rf"\bVALUES\s+({_ROW})(?:\s*,\s*{_ROW})+", re.I)
+#: A parameter as a driver reads it.
+_PLACEHOLDER = re.compile(r"%s\b|%\(\w+\)s\b|\?")
 
-#: The sign of a negative number: nothing is there to subtract it from.
-_SIGN = re.compile(r"([(,=<>]|\b(?:BETWEEN|AND|OR|LIMIT|OFFSET|THEN|ELSE|IN)\b)(\s?)-\s?\?", re.I)
+#: What sqlglot reads first of it.
+_BEFORE_PLACEHOLDER = {TokenType.MOD, TokenType.PLACEHOLDER}
 
-#: Numbered parameters count on after a list, however long that is.
-_NUMBERED = re.compile(r"\$\d+")
+#: After these, the sign of a number is its own: nothing is there to subtract it from.
+_BEFORE_SIGN = frozenset("(,=<>[") | {
+    *("BETWEEN", "AND", "OR", "LIMIT", "OFFSET", "THEN", "ELSE", "IN", "SELECT", "WHEN")
+}
 
 #: Bytes of all statements together that are remembered with their normalised text.
 MAX_REMEMBERED = 2_500_000
@@ -42,34 +48,20 @@ _WIDEST = 4
 _LENGTH = 16
 
 
-def _schema(mark: re.Match[str]) -> str:
-    return "" if mark[1] == "_none" else mark[1] + mark[2]
+@dataclass(frozen=True)
+class _Reading:
+    """A statement's text without values, and a digest of what identifies it."""
+
+    text: str
+    digest: str
 
 
-@remembered(MAX_REMEMBERED, _WIDEST)
 def normalise(text: str) -> str:
-    """Return the statement's text with each literal as `?` and each list of values as one.
+    """Return the statement's text with each literal as `?` and of each list its beginning.
 
     Comments go, because tools write request ids into them; white space is folded.
     """
-    text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text)).replace("%%", "%")
-    try:
-        tokens = tokenize(text).tokens
-    except SqlglotError:
-        return UNREADABLE
-    pieces, position = [], 0
-    for token in tokens:
-        if token.start < position:
-            continue
-        if text[position : token.start].strip() or (position and position < token.start):
-            pieces.append(" ")
-        position = literal_end(text, token)
-        numbered = token.token_type is TokenType.NUMBER and text[: token.start].endswith("$")
-        masked = token.token_type in LITERALS and not numbered
-        pieces.append(MASK if masked else text[token.start : position])
-    folded = "".join(pieces).strip().rstrip(";").rstrip()
-    folded = _SIGN.sub(r"\1\2?", folded)
-    return _ROWS.sub(r"VALUES \1, ...", _LIST.sub("IN (...)", folded))
+    return _read(text).text
 
 
 def fingerprint(text: str, database: str | None) -> str:
@@ -78,6 +70,71 @@ def fingerprint(text: str, database: str | None) -> str:
     `database` is a bind key, or what else tells an app's databases apart; `text` is the statement
     as compiled, or as given to the driver. What cannot be read is identified by its exact text.
     """
-    normalised = normalise(text)
-    identity = text if normalised == UNREADABLE else _NUMBERED.sub(MASK, normalised)
-    return hashlib.sha256(f"{database or ''}\0{identity}".encode()).hexdigest()[:_LENGTH]
+    return _digest(f"{database or ''}\0{_read(text).digest}")[:_LENGTH]
+
+
+@remembered(MAX_REMEMBERED, _WIDEST)
+def _read(text: str) -> _Reading:
+    try:
+        folded = fold(_pieces(shortened(_plain(text))))
+    except SqlglotError:
+        return _Reading(UNREADABLE, _digest(text))
+    return _Reading(folded.text, _digest(folded.identity))
+
+
+def _plain(text: str) -> str:
+    """Return the text without the marks of SQLAlchemy, and with parameters of one form."""
+    if "__[" in text:
+        text = _SCHEMA.sub(_schema, _POSTCOMPILE.sub(MASK, text))
+    text = text.replace("%%", "%")
+    return _NUMBERED.sub(r"%(\1)s", text) if "$" in text else text
+
+
+def _schema(mark: re.Match[str]) -> str:
+    return "" if mark[1] == "_none" else mark[1] + mark[2]
+
+
+def _pieces(texts: Iterable[str]) -> list[Piece]:
+    """Return what a statement consists of, without literals; raises SqlglotError."""
+    pieces: list[Piece] = []
+    after_space = False
+    for text in texts:
+        position = 0
+        for token in tokenizer().tokenize(text):
+            if token.start < position:
+                continue
+            after_space = after_space or position < token.start
+            piece, position = _piece(text, token, after_space)
+            if token.token_type is TokenType.NUMBER and _is_signed(pieces):
+                piece.spaced = pieces.pop().spaced
+            pieces.append(piece)
+            after_space = False
+        after_space = after_space or position < len(text)
+        give_way()
+    while pieces and pieces[-1].type is TokenType.SEMICOLON:
+        pieces.pop()
+    return pieces
+
+
+def _piece(text: str, token: Token, spaced: bool) -> tuple[Piece, int]:
+    """Return a token as it is shown, and where it ends."""
+    kind = token.token_type
+    if kind in _BEFORE_PLACEHOLDER and (parameter := _PLACEHOLDER.match(text, token.start)):
+        shown = _WRITTEN.sub(r"$\1", parameter[0])
+        return Piece(shown, spaced, TokenType.PLACEHOLDER), parameter.end()
+    end = literal_end(text, token)
+    if kind in LITERALS:
+        return Piece(MASK, spaced, TokenType.STRING), end
+    return Piece(text[token.start : end], spaced, kind), end
+
+
+def _is_signed(pieces: list[Piece]) -> bool:
+    """Whether the last piece is the sign of the number that follows."""
+    if len(pieces) < 2 or pieces[-1].type is not TokenType.DASH:
+        return False
+    before = pieces[-2].text
+    return before[-1] in _BEFORE_SIGN or before.upper() in _BEFORE_SIGN
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -41,7 +41,7 @@ from .pause import give_way
 from .plan.comparison import Comparison
 from .plan.evidence import Evidence, Hit, Miss, Need, Prepared, Suspicion, Timings
 from .plan.memory import forget_plans
-from .plan.predicate import conjuncts
+from .plan.predicate import conjuncts, is_too_long
 from .plan.schema import Relation, Schema
 from .plan.scrub import holds_value, mask, scrub_plan
 from .plan.structure import Structure
@@ -243,6 +243,8 @@ class Inspector:
         first = next(schemas)
         for node in plan.nodes:
             for _, condition in node.conditions:
+                if is_too_long(condition):
+                    raise ServerError(SkipReason.STATEMENT_TOO_LARGE)
                 # What is read here is remembered by all that follows.
                 conjuncts(condition)
                 give_way()

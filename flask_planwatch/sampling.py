@@ -13,9 +13,12 @@ from .tally import Tally
 #: EXPLAIN ANALYZE: that costs as much as the statement itself.
 INSPECTIONS_PER_ANALYSIS = 6
 
-#: For each inspection in a minute, so many texts may be read only to see that the same statement
-#: was inspected with other literals. Reading one takes a good part of what an inspection takes.
-READINGS_PER_INSPECTION = 5
+#: For each inspection in a minute, so many characters may be read only to see that the same
+#: statement was inspected with other literals. 1000 of them take up to 3 ms.
+CHARACTERS_PER_INSPECTION = 10_000
+
+#: A shorter text counts as so many characters: all that is done for it besides takes as long.
+MIN_CHARACTERS = 2_000
 
 #: Seconds after a slow execution was sampled in which another one of the same statement does not
 #: count as slow; twice as long each time, up to the interval. On a busy server each execution is
@@ -33,8 +36,8 @@ class Budget:
         self._clock = clock
         self._lock = threading.RLock()
 
-    def take(self, moment: float | None = None) -> bool:
-        """Take one; False if the minute's are used up. `moment` saves a look at the clock."""
+    def take(self, amount: float = 1, *, moment: float | None = None) -> bool:
+        """Take so many; False if the minute's are used up. `moment` saves a look at the clock."""
         if self._per_minute == float("inf"):
             return True
         with self._lock:
@@ -43,9 +46,9 @@ class Budget:
             earned = max(0.0, moment - self._refilled) * self._per_minute / 60
             self._allowance = min(max(1.0, self._per_minute), self._allowance + earned)
             self._refilled = moment
-            if self._allowance < 1:
+            if self._allowance < amount:
                 return False
-            self._allowance -= 1
+            self._allowance -= amount
             return True
 
     def give_back(self) -> None:
@@ -85,7 +88,7 @@ class Sampler:
         self.over_budget = 0
         per_minute = settings.inspections_per_minute
         self.analyses = budget("analyses", per_minute / INSPECTIONS_PER_ANALYSIS)
-        self.readings = budget("readings", per_minute * READINGS_PER_INSPECTION)
+        self._characters = budget("characters", per_minute * CHARACTERS_PER_INSPECTION)
         self.slow_ms = settings.slow_statement_ms
         self._inspections = budget("inspections", per_minute)
 
@@ -103,13 +106,17 @@ class Sampler:
         `slow` is whether the execution was. Returns False, and counts it, if the budget is used up:
         the statement stays due.
         """
-        if not self._inspections.take(moment):
+        if not self._inspections.take(moment=moment):
             self.over_budget += 1
             return False
         longer = 0.0 if self.is_due(tally, moment) else 2 * tally.slow_wait
         tally.slow_wait = max(SLOW_WAIT, longer) if slow else 0.0
         tally.sampled = moment
         return True
+
+    def may_read(self, text: str) -> bool:
+        """Take a text from the minute's budget for what is read and not inspected."""
+        return self._characters.take(max(MIN_CHARACTERS, len(text)))
 
     def give_back(self, tally: Tally | None = None) -> None:
         """Return to the budget what was not used; a tally's statement is due again."""

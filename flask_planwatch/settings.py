@@ -235,7 +235,7 @@ SETTINGS: tuple[Setting, ...] = (
         3600.0,
         _number,
         "a number of seconds, 0 or more",
-        "Seconds before the same finding is logged again.",
+        "Seconds before the same advice, or a finding without advice, is logged again.",
     ),
 )
 

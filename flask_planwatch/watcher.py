@@ -12,7 +12,6 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from flask import Flask, current_app, has_app_context
-from sqlalchemy import TextClause
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
@@ -54,7 +53,7 @@ _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
 #: crashed or was failed over is back within minutes.
 KEEP_FAILED_SECONDS = 900.0
 
-#: Fingerprints of driver-level SQL that are remembered between inspections, at so many bytes each.
+#: Fingerprints that are remembered between inspections, at so many bytes each.
 MAX_FINGERPRINTS = 10_000
 INSPECTED_SIZE = 200
 
@@ -74,7 +73,7 @@ class Watcher:
         self.name = app.name
         self._app = weakref.ref(app)
         self._settings_at_start = settings
-        self._log = LogReporter(settings.log_interval)
+        self._log = LogReporter(settings.log_interval, self.store.statements)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.
         self._engines: WeakKeyDictionary[Engine, _WatchedEngine] = WeakKeyDictionary()
@@ -472,7 +471,7 @@ class _WatchedEngine:
         try:
             if not (capture.urgent or last_try) and self._was_inspected(capture):
                 # An app that writes its literals into the text has a new one each time.
-                if self.sampler.readings.take():
+                if self.sampler.may_read(capture.key):
                     self.sampler.give_back()
                 return Outcome(inspection_of(capture, skip=Skip(SkipReason.RECENTLY_INSPECTED)))
             if capture.connection is not None:
@@ -484,11 +483,11 @@ class _WatchedEngine:
             return Outcome(inspection_of(capture, skip=skip))
 
     def _was_inspected(self, capture: Capture) -> bool:
-        """Whether the same SQL text with other literals in it was inspected in the interval.
+        """Whether the statement was inspected in the interval with other literals or lengths in it.
 
         The app's thread tells statements apart by their text; the fingerprint is worked out here.
         """
-        if self.sampler.interval == 0 or not isinstance(capture.construct, TextClause | None):
+        if self.sampler.interval == 0:
             return False
         # By their hashes, as texts and search paths may be long.
         identity = hash((statement_of(capture).fingerprint, capture.state.place))

@@ -231,9 +231,7 @@ LIMITS = {
         session_state.MAX_CHANGES,
         session_state.MAX_LENGTH,
     ),
-    "Statements inspected, with the time, for those with values in their text": (
-        watcher.MAX_FINGERPRINTS,
-    ),
+    "Statements inspected, with the time": (watcher.MAX_FINGERPRINTS,),
     "Answers to findings in a plan": (inspection.MAX_ANSWERS,),
     "Statements whose indexes were proposed": (proposal.MAX_STATEMENTS,),
     "Statements whose constants are compared, and their expressions": (
@@ -242,7 +240,10 @@ LIMITS = {
     ),
     "Statements whose time for each unit of cost is known": (pace.MAX_STATEMENTS,),
     "Active findings": (store.MAX_FINDINGS,),
-    "Findings whose time of logging is known": (store.MAX_FINDINGS,),
+    "Advice, and findings without any, whose time of logging is known": (
+        log.MAX_MATTERS,
+        log.MAX_LOGGED,
+    ),
     "Messages said once": (log.MAX_TOLD,),
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
@@ -294,7 +295,7 @@ def test_statements_of_a_request(monkeypatch):
 def test_messages_that_are_said_once(monkeypatch, caplog):
     monkeypatch.setattr(log, "MAX_TOLD", 2)
     caplog.set_level(logging.INFO, "flask_planwatch")
-    reporter = LogReporter(0)
+    reporter = LogReporter(0, lambda matter: 1)
     for message in ("a", "b", "a", "c", "a", "b"):
         reporter.tell_once(logging.INFO, message)
     assert [record.getMessage() for record in caplog.records] == ["a", "b", "c", "b"]

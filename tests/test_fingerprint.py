@@ -6,15 +6,21 @@ import os
 import re
 import subprocess
 import sys
+from time import thread_time
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.dialects.postgresql import asyncpg, psycopg, psycopg2
+from sqlalchemy.dialects.postgresql import array, asyncpg, psycopg, psycopg2
+from sqlglot.errors import SqlglotError
 
-from flask_planwatch.fingerprint import fingerprint, normalise
-from flask_planwatch.plan.scrub import UNREADABLE
+from flask_planwatch.fingerprint import _pieces, _plain, fingerprint, normalise
+from flask_planwatch.plan import folding, shortening
+from flask_planwatch.plan.dialect import tokenizer
+from flask_planwatch.plan.folding import fold
+from flask_planwatch.plan.scrub import LITERALS, UNREADABLE
+from flask_planwatch.plan.shortening import shortened
 
 THOUSAND = ", ".join(str(number) for number in range(1000))
 PLACEHOLDERS = ", ".join(f"%(x_{number})s" for number in range(1000))
@@ -96,6 +102,97 @@ SAME = {
         "SELECT * FROM t WHERE a = 1",
         "\n  SELECT *\n\tFROM t\r\n WHERE   a = 2\n",
     ],
+    "names of parameters": ["SELECT a = %(a_1)s", "SELECT a = %(b_1)s", "SELECT a = $7"],
+    "arrays": [
+        "SELECT * FROM t WHERE a = ANY (ARRAY[1])",
+        "SELECT * FROM t WHERE a = ANY (ARRAY[1, 2])",
+        f"SELECT * FROM t WHERE a = ANY (ARRAY[{THOUSAND}])",
+    ],
+    "arrays of numbered parameters": [
+        "SELECT * FROM t WHERE a = ANY (ARRAY[$1::int])",
+        "SELECT * FROM t WHERE a = ANY (ARRAY[$1::int,$2::int,$3::int])",
+    ],
+    "lists with a null": [
+        "SELECT * FROM t WHERE a IN (1, 2)",
+        "SELECT * FROM t WHERE a IN (NULL, 1, TRUE)",
+    ],
+    "arguments": ["SELECT greatest(1, a), f(1)", "SELECT greatest(2, a), f(1, 'x', NULL)"],
+    "rows with a null": [
+        "INSERT INTO t (a, b) VALUES (1, NULL)",
+        "INSERT INTO t (a, b) VALUES (NULL, 'x'), (TRUE, 2)",
+    ],
+    "rows that are joined": [
+        "SELECT * FROM t JOIN (VALUES (1, 'a')) AS v_1(x, y) ON v_1.x = t.a",
+        "SELECT * FROM t JOIN (VALUES (1, 'a'), (2, NULL)) AS v_2(x, y) ON v_2.x = t.a",
+    ],
+    "tests by OR": [
+        "SELECT * FROM t WHERE a = 1",
+        "SELECT * FROM t WHERE a = 1 OR a = 2",
+        "SELECT * FROM t WHERE " + " OR ".join(f"a = {number}" for number in range(500)),
+        "SELECT * FROM t WHERE (a = 1)",
+        "SELECT * FROM t WHERE (a = 1) OR (a = 2)",
+        "SELECT * FROM t WHERE (a = 1 OR a = 2) OR a = 3",
+    ],
+    "tests by OR beside others": [
+        "SELECT * FROM t WHERE b > 1 AND a = 1",
+        "SELECT * FROM t WHERE b > 1 AND (a = 1 OR a = 2)",
+        "SELECT * FROM t WHERE b > 1 AND ((a = 1) OR (a = 2))",
+        "SELECT * FROM t WHERE b > 1 AND ((a = 1))",
+    ],
+    "pairs by OR": [
+        "SELECT * FROM t WHERE a = 1 AND b = 2",
+        "SELECT * FROM t WHERE a = 1 AND b = 2 OR a = 3 AND b = 4",
+        "SELECT * FROM t WHERE (a = 1 AND b = 2) OR (a = 3 AND b = 4)",
+    ],
+    "words in two columns": [
+        "SELECT * FROM t WHERE a LIKE 'x' OR b LIKE 'x'",
+        "SELECT * FROM t WHERE a LIKE 'x' OR b LIKE 'x' OR a LIKE 'y' OR b LIKE 'y'",
+    ],
+    "tests by AND": [
+        "SELECT * FROM t WHERE a ILIKE '%x%'",
+        "SELECT * FROM t WHERE a ILIKE '%x%' AND a ILIKE '%y%'",
+    ],
+    "ranges": [
+        "SELECT * FROM t WHERE a BETWEEN 1 AND 2",
+        "SELECT * FROM t WHERE a BETWEEN 1 AND 2 OR a BETWEEN 5 AND 6",
+    ],
+    "branches": [
+        "SELECT a FROM t WHERE b = 1",
+        "SELECT a FROM t WHERE b = 1 UNION ALL SELECT a FROM t WHERE b = 2",
+        "SELECT a FROM t WHERE b = 1 UNION SELECT a FROM t WHERE b = 2 "
+        "UNION SELECT a FROM t WHERE b = 3",
+    ],
+    "branches with an order": [
+        "WITH w AS (SELECT 1) SELECT a FROM t WHERE b = 1 ORDER BY a LIMIT 5",
+        "WITH w AS (SELECT 1) SELECT a FROM t WHERE b = 1 "
+        "UNION ALL SELECT a FROM t WHERE b = 2 ORDER BY a LIMIT 5",
+    ],
+    "branches with aliases": [
+        "SELECT t_1.a FROM t AS t_1 WHERE t_1.b = 1",
+        "SELECT t_1.a FROM t AS t_1 WHERE t_1.b = 1 "
+        "UNION ALL SELECT t_2.a FROM t AS t_2 WHERE t_2.b = 2",
+    ],
+    "digits of aliases": [
+        "SELECT count(*) AS n_17 FROM t ORDER BY n_17",
+        "SELECT count(*) AS n_1 FROM t ORDER BY n_1",
+    ],
+    "digits of a table's alias": [
+        "SELECT t_1.a FROM t AS t_1 WHERE t_1.b = 1",
+        "SELECT t_99.a FROM t AS t_99 WHERE t_99.b = 2",
+    ],
+    "digits of a WITH query": [
+        "WITH anon_1 AS (SELECT 1 AS a) SELECT anon_1.a FROM anon_1",
+        "WITH anon_2 AS (SELECT 1 AS a) SELECT anon_2.a FROM anon_2",
+    ],
+    "items with numbered aliases": [
+        "SELECT a, sum(b) FILTER (WHERE c = 'x') AS x0 FROM t GROUP BY a",
+        "SELECT a, sum(b) FILTER (WHERE c = 'x') AS x0, sum(b) FILTER (WHERE c = 'y') AS x1 "
+        "FROM t GROUP BY a",
+    ],
+    "items by turns": [
+        "SELECT sum(b + 1) AS s0, avg(b + 1) AS a0 FROM t",
+        "SELECT sum(b + 1) AS s0, avg(b + 1) AS a0, sum(b + 2) AS s1, avg(b + 2) AS a1 FROM t",
+    ],
     "semicolons": ["SELECT * FROM t", "SELECT * FROM t;", "SELECT * FROM t ;\n"],
 }  # fmt: skip
 
@@ -117,7 +214,81 @@ DIFFERENT = {
     "literal and null": ["SELECT a IS NULL", "SELECT a IS NOT NULL", "SELECT a IS TRUE"],
     "casts": ["SELECT '1'::int", "SELECT '1'::bigint"],
     "columns of rows": ["INSERT INTO t VALUES (1), (2)", "INSERT INTO t VALUES (1, 1), (2, 2)"],
-    "names of parameters": ["SELECT a = %(a_1)s", "SELECT a = %(b_1)s"],
+    "literal and parameter": ["SELECT a = 1", "SELECT a = %(a_1)s"],
+    "tests": [
+        "SELECT * FROM t WHERE a = 1",
+        "SELECT * FROM t WHERE b = 1",
+        "SELECT * FROM t WHERE a = 1 OR b = 1",
+        "SELECT * FROM t WHERE a = 1 AND b = 1",
+        "SELECT * FROM t WHERE NOT (a = 1 OR b = 1)",
+        "SELECT * FROM t WHERE a = 1 OR a IS NULL",
+        "SELECT * FROM t WHERE a > 1 OR a < 1",
+    ],
+    "parentheses": [
+        "SELECT * FROM t WHERE (a = 1 OR b = 2) AND c = 3",
+        "SELECT * FROM t WHERE a = 1 OR b = 2 AND c = 3",
+        "SELECT * FROM t WHERE (a = 1 OR b = 2) AND (a = 1 OR c = 2)",
+    ],
+    "sums": ["SELECT (a + b) * c", "SELECT a + b * c", "SELECT a + (b * c)"],
+    "nulls of parameters": [
+        "SELECT * FROM t WHERE $1::int IS NULL",
+        "SELECT * FROM t WHERE $1::int IS NULL OR $2::int IS NOT NULL",
+    ],
+    "columns to insert": [
+        "INSERT INTO t (a) VALUES (1)",
+        "INSERT INTO t (b) VALUES (1)",
+        "INSERT INTO t (a1) VALUES (1)",
+        "INSERT INTO t (a2) VALUES (1)",
+        "INSERT INTO t (a, b) VALUES (1, 2)",
+    ],
+    "columns to set": ["UPDATE t SET a = 1", "UPDATE t SET b = 1", "UPDATE t SET a = 1, b = 2"],
+    "aliases": ["SELECT a AS x", "SELECT a AS y", "SELECT a AS x1", "SELECT b AS x", "SELECT a"],
+    "aliases of columns": [
+        "SELECT a1 AS a1 FROM t",
+        "SELECT a2 AS a2 FROM t",
+        "SELECT t.a1 AS a1 FROM t",
+        "SELECT t.a2 AS a2 FROM t",
+    ],
+    "aliases of tables": [
+        "SELECT * FROM t1 AS t1",
+        "SELECT * FROM t2 AS t2",
+        "SELECT * FROM s1.t AS s1 WHERE s1.a = 1",
+        "SELECT * FROM s2.t AS s2 WHERE s2.a = 1",
+    ],
+    "exchanged aliases": [
+        "SELECT t_1.a, t_2.a FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
+        "SELECT t_1.a, t_2.a FROM t AS t_1 JOIN t AS t_2 ON t_2.a = t_1.b",
+        "SELECT t_1.a FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
+        "SELECT t_1.a, t_1.b FROM t AS t_1 JOIN t AS t_2 ON t_1.a = t_2.b",
+    ],
+    "aliases inside": [
+        "SELECT u.x1 FROM (SELECT a AS x1, b AS x2 FROM t) u",
+        "SELECT u.x1 FROM (SELECT a AS x2, b AS x1 FROM t) u",
+    ],
+    "types with digits": ["SELECT CAST(a AS int4)", "SELECT CAST(a AS int8)"],
+    "set operators": [
+        "SELECT a FROM t",
+        "SELECT a FROM t EXCEPT SELECT a FROM t",
+        "SELECT a FROM t UNION SELECT b FROM t",
+        "SELECT b FROM t UNION SELECT a FROM t",
+        "SELECT a FROM t UNION SELECT a FROM u",
+    ],
+    "arguments": [
+        "SELECT substr(a, 1)",
+        "SELECT substr(a, 1, 2)",
+        "SELECT f(a)",
+        "SELECT f(a, b)",
+        "SELECT f(a, a)",
+        "SELECT f(NULL)",
+        "SELECT f(1)",
+    ],
+    "tables joined": ["SELECT * FROM t", "SELECT * FROM t, t", "SELECT * FROM t CROSS JOIN t"],
+    "pairs": ["SELECT (a, b) = (1, 2)", "SELECT (a, b, c) = (1, 2, 3)", "SELECT (a, b) > (1, 2)"],
+    "cases": [
+        "SELECT CASE WHEN a = 1 THEN b END",
+        "SELECT CASE WHEN a = 1 THEN b ELSE c END",
+        "SELECT CASE WHEN a = 1 THEN b WHEN c = 1 THEN b END",
+    ],
     "unreadable texts": ["SELECT 'a", "SELECT 'b", 'SELECT "a', "SELECT $$a"],
     "procedures": ["CALL f(1)", "CALL g(1)"],
 }
@@ -159,6 +330,50 @@ def test_lists_that_sqlalchemy_expands(dialect, column):
     assert len({fingerprint(executed(each, dialect), None) for each in ask}) == 1
 
 
+LENGTHS = (1, 2, 3, 45)
+
+#: Statements as SQLAlchemy writes them, by the length of what they hold.
+BUILT = {
+    "array": lambda n: sa.select(TABLE).where(TABLE.c.a == sa.any_(array(range(n)))),
+    "tests by OR": lambda n: sa.select(TABLE).where(sa.or_(*(TABLE.c.a == i for i in range(n)))),
+    "tests by OR beside another": lambda n: sa.select(TABLE).where(
+        sa.or_(*(TABLE.c.a == i for i in range(n))), TABLE.c.b > "x"
+    ),
+    "pairs by OR": lambda n: sa.select(TABLE).where(
+        sa.or_(*(sa.and_(TABLE.c.a == i, TABLE.c.b == str(i)) for i in range(n)))
+    ),
+    "tests by AND": lambda n: sa.select(TABLE).where(*(TABLE.c.b.ilike(f"%{i}") for i in range(n))),
+    "rows": lambda n: sa.insert(TABLE).values([{"a": i, "b": "x"} for i in range(n)]),
+    "branches": lambda n: sa.union_all(
+        *(sa.select(TABLE.c.b).where(TABLE.c.a == i) for i in range(n))
+    ),
+    "branches with aliases": lambda n: sa.union_all(
+        *(sa.select(one.c.b).where(one.c.a == 1) for one in (TABLE.alias() for _ in range(n)))
+    ),
+    "arguments": lambda n: sa.select(TABLE).where(sa.func.greatest(*range(n)) == TABLE.c.a),
+    "items": lambda n: sa.select(
+        TABLE.c.b,
+        *(sa.func.sum(TABLE.c.a).filter(TABLE.c.b == str(i)).label(f"x{i}") for i in range(n)),
+    ).group_by(TABLE.c.b),
+    "digits of an alias": lambda n: sa.select(sa.func.count().label(f"n_{n}")).select_from(TABLE),
+    "comments": lambda n: sa.select(TABLE).prefix_with(f"/* request {n} */"),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.driver)
+@pytest.mark.parametrize("name", BUILT)
+def test_lengths_of_what_sqlalchemy_writes(dialect, name):
+    texts = [executed(BUILT[name](length), dialect) for length in LENGTHS]
+    assert len(set(texts)) == len(LENGTHS)
+    assert len({fingerprint(text, None) for text in texts}) == 1
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.driver)
+def test_statements_that_sqlalchemy_writes_are_told_apart(dialect):
+    texts = [executed(build(3), dialect) for build in BUILT.values()]
+    assert len({fingerprint(text, None) for text in texts}) == len(BUILT)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.driver)
 def test_rows_that_sqlalchemy_expands(dialect):
     pair = sa.tuple_(TABLE.c.a, TABLE.c.b)
@@ -194,6 +409,13 @@ NORMALISED = {
     "SELECT a %% 2 FROM t": "SELECT a % ? FROM t",
     "SELECT a FROM t WHERE d @> '{}'::jsonb": "SELECT a FROM t WHERE d @> ?::jsonb",
     "INSERT INTO t VALUES (1, 'a'), (2, 'b')": "INSERT INTO t VALUES (?, ?), ...",
+    "SELECT a FROM t WHERE a = ANY (ARRAY[1, 2])": "SELECT a FROM t WHERE a = ANY (ARRAY[?, ...])",
+    "SELECT a FROM t WHERE a = 1 OR a = 2 OR b = 3": "SELECT a FROM t WHERE a = ? OR ... OR b = ?",
+    "SELECT a FROM t UNION ALL SELECT a FROM t": "SELECT a FROM t UNION ALL ...",
+    "SELECT a + 1 AS x1, a + 2 AS x2, b FROM t": "SELECT a + ? AS x1, ..., b FROM t",
+    "SELECT a FROM t WHERE a = $1 OR a = $2": "SELECT a FROM t WHERE a = $1 OR ...",
+    "SELECT a::numeric(10, 2), $1::int FROM t": "SELECT a::numeric(?, ?), $1::int FROM t",
+    "SELECT substr(a, -1, 2) - 1 FROM t": "SELECT substr(a, ?, ?) - ? FROM t",
     "UPDATE t SET a = a + 1": "UPDATE t SET a = a + ?",
 }
 
@@ -255,3 +477,191 @@ def test_no_number_survives(context, number):
 def test_statements_without_literals_are_shown_as_they_are():
     text = 'SELECT t1.x2, "Odd 3" FROM t1 JOIN u_5 ON u_5.a = t1.a WHERE t1.b = %(b_1)s'
     assert normalise(text) == text
+
+
+# Structures of any kind, each as a text with its lists in a length of their own.
+VALUES = st.sampled_from(["1", "-2.5", "'it''s'", "NULL", "%(a_1)s", "$3", "$1::int", "U&'x'"])
+COLUMNS = st.sampled_from(["a", "b", "c"])
+
+
+@st.composite
+def conditions(draw, depth=2):
+    """Draw a condition, as a function that writes it with lists of random lengths."""
+    column = draw(COLUMNS)
+    kind = draw(st.sampled_from(["=", "IN", "ARRAY", "OR", "AND", "NOT"] if depth else ["=", "IN"]))
+    if kind == "=":
+        return ("=", column), lambda random: f"{column} = {random.value()}"
+    if kind == "IN":
+        return ("IN", column), lambda random: f"{column} IN ({random.values()})"
+    if kind == "ARRAY":
+        return ("ARRAY", column), lambda random: f"{column} = ANY (ARRAY[{random.values()}])"
+    first, write = draw(conditions(depth - 1))
+    if kind == "NOT":
+        return ("NOT", first), lambda random: f"NOT ({write(random)})"
+    second, write_second = draw(conditions(depth - 1).filter(lambda one: one[0] != first))
+
+    def repeated(random):
+        tests = [f"({write(random)})" for _ in range(random.length())]
+        return f" {kind} ".join([*tests, f"({write_second(random)})"])
+
+    return (kind, first, second), repeated
+
+
+class Random:
+    """Lists and values of random lengths, drawn by Hypothesis."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def length(self):
+        return self._data.draw(st.integers(1, 4))
+
+    def value(self):
+        return self._data.draw(VALUES.filter(lambda value: not value.startswith(("$1", "NULL"))))
+
+    def values(self):
+        values = self._data.draw(st.lists(VALUES, min_size=1, max_size=6))
+        # A null alone is no list of values.
+        return ", ".join(["0", *values])
+
+
+def without_parameters(text):
+    """Return a text with all parameters as literals: which of both it is, is told apart."""
+    return re.sub(r"%\(a_1\)s|\$\d(?:::int)?", "7", text)
+
+
+@given(condition=conditions(), data=st.data())
+def test_one_structure_has_one_fingerprint(condition, data):
+    _, write = condition
+    texts = [without_parameters(f"SELECT * FROM t WHERE {write(Random(data))}") for _ in range(2)]
+    assert fingerprint(texts[0], None) == fingerprint(texts[1], None)
+
+
+def plain(structure):
+    """Return a structure as logic sees it, with its tests in their order."""
+    kind, *parts = structure
+    if kind not in ("OR", "AND"):
+        return (kind, *(plain(part) if isinstance(part, tuple) else part for part in parts))
+    flat = []
+    for part in map(plain, parts):
+        flat += part[1:] if part[0] == kind else [part]
+    flat = list(dict.fromkeys(flat))
+    return (kind, *flat) if len(flat) > 1 else flat[0]
+
+
+@given(one=conditions(), other=conditions(), data=st.data())
+def test_two_structures_have_two_fingerprints(one, other, data):
+    texts = [
+        without_parameters(f"SELECT * FROM t WHERE {write(Random(data))}")
+        for _, write in (one, other)
+    ]
+    same = fingerprint(texts[0], None) == fingerprint(texts[1], None)
+    assert same == (plain(one[0]) == plain(other[0]))
+
+
+#: What texts are made of that a quick reading may take for something else.
+FRAGMENTS = st.sampled_from(
+    [
+        *("1", "-2", "1e-5", "8_6", "0x1F", ".5", "1.", "e", "'a'", "'it''s'", "E'x'", r"E'\''"),
+        *("'\\'", "$$a'$$", "$t$ ' $t$", "$1", "%(a)s", "%s", "?", "NULL", "true", "N'", "U&'a'"),
+        *("a", "t1", '"q"', '"', "'", "--x\n", "--'\r", "/* ' */", "/*+ ' */", "/* /* */ */"),
+        *("{#", "#}", "{", "(", ")", "[", "]", ",", " , ", ", ", " ", " OR ", " AND ", "\\", "`"),
+        *(" UNION ALL ", " IN (", "ARRAY[", " VALUES ", "SELECT ", " AS x1", " FROM ", "::int"),
+        *("::numeric(1,2)", "=", "-", "+", ";", " BETWEEN ", "CASE ", "END ", "f(", "\r", "\n"),
+        *("1,2,3,4,5,6", "(1,2),(3,4),(5,6),(7,8),(9,1)", "'a', 'b', 'c', 'd', 'e', NULL, 'f'"),
+    ]
+)
+
+
+#: Lists, and what stands around them without a doubt how to read it.
+LISTS = st.sampled_from(
+    [
+        *("1, 2, 3, 4, 5", "'a', 'b', 'c', NULL, -1", "(1, 'x'), (2, NULL), (3, ''), (4, '')"),
+        *("ARRAY[1, 2, 3, 4]", "a IN (1, 2, 3, 4)", "%(a)s, %(b)s, %s, %s", "$1::int, $2::int, $3"),
+    ]
+)
+CLEAR = st.sampled_from(
+    [
+        *("SELECT ", " FROM t", " AS x1", ", ", " + ", " OR ", " AND ", " UNION ALL ", " VALUES "),
+        *("(", ")", "f(", "[", "]", "a", '"q, 1"', " /* ' 1, 2, */ ", " -- '\n", "''", " = ", "1"),
+    ]
+)
+MIXED = st.lists(st.one_of(CLEAR, LISTS, LISTS), max_size=12).map("".join)
+DOUBTFUL = st.lists(st.one_of(FRAGMENTS, LISTS), max_size=20).map("".join)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Shorten every list, however short."""
+    monkeypatch.setattr(folding, "MAX_SIDE_BY_SIDE", 3)
+    monkeypatch.setattr(shortening, "_READING", shortening.reading(3))
+    monkeypatch.setattr(shortening, "MIN_LENGTH", 0)
+    monkeypatch.setattr(shortening, "PART", 3)
+
+
+LONG_LISTS = [
+    "SELECT a FROM t WHERE a IN ({})", "SELECT a FROM t WHERE a = ANY (ARRAY[{}])",
+    "SELECT f({})", "SELECT f(a, {}, b)", "SELECT {} AS x", "SELECT {}, NULL AS x",
+    "INSERT INTO t VALUES ({})",
+    "SELECT a FROM t WHERE a IN ({}", "SELECT '(', \"(\", ({}), -- '\n ({})", "SELECT a + {} + b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("context", LONG_LISTS)
+@pytest.mark.parametrize("member", ["1234", "'x, ''y'", "$1::int", "(1, 'a')", "NULL, -1"])
+def test_a_long_list_is_read_as_it_would_be_in_full(context, member):
+    text = _plain(context.replace("{}", ", ".join([member] * 400)))
+    assert sum(map(len, shortened(text))) < len(text) / 2
+    assert fold(_pieces(shortened(text))).identity == fold(_pieces([text])).identity
+
+
+@pytest.mark.usefixtures("eager")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.one_of(MIXED, MIXED, DOUBTFUL))
+def test_a_shortened_text_is_read_as_it_would_be_in_full(text):
+    text = _plain(text)
+    try:
+        whole = fold(_pieces([text]))
+    except SqlglotError:
+        with pytest.raises(SqlglotError):
+            fold(_pieces(shortened(text)))
+        return
+    assert fold(_pieces(shortened(text))).identity == whole.identity
+
+
+@pytest.mark.usefixtures("eager")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=st.lists(FRAGMENTS, max_size=8).map("".join), written=st.lists(WRITTEN, min_size=4))
+def test_no_string_of_a_shortened_list_survives(before, written):
+    values = ", ".join(each.replace("{}", MARK) for each in written)
+    for text in (f"SELECT a IN ({values})", f"SELECT {before} a IN ({values})"):
+        try:
+            literals = [one for one in tokenizer().tokenize(_plain(text)) if MARK in one.text]
+        except SqlglotError:
+            continue
+        if all(one.token_type in LITERALS for one in literals):
+            assert MARK not in normalise(text)
+
+
+#: Texts that take a careless reading longer and longer; `{}` is as often in them as fits.
+HOSTILE = [
+    "1, ", "1 ", "'a', ", "''", "'", "(", "(1, ", "(1), ", "((1, 2), ", "a = 1 OR ", "a OR (",
+    "f(a, 1, (", "CASE ", "END ", "/*", "/**/", "--\n", "$a$", "$1,", "$$", '"', "{#", "IN (1, ",
+    "ARRAY[", "a AS x1, ", "SELECT 1 UNION ", "BETWEEN 1 AND ", "%(a)s, ", "%(", "::int",
+    "1::int::int", "__[POSTCOMPILE_a~~", "__[SCHEMA_a", "\\", "WITH a1 AS (", "a1.", "NOT ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fragment", HOSTILE)
+def test_the_time_that_a_text_takes_grows_with_its_length(fragment):
+    def took(length):
+        text = f"SELECT {fragment * (length // len(fragment))}"
+        best = float("inf")
+        for number in range(2):
+            started = thread_time()
+            normalise(f"{text} {number} {length}")
+            best = min(best, thread_time() - started)
+        return best
+
+    # Four times the length: a quadratic reading takes sixteen times as long.
+    assert took(8_000) < 9 * took(2_000) + 0.002

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from flask_planwatch.finding import (
+    Advice,
+    AdviceKind,
+    Finding,
+    Inspection,
+    Severity,
+    Statement,
+    Verdict,
+    VerdictStatus,
+)
+from flask_planwatch.report.log import LogReporter
+from flask_planwatch.report.store import Store
 from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
 
 from .models import Badge, User
@@ -30,6 +45,7 @@ FIELDS = {
     "planwatch_duration_ms": float,
     "planwatch_calls": int,
     "planwatch_endpoint": str | None,
+    "planwatch_statements": int,
     "planwatch_bind": str | None,
     "db.system.name": str,
     "db.query.text": str,
@@ -87,8 +103,8 @@ def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
     _, resolved = log.records
     assert resolved.levelno == logging.INFO
     assert resolved.getMessage().startswith(
-        'functional-predicate resolved: lower((email)::text) on "user" is no problem in the plan '
-        "any more. From "
+        "functional-predicate resolved: the latest plan no longer shows lower((email)::text) on "
+        '"user". From '
     )
     assert resolved.planwatch_id == record.planwatch_id
 
@@ -98,6 +114,205 @@ def test_again_after_the_interval(story, watch, log):
     for _ in range(3):
         watched.ask(login("x"))
     assert len(log.records) == 3
+
+
+def of_kind(number):
+    """Return one of the statements that the same index on badge.owner would serve."""
+    columns = [Badge.id, Badge.owner, func.count(Badge.id)]
+    return sa.select(columns[number]).where(func.lower(Badge.owner) == "x")
+
+
+BIG = {"PLANWATCH_GROWTH": True, "PLANWATCH_VERIFY": "build"}
+
+
+def test_the_same_advice_is_logged_once_with_the_number_of_statements(story, watch, log):
+    watched, sent = watch(story.url, **BIG), []
+
+    def receive(sender, finding):
+        sent.append(finding.id)
+
+    with finding_detected.connected_to(receive, watched.app):
+        for number in (0, 1, 2, 0):
+            watched.ask(of_kind(number))
+    (record,) = log.records
+    assert record.planwatch_statements == 1
+    assert len(sent) == len(watched.planwatch.findings()) == 3
+    assert len({finding.fingerprint for finding in watched.planwatch.findings()}) == 3
+    # Once the interval is over, it says how many there are now.
+    watched.app.extensions["planwatch"]._log._clock = lambda: float("inf")
+    watched.ask(of_kind(1))
+    _, again = log.records
+    assert again.planwatch_statements == 3
+    assert again.getMessage().endswith("] It serves 3 statements.")
+
+
+def test_other_advice_and_other_tables_are_logged(story, watch, log):
+    watched = watch(story.url, PLANWATCH_VERIFY="build")
+    watched.ask(login("x"))
+    watched.ask(sa.select(User.id).where(func.lower(User.first) == "x"))
+    watched.ask(sa.select(User.last).where(func.lower(User.email) == "x"))
+    assert [record.planwatch_expression for record in log.records] == [
+        "lower((email)::text)",
+        "lower(first)",
+    ]
+
+
+def test_what_shared_a_line_is_resolved_in_one(fresh_story, watch, log):
+    watched = watch(fresh_story.url, **BIG)
+    for number in range(3):
+        watched.ask(of_kind(number))
+    fresh_story.execute("CREATE INDEX ON badge (lower(owner))")
+    for number in range(3):
+        watched.ask(of_kind(number))
+    assert watched.planwatch.findings() == ()
+    first, resolved = log.records
+    assert resolved.planwatch_id == first.planwatch_id
+    assert resolved.planwatch_statements == 2
+
+
+def made(number=1, *, severity=Severity.WARNING, verdict=VerdictStatus.UNTESTED, advised="a"):
+    """Return a finding of the statement of this number, with this advice or None."""
+    advice = Advice(AdviceKind.CREATE_INDEX, f"CREATE INDEX ON t ({advised})", Verdict(verdict))
+    return Finding(
+        rule="missing-index",
+        severity=severity,
+        statement=Statement(f"{number:016}", "SELECT 1"),
+        relation="t",
+        subject="a",
+        problem="It is slow.",
+        advice=(advice,) if advised else (),
+    )
+
+
+@pytest.fixture
+def reporter():
+    store = Store()
+    reporter = LogReporter(3600, store.statements, clock=lambda: reporter.now)
+    reporter.now = 0.0
+
+    def see(*findings):
+        for finding in findings:
+            reporter.report(store.record(Inspection(finding.statement, 1.0, findings=(finding,))))
+
+    reporter.see = see
+    return reporter
+
+
+def test_a_finding_without_advice_is_logged_for_each_statement(reporter, log):
+    reporter.see(*(made(number, advised=None) for number in (1, 2, 1, 2)))
+    assert [record.planwatch_statements for record in log.records] == [1, 1]
+
+
+def test_a_finding_that_becomes_critical_is_logged_again(reporter, log):
+    critical = made(2, severity=Severity.CRITICAL)
+    reporter.see(made(), critical, made(), critical, made(3), critical)
+    assert [record.planwatch_severity for record in log.records] == ["warning", "critical"]
+    reporter.now = 3600.0
+    reporter.see(made())
+    assert log.records[-1].planwatch_severity == "warning"
+
+
+def test_another_verdict_of_the_same_finding_is_logged_again(reporter, log):
+    verdicts = [VerdictStatus.UNTESTED, VerdictStatus.REJECTED, VerdictStatus.VERIFIED]
+    for verdict in verdicts * 3:
+        reporter.see(made(verdict=verdict))
+    assert [record.planwatch_verdict for record in log.records] == verdicts
+
+
+def test_of_another_statement_only_a_proof_is_logged(reporter, log):
+    reporter.see(
+        made(1),
+        made(2, verdict=VerdictStatus.REJECTED),
+        made(3, verdict=VerdictStatus.VERIFIED),
+        made(4, verdict=VerdictStatus.VERIFIED),
+        made(5, verdict=VerdictStatus.UNTESTED),
+    )
+    assert [record.planwatch_verdict for record in log.records] == ["untested", "verified"]
+
+
+def test_what_is_remembered_of_the_log_is_bounded(reporter, log, monkeypatch):
+    monkeypatch.setattr("flask_planwatch.report.log.MAX_MATTERS", 2)
+    reporter.see(*(made(advised=column) for column in "abacbca"))
+    said = [record.planwatch_advice.removeprefix("CREATE INDEX ON t ") for record in log.records]
+    assert said == ["(a)", "(b)", "(c)", "(a)"]
+    assert len(reporter._matters) == 2
+
+
+@pytest.mark.parametrize("configure", ["dictConfig", "fileConfig"])
+@pytest.mark.parametrize("where", ["in the process", "in its child"])
+def test_a_configuration_that_does_not_name_the_logger_does_not_mute_it(
+    story, tmp_path, configure, where
+):
+    """In a process of its own: a configuration stays for good."""
+    program = tmp_path / "program.py"
+    program.write_text(CONFIGURED)
+    (tmp_path / "logging.ini").write_text(INI)
+    output = subprocess.run(
+        [sys.executable, program, configure, where, story.url],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert output.stderr.count("functional-predicate: ") == 1
+    assert output.stdout.split() == ["True", "False"]
+
+
+CONFIGURED = """
+import logging.config, os, sys
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_planwatch import PlanWatch
+
+configure, where, url = sys.argv[1:]
+app = Flask(__name__)
+app.config["SQLALCHEMY_DATABASE_URI"] = url
+db, planwatch = SQLAlchemy(app), PlanWatch(app)
+if configure == "dictConfig":
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"error": {"class": "logging.StreamHandler"}},
+            "root": {"level": "INFO", "handlers": ["error"]},
+        }
+    )
+else:
+    logging.config.fileConfig("logging.ini")
+print(logging.getLogger("flask_planwatch").disabled, flush=True)
+child = os.fork() if where == "in its child" else 0
+if child:
+    os.waitpid(child, 0)
+else:
+    with app.app_context():
+        db.session.execute(sa.text("SELECT id FROM \\"user\\" WHERE lower(email) = 'x'"))
+        db.session.rollback()
+    assert planwatch.flush(30, app=app)
+    print(logging.getLogger("flask_planwatch").disabled, flush=True)
+    os._exit(0)
+"""
+
+INI = """
+[loggers]
+keys=root
+[handlers]
+keys=error
+[formatters]
+keys=
+[logger_root]
+level=INFO
+handlers=error
+[handler_error]
+class=StreamHandler
+args=(sys.stderr,)
+"""
+
+
+def test_a_level_silences_it(reporter, caplog):
+    caplog.set_level(logging.CRITICAL, "flask_planwatch")
+    reporter.see(made())
+    assert caplog.records == []
 
 
 def test_growth_is_info(story, watch, log):

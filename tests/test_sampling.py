@@ -227,3 +227,12 @@ def test_threads_share_the_budget(clock):
         thread.join()
     sys.setswitchinterval(interval)
     assert sum(counts) == sampler.over_budget == 20_000
+
+
+@pytest.mark.parametrize(("length", "texts"), [(1, 300), (2_000, 300), (20_000, 30), (25_000, 24)])
+def test_what_is_read_and_not_inspected_is_counted_in_characters(clock, length, texts):
+    """As many as 60 inspections take at most; a short text takes a while, too."""
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+    assert sum(sampler.may_read("x" * length) for _ in range(1000)) == texts
+    clock.now += 30
+    assert sum(sampler.may_read("x" * length) for _ in range(1000)) == texts // 2

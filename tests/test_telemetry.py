@@ -196,7 +196,8 @@ def flat(finding):
     fields = {
         name.replace("planwatch_", "planwatch."): tuple(value) if type(value) is list else value
         for name, value in extra(finding).items()
-        if name not in {"planwatch_evidence", "planwatch_advice_data"} and value is not None
+        if name not in {"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"}
+        and value is not None
     }
     return {**fields, "planwatch.message": finding.message}
 

@@ -37,6 +37,12 @@ MAX_REMEMBERED = 2_000_000
 #: What a character of a condition takes once it is read, in bytes: measured, most of it in tokens.
 PER_CHARACTER = 120
 
+#: The longest condition that is read, in characters without its literals: some 200 tests by OR. To
+#: read and judge a longer one takes more than 0.2 s of computing.
+MAX_CONDITION = 6_000
+
+_QUOTED = re.compile(r"'(?:[^']++|'')*+'")
+
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
 
@@ -148,6 +154,11 @@ class Conjunct:
             return ()
         branches = (self._piece or _whole(self.text)).split(TokenType.OR)
         return tuple(conjuncts(branch.text) for branch in branches) if len(branches) > 1 else ()
+
+
+def is_too_long(condition: str) -> bool:
+    """Whether a condition is longer than PlanWatch reads, its literals left aside."""
+    return len(condition) > MAX_CONDITION and len(_QUOTED.sub("", condition)) > MAX_CONDITION
 
 
 # Several parts ask it of the same few plans, one after the other.

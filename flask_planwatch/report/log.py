@@ -1,4 +1,4 @@
-"""Findings as structured log records, each at most once in an interval.
+"""Findings as structured log records, the same advice at most once in an interval.
 
 Logger `flask_planwatch`; the message alone tells a person what, where and what to do, and `extra`
 holds the same as flat data for structlog, python-json-logger and log collectors.
@@ -8,72 +8,109 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..clock import now
-from ..finding import Finding, Severity, Skip
-from .store import MAX_FINDINGS, Changes
+from ..finding import Finding, Severity, Skip, VerdictStatus
+from .store import Changes
 
 logger = logging.getLogger("flask_planwatch")
+
+#: Matters whose time of logging is remembered; the one logged longest ago goes first.
+MAX_MATTERS = 1000
+
+#: Findings of one matter that are remembered as logged: what was not logged is not resolved aloud.
+MAX_LOGGED = 10
 
 #: Messages that are said once and remembered by their hash; the one that came up longest ago goes
 #: first.
 MAX_TOLD = 1000
 
 
-class LogReporter:
-    """Writes findings to the log. `interval` is in seconds."""
+@dataclass
+class _Matter:
+    """What was logged of one advice, or of one finding without advice, in the current interval."""
 
-    def __init__(self, interval: float, clock: Callable[[], float] = now) -> None:
+    #: When the interval began.
+    began: float
+    critical: bool = False
+    verdicts: set[VerdictStatus | None] = field(default_factory=set)
+    #: The ids of the findings that stood for it, in this interval and before.
+    logged: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LOGGED))
+
+    def is_news(self, finding: Finding) -> bool:
+        """Whether a finding says more than what was logged: it is worse, or proven otherwise.
+
+        What another statement's finding says of the same advice is news only if it proves it.
+        """
+        if finding.severity is Severity.CRITICAL and not self.critical:
+            return True
+        verdict = _verdict(finding)
+        own = bool(self.logged) and self.logged[-1] == finding.id
+        return verdict not in self.verdicts and (own or verdict is VerdictStatus.VERIFIED)
+
+
+class LogReporter:
+    """Writes findings to the log. `interval` is in seconds.
+
+    `statements` tells how many statements a matter concerns.
+    """
+
+    def __init__(
+        self,
+        interval: float,
+        statements: Callable[[Hashable], int],
+        clock: Callable[[], float] = now,
+    ) -> None:
         self._interval = interval
+        self._statements = statements
         self._clock = clock
-        self._logged: OrderedDict[str, float] = OrderedDict()
+        self._matters: OrderedDict[Hashable, _Matter] = OrderedDict()
         self._told: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def report(self, changes: Changes) -> None:
         """Log what is new, what is due again, and what is gone."""
         for finding in (*changes.detected, *changes.repeated):
-            if self._is_due(finding.id):
+            if self._is_due(finding):
                 level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
-                logger.log(level, "%s", finding.message, extra=extra(finding))
+                statements = self._statements(finding.matter)
+                serves = f" It serves {statements} statements." if statements > 1 else ""
+                self._log(level, finding.message + serves, extra(finding, statements))
         for finding in changes.resolved:
-            self._logged.pop(finding.id, None)
-            logger.info(
-                "%s resolved: %s on %s is no problem in the plan any more. From %s.",
-                finding.rule,
-                finding.subject,
-                finding.relation,
-                finding.origin,
-                extra=extra(finding),
-            )
+            if self._was_logged(finding):
+                message = (
+                    f"{finding.rule} resolved: the latest plan no longer shows {finding.subject} "
+                    f"on {finding.relation}. From {finding.origin}."
+                )
+                statements = self._statements(finding.matter)
+                self._log(logging.INFO, message, extra(finding, statements))
 
     def report_skip(self, skip: Skip, text: str) -> None:
         """Say once for each reason that a statement could not be inspected."""
         if self._is_first(skip.reason):
-            logger.warning(
-                "PlanWatch could not inspect a statement, and counts the others silently. %s. "
-                "The statement: %s",
-                skip,
-                text,
+            self._log(
+                logging.WARNING,
+                f"PlanWatch could not inspect a statement ({skip}). Further cases are only counted "
+                f"in PlanWatch.stats(). The statement: {text}",
             )
 
     def report_unanswered(self, skip: Skip, text: str) -> None:
         """Say once for each reason that a question about a statement has no answer."""
         if self._is_first(skip.reason):
-            logger.info(
-                "PlanWatch could not tell all of a statement, and counts the others silently. %s. "
-                "The statement: %s",
-                skip,
-                text,
+            self._log(
+                logging.INFO,
+                f"PlanWatch inspected a statement only partly ({skip}). Further cases are only "
+                f"counted in PlanWatch.stats(). The statement: {text}",
             )
 
     def tell_once(self, level: int, message: str) -> None:
         """Log a message unless the same was logged before."""
         if self._is_first(message):
-            logger.log(level, "%s", message)
+            self._log(level, message)
 
     def renew_lock(self) -> None:
         """Replace, in a forked child, a lock that a thread of the parent may hold."""
@@ -89,20 +126,52 @@ class LogReporter:
                 self._told.popitem(last=False)
             return first
 
-    def _is_due(self, finding_id: str) -> bool:
+    def _is_due(self, finding: Finding) -> bool:
         with self._lock:
             moment = self._clock()
-            if abs(moment - self._logged.get(finding_id, float("-inf"))) < self._interval:
+            matter = self._matters.get(finding.matter)
+            running = matter is not None and abs(moment - matter.began) < self._interval
+            if matter is not None and running and not matter.is_news(finding):
                 return False
-            self._logged[finding_id] = moment
-            self._logged.move_to_end(finding_id)
-            while len(self._logged) > MAX_FINDINGS:
-                self._logged.popitem(last=False)
+            if matter is None or not running:
+                logged = matter.logged if matter is not None else ()
+                matter = _Matter(moment)
+                matter.logged.extend(logged)
+            matter.critical = matter.critical or finding.severity is Severity.CRITICAL
+            matter.verdicts.add(_verdict(finding))
+            matter.logged.append(finding.id)
+            self._matters[finding.matter] = matter
+            self._matters.move_to_end(finding.matter)
+            while len(self._matters) > MAX_MATTERS:
+                self._matters.popitem(last=False)
             return True
 
+    def _was_logged(self, finding: Finding) -> bool:
+        """Whether a finding that is gone was logged; if it comes again, it is logged at once."""
+        with self._lock:
+            matter = self._matters.get(finding.matter)
+            if matter is None or finding.id not in matter.logged:
+                return False
+            matter.began = float("-inf")
+            matter.logged = deque(
+                (one for one in matter.logged if one != finding.id), maxlen=MAX_LOGGED
+            )
+            return True
 
-def extra(finding: Finding) -> dict[str, Any]:
-    """Return a finding as the flat fields of a log record."""
+    @staticmethod
+    def _log(level: int, message: str, data: dict[str, Any] | None = None) -> None:
+        # `logging.config` disables each logger that its configuration does not name. The way to
+        # silence this one is its level.
+        logger.disabled = False
+        logger.log(level, "%s", message, extra=data)
+
+
+def _verdict(finding: Finding) -> VerdictStatus | None:
+    return finding.advice[0].verdict.status if finding.advice else None
+
+
+def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:
+    """Return a finding as the flat fields of a log record; `statements` have the same advice."""
     advice = finding.advice[0] if finding.advice else None
     location = finding.location
     return {
@@ -121,6 +190,7 @@ def extra(finding: Finding) -> dict[str, Any]:
         "planwatch_cost_after": advice.verdict.cost_after if advice else None,
         "planwatch_duration_ms": finding.duration_ms,
         "planwatch_calls": finding.calls,
+        "planwatch_statements": statements,
         "planwatch_endpoint": finding.endpoint,
         "planwatch_bind": finding.statement.bind,
         "db.system.name": "postgresql",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
@@ -53,6 +54,12 @@ class Store:
             active = self._active.values()
         active.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows, one.id))
         return tuple(active)
+
+    def statements(self, matter: Hashable) -> int:
+        """Return how many statements have an active finding of this matter."""
+        with self._lock:
+            active = list(self._active.values())
+        return len({one.fingerprint for one in active if one.matter == matter})
 
     def renew_lock(self) -> None:
         """Replace, in a forked child, a lock that a thread of the parent may hold."""

@@ -26,8 +26,8 @@ SCOPE = "flask_planwatch"
 #: The name of an event on a request's span, and of the span that stands for it.
 FINDING = "planwatch.finding"
 
-#: Fields of a log record that no attribute can hold.
-_NO_ATTRIBUTES = frozenset({"planwatch_evidence", "planwatch_advice_data"})
+#: Fields of a log record that no attribute can hold, or that only the log counts.
+_NO_ATTRIBUTES = frozenset({"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"})
 
 
 class Source(Protocol):

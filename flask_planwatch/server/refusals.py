@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import monotonic
 
 from ..session_state import SessionState
 from .transaction import ServerError
@@ -55,7 +54,7 @@ class Refusals:
         """
         key = _key(text, state)
         known = self._known.get(key)
-        if known is not None and monotonic() < known.until:
+        if known is not None and now() < known.until:
             # A new one each time: an exception collects the frames that it passes.
             error = known.error
             raise ServerError(error.reason, error.detail, error.sqlstate)
@@ -74,7 +73,7 @@ class Refusals:
     def _remember(self, key: bytes, error: ServerError, known: _Refusal | None) -> None:
         pause = FIRST_PAUSE if known is None else min(known.pause * 2, LONGEST_PAUSE)
         bare = ServerError(error.reason, error.detail[:_MAX_DETAIL], error.sqlstate)
-        self._known[key] = _Refusal(bare, monotonic() + pause, pause)
+        self._known[key] = _Refusal(bare, now() + pause, pause)
         self._known.move_to_end(key)
         while len(self._known) > MAX_REFUSALS:
             self._known.popitem(last=False)

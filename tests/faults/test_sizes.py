@@ -87,6 +87,33 @@ def test_a_text_that_is_too_long_is_not_read(watched, caplog):
     assert len(caplog.text) < 5_000
 
 
+def test_a_condition_that_is_too_long_is_not_read(watched):
+    """An OR of hundreds of tests takes a second to read and to judge."""
+
+    def ask(number: int) -> None:
+        tests = [
+            sa.and_(Badge.id == one, Badge.owner == f"{one} owner of (it)") for one in range(number)
+        ]
+        run(watched, sa.select(Badge.id).where(sa.or_(*tests)))
+
+    ask(20)
+    assert skipped(watched) == {}
+    ask(400)
+    assert skipped(watched) == {"statement-too-large": 1}
+    names = ", ".join(f"'{number}'" for number in range(3000))
+    run(watched, f"SELECT id FROM badge WHERE owner IN ({names})")
+    assert skipped(watched) == {"statement-too-large": 1}
+
+
+def test_statements_of_other_lengths_are_one_in_the_interval(fresh_story, watch):
+    watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=300)
+    for number in range(1, 6):
+        names = sa.or_(*(Badge.owner == str(one) for one in range(number)))
+        run(watched, sa.select(Badge.id).where(names))
+    assert skipped(watched) == {"recently-inspected": 4}
+    assert watched.planwatch.stats()["inspected"] == 1
+
+
 def test_a_slow_text_statement_does_not_wait(fresh_story, watch):
     watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=50)
     for _ in range(2):

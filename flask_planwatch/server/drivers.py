@@ -133,9 +133,6 @@ class _DriverTransaction:
     def run(self, sql: str) -> None:
         self._execute(sql, None)
 
-    def repeat(self, sql: str, parameters: Parameters) -> None:
-        self._execute(sql, parameters)
-
     @property
     def search_path(self) -> str | None:
         return search_path_of(self._connection.dbapi_connection)

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
-from .adoption import adopt, refuse_unknown
+from .adoption import adopt, refuse_functions, refuse_unknown
 from .drivers import Call, known_of, sqlstate_of, transaction_on
 from .event_loop import EventLoop, directly
 from .transaction import NO_SERVER, ServerError, Transaction
@@ -226,11 +226,11 @@ class OwnSession:
         Raises ServerError if the state is not known.
         """
         self.state = state
-        pool = self._watched_engine.pool.dispatch
-        listeners = [*pool.checkout]
-        if self._engine is not self._watched_engine:
-            listeners += [*pool.connect, *pool.first_connect]
-        refuse_unknown(state, listeners)
+        connects = self._engine is not self._watched_engine
+        refuse_unknown(state, self._watched_engine, connects=connects)
+        if state.functions:
+            with self.transaction(own_state=True) as transaction:
+                refuse_functions(transaction, state)
 
     def _refuse_last(self, transaction: Transaction, begin: str) -> None:
         """Raise ServerError if the app may need the connection: one more, and it is refused."""

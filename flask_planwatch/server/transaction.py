@@ -52,9 +52,6 @@ class Transaction(Protocol):
     def run(self, sql: str) -> None:
         """Run a command of PlanWatch's own; raises ServerError."""
 
-    def repeat(self, sql: str, parameters: Parameters) -> None:
-        """Run a command of the application's that only sets something; raises ServerError."""
-
     @property
     def search_path(self) -> str | None:
         """The effective search path, None if the server does not report it."""

@@ -43,7 +43,7 @@ from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses.
 _EXPLAINABLE = re.compile(
-    r"\s*+(?:(?:\(|--[^\n]*+\n|/\*(?:[^*]++|\*(?!/))*+\*/)\s*+)*+"
+    r"\A\s*+(?:(?:\(|--[^\n]*+\n|/\*(?:[^*]++|\*(?!/))*+\*/)\s*+)*+"
     r"(?:select|insert|update|delete|merge|with|values|table)\b",
     re.IGNORECASE,
 )

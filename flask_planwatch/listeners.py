@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Engine
 
-from .state_change import SOMETHING, Command, changes, may_change_state, words
+from .state_change import SOMETHING, Change, Command, changes, may_change_state, words
 
 
 class Effect(NamedTuple):
@@ -138,6 +138,7 @@ _DRIVERS = frozenset({"asyncpg", "pgvector", "psycopg", "psycopg2"})
 #: Attributes that a listener with a cursor may use: those that do nothing but run the SQL which
 #: they are given, and some of loggers and clocks.
 _ALLOWED = words(
+    "DatabaseError Error InterfaceError OperationalError ProgrammingError "
     "append autocommit close closed commit connection cursor cursor_factory dbapi_connection "
     "debug description driver_connection engine error exec_driver_sql execute executemany "
     "extras extensions fetchall fetchmany fetchone get info invalidate monotonic perf_counter "
@@ -440,13 +441,15 @@ class _Reading:
         sets: set[str] = set()
         beginnings = 0
         for text in self._texts:
-            # What follows a quote may be put in later.
-            stripped = text.rstrip("'\" ")
-            if not may_change_state(stripped):
+            if not may_change_state(text):
                 continue
-            found = list(changes(stripped, None))
-            names = {one.name for one in found if not isinstance(one, Command) and one.is_setting}
-            lowered = stripped.strip().lower()
+            found = list(changes(text, None))
+            if any(one.name == SOMETHING for one in found if isinstance(one, Change)):
+                # What follows a quote may be put in later.
+                text = text.rstrip("'\" ")
+                found = list(changes(text, None))
+            names = {one.name for one in found if isinstance(one, Change) and one.is_setting}
+            lowered = text.strip().lower()
             is_open = lowered.endswith((" to", "=", ",")) or "%s" in lowered
             beginnings += is_open and lowered.startswith("set ") and SOMETHING not in names
             resets = lowered.startswith("reset ")

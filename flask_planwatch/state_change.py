@@ -151,7 +151,7 @@ _SET_IN_A_BLOCK = re.compile(
     re.IGNORECASE,
 )
 #: Words before a parenthesis in a statement that reads no table.
-_CALL = re.compile(r"([^\W\d][\w$]*+)\s*+\(")
+_CALL = re.compile(r"(?<![\w$])([^\W\d][\w$]*+)\s*+\(")
 _READS_A_TABLE = re.compile(r"\b(?:from|join|into|update)\s++(?![^\W\d][\w$.]*+\s*+\()")
 _STRING = re.compile(r"'(?:[^']++|'')*+'")
 _PERCENT = re.compile(r"%[%s]")

@@ -15,7 +15,7 @@ from .transaction import NO_SERVER, ServerError, Transaction
 _WORD = re.compile(r"\w++")
 
 #: `-c name=value` or `--name=value` in the options of a connection.
-_OPTION = re.compile(r"(?:-c\s*+|--)([\w.-]++)=((?:\\.|\S)*+)")
+_OPTION = re.compile(r"(?<![\w.-])(?:-c\s*+|--)([\w.][\w.-]*+)=((?:\\.|\S)*+)")
 
 _ESCAPED = re.compile(r"\\(.)")
 

@@ -9,7 +9,7 @@ from ..finding import SkipReason
 from .transaction import Parameters, ServerError
 
 #: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format.
-_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]+)\))?[sbt])")
+_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^()]++)\))?[sbt])")
 
 #: A placeholder as asyncpg sends it.
 _NUMBER = re.compile(r"\$(\d+)")

@@ -9,6 +9,7 @@ read that strictly is unknown by name.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Longer statements that may change the state are not read: it would take more than a millisecond.
-MAX_SIZE = 25_000
+#: Longer statements that may change the state are not read: a token takes a microsecond or more.
+MAX_SIZE = 5000
 
 #: Longer values are not kept: a connection may have a thousand.
 MAX_VALUE = 2000
@@ -194,7 +195,9 @@ def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
     """Yield what a statement changes: a Change, or a Command that ends others."""
     is_long = len(text) > MAX_SIZE
     if is_long and _first_word(text).lower() not in _ABOUT_RELATIONS:
-        yield _unknown("a long statement that may change it")
+        # What looks like a change is mostly in a string.
+        if may_change_state(_STRING.sub("''", text)):
+            yield _unknown("a long statement that may change it")
         return
     try:
         tokens = list(islice(_tokens(text), _HEAD if is_long else None))
@@ -280,6 +283,8 @@ class _Statement:
         self._parameters = parameters
         self._tokens = tokens
         self._next = 0
+        #: Where each `%s` is, once that is asked.
+        self._places: list[int] | None = None
 
     def changes(self) -> Iterator[Change | Command]:
         word = self._take()
@@ -449,8 +454,11 @@ class _Statement:
                 return self._parameters[text[2:-2]]
             if text.startswith("$"):
                 return self._parameters[int(text[1:]) - 1]
-            earlier = _PERCENT.findall(self._text, 0, token.start)
-            return self._parameters[earlier.count("%s")]
+            if self._places is None:
+                self._places = [
+                    mark.start() for mark in _PERCENT.finditer(self._text) if mark[0] == "%s"
+                ]
+            return self._parameters[bisect_left(self._places, token.start)]
         except (LookupError, TypeError, ValueError) as error:
             raise _Unreadable from error
 

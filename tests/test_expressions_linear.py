@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from re import _parser
@@ -17,10 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flask_planwatch
+from flask_planwatch.state_change import MAX_SIZE, changes, may_change_state
 
 #: Each is four times as long as the one before, at the end; an exponential one is caught early.
 LENGTHS = (12, 16, 20, 24, 28, 32, 48, 64, 96, 160, 390, 1562, 6250)
 LONGEST = 25_000
+FIRST_COMPARED = 390
 
 #: Seconds that nothing short may take, and in which no growth can be measured.
 SHORT = 0.02
@@ -102,30 +105,34 @@ def found():
 PATTERNS = found()
 
 
-def seconds(pattern, text):
-    """Return what a pattern takes of the processor; `sub` searches from each place, as all do."""
+def uses_of(pattern):
+    """Return what uses a pattern; `sub` searches from each place, as all else does."""
+    return lambda text: (pattern.fullmatch(text), pattern.sub("", text))
+
+
+def seconds(use, text):
+    """Return what a use takes of the processor."""
     started = thread_time()
-    pattern.fullmatch(text)
-    pattern.sub("", text)
+    use(text)
     return thread_time() - started
 
 
-def refuse_slow(pattern, start, pump, end, lengths=LENGTHS):
-    """Raise AssertionError if a pattern takes ever longer on ever longer texts."""
+def refuse_slow(use, start, pump, end, lengths=LENGTHS):
+    """Raise AssertionError if a use takes ever longer on ever longer texts."""
 
     def text(length):
         return (start + pump * (length // len(pump)))[:length] + end
 
     def least(length):
-        return min(seconds(pattern, text(length)) for _ in range(3))
+        return min(seconds(use, text(length)) for _ in range(3))
 
     for shorter, longer in pairwise(lengths):
-        taken = seconds(pattern, text(longer))
-        if longer < 390:
+        taken = seconds(use, text(longer))
+        if longer < FIRST_COMPARED:
             slow = taken > SHORT and least(longer) > SHORT
         else:
-            slow = taken > MEASURABLE * 2 and least(longer) > GROWTH * max(
-                least(shorter), MEASURABLE / 4
+            slow = taken > 2 * MEASURABLE and (
+                least(longer) > GROWTH * max(least(shorter), MEASURABLE / 4)
             )
         assert not slow, (
             f"{taken * 1000:.1f} ms for {longer} characters of {start!r} + {pump!r}… + {end!r}"
@@ -193,9 +200,9 @@ def test_each_expression_is_linear(place):
     pattern = PATTERNS[place]
     for piece in [*PIECES, *own_pieces(pattern)]:
         for start, end in (("", ""), ("('", "\0")):
-            refuse_slow(pattern, start, piece, end)
+            refuse_slow(uses_of(pattern), start, piece, end)
     for character in filter(lambda piece: len(piece) == 1, PIECES):
-        refuse_slow(pattern, "", character, "", (LENGTHS[-1], LONGEST))
+        refuse_slow(uses_of(pattern), "", character, "", (LENGTHS[-1], LONGEST))
 
 
 @pytest.mark.parametrize("place", PATTERNS)
@@ -216,9 +223,34 @@ def test_each_expression_is_linear_on_mixtures(place):
         st.lists(pieces, max_size=2).map("".join),
     )
     def is_linear(start, pump, end):
-        refuse_slow(pattern, start, pump, end)
+        refuse_slow(uses_of(pattern), start, pump, end)
 
     is_linear()
+
+
+def read_changes(text):
+    """Read what a statement changes, as the application's thread does."""
+    may_change_state(text)
+    with suppress(LookupError):
+        list(changes(text, ("x",) * len(text)))
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["SET a.b TO ", "SELECT set_config(", "SELECT f(", "CREATE TABLE ", "SELECT 1; "],
+)
+def test_to_read_a_change_is_linear(start):
+    pieces = [
+        "set_config('a.b', %s, true), ",
+        "(%s)::text",
+        "CAST(",
+        "a.",
+        "x, ",
+        "'a' ",
+        "into temp ",
+    ]
+    for piece in [*PIECES, *pieces]:
+        refuse_slow(read_changes, start, piece, "", (MAX_SIZE // 4, MAX_SIZE))
 
 
 def test_the_expressions_are_found():
@@ -234,4 +266,4 @@ def test_the_expressions_are_found():
 )
 def test_what_is_slow_is_found(pattern, piece):
     with pytest.raises(AssertionError, match="ms for"):
-        refuse_slow(re.compile(pattern), "", piece, "")
+        refuse_slow(uses_of(re.compile(pattern)), "", piece, "")

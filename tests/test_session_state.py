@@ -115,6 +115,7 @@ def test_several_at_once():
         ("SET TIME ZONE INTERVAL '1' HOUR", "timezone"),
         (f"SET a.b TO '{'x' * (MAX_VALUE + 1)}'", "a.b"),
         (f"SET a.b TO '{'x' * MAX_SIZE}'", "something"),
+        (f"SELECT set_config('a.b', '{'x' * MAX_SIZE}', true)", "something"),
     ],
 )
 def test_what_cannot_be_repeated_is_unknown(text, name):
@@ -176,6 +177,7 @@ def test_functions_that_the_application_calls_by_themselves(text, functions):
         "CREATE FUNCTION f() RETURNS text AS $$ SELECT set_config('a.b', '1', true) $$",
         "DO $$ BEGIN UPDATE a SET b = 1; END $$",
         "CREATE EXTENSION pg_trgm",
+        f"INSERT INTO notes VALUES ('set_config(1); SET a.b = 1 {'x' * MAX_SIZE}')",
     ],
 )
 def test_what_changes_no_plan(text):

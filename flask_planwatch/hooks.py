@@ -332,6 +332,9 @@ class Watch:
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
         try:
+            if dbapi_connection is None:
+                # It is gone, with all that was set on it.
+                return
             info = record.info
             # Without a Connection of the engine's, it was the driver's that the application had.
             raw = info.pop(_SEEN, None) is False and self.active

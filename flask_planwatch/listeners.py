@@ -159,6 +159,9 @@ _MAX_FUNCTIONS = 10
 #: What was found out about listeners, as long as they live.
 _known: WeakKeyDictionary[Any, dict[str, Effect]] = WeakKeyDictionary()
 
+#: The listeners to `after_begin` of each class of sessions.
+_after_begin: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
 
 def uses_connection(listener: Any) -> bool:
     """Whether a listener looks at what it is given at all; one that is not understood does."""
@@ -185,8 +188,10 @@ def listeners_of(engine: Engine, *, connects: bool) -> Iterator[Listener]:
     orm = sys.modules.get("sqlalchemy.orm")
     if orm is not None:
         for session in _with_subclasses(orm.Session):
-            # Only an object lists the listeners of its class.
-            listeners = session.__new__(session).dispatch.after_begin
+            if session not in _after_begin:
+                # Only an object lists the listeners of its class; the list lives on.
+                _after_begin[session] = session.__new__(session).dispatch.after_begin
+            listeners = _after_begin[session]
             yield from _harmful("after_begin", listeners, _AFTER_BEGIN, amidst=True)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ MAX_SIZE = 5000
 
 #: Longer values are not kept: a connection may have a thousand.
 MAX_VALUE = 2000
+
+#: What is set in each request has the same short text, which is read only once.
+_MAX_REMEMBERED = 300
 
 #: Tokens that tell which relation a long CREATE or ALTER is about.
 _HEAD = 20
@@ -200,7 +204,10 @@ def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
             yield _unknown("a long statement that may change it")
         return
     try:
-        tokens = list(islice(_tokens(text), _HEAD if is_long else None))
+        short = len(text) <= _MAX_REMEMBERED
+        tokens = list(
+            _remembered(text) if short else islice(_tokens(text), _HEAD if is_long else None)
+        )
     except _Unreadable:
         yield _unknown("a statement that PlanWatch cannot read")
         return
@@ -273,6 +280,11 @@ def _tokens(text: str) -> Iterator[_Token]:
                 raise _Unreadable
         yield _Token(kind, text[position:end], position)
         position = _start(text, end)
+
+
+@lru_cache(maxsize=100)
+def _remembered(text: str) -> tuple[_Token, ...]:
+    return tuple(_tokens(text))
 
 
 class _Statement:
@@ -375,7 +387,9 @@ class _Statement:
 
     def _setting(self) -> str:
         """Take the name of a setting; SET has words of its own for some."""
-        for words, name in _SYNONYMS.items():
+        first = "" if self._is_over() else self._tokens[self._next].word
+        if first in _SYNONYMS:
+            words, name = _SYNONYMS[first]
             # `SET role = x` is a setting like any other.
             after = self._tokens[self._next + len(words) : self._next + len(words) + 1]
             if self._at(*words) and not (after and after[0].word in {"=", "to", "."}):
@@ -394,7 +408,7 @@ class _Statement:
 
     def _setting_value(self, name: str) -> str | None:
         """Take the value of a setting, None for its default; raises _Unreadable."""
-        if not (self._skip("to") or self._skip("=") or name in _SYNONYMS.values()):
+        if not (self._skip("to") or self._skip("=") or name in _NAMED_BY_WORDS):
             raise _Unreadable
         rest = self._tokens[self._next :]
         defaults = {"default", "local"} if name == "timezone" else {"default"}
@@ -604,16 +618,17 @@ class _Statement:
 
 #: What SET has words of its own for.
 _SYNONYMS = {
-    ("session", "authorization"): "session_authorization",
-    ("time", "zone"): "timezone",
-    ("role",): "role",
-    ("schema",): "search_path",
-    ("xml", "option"): "xml option",
-    ("transaction",): "transaction",
-    ("characteristics",): "characteristics",
-    ("constraints",): "constraints",
-    ("names",): "names",
+    "session": (("session", "authorization"), "session_authorization"),
+    "time": (("time", "zone"), "timezone"),
+    "role": (("role",), "role"),
+    "schema": (("schema",), "search_path"),
+    "xml": (("xml", "option"), "xml option"),
+    "transaction": (("transaction",), "transaction"),
+    "characteristics": (("characteristics",), "characteristics"),
+    "constraints": (("constraints",), "constraints"),
+    "names": (("names",), "names"),
 }
+_NAMED_BY_WORDS = frozenset(name for _, name in _SYNONYMS.values())
 
 #: Types that leave the text of a value as it is.
 _TYPES = frozenset({"text", "varchar", "character varying", "boolean", "bool"})

@@ -337,7 +337,7 @@ class Watch:
                 return
             info = record.info
             # Without a Connection of the engine's, it was the driver's that the application had.
-            raw = info.pop(_SEEN, None) is False and self.active
+            raw = info.get(_SEEN) is False and self.active
             if raw and not self._stateful:
                 self._begin_to_follow()
             if self._stateful and (raw or _STATE in info):

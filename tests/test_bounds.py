@@ -24,6 +24,7 @@ from flask_planwatch import (
     request_record,
     session_state,
     standing,
+    state_change,
     watcher,
     worker,
 )
@@ -185,7 +186,10 @@ LIMITS = {
     "Statements that are counted, for each engine": (MAX_STATEMENTS, 2 * MAX_STATEMENTS),
     "Statements that a driver may have prepared, for each connection": (repetition.MAX_SPANS,),
     "Sets of parameters of a statement that a driver may prepare": (repetition.MAX_SETS,),
-    "What the application has set, for each connection": (session_state.MAX_CHANGES,),
+    "What the application has set, for each connection": (
+        session_state.MAX_CHANGES,
+        state_change.MAX_VALUE,
+    ),
     "Statements inspected, with the time, for those with values in their text": (
         watcher.MAX_FINGERPRINTS,
     ),

@@ -35,15 +35,15 @@ from .repetition import (
 from .request_record import request_record
 from .sampling import Sampler
 from .server.drivers import known_of, search_path_of, sqlstate_of
-from .session_state import NOTHING_SET, ConnectionState, SessionState, may_change_state
+from .session_state import NOTHING_SET, ConnectionState, SessionState
 from .spans import current_span
+from .state_change import may_change_state
 from .tally import MAX_KEY_LENGTH, MAX_RECENT, Tallies, Tally
 from .worker import OWN_THREADS, Ticket
 
-#: Statements that EXPLAIN takes, as the first word after comments and parentheses. Each comment
-#: can be read in one way only, so that a text of nothing but comments takes no longer and longer.
+#: Statements that EXPLAIN takes, as the first word after comments and parentheses.
 _EXPLAINABLE = re.compile(
-    r"\s*(?:(?:\(|--[^\n]*\n|/\*(?:[^*]|\*(?!/))*\*/)\s*)*"
+    r"\A\s*+(?:(?:\(|--[^\n]*+\n|/\*(?:[^*]++|\*(?!/))*+\*/)\s*+)*+"
     r"(?:select|insert|update|delete|merge|with|values|table)\b",
     re.IGNORECASE,
 )
@@ -69,8 +69,14 @@ _ONE = ExecuteStyle.EXECUTE
 
 _DROPPED = "dropped, as too many others were waiting"
 
+#: What a statement has where `schema_translate_map` puts the name of a schema.
+_TRANSLATED = "__[SCHEMA_"
+
 #: Where the state of a connection is kept, as long as the driver's connection lives.
 _STATE = "flask_planwatch.state"
+
+#: Where is kept that the engine has a connection, and the hooks see what is done with it.
+_SEEN = "flask_planwatch.seen"
 
 #: Where is kept what a connection knows of itself.
 _KNOWN = "flask_planwatch.known"
@@ -158,11 +164,16 @@ class Watch:
             "handle_error": self._error,
             "commit": self._commit,
             "commit_twophase": self._commit,
+            # What a transaction set for the session stays when it is prepared.
+            "prepare_twophase": self._commit,
             "rollback": self._rollback,
             "rollback_twophase": self._rollback,
             "savepoint": self._savepoint,
             "rollback_savepoint": self._rollback_savepoint,
             "release_savepoint": self._release_savepoint,
+            "checkout": self._checkout,
+            "engine_connect": self._engine_connect,
+            "checkin": self._checkin,
             "connect": self._connect,
             "close": self._close,
             "engine_disposed": self._engine_disposed,
@@ -222,6 +233,7 @@ class Watch:
                 # This is PlanWatch's own thread, or the hooks are younger.
                 return
             if context.execute_style is not _ONE:
+                self._see_many(conn, statement, context)
                 return
             compiled = context.compiled
             key = statement if compiled is None else compiled.string
@@ -257,6 +269,9 @@ class Watch:
             ended = now()
             context: Any = exception.execution_context
             statement = exception.statement
+            conn = exception.connection
+            if self._stateful and conn is not None and (state := self._state(conn)):
+                state.failed(in_commit=not statement)
             started = getattr(context, "_planwatch_started", None)
             one = context is not None and context.execute_style is _ONE
             if started is None or not statement or not one or not self.active:
@@ -332,6 +347,33 @@ class Watch:
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
+    def _checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
+        try:
+            record.info[_SEEN] = False
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _engine_connect(self, conn: Any) -> None:
+        try:
+            conn.info[_SEEN] = True
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
+    def _checkin(self, dbapi_connection: Any, record: Any) -> None:
+        try:
+            if dbapi_connection is None:
+                # It is gone, with all that was set on it.
+                return
+            info = record.info
+            # Without a Connection of the engine's, it was the driver's that the application had.
+            raw = info.get(_SEEN) is False and self.active
+            if raw and not self._stateful:
+                self._begin_to_follow()
+            if self._stateful and (raw or _STATE in info):
+                info.setdefault(_STATE, ConnectionState()).returned(raw=raw)
+        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+            self._failed(error)
+
     # What follows happens once for each connection of the application, or less often.
 
     def _connect(self, connection: Any, record: Any) -> None:
@@ -380,7 +422,8 @@ class Watch:
             self._note(conn, statement, parameters, context)
         if not tally.explainable:
             return None
-        plain = not (self._stateful or tally.changes_state) and known_by is key
+        plain = not (self._stateful or tally.changes_state or _TRANSLATED in key)
+        plain &= known_by is key
         if self._prepares and parameters:
             if context.execution_options.get("planwatch", True) is not False:
                 self._repeat(tally, key, statement, parameters, conn)
@@ -392,26 +435,37 @@ class Watch:
             self._tallies.add_plain(key, tally)
         return tally, known_by
 
+    def _see_many(self, conn: Any, statement: str, context: Any) -> None:
+        """Take in that a statement which may change the state ran for many sets of parameters."""
+        writes = context.isinsert or context.isupdate or context.isdelete
+        if self.active and not writes and may_change_state(statement):
+            self._note(conn, statement, None, context)
+
     def _tally(self, conn: Any, key: str, context: Any) -> tuple[Tally, str]:
         """Return what is counted of a statement, and the text that it is known by."""
         identity: Hashable = key
-        if self._stateful and (place := self._place(conn)):
+        if (self._stateful or _TRANSLATED in key) and (place := self._place(conn, key, context)):
             # In another schema it is another statement.
             identity = (key, place)
         tally = self._tallies.recent.get(identity)
         return (tally, key) if tally is not None else self._first_seen(identity, key, context)
 
     def _first_seen(self, identity: Hashable, key: str, context: Any) -> tuple[Tally, str]:
+        changes_state = None
         if len(key) > MAX_KEY_LENGTH:
             # The same long text is the same object mostly, of which the hash is known.
             identity = hash(identity)
             if len(key) > MAX_STATEMENT_SIZE:
-                identity = key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
+                changes_state = may_change_state(key)
+                key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
+                identity = (key, changes_state)
             known = self._tallies.recent.get(identity)
             if known is not None:
                 return known, key
+        if changes_state is None:
+            changes_state = may_change_state(key)
         explainable = not context.isddl and _EXPLAINABLE.match(key) is not None
-        new = Tally(explainable, may_change_state(key))
+        new = Tally(explainable, changes_state)
         return self._tallies.add(identity, new), key
 
     def _state(self, conn: Any) -> ConnectionState | None:
@@ -421,9 +475,14 @@ class Watch:
         state: ConnectionState | None = conn.info.get(_STATE)
         return state
 
-    def _place(self, conn: Any) -> Hashable:
+    def _place(self, conn: Any, key: str, context: Any) -> Hashable:
+        """Return what decides which tables a statement means, None if nothing does but its text."""
         state = self._state(conn) if self._stateful else None
-        return None if state is None else state.place
+        place = None if state is None else state.place
+        if _TRANSLATED in key:
+            schemas = context.execution_options.get("schema_translate_map") or {}
+            return (place, frozenset(schemas.items()))
+        return place
 
     def _note(self, conn: Any, statement: str, parameters: Any, context: Any) -> None:
         """Remember what a statement has changed for those that follow on its connection."""
@@ -436,8 +495,12 @@ class Watch:
                 given, _ = copied(parameters, MAX_SET_SIZE)
         state.note(statement, given, autocommit=bool(conn.connection.dbapi_connection.autocommit))
         if not self._stateful:
-            self._stateful = True
-            self._tallies.allow_plain(allowed=False)
+            self._begin_to_follow()
+
+    def _begin_to_follow(self) -> None:
+        """Look at each statement from now on: what it means depends on its connection."""
+        self._stateful = True
+        self._tallies.allow_plain(allowed=False)
 
     def _repeat(self, tally: Tally, key: str, statement: str, parameters: Any, conn: Any) -> None:
         """Count a repetition, if the driver prepares what repeats.
@@ -477,7 +540,8 @@ class Watch:
         record = request_record(app) if shown or once else None
         identity = None
         if once and record is not None:
-            identity = (id(self), hash(key), self._place(context.root_connection))
+            place = self._place(context.root_connection, key, context)
+            identity = (id(self), hash(key), place)
         ticket, note = None, ""
         if error is not None and error.means_load:
             ticket = sink.submit(self._capture(ran, tally, sampler))

@@ -1,22 +1,482 @@
-"""What an event listener of the application may do with the connection that it is given."""
+"""What an event listener of the application may do to a connection, as far as its code tells.
+
+A listener gets the driver's connection or a cursor, and may set something there that no hook sees.
+Its bytecode says whether it looks at them at all, and what for. Only what is seen to be harmless is
+taken to be; of all else it is assumed that it may set anything.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import builtins
+import contextlib
+import dis
+import functools
+import logging
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.engine import Engine
+
+from .state_change import SOMETHING, Change, Command, changes, may_change_state, words
+
+
+class Effect(NamedTuple):
+    """What a listener may do: names of settings that it may set, and whether it undoes others."""
+
+    sets: frozenset[str] = frozenset()
+    undoes: bool = False
+
+
+HARMLESS = Effect()
+ANYTHING = Effect(frozenset({SOMETHING}), undoes=True)
+
+
+class Listener(NamedTuple):
+    """A listener of the application's, and what it may do.
+
+    `amidst` tells that it may run while a connection is in use, and not only when the pool hands it
+    out or takes it back.
+    """
+
+    name: str
+    event: str
+    effect: Effect
+    amidst: bool
+
+
+class _Handed(NamedTuple):
+    """What a listener gets.
+
+    `raw` tells that it is something which leads to a cursor of the driver's right away. `safe` are
+    attributes that lead to none, or with `but`, the only ones that do.
+    """
+
+    raw: bool
+    safe: frozenset[str]
+    but: bool = False
+
+    def allows(self, attribute: str) -> bool:
+        return (attribute in self.safe) is not self.but
+
+
+#: The driver's connection or cursor, or the pool's record of one.
+_RAW = _Handed(
+    raw=True,
+    safe=words(
+        "autocommit cancel close closed commit encoding info invalidate is_valid record_info "
+        "rollback rowcount server_version status transaction_was_reset asyncio_safe "
+        "terminate_only"
+    ),
+)
+
+#: SQLAlchemy's connection or session: the hooks see what is executed there.
+_CONNECTION = _Handed(
+    raw=False,
+    safe=words(
+        "add begin_nested bind closed commit dialect engine exec_driver_sql execute flush "
+        "get_bind get_execution_options get_nested_transaction get_transaction "
+        "in_nested_transaction in_transaction info invalidated rollback scalar scalars"
+    ),
+)
+
+#: SQLAlchemy's context of an execution or an error, on which instrumentation keeps its own things.
+_CONTEXT = _Handed(
+    raw=False,
+    safe=words(
+        "connection create_cursor create_default_cursor create_server_side_cursor cursor "
+        "execution_context root_connection _dbapi_connection _root_conn"
+    ),
+    but=True,
+)
+
+_POOL_EVENTS = ("checkout", "checkin", "reset")
+_CONNECT_EVENTS = ("connect", "first_connect")
+
+#: What the events of an engine hand out, by the place among the arguments.
+_ENGINE_EVENTS: dict[str, Mapping[int, _Handed]] = {
+    **{
+        name: {0: _CONNECTION}
+        for name in (
+            "after_execute",
+            "before_execute",
+            "begin",
+            "begin_twophase",
+            "commit",
+            "engine_connect",
+            "prepare_twophase",
+            "release_savepoint",
+            "rollback",
+            "rollback_savepoint",
+            "savepoint",
+            "set_connection_execution_options",
+        )
+    },
+    "after_cursor_execute": {0: _CONNECTION, 1: _RAW, 4: _CONTEXT},
+    "before_cursor_execute": {0: _CONNECTION, 1: _RAW, 4: _CONTEXT},
+}
+_DIALECT_EVENTS: dict[str, Mapping[int, _Handed]] = {
+    "do_execute": {0: _RAW, 3: _CONTEXT},
+    "do_execute_no_params": {0: _RAW, 2: _CONTEXT},
+    "do_executemany": {0: _RAW, 3: _CONTEXT},
+    "handle_error": {0: _CONTEXT},
+}
+#: A session, its transaction and its connection.
+_AFTER_BEGIN = {0: _CONNECTION, 1: _CONNECTION, 2: _CONNECTION}
+
+#: Packages that watch, and set nothing.
+_OBSERVERS = words(
+    "ddtrace elasticapm flask_debugtoolbar flask_planwatch flask_sqlalchemy logfire newrelic "
+    "opentelemetry scout_apm sentry_sdk sqlalchemy"
+)
+
+#: Packages whose functions make types known to a driver.
+_DRIVERS = frozenset({"asyncpg", "pgvector", "psycopg", "psycopg2"})
+
+#: Attributes that a listener with a cursor may use: those that do nothing but run the SQL which
+#: they are given, and some of loggers and clocks.
+_ALLOWED = words(
+    "DatabaseError Error InterfaceError OperationalError ProgrammingError "
+    "append autocommit close closed commit connection cursor cursor_factory dbapi_connection "
+    "debug description driver_connection engine error exec_driver_sql execute executemany "
+    "extras extensions fetchall fetchmany fetchone get info invalidate monotonic perf_counter "
+    "pop reset rollback rowcount scalar scalars setdefault statusmessage time types url "
+    "warning"
+)
+
+#: Attributes of SQLAlchemy's objects that lead to the driver's.
+_LEADS_TO_RAW = words("connection cursor dbapi_connection driver_connection")
+
+_HARMLESS_CALLS = frozenset(
+    {bool, contextlib.closing, contextlib.suppress, int, isinstance, len, print}
+)
+
+#: Functions of the application's that are read for one listener.
+_MAX_FUNCTIONS = 10
+
+#: What was found out about listeners, as long as they live.
+_known: WeakKeyDictionary[Any, dict[str, Effect]] = WeakKeyDictionary()
+
+#: The listeners to `after_begin` of each class of sessions.
+_after_begin: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def uses_connection(listener: Any) -> bool:
-    """Whether a listener ever looks at its connection."""
-    import dis
-
-    code = getattr(getattr(listener, "__func__", listener), "__code__", None)
-    if code is None:
+    """Whether a listener looks at what it is given at all; one that is not understood does."""
+    found = _function_of(listener)
+    if found is None:
+        return not isinstance(_unwrapped(listener), types.BuiltinFunctionType)
+    if _package(found.function) == "sqlalchemy":
         return True
-    count = code.co_argcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
-    names = code.co_varnames[:count]
-    names = names[1:] if hasattr(listener, "__func__") else names
-    return any(
-        str(one.argval) in names or (isinstance(one.argval, tuple) and set(one.argval) & set(names))
-        for one in dis.get_instructions(code)
-        if one.opname.startswith(("LOAD_FAST", "LOAD_CLOSURE", "LOAD_DEREF"))
-    )
+    return bool(list(_loads(found.function.__code__, set(found.parameters))))
+
+
+def listeners_of(engine: Engine, *, connects: bool) -> Iterator[Listener]:
+    """Yield the listeners that may do something to a connection of an engine's.
+
+    `connects` includes those to the making of a connection.
+    """
+    pool, dialect = engine.pool, engine.dialect
+    for event in _POOL_EVENTS + (_CONNECT_EVENTS if connects else ("first_connect",)):
+        yield from _harmful(event, getattr(pool.dispatch, event), None, amidst=False)
+    for source, events in ((engine, _ENGINE_EVENTS), (dialect, _DIALECT_EVENTS)):
+        for event, handed in events.items():
+            listeners = getattr(source.dispatch, event)
+            yield from _harmful(event, listeners, handed, amidst=True)
+    orm = sys.modules.get("sqlalchemy.orm")
+    if orm is not None:
+        for session in _with_subclasses(orm.Session):
+            if session not in _after_begin:
+                # Only an object lists the listeners of its class; the list lives on.
+                _after_begin[session] = session.__new__(session).dispatch.after_begin
+            listeners = _after_begin[session]
+            yield from _harmful("after_begin", listeners, _AFTER_BEGIN, amidst=True)
+
+
+def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:
+    """Return what a listener may do; `handed` is what it gets, None: the driver's connection."""
+    if _package(_unwrapped(listener)) in _OBSERVERS:
+        return HARMLESS
+    found = _function_of(listener)
+    if found is None:
+        is_builtin = isinstance(_unwrapped(listener), types.BuiltinFunctionType)
+        return HARMLESS if is_builtin else ANYTHING
+    if handed is None or not found.in_place:
+        given = dict.fromkeys(found.parameters, _RAW)
+    else:
+        given = {
+            name: handed.get(place, _NOTHING) if place < found.positional else _RAW
+            for place, name in enumerate(found.parameters)
+        }
+    given = {name: kind for name, kind in given.items() if kind is not _NOTHING}
+    loads = list(_loads(found.function.__code__, set(given)))
+    if all(after is not None and given[name].allows(after) for name, after in loads):
+        return HARMLESS
+    return _Reading(raw=any(given[name].raw for name, _ in loads)).read(found.function)
+
+
+_NOTHING = _Handed(raw=False, safe=frozenset(), but=True)
+
+
+def _harmful(
+    event: str, listeners: Any, handed: Mapping[int, Any] | None, *, amidst: bool
+) -> Iterator[Listener]:
+    for listener in listeners:
+        try:
+            known = _known.setdefault(listener, {})
+        except TypeError:
+            # It cannot be held weakly, or is no key.
+            known = {}
+        if event not in known:
+            known[event] = effect_of(listener, handed)
+        if known[event] != HARMLESS:
+            plain = _unwrapped(listener)
+            name = getattr(plain, "__qualname__", None) or type(plain).__name__
+            yield Listener(name.rpartition(".")[2], event, known[event], amidst)
+
+
+def _with_subclasses(kind: Any) -> Iterator[Any]:
+    yield kind
+    for subclass in kind.__subclasses__():
+        yield from _with_subclasses(subclass)
+
+
+def _package(function: Any) -> str:
+    module = getattr(function, "__module__", None)
+    return module.partition(".")[0] if isinstance(module, str) else ""
+
+
+class _Found(NamedTuple):
+    """A function, and those of its parameters that get what an event hands out.
+
+    The first `positional` of them are in the order of the event's arguments, if `in_place`.
+    """
+
+    function: Any
+    parameters: tuple[str, ...]
+    positional: int
+    in_place: bool
+
+
+def _unwrapped(listener: Any) -> Any:
+    """Return what the application gave to SQLAlchemy, out of SQLAlchemy's own wrappers."""
+    while _package(listener) == "sqlalchemy" and isinstance(listener, types.FunctionType):
+        contents = [one for one in _closure(listener).values() if callable(one)]
+        # Its own helpers come last.
+        contents.sort(key=lambda one: _package(one) == "sqlalchemy" or isinstance(one, type))
+        if not contents or isinstance(contents[0], type):
+            break
+        listener = contents[0]
+    return listener
+
+
+def _function_of(listener: Any) -> _Found | None:
+    """Return the function that a listener is, None if it is none of Python's."""
+    called: Any = _unwrapped(listener)
+    in_place, bound = True, 0
+    if called is not listener:
+        # Some of the wrappers hand on other arguments.
+        module = getattr(listener, "__module__", "")
+        in_place = module in {"sqlalchemy.engine.events", "sqlalchemy.util.langhelpers"}
+    while isinstance(called, functools.partial):
+        called, in_place = called.func, False
+    if isinstance(called, types.MethodType):
+        called, bound = called.__func__, 1
+    elif not isinstance(called, types.FunctionType | types.BuiltinFunctionType):
+        called, bound = getattr(type(called), "__call__", None), 1  # noqa: B004
+    if not isinstance(called, types.FunctionType):
+        return None
+    function: types.FunctionType = called
+    code = function.__code__
+    named = code.co_argcount + code.co_kwonlyargcount
+    count = named + bool(code.co_flags & 4) + bool(code.co_flags & 8)
+    parameters = code.co_varnames[bound:count]
+    return _Found(function, parameters, code.co_argcount - bound, in_place)
+
+
+def _closure(function: types.FunctionType) -> dict[str, Any]:
+    known = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):
+            # A name that is not bound yet has no content.
+            known[name] = cell.cell_contents
+    return known
+
+
+#: Functions that show all variables.
+_SEE_ALL = frozenset({"dir", "eval", "exec", "locals", "vars"})
+
+
+def _loads(code: types.CodeType, names: set[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the uses of some variables, each with the attribute that is asked of it, or None."""
+    instructions = list(dis.get_instructions(code))
+    for instruction, after in zip(instructions, [*instructions[1:], None], strict=True):
+        operation, value = instruction.opname, instruction.argval
+        if operation == "LOAD_GLOBAL" and value in _SEE_ALL:
+            yield from ((name, None) for name in names)
+        if "LOAD" not in operation or not any(one in operation for one in _VARIABLES):
+            continue
+        # From Python 3.13 on, one instruction may name two; what it stores comes first.
+        used = value if isinstance(value, tuple) else (value,)
+        if operation.startswith("STORE"):
+            used = used[1:]
+        for place, name in enumerate(used):
+            if name in names:
+                yield name, _attribute(after) if place == len(used) - 1 else None
+
+
+#: What is in the names of operations on variables.
+_VARIABLES = ("FAST", "DEREF", "CLOSURE")
+
+#: To keep something on what is handed out is as harmless as to look at its `info`.
+_STORED = "info"
+
+
+def _attribute(after: dis.Instruction | None) -> str | None:
+    if after is None or after.opname not in {"LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"}:
+        return None
+    return _STORED if after.opname == "STORE_ATTR" else str(after.argval)
+
+
+class _Stranger(Exception):
+    """A listener uses what PlanWatch does not know."""
+
+
+class _Reading:
+    """What a function with a connection may do, with those that it calls.
+
+    It may if each name in it is known to be harmless but for the SQL that is run, and this SQL is
+    all there: in constants, or behind the beginning of a SET that names its setting.
+    """
+
+    def __init__(self, *, raw: bool) -> None:
+        self._raw = raw
+        self._undoes = False
+        self._texts: set[str] = set()
+        #: Texts that are put together, at the most.
+        self._made = 0
+        self._formatted = False
+        self._waiting: list[types.FunctionType] = []
+
+    def read(self, function: types.FunctionType) -> Effect:
+        """Return what a function may do."""
+        self._waiting, read = [function], 0
+        try:
+            while self._waiting:
+                read += 1
+                if read > _MAX_FUNCTIONS:
+                    raise _Stranger
+                following = self._waiting.pop()
+                scope = _closure(following)
+                self._read(following.__code__, following.__globals__, scope)
+                for value in [
+                    *(following.__defaults__ or ()),
+                    *(following.__kwdefaults__ or {}).values(),
+                ]:
+                    self._named(value)
+            if not self._raw:
+                return HARMLESS
+            return self._effect()
+        except _Stranger:
+            return ANYTHING
+
+    def _read(self, code: types.CodeType, names: Mapping[str, Any], scope: dict[str, Any]) -> None:
+        for instruction in dis.get_instructions(code):
+            operation, value = instruction.opname, instruction.argval
+            if operation in {"LOAD_CONST", "RETURN_CONST"}:
+                self._constant(value, names, scope, set(code.co_cellvars))
+            elif operation in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}:
+                self._named(names.get(value, getattr(builtins, value, _MISSING)))
+            elif operation == "LOAD_DEREF" and value in code.co_freevars:
+                if scope.get(value, _MISSING) is not _LOCAL:
+                    self._named(scope.get(value, _MISSING))
+            elif "ATTR" in operation or operation == "LOAD_METHOD":
+                self._attribute(str(value))
+            elif operation == "IMPORT_NAME" and value.partition(".")[0] not in _DRIVERS:
+                raise _Stranger
+            elif operation in {"BUILD_STRING", "BINARY_OP", "BINARY_SUBSCR"}:
+                self._made += 1
+            elif operation.startswith("FORMAT_"):
+                self._formatted = True
+            elif operation in {"STORE_GLOBAL", "LOAD_BUILD_CLASS"}:
+                raise _Stranger
+
+    def _constant(
+        self, value: Any, names: Mapping[str, Any], scope: dict[str, Any], cells: set[str]
+    ) -> None:
+        if isinstance(value, str):
+            self._texts.add(value)
+        elif isinstance(value, bytes):
+            self._texts.add(value.decode("utf-8", "replace"))
+        elif isinstance(value, tuple):
+            for one in value:
+                self._constant(one, names, scope, cells)
+        elif isinstance(value, types.CodeType):
+            self._read(value, names, {**scope, **dict.fromkeys(cells, _LOCAL)})
+
+    def _named(self, value: Any) -> None:
+        """Take in what a global name or one of an outer function stands for by now."""
+        if isinstance(value, str):
+            self._texts.add(value)
+        elif isinstance(value, types.FunctionType):
+            if _package(value) not in _DRIVERS | _OBSERVERS:
+                self._waiting.append(value)
+        elif isinstance(value, types.ModuleType):
+            if value.__name__.partition(".")[0] not in _DRIVERS | {"time", "logging"}:
+                raise _Stranger
+        elif not (
+            value is None
+            or isinstance(value, int | float | logging.Logger)
+            or (isinstance(value, type) and issubclass(value, BaseException))
+            or (_is_hashable(value) and value in _HARMLESS_CALLS)
+            or (callable(value) and _package(value) in _DRIVERS | {"sqlalchemy", "time"})
+        ):
+            raise _Stranger
+
+    def _attribute(self, name: str) -> None:
+        if name not in _ALLOWED and not name.startswith("register_"):
+            raise _Stranger
+        self._raw |= name in _LEADS_TO_RAW
+        self._undoes |= name == "reset"
+
+    def _effect(self) -> Effect:
+        """Return what the SQL in the texts may do."""
+        sets: set[str] = set()
+        beginnings = 0
+        for text in self._texts:
+            if not may_change_state(text):
+                continue
+            found = list(changes(text, None))
+            if any(one.name == SOMETHING for one in found if isinstance(one, Change)):
+                # What follows a quote may be put in later.
+                text = text.rstrip("'\" ")
+                found = list(changes(text, None))
+            names = {one.name for one in found if isinstance(one, Change) and one.is_setting}
+            lowered = text.strip().lower()
+            is_open = lowered.endswith((" to", "=", ",")) or "%s" in lowered
+            beginnings += is_open and lowered.startswith("set ") and SOMETHING not in names
+            resets = lowered.startswith("reset ")
+            for one in found:
+                if isinstance(one, Command):
+                    self._undoes |= one.word == "discard"
+                elif resets and not one.unknown:
+                    self._undoes = True
+                else:
+                    sets.add(one.name if one.is_setting else SOMETHING)
+        if max(self._made, self._formatted) > beginnings:
+            raise _Stranger
+        return Effect(frozenset(sets), self._undoes or bool(sets))
+
+
+_MISSING = object()
+_LOCAL = object()
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except Exception:  # noqa: BLE001 - an object of the application's may raise anything
+        return False
+    return True

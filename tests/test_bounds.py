@@ -26,6 +26,7 @@ from flask_planwatch import (
     room,
     session_state,
     standing,
+    state_change,
     tally,
     watcher,
     worker,
@@ -229,7 +230,7 @@ LIMITS = {
     "Sets of parameters of a statement that a driver may prepare": (repetition.MAX_SETS,),
     "What the application has set, for each connection": (
         session_state.MAX_CHANGES,
-        session_state.MAX_LENGTH,
+        state_change.MAX_VALUE,
     ),
     "Statements inspected, with the time": (watcher.MAX_FINGERPRINTS,),
     "Answers to findings in a plan": (inspection.MAX_ANSWERS,),

@@ -9,9 +9,8 @@ from flask_planwatch.session_state import (
     NOTHING_SET,
     ConnectionState,
     SessionState,
-    may_change_state,
-    set_by,
 )
+from flask_planwatch.state_change import MAX_SIZE, MAX_VALUE, may_change_state
 
 
 def after(*statements, autocommit=False):
@@ -29,59 +28,59 @@ def names(state):
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "local"),
+    ("text", "name", "value", "local"),
     [
-        ("SET search_path TO tenant_1, public", "search_path", False),
-        ("/* a */ -- b\n set Search_Path = 'tenant_1'", "search_path", False),
-        ('SET "search_path" TO x;', "search_path", False),
-        ("SET SCHEMA 'tenant_1'", "search_path", False),
-        ("SET LOCAL app.tenant = '42'", "app.tenant", True),
-        ("SET SESSION app.tenant TO 42", "app.tenant", False),
-        ("SET ROLE bob", "role", False),
-        ("SET LOCAL ROLE bob", "role", True),
-        ("SET SESSION AUTHORIZATION bob", "authorization", False),
-        ("SET LOCAL TIME ZONE 'UTC'", "timezone", True),
-        ("SET enable_seqscan = off", "enable_seqscan", False),
-        ("RESET search_path", "search_path", False),
-        ("RESET SESSION AUTHORIZATION", "authorization", False),
-        ("SELECT set_config('app.tenant', '4,2', true)", "app.tenant", True),
+        ("SET search_path TO tenant_1, public", "search_path", "tenant_1, public", False),
+        ("/* a */ -- b\n set Search_Path = 'Tenant 1'", "search_path", '"Tenant 1"', False),
+        ("/* a /* b */ c */ SET search_path TO x", "search_path", "x", False),
+        ('SET "search_path" TO "$user", X;', "search_path", '"$user", x', False),
+        ("SET SCHEMA 'tenant_1'", "search_path", "tenant_1", False),
+        ("SET search_path TO DEFAULT", "search_path", None, False),
+        ("SET LOCAL app.tenant = 'it''s'", "app.tenant", "it's", True),
+        ("SET SESSION app.tenant TO 42", "app.tenant", "42", False),
+        ("SET app.tenant TO -4.5", "app.tenant", "-4.5", False),
+        ("SET ROLE bob", "role", "bob", False),
+        ("SET LOCAL ROLE 'Bob'", "role", "Bob", True),
+        ("SET ROLE NONE", "role", "none", False),
+        ("SET role = bob", "role", "bob", False),
+        ("SET SESSION AUTHORIZATION bob", "session_authorization", "bob", False),
+        ("SET LOCAL TIME ZONE 'UTC'", "timezone", "UTC", True),
+        ("SET TIME ZONE LOCAL", "timezone", None, False),
+        ("SET DateStyle TO ISO, DMY", "datestyle", "iso, dmy", False),
+        ("SET enable_seqscan = off", "enable_seqscan", "off", False),
+        ("RESET search_path", "search_path", None, False),
+        ("RESET ROLE", "role", None, False),
+        ("RESET SESSION AUTHORIZATION", "session_authorization", None, False),
+        ("RESET ALL", "all", None, False),
+        ("SELECT set_config('app.tenant', '4,2', true)", "app.tenant", "4,2", True),
+        ("SELECT set_config('app.tenant', NULL, true)", "app.tenant", None, True),
         (
-            "SELECT pg_catalog.set_config('app.tenant', CAST('a' AS text), 'f');",
+            "SELECT pg_catalog.set_config('app.tenant', CAST(('a') AS text), 'f') AS x;",
             "app.tenant",
+            "a",
             False,
         ),
     ],
 )
-def test_one_change(text, name, local):
+def test_one_change(text, name, value, local):
     ((change),) = after(text).current()
-    assert (change.name, change.local, change.unknown) == (name, local, "")
-    assert change.text == text
+    assert change == (name, value, local, "", False)
 
 
 @pytest.mark.parametrize(
-    ("text", "parameters", "name", "local"),
+    ("text", "parameters", "value"),
     [
-        (
-            "SELECT set_config(%(a)s, %(b)s, %(c)s) AS x",
-            {"a": "A.b", "b": 1, "c": True},
-            "a.b",
-            True,
-        ),
-        ("SELECT set_config(%(a)s::VARCHAR, %(b)s, false)", {"a": "a.b", "b": 1}, "a.b", False),
-        ("SELECT set_config(%s, %s, %s)", ("a.b", "x", False), "a.b", False),
-        ("SELECT set_config('a.b', %s, %s)", ("x", True), "a.b", True),
-        (
-            "SELECT set_config($1::VARCHAR, $2::VARCHAR, $3::BOOLEAN)",
-            ("a.b", "x", True),
-            "a.b",
-            True,
-        ),
+        ("SELECT set_config(%(a)s, %(b)s, %(c)s) AS x", {"a": "A.b", "b": "y", "c": True}, "y"),
+        ("SELECT set_config(%(a)s::VARCHAR, %(b)s, 'on')", {"a": "a.b", "b": "y"}, "y"),
+        ("SELECT set_config(%s, %s, %s)", ("a.b", "x", True), "x"),
+        ("SELECT set_config('a.b', %s, %s)", ("x", True), "x"),
+        ("SELECT set_config($1::VARCHAR, $2::VARCHAR, $3::BOOLEAN)", ("a.b", "x", True), "x"),
+        ("SET LOCAL a.b TO %s", ("It's",), "It's"),
+        ("SET LOCAL a.b TO %(x)s", {"x": 5}, "5"),
     ],
 )
-def test_what_is_set_by_a_parameter(text, parameters, name, local):
-    (change,) = after((text, parameters)).current()
-    assert (change.name, change.local, change.unknown) == (name, local, "")
-    assert change.parameters == parameters
+def test_what_is_set_by_a_parameter(text, parameters, value):
+    assert after((text, parameters)).current() == (("a.b", value, True, "", False),)
 
 
 def test_several_at_once():
@@ -90,18 +89,71 @@ def test_several_at_once():
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "name"),
     [
-        "SET a.b = 1; SET c.d = 2",
-        "SELECT set_config('a.b', name, true) FROM tenants",
-        "SELECT set_config(name, 'x', true)",
-        "WITH x AS (SELECT set_config('a.b', '1', false)) SELECT * FROM orders",
-        "DO $$ BEGIN PERFORM set_config('a.b', '1', false); END $$",
-        "DO $$ BEGIN SET LOCAL search_path TO x; END $$",
+        ("SET a.b = 1; SET c.d = 2", "something"),
+        ("SELECT 1 FROM orders; /* then */ SET c.d = 2", "something"),
+        ("SELECT set_config('a.b', name, true) FROM tenants", "a.b"),
+        ("SELECT set_config('a.b', '1', true) FROM tenants", "a.b"),
+        ("SELECT set_config('a.b', login('alice'::text), true)", "a.b"),
+        ("SELECT set_config('a.b', (SELECT login('bob')), true)", "a.b"),
+        ("SELECT set_config('a.b', 'x' || current_user, true)", "a.b"),
+        ("SELECT set_config('a.b', set_config('c.d', 'x', true), true)", "something"),
+        ("SELECT set_config('a.b', E'\\x41', true)", "a.b"),
+        ("SELECT set_config('a.b', U&'\\0041', true)", "a.b"),
+        ("SELECT set_config('a.b', '\\x41', true)", "a.b"),
+        ("SELECT set_config('a.b', ' a '::char(1), true)", "a.b"),
+        ("SELECT set_config(name, 'x', true)", "something"),
+        ("SELECT set_config('a.b', '1', random() < 0.5)", "a.b"),
+        ("SELECT coalesce(set_config('a.b', '1', true), 'x')", "a.b"),
+        ("WITH x AS (SELECT set_config('a.b', '1', false)) SELECT * FROM orders", "a.b"),
+        ("DO $$ BEGIN PERFORM set_config('a.b', '1', false); END $$", "something"),
+        ("DO $$ BEGIN SET LOCAL search_path TO x; END $$", "something"),
+        ("SET a.b TO E'x'", "a.b"),
+        ("SET a.b TO 'x' 'y'", "a.b"),
+        ("SET a.b TO x, y", "a.b"),
+        ("SET TIME ZONE INTERVAL '1' HOUR", "timezone"),
+        (f"SET a.b TO '{'x' * (MAX_VALUE + 1)}'", "a.b"),
+        (f"SET a.b TO '{'x' * MAX_SIZE}'", "something"),
+        (f"SELECT set_config('a.b', '{'x' * MAX_SIZE}', true)", "something"),
     ],
 )
-def test_what_cannot_be_repeated_is_unknown(text):
-    assert NOTHING_SET.changed(after(text).current()).unknown
+def test_what_cannot_be_repeated_is_unknown(text, name):
+    state = NOTHING_SET.changed(after(text).current())
+    assert state.unknown
+    assert [change.name for change in state.changes] == [name]
+    assert name in state.unknown or name == "something"
+
+
+@pytest.mark.parametrize("value", [1.5, ["a"], object(), b"x", "with \0"])
+def test_a_parameter_of_which_the_driver_makes_something_else(value):
+    (change,) = after(("SELECT set_config('a.b', %s, true)", (value,))).current()
+    assert change.unknown
+
+
+def test_what_is_known_again():
+    state = after("SELECT set_config('a.b', now()::text, false)", "SET a.b = 1")
+    assert not NOTHING_SET.changed(state.current()).unknown
+    state = after("SET a.b = 1", "SET LOCAL a.b = now()")
+    assert NOTHING_SET.changed(state.current()).unknown
+    state.committed()
+    assert not NOTHING_SET.changed(state.current()).unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "functions"),
+    [
+        ("SELECT enter_tenant('a')", {"enter_tenant"}),
+        ("SELECT app.enter_tenant('from a') AS x, now()", {"enter_tenant"}),
+        ("SELECT * FROM enter_tenant(%(a)s)", {"enter_tenant"}),
+        ("CALL enter_tenant('a')", {"enter_tenant"}),
+    ],
+)
+def test_functions_that_the_application_calls_by_themselves(text, functions):
+    state = after(text)
+    assert NOTHING_SET.changed(state.current()).functions == functions
+    state.rolled_back()
+    assert state.current() == ()
 
 
 @pytest.mark.parametrize(
@@ -113,8 +165,19 @@ def test_what_cannot_be_repeated_is_unknown(text):
         "SET statement_timeout = 5",
         "SET LOCAL application_name = 'x'",
         "SELECT set_config('statement_timeout', '5', true)",
+        "SET LOCAL transaction_read_only = off",
+        "SELECT set_config('transaction_read_only', 'off', true)",
+        "SET default_transaction_read_only TO off",
+        "SET lock_timeout TO DEFAULT",
+        "SET idle_in_transaction_session_timeout = 0",
+        "SET session_replication_role = replica",
+        "SET row_security = on",
+        "RESET statement_timeout",
+        "SELECT $$ set_config('a.b', 'x', true) $$, 'set_config(1, 2, 3)'",
+        "CREATE FUNCTION f() RETURNS text AS $$ SELECT set_config('a.b', '1', true) $$",
         "DO $$ BEGIN UPDATE a SET b = 1; END $$",
         "CREATE EXTENSION pg_trgm",
+        f"INSERT INTO notes VALUES ('set_config(1); SET a.b = 1 {'x' * MAX_SIZE}')",
     ],
 )
 def test_what_changes_no_plan(text):
@@ -123,7 +186,15 @@ def test_what_changes_no_plan(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["SELECT temp FROM readings", "UPDATE a SET b = 1", "INSERT INTO temps VALUES (1)", "COPY a"],
+    [
+        "SELECT temp FROM readings",
+        "UPDATE a SET b = 1",
+        "INSERT INTO temps VALUES (1)",
+        "COPY a",
+        "SELECT count(*), lower('a') FROM orders",
+        "SELECT similarity(a, b) FROM orders",
+        "SELECT pg_catalog.version(), now(), nextval('x')",
+    ],
 )
 def test_what_is_not_even_read(text):
     assert not may_change_state(text)
@@ -140,6 +211,8 @@ def test_what_is_not_even_read(text):
         ("CREATE UNIQUE INDEX CONCURRENTLY i ON public.mine (a)", "mine"),
         ("ALTER TABLE ONLY public.mine ADD b text", "mine"),
         ("TRUNCATE mine", "mine"),
+        ("TRUNCATE TABLE ONLY mine", "mine"),
+        (f"CREATE TABLE mine (a text DEFAULT '{'x' * MAX_SIZE}')", "mine"),
     ],
 )
 def test_a_relation_that_only_the_connection_sees(text, hidden):
@@ -156,8 +229,14 @@ def test_a_relation_that_only_the_connection_sees(text, hidden):
         (["SET a.b = 1", "SAVEPOINT s", "SET c.d = 1", "ROLLBACK TO SAVEPOINT s"], ["a.b"]),
         (["SAVEPOINT s", "SET a.b = 1", "ROLLBACK TO s", "SET c.d = 1", "COMMIT"], ["c.d"]),
         (["SET a.b = 1", "COMMIT", "RESET ALL"], ["all"]),
+        (["SET a.b = 1", "SET LOCAL a.b = 2", "COMMIT"], ["a.b"]),
+        (["SET LOCAL a.b = 2", "SET a.b = 1", "COMMIT"], ["a.b"]),
+        (["SET a.b = 1", "PREPARE TRANSACTION 'x'", "ROLLBACK"], ["a.b"]),
         (["SET ROLE x", "COMMIT", "RESET ALL"], ["role", "all"]),
-        (["SET a.b = 1", "CREATE TEMP TABLE t ()", "COMMIT", "DISCARD ALL"], ["all"]),
+        (
+            ["SET a.b = 1", "CREATE TEMP TABLE t ()", "COMMIT", "DISCARD ALL"],
+            ["session_authorization", "role", "all"],
+        ),
         (["SET a.b = 1", "SET c.d = 1", "SET a.b = 2"], ["c.d", "a.b"]),
         (["CREATE TABLE t ()", "COMMIT"], []),
         (["CREATE TEMP TABLE t ()", "COMMIT"], ["relation t"]),
@@ -220,28 +299,36 @@ def test_a_search_path_that_the_server_reports_needs_no_repetition():
     assert state.search_path == "a"
 
 
-def test_listeners_of_a_pool():
-    def pings(connection, *_):
-        """Set up nothing."""
-        connection.cursor().execute("SELECT 1")
+def test_what_was_set_in_a_transaction_that_only_the_pool_ended():
+    state = after("SET a.b = 1", "COMMIT", "SET LOCAL c.d = 1", "SET e.f = 1")
+    state.returned(raw=False)
+    assert [(one.name, bool(one.unknown), one.returned) for one in state.current()] == [
+        ("a.b", False, True),
+        ("e.f", True, True),
+    ]
+    state.note("SET e.f = 2", None, autocommit=True)
+    assert NOTHING_SET.changed(state.current()).unknown == ""
 
-    def sets(connection, *_):
-        with connection.cursor() as cursor:
-            cursor.execute("SET app.tenant = 1")
 
-    def moves(connection, *_):
-        def run(cursor):
-            cursor.execute(f"SET search_path TO {connection}")
+def test_a_connection_that_the_application_had_without_an_engine():
+    state = after("SET a.b = 1", "COMMIT")
+    state.returned(raw=True)
+    assert "raw_connection" in NOTHING_SET.changed(state.current()).unknown
+    state.note("RESET ALL", None, autocommit=True)
+    assert NOTHING_SET.changed(state.current()).unknown
+    state.note("DISCARD ALL", None, autocommit=True)
+    assert NOTHING_SET.changed(state.current()).unknown == ""
 
-        run(connection.cursor())
 
-    def counts(*_):
-        print("set")
-
-    class Listens:
-        def sets(self, connection, *_):
-            connection.cursor().execute("SELECT set_config('app.tenant', '1', false)")
-
-    assert set_by(pings) == set_by(counts) == set_by(len) == set()
-    assert set_by(sets) == set_by(Listens().sets) == {"something"}
-    assert set_by(moves) == {"search_path"}
+def test_errors_that_may_have_undone_what_was_set():
+    state = after("SET a.b = 1")
+    state.failed(in_commit=False)
+    state.committed()
+    assert NOTHING_SET.changed(state.current()).unknown
+    state = after("SET a.b = 1")
+    state.failed(in_commit=False)
+    state.rolled_back()
+    assert state.current() == ()
+    state = after("SET a.b = 1", "COMMIT")
+    state.failed(in_commit=True)
+    assert NOTHING_SET.changed(state.current()).unknown

@@ -243,7 +243,7 @@ def test_the_search_path_that_the_application_starts_with(driver, tenants, watch
             )
             relation = f"{app}.orders"
         else:
-            url += "&options=-csearch_path%3Dtenant_1"
+            url += f"{'&' if '?' in url else '?'}options=-csearch_path%3Dtenant_1"
         watched = watch(url, PLANWATCH_DATABASE_URL=tenants.url_for(driver, username=planwatch))
         assert ask(watched, lambda connection: None) == [(relation, "missing-index")]
         release(watched)

@@ -18,7 +18,7 @@ MAX_NAME_BYTES = 63
 
 _WORD = re.compile(r"[^\W\d]\w*")
 #: Calls around columns, or one JSON key: the words in them name the expression.
-_SIMPLE = re.compile(r"""[\w(]+\(["\w, ]+\)+|"?\w+"? ->> '\w+'|["\w, ]+""")
+_SIMPLE = re.compile(r"""\A(?:[\w(]+\(["\w, ]++\)++|"?\w++"? ->> '\w++'|["\w, ]++)""")
 _CAST_TYPE = re.compile(r"::[\w ]+(\[\])?")
 #: Words of operator classes that set an index apart: `text_pattern_ops`, `gin_trgm_ops`.
 _MARKS = {"pattern", "trgm", "path"}

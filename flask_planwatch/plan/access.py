@@ -47,7 +47,7 @@ _GROUPS = frozenset({"Aggregate", "Group", "Unique"})
 _STAR = "*"
 
 _DIRECTION = re.compile(r"( DESC)?(?: NULLS (FIRST|LAST))?$")
-_EXTREME = re.compile(r"(?:PARTIAL )?(?:min|max)\((.*)\)")
+_EXTREME = re.compile(r"\A(?:PARTIAL )?(?:min|max)\((.*)\)")
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,8 @@ def plain_column(operand: Operand, relation: Relation) -> str | None:
     column = relation.column(name)
     if column is None:
         return None
-    base = re.sub(r"\(.*?\)", "", column.type)
-    wanted = re.sub(r"\(.*?\)", "", target)
+    base = re.sub(r"\([^()]*+\)", "", column.type)
+    wanted = re.sub(r"\([^()]*+\)", "", target)
     return name if base == wanted or (base, wanted) in RELABELLED else None
 
 

@@ -360,4 +360,4 @@ def _type(comparison: Comparison) -> str:
 
 def _base(type_name: str) -> str:
     """Return a type's name without a length."""
-    return re.sub(r"\(.*?\)", "", type_name).strip()
+    return re.sub(r"\([^()]*+\)", "", type_name).strip()

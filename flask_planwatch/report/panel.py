@@ -334,9 +334,9 @@ def place(path: str) -> str:
 
 _PIECES = re.compile(
     r"""(?P<quoted> "[^"]*" | '[^']*' )
-    |   (?P<open> \( \s* (?P<query> (?:SELECT|WITH)\b )? )
+    |   (?P<open> \( \s*+ (?P<query> (?:SELECT|WITH)\b )? )
     |   (?P<close> \) )
-    |   \s+ (?P<clause>
+    |   (?<!\s) \s++ (?P<clause>
             (?<!DISTINCT\ ) (?<!DELETE\ ) FROM
           | (?: (?:LEFT|RIGHT|FULL|CROSS|INNER) \s (?:OUTER\ )? )? JOIN
           | WHERE | GROUP\ BY | HAVING | WINDOW | ORDER\ BY | LIMIT | OFFSET | FOR\ UPDATE

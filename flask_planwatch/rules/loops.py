@@ -56,7 +56,7 @@ _SUB_QUERIES = frozenset({"SubPlan", "InitPlan"})
 _NAMED = re.compile(r"\b(hashed )?(SubPlan \d+)\b")
 
 #: A call around a sub-query; these are no aggregates.
-_CALL = re.compile(r"\(*(\w+)\(")
+_CALL = re.compile(r"\A\(*+(\w++)\(")
 _NO_AGGREGATES = frozenset({"COALESCE", "GREATEST", "LEAST", "NULLIF", "EXISTS", "ANY", "ALL"})
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+
+from sqlalchemy.engine import Engine
 
 from ..finding import SkipReason
-from ..session_state import SessionState, set_by
+from ..listeners import listeners_of
+from ..session_state import SessionState
+from ..state_change import EVERYTHING, functions_in
 from .transaction import NO_SERVER, ServerError, Transaction
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"\w++")
 
 #: `-c name=value` or `--name=value` in the options of a connection.
-_OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
+_OPTION = re.compile(r"(?<![\w.-])(?:-c\s*+|--)([\w.][\w.-]*+)=((?:\\.|\S)*+)")
+
+_ESCAPED = re.compile(r"\\(.)")
 
 #: Sets the search path that a role starts with: its own, or that of the database, or the server's.
 _START = """
@@ -43,6 +47,29 @@ SELECT set_config(
 """
 
 
+#: Sets one setting as SET LOCAL does; NULL stands for its default.
+_SET = "SELECT set_config(%s, %s, true)"
+
+#: The application's functions of some names, with what they do as far as it can be read. Those that
+#: come with PostgreSQL, and those in C of its extensions, set nothing.
+_FUNCTIONS = """
+SELECT p.proname, l.lanname IN ('sql', 'plpgsql'),
+    coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc)
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.proname = ANY (%s) AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+AND l.lanname NOT IN ('internal', 'c')
+"""
+
+#: Words by which a function sets something, or does what only its execution tells.
+_MAY_SET = re.compile(
+    r"\b(?:set_config|(?:re)?set|discard|execute|temp|temporary)\b", re.IGNORECASE
+)
+_SETS_THE_PATH = re.compile(
+    r"\bset_config\s*+\(\s*+'search_path'|\bset\s++(?:(?:local|session)\s++)?search_path\b",
+    re.IGNORECASE,
+)
+
+
 def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) -> bool:
     """Make a transaction plan as the application's connection did; return if anything was set.
 
@@ -53,7 +80,13 @@ def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) ->
         if other_role:
             _start_like(transaction, state)
         for change in state.changes:
-            transaction.repeat(change.text, change.parameters)
+            # A command of PlanWatch's own: the application's text may do more than that.
+            if change.name == EVERYTHING:
+                transaction.run("RESET ALL")
+            else:
+                transaction.fetch(_SET, (change.name, change.value))
+            if other_role and change.value is None and change.name in {EVERYTHING, "search_path"}:
+                _start_like(transaction, state)
         path = state.search_path
         moved = path is not None and path != transaction.search_path
         if moved or (path is not None and other_role):
@@ -67,22 +100,41 @@ def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) ->
     return other_role or moved or bool(state.changes)
 
 
-def refuse_unknown(state: SessionState, listeners: Iterable[Any]) -> None:
+def refuse_unknown(state: SessionState, engine: Engine, *, connects: bool) -> None:
     """Raise ServerError if a state cannot be copied.
 
-    `listeners` are those that the application has on its pool, and that may have set something
-    which no hook saw.
+    `engine` is the application's. Its listeners may have set or undone something that no hook saw;
+    `connects` tells that those to a new connection do not run for PlanWatch.
     """
     if state.unknown:
         raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, state.unknown)
-    for listener in listeners:
-        names = set_by(listener)
-        # The server reports this one.
-        known = {"search_path"} if state.search_path is not None else set()
-        if names - known:
-            name = getattr(listener, "__name__", "a function")
-            detail = f"{name}, which listens to the pool, sets something on each connection"
+    # The server reports this one.
+    known = {"search_path"} if state.search_path is not None else set()
+    for listener in listeners_of(engine, connects=connects):
+        who = f"{listener.name}, which listens to {listener.event}"
+        if listener.effect.sets - known:
+            detail = f"{who}, may set something on each connection"
             raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
+        undone = [one for one in state.changes if one.returned or listener.amidst]
+        if listener.effect.undoes and undone:
+            detail = f"{who}, may have undone that {undone[0].name} was set"
+            raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
+
+
+def refuse_functions(transaction: Transaction, state: SessionState) -> None:
+    """Raise ServerError if a function that the application called may have set something."""
+    known: set[str] = set()
+    names = set(state.functions)
+    while names - known:
+        rows = transaction.fetch(_FUNCTIONS, (sorted(names - known),))
+        known |= names
+        for name, is_readable, body in rows:
+            if state.search_path is not None:
+                body = _SETS_THE_PATH.sub("", body)
+            if not is_readable or _MAY_SET.search(body):
+                detail = f"the function {name} may have set something on the connection"
+                raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
+            names |= functions_in(body)
 
 
 def refuse_hidden(text: str, state: SessionState) -> None:
@@ -103,11 +155,12 @@ def _start_like(transaction: Transaction, state: SessionState) -> None:
     transaction.fetch(_START, (state.user or "", _named_user(state)))
     for name, value in _OPTION.findall(state.options):
         setting = name.lower().replace("-", "_")
-        plain = re.sub(r"\\(.)", r"\1", value)
-        transaction.fetch("SELECT set_config(%s, %s, true)", (setting, plain))
+        plain = _ESCAPED.sub(r"\1", value)
+        transaction.fetch(_SET, (setting, plain))
 
 
 def _named_user(state: SessionState) -> str | None:
     """Return the role to write for `"$user"`; None if a SET ROLE of the application decides it."""
-    chosen = any(change.name in {"role", "authorization"} for change in state.changes)
+    names = {"role", "session_authorization"}
+    chosen = any(change.name in names and change.value for change in state.changes)
     return None if chosen else state.user

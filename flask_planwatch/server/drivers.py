@@ -171,9 +171,6 @@ class DriverTransaction(ABC):
         except (LookupError, TypeError) as error:
             raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
 
-    def repeat(self, sql: str, parameters: Parameters) -> None:
-        self._ask(self._send_single, MARK + sql, parameters)
-
     @property
     def search_path(self) -> str | None:
         return search_path_of(self._connection.dbapi_connection)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..clock import now
 from ..session_state import SessionState
 from .transaction import ServerError
 

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from ..clock import now
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
-from .adoption import adopt, refuse_unknown
+from .adoption import adopt, refuse_functions, refuse_unknown
 from .client_side import Psycopg2Transaction
 from .connection import OwnConnection, open_at, open_like
 from .drivers import (
@@ -48,6 +48,13 @@ FREE_CONNECTIONS = 3
 
 #: Seconds for which the number of free connections is believed.
 CHECK_SECONDS = 1.0
+
+#: Lets the server end what it builds when its client has gone, which it else sees at the end only.
+#: PostgreSQL knows no way to look for a client on Windows, and refuses the setting there.
+_LOOK_FOR_CLIENT = (
+    "SELECT pg_catalog.set_config('client_connection_check_interval', '100', true) "
+    "WHERE pg_catalog.version() !~* 'windows|mingw|visual c'"
+)
 
 #: How a driver does what a transaction of PlanWatch's needs.
 _TRANSACTIONS: dict[str, type[DriverTransaction]] = {
@@ -169,6 +176,8 @@ class OwnSession:
             f"SET LOCAL lock_timeout = {self.lock_timeout_ms}",
             "SET LOCAL application_name = 'flask-planwatch'",
         ]
+        if writable:
+            limits.append(_LOOK_FOR_CLIENT)
         path = ["SET LOCAL search_path TO DEFAULT"] if own_state else []
         with self._lock, unobserved():
             self._let_go = False
@@ -274,11 +283,10 @@ class OwnSession:
         Raises ServerError if the state is not known.
         """
         self.state = state
-        pool = self._app_engine().pool.dispatch
-        listeners = [*pool.checkout]
-        if self._own_engine is not None:
-            listeners += [*pool.connect, *pool.first_connect]
-        refuse_unknown(state, listeners)
+        refuse_unknown(state, self._app_engine(), connects=self._own_engine is not None)
+        if state.functions:
+            with self.transaction(own_state=True) as transaction:
+                refuse_functions(transaction, state)
 
     def _refuses_to_count(self, transaction: Transaction) -> bool:
         """Whether the server does not say how many connections are free, and the question failed.

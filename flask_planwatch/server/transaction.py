@@ -68,9 +68,6 @@ class Transaction(Protocol):
     def output(self, sql: str) -> object:
         """Return the first column that the plan of a query says it computes."""
 
-    def repeat(self, sql: str, parameters: Parameters) -> None:
-        """Run a command of the application's that only sets something."""
-
     @property
     def search_path(self) -> str | None:
         """The effective search path, None if the server does not report it."""

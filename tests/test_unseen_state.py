@@ -1,0 +1,557 @@
+"""State that no statement tells: PlanWatch plans the table that the application read, or none."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from contextlib import closing, suppress
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event, orm
+
+from flask_planwatch.fingerprint import normalise
+from flask_planwatch.signals import statement_inspected
+
+from . import servers
+from .conftest import make_database
+
+TENANT = "tenant_1"
+
+READ = sa.text("SELECT count(*) FROM orders WHERE customer = 7")
+REALLY = sa.text(
+    "SELECT relnamespace::regnamespace::text || '.' || relname FROM pg_class "
+    "WHERE oid = (SELECT tableoid FROM orders LIMIT 1)"
+).execution_options(planwatch=False)
+
+MOVE = f"SET search_path TO {TENANT}"
+
+#: The tables that one name means: public has the index.
+SCHEMAS = ("public", "tenant_1", "tenant_2", "tenant_3")
+
+UNKNOWN = "session-state-unknown"
+
+
+@pytest.fixture(scope="module", params=[(servers.FIRST, "psycopg"), (servers.HYPOPG, "psycopg2")])
+def kind(request):
+    """A server and a driver: both of each, but not all combinations."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tenants(kind):
+    """A database in which several schemas have a table of the same name."""
+    for database in make_database(servers.find_server(kind[0]), None):
+        for schema in SCHEMAS:
+            database.execute(
+                f"CREATE SCHEMA IF NOT EXISTS {schema}",
+                f"CREATE TABLE {schema}.orders AS SELECT n AS id, n AS customer "
+                "FROM generate_series(1, 3000) n",
+            )
+        database.execute(
+            "CREATE INDEX orders_customer ON public.orders (customer)",
+            """CREATE FUNCTION public.enter_tenant(name text) RETURNS text LANGUAGE plpgsql
+            AS $$ BEGIN RETURN set_config('search_path', name, false); END $$""",
+            """CREATE FUNCTION public.enter(name text) RETURNS text LANGUAGE sql
+            AS $$ SELECT public.enter_tenant(name) $$""",
+            """CREATE FUNCTION public.greet(name text) RETURNS text LANGUAGE sql
+            AS $$ SELECT 'hello ' || name $$""",
+            """CREATE PROCEDURE public.change(name text) LANGUAGE plpgsql
+            AS $$ BEGIN EXECUTE 'SET search_path TO ' || name; END $$""",
+            "CREATE SEQUENCE logins",
+            """CREATE FUNCTION public.login(name text) RETURNS text VOLATILE LANGUAGE plpgsql
+            AS $$ BEGIN PERFORM nextval('logins'); RETURN name; END $$""",
+            "ANALYZE",
+        )
+        yield database
+
+
+@pytest.fixture
+def reports_the_path(tenants):
+    """Whether the server tells each client its search path."""
+    return int(str(tenants.scalar("SHOW server_version_num"))) >= 180000
+
+
+@pytest.fixture
+def watched(kind, tenants, watch):
+    """An app with one connection, so that each statement meets what others left on it."""
+    options = {"pool_size": 1, "max_overflow": 0}
+    return watch(tenants.url_for(kind[1]), SQLALCHEMY_ENGINE_OPTIONS=options)
+
+
+@pytest.fixture
+def engine(watched):
+    with watched.app.app_context():
+        return watched.db.engine
+
+
+def look(watched, engine, prepare=lambda connection: None):
+    """Read the table on a connection that was prepared; return what was planned, and what read."""
+    seen = []
+
+    def receive(sender, inspection):
+        if inspection.statement.text != normalise(READ.text):
+            return
+        if inspection.skip is not None:
+            seen.append(str(inspection.skip.reason))
+        else:
+            seen.append({scan.qualified_relation for scan in inspection.plan.scans})
+
+    with watched.app.app_context():
+        assert watched.planwatch.flush(20)
+        with statement_inspected.connected_to(receive, watched.app):
+            with engine.connect() as connection:
+                prepare(connection)
+                connection.execute(READ).all()
+                really = connection.execute(REALLY).scalar_one()
+            assert watched.planwatch.flush(20)
+    assert watched.planwatch.stats()["errors"] == 0
+    (planned,) = seen
+    return planned, {really}
+
+
+def run(connection, sql):
+    """Run SQL where no hook sees it: the way of listeners."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+
+
+# Listeners of the pool and the engine
+
+
+def moves(connection, *_):
+    connection.cursor().execute("SET search_path TO tenant_1")
+
+
+def moves_by_a_function(connection, *_):
+    run(connection, "SET search_path TO tenant_1")
+
+
+def moves_by_a_constant(connection, *_):
+    with connection.cursor() as cursor:
+        cursor.execute(MOVE)
+
+
+def moves_by_set_config(connection, *_):
+    cursor = connection.cursor()
+    cursor.execute("SELECT set_config('search_path', %s, false)", (TENANT,))
+    cursor.close()
+
+
+class Tenancy:
+    """Chooses the tenant by a method, whose SQL is anywhere."""
+
+    sql = MOVE
+
+    def apply(self, connection, *_):
+        connection.cursor().execute(self.sql)
+
+    def __call__(self, connection, *_):
+        self.apply(connection)
+
+
+def moves_by_a_cell():
+    tenant = TENANT
+
+    def listener(connection, *_):
+        connection.cursor().execute(f"SET search_path TO {tenant}, public")
+
+    return listener
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def listener(*arguments, **named):
+        return function(*arguments, **named)
+
+    return listener
+
+
+#: Listeners that choose a tenant; of the second half it cannot be told that they do nothing else.
+READABLE = [moves, moves_by_a_function, moves_by_a_constant, moves_by_a_cell(), wrapped(moves)]
+READABLE += [moves_by_set_config]
+UNREADABLE = [Tenancy().apply, Tenancy(), functools.partial(Tenancy.apply, Tenancy())]
+
+
+def of_a_connection(listener):
+    """Return a listener of the engine that does with its connection what one of the pool does."""
+
+    def engine_listener(connection):
+        listener(connection.connection.dbapi_connection)
+
+    return engine_listener
+
+
+@pytest.mark.parametrize("listener", READABLE, ids=lambda one: one.__qualname__)
+@pytest.mark.parametrize("name", ["checkout", "begin", "engine_connect"])
+def test_a_listener_that_moves(watched, engine, reports_the_path, name, listener):
+    event.listen(engine, name, listener if name == "checkout" else of_a_connection(listener))
+    planned, really = look(watched, engine)
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+@pytest.mark.parametrize("listener", UNREADABLE, ids=["method", "callable", "partial"])
+@pytest.mark.parametrize("name", ["checkout", "begin", "engine_connect"])
+def test_a_listener_that_may_do_anything(watched, engine, name, listener):
+    event.listen(engine, name, listener if name == "checkout" else of_a_connection(listener))
+    assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+def test_a_listener_of_all_engines(watched, engine, reports_the_path):
+    event.listen(sa.pool.Pool, "checkout", moves)
+    try:
+        planned, really = look(watched, engine)
+        assert planned == (really if reports_the_path else UNKNOWN)
+    finally:
+        event.remove(sa.pool.Pool, "checkout", moves)
+
+
+def test_a_listener_to_a_cursor(watched, engine, reports_the_path):
+    def listener(conn, cursor, statement, parameters, context, executemany):
+        cursor.execute("SET search_path TO tenant_1")
+
+    event.listen(engine, "before_cursor_execute", listener)
+    planned, really = look(watched, engine)
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+def test_a_listener_that_runs_statements_instead(watched, engine):
+    def listener(cursor, statement, parameters, context):
+        cursor.execute("SET ROLE pg_read_all_data")
+        cursor.execute(statement, parameters)
+        return True
+
+    event.listen(engine, "do_execute", listener)
+    assert look(watched, engine)[0] == UNKNOWN
+
+
+def test_a_listener_to_a_session(watched, engine, reports_the_path):
+    maker = orm.sessionmaker(engine)
+
+    @event.listens_for(maker, "after_begin")
+    def listener(session, transaction, connection):
+        connection.connection.cursor().execute("SET search_path TO tenant_1")
+
+    def by_session(connection):
+        with maker(bind=connection, join_transaction_mode="control_fully") as session:
+            session.execute(sa.select(1))
+            session.commit()
+        connection.exec_driver_sql("SELECT 1")
+
+    try:
+        planned, really = look(watched, engine, by_session)
+    finally:
+        event.remove(maker, "after_begin", listener)
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET search_path TO tenant_1", "RESET ALL", "DISCARD ALL", "RESET search_path"]
+)
+@pytest.mark.parametrize("name", ["reset", "checkin"])
+def test_a_listener_to_the_return(watched, engine, reports_the_path, name, sql):
+    """What was set before may hold no longer, until it is set anew."""
+
+    def listener(connection, *_):
+        connection.rollback()
+        before, connection.autocommit = connection.autocommit, True
+        cursor = connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
+        connection.autocommit = before
+
+    def by_set(connection):
+        connection.exec_driver_sql("SET search_path TO tenant_2")
+        connection.commit()
+
+    event.listen(engine, name, listener)
+    sets = sql.startswith("SET")
+    planned, really = look(watched, engine, by_set)
+    assert really == {"tenant_2.orders"}
+    assert planned == (UNKNOWN if sets and not reports_the_path else really)
+    planned, really = look(watched, engine)
+    assert really == {"tenant_1.orders" if sets else "public.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+@pytest.mark.parametrize("name", ["reset", "checkin"])
+def test_a_listener_that_only_resets(watched, engine, reports_the_path, name):
+    def listener(connection, *_):
+        connection.cursor().execute("RESET ALL")
+        connection.commit()
+
+    def by_set(connection):
+        connection.exec_driver_sql("SET search_path TO tenant_2")
+        connection.exec_driver_sql("SET enable_sort = off")
+        connection.commit()
+
+    event.listen(engine, name, listener)
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    assert look(watched, engine, by_set) == ({"tenant_2.orders"}, {"tenant_2.orders"})
+    assert look(watched, engine) == (UNKNOWN, {"public.orders"})
+    assert look(watched, engine, by_set) == ({"tenant_2.orders"}, {"tenant_2.orders"})
+
+
+def test_listeners_that_do_no_harm(watched, engine):
+    """What counts, measures, or sets what changes no plan is in no way."""
+    seen = []
+
+    def count(connection, record, proxy):
+        record.info["checkouts"] = record.info.get("checkouts", 0) + 1
+        seen.append(1)
+
+    def limit(connection, *_):
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 60000")
+            cursor.execute("SELECT 1")
+
+    def measure(conn, cursor, statement, parameters, context, executemany):
+        context.began = conn.info.setdefault("began", [])
+        conn.info["began"].append(statement)
+
+    def choose(connection):
+        connection.execute(sa.text("SET LOCAL search_path TO tenant_2"))
+
+    def ping(conn):
+        conn.scalar(sa.select(1))
+
+    event.listen(engine, "checkout", count)
+    event.listen(engine, "checkout", limit)
+    event.listen(engine, "checkin", lambda *_: seen.append(2))
+    event.listen(engine, "before_cursor_execute", measure)
+    event.listen(engine, "begin", choose)
+    event.listen(engine, "engine_connect", ping)
+    assert look(watched, engine) == ({"tenant_2.orders"}, {"tenant_2.orders"})
+    assert seen
+
+
+def test_a_listener_to_new_connections(kind, tenants, watched, engine, watch):
+    """It runs for PlanWatch, too, but for a URL of PlanWatch's own."""
+    event.listen(engine, "connect", moves)
+    event.listen(engine, "connect", lambda connection, _: connection.commit())
+    assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+    other = watch(
+        tenants.url_for(kind[1]),
+        PLANWATCH_DATABASE_URL=tenants.url_for(kind[1], username="postgres"),
+    )
+    with other.app.app_context():
+        event.listen(other.db.engine, "connect", Tenancy())
+        event.listen(other.db.engine, "connect", lambda connection, _: connection.commit())
+        assert look(other, other.db.engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+# What the application does past the hooks
+
+
+def test_a_session_that_was_dropped(watched, engine, reports_the_path):
+    """The pool ended its transaction."""
+    session = orm.Session(engine)
+    session.execute(sa.text("SET LOCAL search_path TO tenant_1"))
+    session.execute(sa.text("SET LOCAL enable_sort = off"))
+    del session
+    gc.collect()
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+
+
+def test_a_dropped_session_that_set_something_for_good(watched, engine, reports_the_path):
+    """It is not told whether the pool ended its transaction by ROLLBACK or by COMMIT."""
+    session = orm.Session(engine)
+    session.execute(sa.text(MOVE))
+    del session
+    gc.collect()
+    planned, really = look(watched, engine)
+    assert planned == (really if reports_the_path else UNKNOWN)
+    planned, really = look(watched, engine, lambda connection: connection.exec_driver_sql(MOVE))
+    assert (planned, really) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+
+
+@pytest.mark.parametrize("sql", [MOVE, "SET ROLE pg_read_all_data", "SELECT 1"])
+def test_a_raw_connection(watched, engine, sql):
+    raw = engine.raw_connection()
+    run(raw, sql)
+    raw.commit()
+    raw.close()
+    assert look(watched, engine)[0] == UNKNOWN
+
+    def discard(connection):
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("DISCARD ALL")
+
+    assert look(watched, engine, discard) == ({"public.orders"}, {"public.orders"})
+
+
+def by_name(name):
+    return lambda connection: connection.execute(sa.select(getattr(sa.func, name)(TENANT))).all()
+
+
+@pytest.mark.parametrize("function", ["enter_tenant", "enter"])
+def test_a_function_of_the_application_that_moves(watched, engine, reports_the_path, function):
+    planned, really = look(watched, engine, by_name(function))
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+    # It was rolled back.
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+
+
+def test_a_procedure_of_the_application_that_moves(watched, engine):
+    def call(connection):
+        connection.exec_driver_sql("CALL change('tenant_1')")
+
+    assert look(watched, engine, call) == (UNKNOWN, {"tenant_1.orders"})
+
+
+def test_a_function_of_the_application_that_sets_nothing(watched, engine):
+    assert look(watched, engine, by_name("greet")) == ({"public.orders"}, {"public.orders"})
+
+
+def test_a_commit_of_a_transaction_with_an_error(watched, engine, reports_the_path):
+    with engine.connect() as connection:
+        connection.exec_driver_sql(MOVE)
+        with suppress(sa.exc.DBAPIError):
+            connection.exec_driver_sql("SELECT 1 / 0")
+        connection.commit()
+    planned, really = look(watched, engine)
+    assert really == {"public.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+def test_two_phases(watched, engine, tenants):
+    """What a transaction set for good stays when it is prepared, even if it is rolled back then."""
+    if tenants.scalar("SHOW max_prepared_transactions") == "0":
+        pytest.skip("the server prepares no transactions")
+    with engine.connect() as connection:
+        transaction = connection.begin_twophase()
+        connection.exec_driver_sql(MOVE)
+        transaction.prepare()
+        transaction.rollback()
+    assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+
+
+# What the application sets by statements
+
+
+@pytest.mark.parametrize(
+    "undo", ["RESET ALL", "RESET search_path", "SET search_path TO DEFAULT", "DISCARD ALL"]
+)
+def test_what_is_undone(watched, engine, undo):
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for sql in (MOVE, "SET enable_sort = off", undo):
+            connection.exec_driver_sql(sql)
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+
+
+def test_a_role_that_is_reset(watched, engine):
+    def take(connection):
+        connection.exec_driver_sql("SET ROLE pg_read_all_data")
+        connection.exec_driver_sql("RESET ROLE")
+        connection.exec_driver_sql('SET search_path TO "tenant_3", "$user"')
+
+    assert look(watched, engine, take) == ({"tenant_3.orders"}, {"tenant_3.orders"})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT set_config('app.user', login('alice'), true)",
+        "SELECT set_config('app.user', (SELECT login('bob')), true)",
+        "SELECT set_config('app.user', 'x', length(login('x')) = 1)",
+        "WITH one AS (SELECT set_config('app.user', login('x'), true)) SELECT * FROM one",
+    ],
+)
+def test_no_function_of_the_application_runs_again(watched, engine, tenants, sql):
+    before = tenants.scalar("SELECT coalesce(max(last_value), 0) FROM logins WHERE is_called")
+    planned, _ = look(watched, engine, lambda connection: connection.exec_driver_sql(sql).all())
+    assert planned == UNKNOWN
+    after = tenants.scalar("SELECT max(last_value) FROM logins")
+    assert after == before + 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL transaction_read_only = off",
+        "SELECT set_config('transaction_read_only', 'off', true)",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        "SET LOCAL statement_timeout = 0",
+        "SELECT set_config('lock_timeout', '0', true)",
+        "RESET ALL",
+    ],
+)
+def test_the_limits_stay(watched, engine, tenants, sql):
+    """A function that the planner calls says what its transaction is like."""
+    tenants.execute(
+        "CREATE OR REPLACE FUNCTION public.limits() RETURNS int STABLE LANGUAGE plpgsql AS $$ "
+        "BEGIN IF current_setting('application_name') = 'flask-planwatch' AND ("
+        "current_setting('transaction_read_only') <> 'on' "
+        "OR current_setting('statement_timeout') = '0' OR current_setting('lock_timeout') = '0') "
+        "THEN RAISE EXCEPTION 'unlimited'; END IF; RETURN 7; END $$"
+    )
+    with watched.app.app_context(), engine.connect() as connection:
+        connection.exec_driver_sql(sql)
+        connection.exec_driver_sql("SELECT id FROM orders WHERE customer = limits()").all()
+        assert watched.planwatch.flush(20)
+    stats = watched.planwatch.stats()
+    assert (stats["inspected"], stats["skipped"], stats["errors"]) == (
+        1 + sql.count("SELECT"),
+        {},
+        0,
+    )
+
+
+# Schemas that SQLAlchemy puts in
+
+ORDERS = sa.Table(
+    "orders", sa.MetaData(), sa.Column("id"), sa.Column("customer"), schema="per_tenant"
+)
+
+
+def test_a_translated_schema_belongs_to_a_statement(kind, tenants, watch):
+    """Each tenant is looked at, in one request and within one interval."""
+    watched = watch(tenants.url_for(kind[1]), PLANWATCH_SAMPLE_INTERVAL=300)
+    query = sa.select(ORDERS.c.id).where(ORDERS.c.customer == 7)
+    planned = []
+
+    def receive(sender, inspection):
+        planned.append({scan.qualified_relation for scan in inspection.plan.scans})
+
+    with statement_inspected.connected_to(receive, watched.app), watched.app.app_context():
+        for schema in SCHEMAS * 2:
+            options = {"schema_translate_map": {"per_tenant": schema}}
+            with watched.db.engine.connect().execution_options(**options) as connection:
+                connection.execute(query).all()
+        assert watched.planwatch.flush(20)
+    assert planned == [{f"{schema}.orders"} for schema in SCHEMAS]
+    found = {finding.relation: finding for finding in watched.planwatch.findings()}
+    assert set(found) == {f"{schema}.orders" for schema in SCHEMAS[1:]}
+    assert all(f" ON {name} " in found[name].advice[0].summary for name in found)
+
+
+def test_translated_schemas_in_one_request(kind, tenants, watch):
+    watched = watch(tenants.url_for(kind[1]))
+    query = sa.select(ORDERS.c.id).where(ORDERS.c.customer == 7)
+
+    @watched.app.get("/")
+    def index():
+        for schema in SCHEMAS * 2:
+            options = {"schema_translate_map": {"per_tenant": schema}}
+            with watched.db.engine.connect().execution_options(**options) as connection:
+                connection.execute(query).all()
+        return ""
+
+    watched.app.test_client().get("/")
+    assert watched.planwatch.flush(20)
+    assert watched.planwatch.stats()["inspected"] == len(SCHEMAS)
+
+
+def test_other_instrumentation_is_in_no_way(watched, engine):
+    """OpenTelemetry counts connections and marks statements by listeners of its own."""
+    instrumentation = pytest.importorskip("opentelemetry.instrumentation.sqlalchemy")
+    instrumentor = instrumentation.SQLAlchemyInstrumentor()
+    instrumentor.instrument(engine=engine, enable_commenter=False)
+    try:
+        assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    finally:
+        instrumentor.uninstrument()

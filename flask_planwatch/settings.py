@@ -152,8 +152,10 @@ SETTINGS: tuple[Setting, ...] = (
         60.0,
         _optional_number,
         "a number, or None for no limit",
-        "How many inspections one process may make in a minute. In debug mode there is no limit.",
+        "How many inspections one process may make in a minute. In debug mode there is no limit, "
+        "but in tests there is: a suite runs more statements than anybody looks at.",
         debug_default=float("inf"),
+        testing_default=60.0,
     ),
     Setting(
         "STATEMENT_TIMEOUT_MS",
@@ -300,10 +302,10 @@ def read_settings(config: Mapping[str, Any], *, debug: bool, testing: bool) -> S
     for setting in SETTINGS:
         if setting.key in config:
             value = _parsed(setting, config[setting.key])
-        elif debug and setting.debug_default is not None:
-            value = setting.debug_default
         elif testing and setting.testing_default is not None:
             value = setting.testing_default
+        elif debug and setting.debug_default is not None:
+            value = setting.debug_default
         else:
             value = setting.default
         values[setting.name.lower()] = value

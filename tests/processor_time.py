@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     clock = ProcessorTime()
     sa.event.listen(Pool, "connect", clock.follow)
     for module in ("hooks", "server.session"):
-        monkeypatch.setattr(f"flask_planwatch.{module}.perf_counter", clock)
+        monkeypatch.setattr(f"flask_planwatch.{module}.now", clock)
     try:
         yield clock
     finally:

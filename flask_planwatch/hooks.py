@@ -98,6 +98,9 @@ class Sink(Protocol):
     def disconnected(self, record: Any) -> None:
         """Learn that the application has closed one."""
 
+    def lost(self, record: Any) -> None:
+        """Learn that the application has lost one, and will connect again."""
+
     def disposed(self) -> None:
         """Give PlanWatch's connection up before the engine's dispose() returns."""
 
@@ -174,7 +177,7 @@ class Watch:
             "checkout": self._checkout,
             "engine_connect": self._engine_connect,
             "checkin": self._checkin,
-            "connect": self._connect,
+            "invalidate": self._invalidate,
             "close": self._close,
             "engine_disposed": self._engine_disposed,
         }
@@ -349,7 +352,13 @@ class Watch:
 
     def _checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         try:
-            record.info[_SEEN] = False
+            info = record.info
+            info[_SEEN] = False
+            if self not in info:
+                # It is a new one, or older than the hooks.
+                info[self] = True
+                if (sink := self._sink()) is not None:
+                    sink.connected(record)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
@@ -376,12 +385,10 @@ class Watch:
 
     # What follows happens once for each connection of the application, or less often.
 
-    def _connect(self, connection: Any, record: Any) -> None:
+    def _invalidate(self, connection: Any, record: Any, exception: Any) -> None:
         try:
-            sink = self._sink()
-            # On its own thread, PlanWatch opens a connection as the application does.
-            if sink is not None and threading.get_ident() not in OWN_THREADS:
-                sink.connected(record)
+            if (sink := self._sink()) is not None:
+                sink.lost(record)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 

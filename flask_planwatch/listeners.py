@@ -150,7 +150,7 @@ _ALLOWED = words(
 _LEADS_TO_RAW = words("connection cursor dbapi_connection driver_connection")
 
 _HARMLESS_CALLS = frozenset(
-    {bool, contextlib.closing, contextlib.suppress, int, isinstance, len, print}
+    {bool, contextlib.closing, contextlib.suppress, hash, id, int, isinstance, len, print, type}
 )
 
 #: Functions of the application's that are read for one listener.

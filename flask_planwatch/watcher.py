@@ -320,7 +320,7 @@ class _WatchedEngine:
         self._kept: dict[str, Ticket] = {}
         #: The places in the pool that hold a connection of the application's.
         self._records: WeakSet[Any] = WeakSet()
-        #: Whether PlanWatch holds no connection because the application seems to have none.
+        #: Whether PlanWatch holds no connection because the application has none.
         self._alone = False
         #: How often the engine was disposed of: what was captured before is not inspected.
         self._disposals = 0
@@ -351,10 +351,6 @@ class _WatchedEngine:
         One that failed goes ahead of all others, and is kept until the server answers; in an outage
         the first of its statement stands for all.
         """
-        if self._alone:
-            # It has one that is older than the hooks.
-            self._alone = False
-            self.session.resume()
         job = partial(self._inspect, capture, self._disposals)
         # The first saves a call for nearly all of them.
         if capture.error is None or not capture.failed:
@@ -382,10 +378,16 @@ class _WatchedEngine:
         Its pool may have been disposed of by itself, of which no event tells. An application
         without a pool closes each connection, and PlanWatch its own after each inspection.
         """
+        if record not in self._records:
+            return
         self._records.discard(record)
-        if not self._records and not self._alone and not self._without_pool:
+        if not self._records and not self._without_pool:
             self._alone = True
             self.session.cut()
+
+    def lost(self, record: Any) -> None:
+        """Go on without it: whatever broke with it shall be explained."""
+        self._records.discard(record)
 
     def disposed(self) -> None:
         """Give the connection up, and what waits: the database may be dropped next."""

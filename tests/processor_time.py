@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import Pool
 
+from flask_planwatch import listeners
+
 
 class ProcessorTime:
     """Seconds that the calling thread and the servers of its connections spent on a processor.
@@ -70,6 +72,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     """Have PlanWatch take the time of statements by such a clock."""
     clock = ProcessorTime()
     sa.event.listen(Pool, "connect", clock.follow)
+    # It sets nothing on the connections that it looks at.
+    observers = listeners._OBSERVERS | {"tests"}
+    monkeypatch.setattr(listeners, "_OBSERVERS", observers)
     for module in ("hooks", "server.session"):
         monkeypatch.setattr(f"flask_planwatch.{module}.now", clock)
     try:

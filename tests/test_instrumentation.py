@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 import sentry_sdk
@@ -46,21 +47,22 @@ def run(url, *, watched):
     if watched:
         planwatch.watch(engine, app)
     if "asyncpg" in url:
-        asyncio.run(run_async(engine))
+        asyncio.run(run_async(engine, partial(planwatch.flush, 30, app)))
     else:
         with engine.connect() as connection:
             for _ in range(2):
                 connection.execute(LOGIN).all()
+        assert planwatch.flush(30, app)
         engine.dispose()
-    assert planwatch.flush(30, app)
     planwatch.unwatch(engine, app)
     return planwatch.stats(app)
 
 
-async def run_async(engine):
+async def run_async(engine, flush):
     async with engine.connect() as connection:
         for _ in range(2):
             (await connection.execute(LOGIN)).all()
+    assert await asyncio.to_thread(flush)
     await engine.dispose()
 
 

@@ -108,6 +108,8 @@ class DriverTransaction(ABC):
         self._connection = connection
         self._dialect = dialect
         self._call = call
+        #: The statement that is explained: what the server says of it may name what it reads.
+        self._text = ""
         #: What was prepared on the server since the transaction began.
         self._prepared: list[str] = []
 
@@ -189,6 +191,7 @@ class DriverTransaction(ABC):
         return _plan_of(document)
 
     def generic_plan(self, explain: str, text: str, types: Sequence[str]) -> Plan:
+        self._text = text
         self.run("SET LOCAL plan_cache_mode = force_generic_plan")
         name = self._prepare(text, types)
         nulls = f" ({', '.join('NULL' for _ in types)})" if types else ""
@@ -204,6 +207,7 @@ class DriverTransaction(ABC):
         accepted: bool = True,
     ) -> Any:
         """Return the JSON of an EXPLAIN."""
+        self._text = text
         given = parameters if escaped else None
         try:
             return _read(self._explain(explain, text, given, accepted))
@@ -275,7 +279,8 @@ class DriverTransaction(ABC):
             message = str(error).partition("\n")[0]
             if "row-level security" in message:
                 reason = SkipReason.SESSION_STATE_UNKNOWN
-            detail = message if _names_what_is_read(message, sql) else detail
+            told = _names_what_is_read(message, f"{sql}\n{self._text}")
+            detail = message if told else detail
         return ServerError(reason, detail, state)
 
     def _is_lost(self, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import count
 
 import pytest
@@ -56,7 +57,7 @@ def inspect(url, statement, **options):
     if "asyncpg" in url:
         engine = create_async_engine(url, **options)
         planwatch.watch(engine, app)
-        asyncio.run(run_async(engine, statement))
+        asyncio.run(run_async(engine, statement, partial(planwatch.flush, 30, app)))
     else:
         engine = sa.create_engine(url, **options)
         planwatch.watch(engine, app)
@@ -70,9 +71,10 @@ def inspect(url, statement, **options):
     return planwatch.stats(app), findings
 
 
-async def run_async(engine, statement):
+async def run_async(engine, statement, flush):
     async with engine.connect() as connection:
         (await connection.execute(statement)).all()
+    await asyncio.to_thread(flush)
     await engine.dispose()
 
 

@@ -114,7 +114,8 @@ def test_statements_of_other_lengths_are_one_in_the_interval(fresh_story, watch)
     assert watched.planwatch.stats()["inspected"] == 1
 
 
-def test_a_slow_text_statement_does_not_wait(fresh_story, watch):
+def test_a_slow_text_statement_does_not_wait(fresh_story, watch, monkeypatch):
+    monkeypatch.setattr("flask_planwatch.sampling.SLOW_WAIT", 0)
     watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=50)
     for _ in range(2):
         run(watched, sa.text("SELECT pg_sleep(0.1)"))

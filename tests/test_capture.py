@@ -254,7 +254,7 @@ def test_a_capture_says_what_it_takes(watched, monkeypatch):
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
     submit = engine.submit
     monkeypatch.setattr(
-        engine.watch._sink, "submit", lambda one: captures.append(one) or submit(one)
+        engine.watch._sink(), "submit", lambda one: captures.append(one) or submit(one)
     )
     run(
         watched,

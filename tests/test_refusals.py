@@ -17,7 +17,7 @@ TEXT = "SELECT * FROM secret"
 def clock(monkeypatch):
     """The time in seconds, in a list."""
     now = [1000.0]
-    monkeypatch.setattr(refusals, "monotonic", lambda: now[0])
+    monkeypatch.setattr(refusals, "now", lambda: now[0])
     return now
 
 

@@ -6,12 +6,13 @@ import re
 from typing import NamedTuple
 
 #: A string constant, with a type if one is named. Each alternative can be read in one way only.
+#: psycopg2 writes one space at most, before a negative number and between elements.
 _STRING = r"(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')"
-_TYPED = re.compile(rf"\s*+({_STRING})(?:::([a-z_]\w*+(?:\[\])?))?", re.ASCII)
-_NUMBER = re.compile(r"\s*+(-?\d++)(\.\d*+)?(e[+-]?\d++)?", re.ASCII | re.IGNORECASE)
-_WORD = re.compile(r"\s*+(true|false|NULL)\b", re.ASCII)
-_ARRAY = re.compile(r"\s*+ARRAY\[(.*)\]", re.DOTALL)
-_COMMA = re.compile(r"\s*+(?:,|\Z)")
+_TYPED = re.compile(rf" ?({_STRING})(?:::([a-z_]\w*+(?:\[\])?))?", re.ASCII)
+_NUMBER = re.compile(r" ?(-?\d++)(\.\d*+)?(e[+-]?\d++)?", re.ASCII | re.IGNORECASE)
+_WORD = re.compile(r" ?(true|false|NULL)\b", re.ASCII)
+_ARRAY = re.compile(r" ?ARRAY\[(.*)\]", re.DOTALL)
+_COMMA = re.compile(r" ?(?:,|\Z)")
 
 #: What is doubled inside a string constant.
 _DOUBLED = re.compile(r"''|\\\\")

@@ -11,7 +11,7 @@ _STRING = r"(?:'(?:[^']++|'')*+'|E'(?:[^'\\]++|''|\\\\)*+')"
 _TYPED = re.compile(rf" ?({_STRING})(?:::([a-z_]\w*+(?:\[\])?))?", re.ASCII)
 _NUMBER = re.compile(r" ?(-?\d++)(\.\d*+)?(e[+-]?\d++)?", re.ASCII | re.IGNORECASE)
 _WORD = re.compile(r" ?(true|false|NULL)\b", re.ASCII)
-_ARRAY = re.compile(r" ?ARRAY\[(.*)\]", re.DOTALL)
+_ARRAY = re.compile(r"\A ?ARRAY\[(.*)\]", re.DOTALL)
 _COMMA = re.compile(r" ?(?:,|\Z)")
 
 #: What is doubled inside a string constant.

@@ -158,8 +158,10 @@ class Watch:
         self._sampler: Sampler | None = None
         self._find_origin = origin_finder(app.root_path)
         self.active = self._attached = False
-        #: Whether a statement was seen that changed what a connection would plan.
+        #: Whether a connection has a state that decides what its statements mean, and the states.
         self._stateful = False
+        self._states: weakref.WeakSet[ConnectionState] = weakref.WeakSet()
+        self._following = threading.RLock()
         self._repetitions = Repetitions()
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
@@ -212,6 +214,8 @@ class Watch:
         """Begin to count anew in a forked child: it has findings of its own."""
         self._tallies = Tallies(repeat=self._prepares)
         self._tallies.allow_plain(allowed=self.active and not self._stateful)
+        # A thread of the parent may hold it for ever.
+        self._following = threading.RLock()
         self._sampler = None
 
     def _before(
@@ -376,10 +380,13 @@ class Watch:
             info = record.info
             # Without a Connection of the engine's, it was the driver's that the application had.
             raw = info.get(_SEEN) is False and self.active
-            if raw and not self._stateful:
-                self._begin_to_follow()
-            if self._stateful and (raw or _STATE in info):
-                info.setdefault(_STATE, ConnectionState()).returned(raw=raw)
+            if raw:
+                self._follow(info)
+            if self._stateful:
+                state: ConnectionState | None = info.get(_STATE)
+                if state is not None:
+                    state.returned(raw=raw)
+                self._follow_no_more(info, state)
         except Exception as error:  # noqa: BLE001 - nothing may leave a hook
             self._failed(error)
 
@@ -495,19 +502,35 @@ class Watch:
         """Remember what a statement has changed for those that follow on its connection."""
         if conn.closed or conn.invalidated:
             return
-        state = conn.info.setdefault(_STATE, ConnectionState())
+        state = self._follow(conn.info)
         given = None
         if parameters or not context.no_parameters:
             with suppress(NotCopied):
                 given, _ = copied(parameters, MAX_SET_SIZE)
         state.note(statement, given, autocommit=bool(conn.connection.dbapi_connection.autocommit))
-        if not self._stateful:
-            self._begin_to_follow()
 
-    def _begin_to_follow(self) -> None:
-        """Look at each statement from now on: what it means depends on its connection."""
-        self._stateful = True
-        self._tallies.allow_plain(allowed=False)
+    def _follow(self, info: Any) -> ConnectionState:
+        """Return the state of a connection, and look at each statement from now on.
+
+        What a statement means depends on its connection, as long as any has a state.
+        """
+        with self._following:
+            state: ConnectionState = info.setdefault(_STATE, ConnectionState())
+            self._states.add(state)
+            if not self._stateful:
+                self._stateful = True
+                self._tallies.allow_plain(allowed=False)
+        return state
+
+    def _follow_no_more(self, info: Any, state: ConnectionState | None) -> None:
+        """Forget a state in which nothing is set any more, and be at ease with the last of them."""
+        with self._following:
+            if state is not None and state.is_empty:
+                info.pop(_STATE, None)
+                self._states.discard(state)
+            if not self._states:
+                self._stateful = False
+                self._tallies.allow_plain(allowed=self.active)
 
     def _repeat(self, tally: Tally, key: str, statement: str, parameters: Any, conn: Any) -> None:
         """Count a repetition, if the driver prepares what repeats.

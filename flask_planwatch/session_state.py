@@ -157,6 +157,11 @@ class ConnectionState:
         self._committed = []
         self._find_place()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is set for the session; that of an open transaction does not count."""
+        return not self._lasting
+
     def current(self) -> tuple[Change, ...]:
         """Return what is in effect, the latest last."""
         merged = dict(self._lasting)

@@ -69,8 +69,6 @@ class Watcher:
         self.pace = Pace()
         self.worker = Worker(let_go=self._let_go, abandon=self._abandon)
         self.has_panel = False
-        #: The name of the app.
-        self.name = app.name
         self._app = weakref.ref(app)
         self._settings_at_start = settings
         self._log = LogReporter(settings.log_interval, self.store.statements)
@@ -87,6 +85,12 @@ class Watcher:
         self._errors = 0
         self._own_ms = 0.0
         self._skipped: Counter[SkipReason] = Counter()
+
+    @property
+    def name(self) -> str:
+        """The name of the app, empty once it is gone."""
+        app = self._app()
+        return "" if app is None else app.name
 
     @property
     def settings(self) -> Settings:

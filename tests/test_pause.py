@@ -28,7 +28,7 @@ def pauses(monkeypatch):
         made.append((threading.current_thread().name, seconds))
         sleep(seconds)
 
-    monkeypatch.setattr(pause.time, "sleep", recorded)
+    monkeypatch.setattr(pause, "rest", recorded)
     return made
 
 

@@ -211,8 +211,8 @@ def test_it_goes_ahead_of_everything_else(story, watch, held):
     held.set()
     assert watched.planwatch.flush(30)
     places = [number for number, one in enumerate(seen) if one.error]
-    # One was under way already.
-    assert places == [1]
+    # At most one was under way already.
+    assert places in ([0], [1])
     assert len(seen) > 2
 
 

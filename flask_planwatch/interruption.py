@@ -4,8 +4,8 @@ A hook swallows what it raises itself. But a signal handler, a debugger or anoth
 an exception at any moment, to end what the application does, and then it belongs to the
 application. Python marks neither, so they are told apart by where they were raised:
 
-- A signal handler, and a trace function of a debugger, is called with the frame that it interrupts:
-  a frame of the traceback that holds an earlier one of it is such a function.
+- A signal handler is known to the interpreter. So is a function that was called with the frame that
+  it interrupts, as trace functions of debuggers are: it holds an earlier frame of the traceback.
 - What another thread raises here (`PyThreadState_SetAsyncExc`) comes out of PlanWatch's own lines,
   or of those of the libraries that it calls. These raise exceptions of a few kinds only; any other
   kind was meant for the application.
@@ -17,9 +17,14 @@ What is no Exception at all, such as KeyboardInterrupt or gevent.Timeout, is nev
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import suppress
-from types import FrameType, TracebackType
+from functools import partial
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+from sqlalchemy.exc import InvalidRequestError
 
 #: What PlanWatch's lines, and the interpreter on them, may raise. No OSError: hooks do no I/O.
 _OWN_KINDS = (
@@ -41,10 +46,12 @@ _OWN_KINDS = (
 
 _PACKAGE = __name__.partition(".")[0]
 
+_DRIVERS = frozenset({"psycopg2", "psycopg", "asyncpg"})
+
 #: The libraries that hooks call.
 _LIBRARIES = frozenset(
     {_PACKAGE, "sqlalchemy", "flask", "werkzeug", "opentelemetry"}
-    | {"psycopg2", "psycopg", "asyncpg"}
+    | _DRIVERS
     | sys.stdlib_module_names
 ) - {"builtins", "__main__"}
 
@@ -62,16 +69,35 @@ def let_through(error: Exception) -> None:
 def is_interruption(error: Exception) -> bool:
     """Whether an exception was meant for the application; see the module."""
     frames = list(_frames(error.__traceback__))
+    handlers = _handlers()
     for place, frame in enumerate(frames):
-        if place and _holds(frame, frames[:place]):
+        if place and (frame.f_code in handlers or _holds(frame, frames[:place])):
             return True
     raised_in = str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
     if raised_in not in _LIBRARIES:
         return False
-    defined_in = type(error).__module__
-    if defined_in == "builtins":
-        return not isinstance(error, _OWN_KINDS)
-    return defined_in.partition(".")[0] not in _LIBRARIES
+    defined_in = type(error).__module__.partition(".")[0]
+    if defined_in in _DRIVERS:
+        # What is asked of a connection that is closed or lost.
+        return type(error).__name__ not in {"InterfaceError", "OperationalError"}
+    kinds = (*_OWN_KINDS, InvalidRequestError)
+    return not isinstance(error, kinds) or defined_in not in _LIBRARIES | {"builtins"}
+
+
+def _handlers() -> set[CodeType]:
+    """Return the code of the signal handlers that are set."""
+    found = set()
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, partial):
+            handler = handler.func
+        handler = getattr(handler, "__func__", handler)
+        if callable(handler) and not hasattr(handler, "__code__"):
+            handler = type(handler).__call__
+        code = getattr(handler, "__code__", None)
+        if code is not None:
+            found.add(code)
+    return found
 
 
 def _frames(step: TracebackType | None) -> list[FrameType]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask, current_app, has_request_context, request
 
+from .interruption import let_through
 from .worker import Ticket
 
 #: Statements of one request that the panel lists.
@@ -111,7 +112,8 @@ def _shown(value: Any) -> str:
             value = bytes(value[:MAX_VALUE_SHOWN])
         value = getattr(value, "obj", value)
         return _repr.repr(value)[: 2 * MAX_VALUE_SHOWN]
-    except Exception:  # noqa: BLE001 - a value may refuse to be shown
+    except Exception as error:  # noqa: BLE001 - a value may refuse to be shown
+        let_through(error)
         return f"<{type(value).__name__}>"
 
 

@@ -31,8 +31,8 @@ class SessionState:
     are relations of which the application sees another state than PlanWatch: temporary ones, and
     those that its open transaction changed. `functions` are those that the application called by
     themselves: they may have set anything. `search_path` is the effective one where the server
-    reports it (PostgreSQL 18), `user` the role that the application connected as, `options` the
-    settings that it connected with.
+    reports it (PostgreSQL 18), `user` the role that the application connected as, `database` the
+    one that it connected to, `options` the settings that it connected with.
     """
 
     changes: tuple[Change, ...] = ()
@@ -41,6 +41,7 @@ class SessionState:
     functions: frozenset[str] = frozenset()
     search_path: str | None = None
     user: str | None = None
+    database: str | None = None
     options: str = ""
 
     def changed(self, changes: tuple[Change, ...]) -> SessionState:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from .rules import RULES
@@ -268,6 +268,19 @@ class Settings:
         if isinstance(self.database_url, Mapping):
             return self.database_url.get(bind)
         return self.database_url if bind is None else None
+
+    def database_url_of(self, url: URL) -> Any:
+        """Return the URL to use for an engine that has no bind key, or None.
+
+        That is the one given for the same database, or the only one for an engine whose own URL
+        names none, because it has a creator.
+        """
+        given = self.database_url
+        urls = [*given.values()] if isinstance(given, Mapping) else [given] if given else []
+        if url.database is None:
+            return urls[0] if len(urls) == 1 else None
+        same = (one for one in urls if one.database == url.database and one.host == url.host)
+        return next(same, None)
 
     def ignores(self, rule: str, relation: str, subject: str, finding_id: str) -> bool:
         """Whether PLANWATCH_IGNORE names this finding."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from .interruption import let_through
+
 
 def current_span() -> Any:
     """Return the current span if its trace is kept, else None.
@@ -17,5 +19,6 @@ def current_span() -> Any:
     try:
         span = trace.get_current_span()
         return span if span.get_span_context().trace_flags.sampled else None
-    except Exception:  # noqa: BLE001 - no statement is lost for a span
+    except Exception as error:  # noqa: BLE001 - no statement is lost for a span
+        let_through(error)
         return None

@@ -138,9 +138,10 @@ class Watcher:
         """Listen to an engine that is not Flask-SQLAlchemy's."""
         nameless = sum(watched.watch.bind is None for watched in self._engines.values())
         # Not the URL: a fingerprint is the same on every machine.
-        self._watch(engine, None, None, database=f"engine {nameless + 1}" if nameless else "")
+        name = f"engine {nameless + 1}" if nameless else ""
+        self._watch(engine, None, self._settings_at_start.database_url_of(engine.url), name)
 
-    def _watch(self, engine: Any, bind: str | None, url: Any, *, database: str = "") -> None:
+    def _watch(self, engine: Any, bind: str | None, url: Any, database: str = "") -> None:
         """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
         if not self._settings_at_start.enabled:
             return
@@ -324,6 +325,7 @@ class _WatchedEngine:
         self._kept: dict[str, Ticket] = {}
         #: The places in the pool that hold a connection of the application's.
         self._records: WeakSet[Any] = WeakSet()
+        self.session.is_applications = partial(_holds, self._records)
         #: Whether PlanWatch holds no connection because the application has none.
         self._alone = False
         #: How often the engine was disposed of: what was captured before is not inspected.
@@ -504,3 +506,8 @@ class _WatchedEngine:
             return True
         self._inspected_at.keep(identity, (moment, text), INSPECTED_SIZE)
         return False
+
+
+def _holds(records: WeakSet[Any], driver: Any) -> bool:
+    """Whether one of the places in a pool holds a connection of the driver's."""
+    return any(record.driver_connection is driver for record in list(records))

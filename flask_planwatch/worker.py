@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from .clock import now
 from .finding import Inspection
+from .interruption import let_through
 
 #: Captures that may wait. An inspection takes some ms, so a longer queue is news of yesterday.
 QUEUE_LIMIT = 100
@@ -267,7 +268,8 @@ class _Thread:
             )
             try:
                 thread.start()
-            except RuntimeError:
+            except RuntimeError as error:
+                let_through(error)
                 return False
             self._thread, self._started_in = thread, os.getpid()
             return True
@@ -276,13 +278,21 @@ class _Thread:
         """Take jobs until there were none for a while."""
         OWN_THREADS.add(threading.get_ident())
         try:
-            self._work_on()
+            if self._is_the_one():
+                self._work_on()
         finally:
             OWN_THREADS.discard(threading.get_ident())
             with self._changed:
                 # Let the next job start another thread, whatever ended this one.
                 if self._thread is threading.current_thread():
                     self._thread = None
+
+    def _is_the_one(self) -> bool:
+        """Whether this is the thread: who started it may be interrupted, and start another."""
+        with self._changed:
+            if self._thread is None:
+                self._thread, self._started_in = threading.current_thread(), os.getpid()
+            return self._thread is threading.current_thread()
 
     def _work_on(self) -> None:
         retries: list[_Retry] = []

@@ -8,15 +8,16 @@ is certain that nothing else makes the connections.
 from __future__ import annotations
 
 import dis
+import inspect
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine import Dialect, Engine, create
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..finding import SkipReason
@@ -26,9 +27,7 @@ from .transaction import ServerError
 #: What helps wherever PlanWatch cannot connect as the application does.
 _WAY_OUT = "set PLANWATCH_DATABASE_URL, and PlanWatch connects by itself"
 
-#: The module of the function by which SQLAlchemy calls a driver, where an engine was not given
-#: another one. It is found by a name of the pool that is not public.
-_CREATOR = "sqlalchemy.engine.create"
+_Announce = Callable[["OwnConnection"], None]
 
 
 class OwnConnection:
@@ -119,37 +118,40 @@ class _Entry(ConnectionPoolEntry):
         raise RuntimeError("this connection is PlanWatch's own")
 
 
-def open_like(engine: Engine) -> OwnConnection:
+def open_like(engine: Engine, announce: _Announce) -> OwnConnection:
     """Open a connection as an engine of the application does, with its `connect` listeners.
 
-    Listeners that never look at the connection, which count or measure, are left out. Raises
-    ServerError with SHARED_CONNECTION where it is not certain that the connection would be
-    PlanWatch's alone, and whatever driver and listeners raise.
+    Listeners that never look at the connection, which count or measure, are left out. `announce` is
+    called with the connection before anything is done on it, and may raise. Raises ServerError with
+    SHARED_CONNECTION where it is not certain that the connection would be PlanWatch's alone, and
+    whatever driver and listeners raise.
     """
-    creator: Any = getattr(engine.pool, "_creator", None)
-    if getattr(creator, "__module__", None) != _CREATOR:
-        raise _shared("its connections come from a creator or a pool of another maker")
-    if not _is_plain(engine.dialect):
-        raise _shared("its engine was given a module in the place of its driver")
-    for listener in engine.dialect.dispatch.do_connect:
+    dialect = engine.dialect
+    positional, named = _arguments(engine)
+    for listener in dialect.dispatch.do_connect:
         if not returns_nothing(listener):
             raise _shared(f"{_name(listener)}, which listens to do_connect, may return one")
+        listener(dialect, None, positional, named)
+    _refuse_factories(dialect, named)
     listeners = [one for one in engine.pool.dispatch.connect if uses_connection(one)]
-    return _opened(partial(creator, None), engine.dialect, listeners)
+    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners, announce)
 
 
-def open_at(engine: Engine) -> OwnConnection:
+def open_at(engine: Engine, announce: _Announce) -> OwnConnection:
     """Open a connection of an engine of PlanWatch's own; raises what the driver raises."""
     dialect = engine.dialect
     positional, named = dialect.create_connect_args(engine.url)
     prepare = dialect.on_connect_url(engine.url)
     listeners = [lambda connection, _: prepare(connection)] if prepare else []
-    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners)
+    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners, announce)
 
 
-def _opened(connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any]) -> OwnConnection:
+def _opened(
+    connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any], announce: _Announce
+) -> OwnConnection:
     dbapi_connection = connect()
     connection = OwnConnection(dbapi_connection, dialect)
+    announce(connection)
     try:
         entry = _Entry(dbapi_connection, connection.driver_connection)
         for listener in listeners:
@@ -164,6 +166,39 @@ def _opened(connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any]) 
         connection.close()
         raise
     return connection
+
+
+def _arguments(engine: Engine) -> tuple[list[Any], dict[str, Any]]:
+    """Return copies of what SQLAlchemy calls the driver with for a new connection.
+
+    They are found by names that are not public, in the function by which an engine's pool makes a
+    connection unless it was given another one. Raises ServerError where it was, or where the driver
+    is not called by SQLAlchemy itself.
+    """
+    creator: Any = getattr(engine.pool, "_creator", None)
+    if getattr(creator, "__globals__", None) is not vars(create):
+        raise _shared("its connections come from a creator or a pool of another maker")
+    inside = inspect.getclosurevars(creator).nonlocals
+    if inside.get("dialect") is not engine.dialect:
+        raise _shared("its pool belongs to another engine")
+    if not _is_plain(engine.dialect):
+        raise _shared("its engine does not call the driver as SQLAlchemy does")
+    # By its older and its newer name.
+    positional, named = inside.get("cargs", inside.get("cargs_tup")), inside.get("cparams")
+    if positional is None or named is None:
+        raise _shared("this version of SQLAlchemy does not tell how it connects")
+    return list(positional), dict(named)
+
+
+def _refuse_factories(dialect: Any, named: Mapping[str, Any]) -> None:
+    """Raise ServerError for arguments by which the driver calls code of the application's.
+
+    That may return a connection that is in use, or set something on each.
+    """
+    for name in ("async_creator_fn", "connection_factory", "cursor_factory"):
+        factory = named.get(name)
+        if factory is not None and not _comes_from(factory, dialect.driver):
+            raise _shared(f"its {name} may do anything")
 
 
 def returns_nothing(listener: Any) -> bool:
@@ -191,16 +226,26 @@ def _returned(code: Any) -> Iterator[object]:
         if instruction.opname == "RETURN_CONST":
             yield instruction.argval
         elif instruction.opname == "RETURN_VALUE":
+            # One that is jumped to returns what was there before the jump.
             constant = before is not None and before.opname == "LOAD_CONST"
-            yield before.argval if before is not None and constant else _SOMETHING
+            sure = constant and not instruction.is_jump_target
+            yield before.argval if before is not None and sure else _SOMETHING
         before = instruction
 
 
 def _is_plain(dialect: Any) -> bool:
-    """Whether connections are made by the driver itself, and not by a module in its place."""
+    """Whether SQLAlchemy calls the driver itself, and nothing was put in the place of either."""
     # That of an async dialect is an object around the driver.
     module, usual = dialect.loaded_dbapi, type(dialect).import_dbapi()
-    return module is usual or (dialect.is_async and type(module) is type(usual))
+    if "connect" in vars(dialect) or not _comes_from(type(dialect).connect, "sqlalchemy"):
+        return False
+    if dialect.is_async:
+        return type(module) is type(usual)
+    return module is usual and _comes_from(module.connect, dialect.driver)
+
+
+def _comes_from(thing: Any, package: str) -> bool:
+    return str(getattr(thing, "__module__", "")).partition(".")[0] == package
 
 
 def _shared(why: str) -> ServerError:

@@ -73,12 +73,19 @@ def search_path_of(driver: Any) -> str | None:
 def known_of(driver: Any) -> dict[str, Any]:
     """Return what a driver's connection knows of itself, without asking.
 
-    These are the fields `search_path`, `user` and `options` of a SessionState.
+    These are the fields `search_path`, `user`, `database` and `options` of a SessionState.
     """
     info = getattr(driver, "info", None)
     known = {"search_path": search_path_of(driver)}
-    # asyncpg tells nothing more.
-    return known if info is None else {**known, "user": info.user, "options": info.options or ""}
+    if info is None:
+        # asyncpg tells nothing more.
+        return known
+    return {
+        **known,
+        "user": info.user,
+        "database": info.dbname,
+        "options": info.options or "",
+    }
 
 
 class Call(Protocol):

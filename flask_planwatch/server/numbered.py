@@ -43,6 +43,8 @@ class Numbered:
         self, text: str, parameters: Parameters, given_names: Sequence[str] | None = None
     ) -> None:
         self.names: list[str] = []
+        #: The place of each name among them.
+        self._places: dict[str, int] = {}
         self._pieces: list[str | int] = []
         if given_names is not None:
             self.names = list(given_names)
@@ -78,9 +80,10 @@ class Numbered:
         if match[0] == "%%":
             return "%"
         name = match[1] or f"parameter {len(self.names) + 1}"
-        if name not in self.names:
+        place = self._places.setdefault(name, len(self.names))
+        if place == len(self.names):
             self.names.append(name)
-        return self.names.index(name)
+        return place
 
 
 def stand_for_values(text: str) -> bool:

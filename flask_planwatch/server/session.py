@@ -49,7 +49,8 @@ FREE_CONNECTIONS = 3
 #: Seconds for which the number of free connections is believed.
 CHECK_SECONDS = 1.0
 
-#: Lets the server end what it builds when its client has gone, which it else sees at the end only.
+#: Lets the server end what it plans or builds when its client has gone, which it else sees at the
+#: end only.
 #: PostgreSQL knows no way to look for a client on Windows, and refuses the setting there.
 _LOOK_FOR_CLIENT = (
     "SELECT pg_catalog.set_config('client_connection_check_interval', '100', true) "
@@ -138,9 +139,13 @@ class OwnSession:
         self._loop = EventLoop() if engine.dialect.is_async else None
         self._call: Call = self._loop.run if self._loop else directly
         self._connection: OwnConnection | None = None
+        #: One that is being opened: listeners of the application's may be at work on it.
+        self._opening: OwnConnection | None = None
         self._finalizer: Any = None
         #: When it was used last.
         self.used = float("-inf")
+        #: Tells whether a connection of the driver's is one of the application's.
+        self.is_applications: Callable[[Any], bool] = lambda driver: False
         #: A weak reference to the driver's connection that the app used last.
         self.app_connection: Callable[[], Any] = lambda: None
         #: What is set on the connection that the inspected statement ran on.
@@ -176,8 +181,7 @@ class OwnSession:
             f"SET LOCAL lock_timeout = {self.lock_timeout_ms}",
             "SET LOCAL application_name = 'flask-planwatch'",
         ]
-        if writable:
-            limits.append(_LOOK_FOR_CLIENT)
+        limits.append(_LOOK_FOR_CLIENT)
         path = ["SET LOCAL search_path TO DEFAULT"] if own_state else []
         with self._lock, unobserved():
             self._let_go = False
@@ -214,12 +218,12 @@ class OwnSession:
         Waits up to `patience` seconds for the work under way, which fails, to have ended.
         """
         self._ended = True
-        connection = self._connection
-        if connection is None and not self._lock.locked():
+        if self._connection is None and not self._lock.locked():
             return
         if not self._lock.acquire(blocking=False):
-            if connection is not None:
-                connection.hang_up()
+            for connection in (self._connection, self._opening):
+                if connection is not None:
+                    connection.hang_up()
             if not (patience and self._lock.acquire(timeout=patience)):
                 # It is cut; the work under way cleans up at its end.
                 return
@@ -266,8 +270,23 @@ class OwnSession:
 
     def _adopt(self, transaction: Transaction, limits: list[str]) -> None:
         """Set what the application had set, and PlanWatch's own limits once more after it."""
+        self._refuse_another()
         if adopt(transaction, self.state, other_role=self.other_role):
             transaction.run(*limits)
+
+    def _refuse_another(self) -> None:
+        """Raise ServerError if the application's connection leads elsewhere than PlanWatch's.
+
+        An application may choose for each connection what it connects with.
+        """
+        connection = self._connection
+        if connection is None or self._own_engine is not None or self.state.user is None:
+            return
+        own = known_of(connection.dbapi_connection)
+        for name in ("user", "database", "options"):
+            if own.get(name) != getattr(self.state, name):
+                detail = f"the application connects with another {name} each time"
+                raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
 
     @property
     def other_role(self) -> bool:
@@ -324,7 +343,7 @@ class OwnSession:
         if self._ended:
             raise ServerError(SkipReason.UNWATCHED)
         if self._shared:
-            raise ServerError(SkipReason.SHARED_CONNECTION, "its driver hands out one in use")
+            raise ServerError(SkipReason.SHARED_CONNECTION, _IN_USE)
         if self._connection is None:
             _make_room(self)
             connection = self._open()
@@ -342,8 +361,8 @@ class OwnSession:
     def _open(self) -> OwnConnection:
         try:
             if self._own_engine is not None:
-                return self._call(open_at, self._own_engine)
-            connection = self._call(open_like, self._app_engine())
+                return self._call(open_at, self._own_engine, self._announced)
+            return self._call(open_like, self._app_engine(), self._announced)
         except ServerError:
             raise
         except Exception as error:
@@ -352,12 +371,20 @@ class OwnSession:
             if isinstance(error, self._dialect.loaded_dbapi.Error | DBAPIError):
                 reason = SkipReason.SERVER_UNAVAILABLE
             raise ServerError(reason, type(error).__name__, sqlstate_of(error)) from error
-        if connection.driver_connection is self.app_connection():
+        finally:
+            self._opening = None
+
+    def _announced(self, connection: OwnConnection) -> None:
+        """Take notice of a connection that is there, before anything is done on it."""
+        driver = connection.driver_connection
+        if driver is self.app_connection() or self.is_applications(driver):
             # A rollback on it would undo the app's work, so it is not even closed.
             _ABANDONED.append(connection)
             self._shared = True
-            return self._connect()
-        return connection
+            raise ServerError(SkipReason.SHARED_CONNECTION, _IN_USE)
+        self._opening = connection
+        if self._ended:
+            connection.hang_up()
 
     def _rollback(self, transaction: Transaction) -> None:
         if self._connection is None:
@@ -380,7 +407,8 @@ class OwnSession:
 
 def _database(url: Any) -> str:
     """Return which database a URL leads to, whoever connects."""
-    return f"{url.host or ''}:{url.port or ''} {url.database or ''} {sorted(url.query.items())}"
+    host, port = (getattr(url, name) or url.query.get(name) for name in ("host", "port"))
+    return f"{host} {port} {url.database or url.query.get('dbname')}"
 
 
 def _make_room(session: OwnSession) -> None:
@@ -394,6 +422,8 @@ def _make_room(session: OwnSession) -> None:
     for other in held[: max(0, len(held) - MAX_CONNECTIONS + 1)]:
         other.close()
 
+
+_IN_USE = "its driver hands out a connection that the application uses"
 
 #: All sessions of the process.
 _SESSIONS: weakref.WeakSet[OwnSession] = weakref.WeakSet()

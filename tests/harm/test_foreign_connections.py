@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import wraps
+
 import psycopg2
 import psycopg_pool
 import pytest
@@ -141,6 +143,65 @@ def test_a_module_in_the_place_of_the_driver_is_not_asked(filled, watch, caplog)
     assert is_skipped_by_name(watched, caplog)
 
 
+def test_a_factory_of_connections_is_not_called(filled, watch, caplog):
+    dsn = sa.make_url(filled.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    only = psycopg2.connect(dsn)
+    calls = []
+
+    def factory(dsn, **options):
+        calls.append(dsn)
+        return only
+
+    options = {"connect_args": {"connection_factory": factory}, "poolclass": StaticPool}
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS=options)
+    use(watched)
+    assert filled.scalar("SELECT count(*) FROM kept") == 5
+    assert len(calls) == 1
+    assert is_skipped_by_name(watched, caplog)
+    only.close()
+
+
+@pytest.mark.parametrize("how", ["driver", "dialect", "creator"])
+def test_what_was_put_in_the_place_of_connect_is_not_called(
+    filled, watch, caplog, monkeypatch, how
+):
+    """And a connection that is the application's is left alone, wherever it comes from."""
+    dsn = sa.make_url(filled.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    only = psycopg2.connect(dsn)
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": StaticPool})
+    with watched.app.app_context():
+        engine = watched.db.engine
+    if how == "driver":
+        monkeypatch.setattr(psycopg2, "connect", lambda *_, **__: only)
+    elif how == "dialect":
+        monkeypatch.setattr(engine.dialect, "connect", lambda *_, **__: only)
+    else:
+        original = engine.pool._creator
+        monkeypatch.setattr(engine.pool, "_creator", wraps(original)(lambda *_: only))
+    use(watched)
+    monkeypatch.undo()
+    assert filled.scalar("SELECT count(*) FROM kept") == 5
+    assert is_skipped_by_name(watched, caplog)
+    only.close()
+
+
+def test_an_application_that_connects_elsewhere_each_time_is_skipped(filled, watch):
+    """What PlanWatch's thread would connect with is not what the application connected with."""
+    filled.execute("CREATE SCHEMA tenant", "CREATE TABLE tenant.item (id int, v int)")
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": NullPool})
+    chosen = ["-c search_path=tenant", ""]
+
+    def choose(dialect, record, positional, named):
+        named["options"] = chosen.pop(0) if chosen else ""
+
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "do_connect", choose)
+        watched.db.session.execute(sa.text("SELECT v FROM item WHERE v = 1")).all()
+        watched.db.session.commit()
+    assert watched.planwatch.flush(30)
+    assert watched.planwatch.stats()["skipped"] == {"session-state-unknown": 1}
+
+
 @pytest.mark.parametrize(
     "pool", [QueuePool, NullPool, StaticPool, SingletonThreadPool, AssertionPool]
 )
@@ -232,6 +293,12 @@ def test_which_functions_return_nothing():
     def yields(dialect, record, positional, named):
         yield
 
+    def chooses(dialect, record, positional, named):
+        return positional or None
+
+    def chooses_twice(dialect, record, positional, named):
+        return (positional and named) or None
+
     class Listener:
         def change(self, dialect, record, positional, named):
             named.pop("password")
@@ -241,4 +308,6 @@ def test_which_functions_return_nothing():
     assert not returns_nothing(returns)
     assert not returns_nothing(sometimes)
     assert not returns_nothing(yields)
+    assert not returns_nothing(chooses)
+    assert not returns_nothing(chooses_twice)
     assert not returns_nothing(print)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import queue
 import signal
 import sys
 import threading
@@ -12,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch import hooks
+from flask_planwatch import hooks, worker
+
+from ..conditions import becomes
 
 
 class OutOfTime(Exception):
@@ -48,7 +51,7 @@ def in_a_hook(monkeypatch, happens):
 
 
 @pytest.mark.parametrize("kind", [OutOfTime, TimeoutError, Exception, ValueError])
-@pytest.mark.parametrize("how", ["function", "method", "variadic"])
+@pytest.mark.parametrize("how", ["function", "method", "variadic", "forgets", "walks", "object"])
 def test_a_signal_handler_may_end_a_statement(watched, monkeypatch, kind, how):
     class Handler:
         def handle(self, number, frame):
@@ -60,7 +63,28 @@ def test_a_signal_handler_may_end_a_statement(watched, monkeypatch, kind, how):
     def variadic(*arguments):
         raise kind("the time is up")
 
-    handlers = {"function": function, "method": Handler().handle, "variadic": variadic}
+    def forgets(number, frame):
+        del frame
+        raise kind("the time is up")
+
+    def walks(number, frame):
+        while frame is not None:
+            frame = frame.f_back
+        raise kind("the time is up")
+
+    class Called:
+        def __call__(self, number, frame):
+            del frame
+            raise kind("the time is up")
+
+    handlers = {
+        "function": function,
+        "method": Handler().handle,
+        "variadic": variadic,
+        "forgets": partial(forgets),
+        "walks": walks,
+        "object": Called(),
+    }
     earlier = signal.signal(signal.SIGUSR1, handlers[how])
     in_a_hook(monkeypatch, lambda: signal.raise_signal(signal.SIGUSR1))
     try:
@@ -73,7 +97,10 @@ def test_a_signal_handler_may_end_a_statement(watched, monkeypatch, kind, how):
     assert run(watched, 7) == 7
 
 
-@pytest.mark.parametrize("kind", [OutOfTime, TimeoutError, Exception, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "kind",
+    [OutOfTime, TimeoutError, Exception, KeyboardInterrupt, queue.Empty, sa.exc.TimeoutError],
+)
 def test_another_thread_may_raise_an_exception_here(watched, monkeypatch, kind):
     thread = ctypes.c_ulong(threading.get_ident())
     # Called by C, so that the exception arrives in the hook's own frame.
@@ -127,3 +154,31 @@ def test_a_hook_that_is_broken_is_counted_only(watched, monkeypatch):
     monkeypatch.delattr(hooks, "may_change_state")
     assert run(watched, 6) == 6
     assert watched.planwatch.stats()["errors"] == 1
+
+
+def test_a_handler_may_raise_while_the_thread_is_started(watched, monkeypatch):
+    """It reaches the application, and there are no two threads after it."""
+    assert watched.planwatch.flush(30)
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.1)
+    assert becomes(lambda: worker._THREAD._alarm.put(None) or not worker._THREAD.alive)
+    original = threading.Thread.start
+
+    def start(thread):
+        original(thread)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def handler(number, frame):
+        raise RuntimeError("the time is up")
+
+    earlier = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    try:
+        with pytest.raises(RuntimeError, match="the time is up"):
+            run(watched)
+    finally:
+        signal.signal(signal.SIGUSR1, earlier)
+    monkeypatch.undo()
+    assert run(watched, 8) == 8
+    assert watched.planwatch.flush(30)
+    own = [one for one in threading.enumerate() if one.name == "flask-planwatch"]
+    assert len(own) == 1

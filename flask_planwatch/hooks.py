@@ -1,6 +1,7 @@
 """Engine events -> Capture: the only code on the application's hot path.
 
-Nothing here waits, reads or writes anything outside the process, and no exception leaves a hook.
+Nothing here waits, reads or writes anything outside the process, and no error of PlanWatch's own
+leaves a hook: `let_through` lets pass what others raise while one runs.
 """
 
 from __future__ import annotations
@@ -225,7 +226,7 @@ class Watch:
             # By its module: gevent may replace it later.
             if threading.get_ident() not in OWN_THREADS:
                 context._planwatch_started = now()
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
         return statement, parameters
 
@@ -268,7 +269,7 @@ class Watch:
             if due or self.has_panel:
                 ran = (cursor, statement, parameters, context, key, duration_ms, None)
                 self._consider(ran, tally, sampler, ended, due=due)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _error(self, exception: ExceptionContext) -> None:
@@ -307,7 +308,7 @@ class Watch:
             parameters = exception.parameters
             ran = (None, statement, parameters, context, key, duration_ms, error)
             self._consider(ran, tally, sampler, ended, due=due)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     # Nearly each request ends a transaction: a guard that these shared would be one more call.
@@ -319,7 +320,7 @@ class Watch:
                     repetition.due = True
             if self._stateful and (state := self._state(conn)):
                 state.committed()
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _rollback(self, conn: Any, *_: Any) -> None:
@@ -328,14 +329,14 @@ class Watch:
                 self._repetitions.rolled_back(conn)
             if self._stateful and (state := self._state(conn)):
                 state.rolled_back()
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _savepoint(self, conn: Any, name: str, *_: Any) -> None:
         try:
             if self._stateful and (state := self._state(conn)):
                 state.savepoint(name)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _rollback_savepoint(self, conn: Any, name: str, *_: Any) -> None:
@@ -344,14 +345,14 @@ class Watch:
                 self._repetitions.rolled_back(conn)
             if self._stateful and (state := self._state(conn)):
                 state.rolled_back(name)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _release_savepoint(self, conn: Any, name: str, *_: Any) -> None:
         try:
             if self._stateful and (state := self._state(conn)):
                 state.released(name)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
@@ -363,13 +364,13 @@ class Watch:
                 info[self] = True
                 if (sink := self._sink()) is not None:
                     sink.connected(record)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _engine_connect(self, conn: Any) -> None:
         try:
             conn.info[_SEEN] = True
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _checkin(self, dbapi_connection: Any, record: Any) -> None:
@@ -387,7 +388,7 @@ class Watch:
                 if state is not None:
                     state.returned(raw=raw)
                 self._follow_no_more(info, state)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     # What follows happens once for each connection of the application, or less often.
@@ -396,21 +397,21 @@ class Watch:
         try:
             if (sink := self._sink()) is not None:
                 sink.lost(record)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _close(self, connection: Any, record: Any) -> None:
         try:
             if (sink := self._sink()) is not None:
                 sink.disconnected(record)
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _engine_disposed(self, engine: Engine) -> None:
         try:
             if (sink := self._sink()) is not None:
                 sink.disposed()
-        except Exception as error:  # noqa: BLE001 - nothing may leave a hook
+        except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:

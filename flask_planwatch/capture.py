@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from mmap import mmap
 from operator import is_
+from struct import calcsize
 from sys import getsizeof
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
+from weakref import ReferenceType, ref
 
+from sqlalchemy import inspect
 from sqlalchemy.engine.interfaces import CacheStats
+from sqlalchemy.exc import NoInspectionAvailable
 
 from .finding import Location, SkipReason, StatementError
 from .location import Origin
@@ -35,10 +50,10 @@ class Capture(NamedTuple):
     is counted of all. `urgent` executions were too slow, or failed, to wait for the interval.
     `left_out` is the reason why text and parameters are not here, and `size` is what the capture
     takes, in bytes. `client_side` is False for a cursor on the server, from which rows may still
-    come. `preparation` is None where the driver prepares nothing. `construct` is the SQLAlchemy
-    statement, None for driver-level SQL, `connection` a weak reference to the driver's, `state`
-    what the application had set on it, `span` the span of OpenTelemetry in which the statement
-    ran, None if its trace is not kept.
+    come. `preparation` is None where the driver prepares nothing. `constructs` are weak references
+    to what tells the mapped classes, none for driver-level SQL, `connection` one to the driver's,
+    `state` what the application had set on it, `span` the span of OpenTelemetry in which the
+    statement ran, None if its trace is not kept.
     """
 
     text: str
@@ -59,7 +74,7 @@ class Capture(NamedTuple):
     size: int
     client_side: bool
     preparation: Preparation | None
-    construct: Any
+    constructs: tuple[ReferenceType[Any], ...]
     connection: Any
     state: SessionState
     span: Any
@@ -68,6 +83,12 @@ class Capture(NamedTuple):
     def returned_rows(self) -> int | None:
         """How many rows it returned or changed, None where the driver does not know."""
         return self.rowcount if isinstance(self.rowcount, int) and self.rowcount >= 0 else None
+
+    @property
+    def entities(self) -> list[Any]:
+        """The mapped classes that it selects from or changes, as far as they are still there."""
+        found = [one for one in (reference() for reference in self.constructs) if one is not None]
+        return found + [entity for one in found for entity in _entities_of(one)]
 
     @property
     def location(self) -> Location | None:
@@ -80,28 +101,40 @@ class Capture(NamedTuple):
         return self.error is not None and self.error.means_load
 
 
-class _Described(NamedTuple):
-    """The mapped classes of a construct, as SQLAlchemy tells them of the construct itself."""
+def constructs_of(context: Any) -> tuple[ReferenceType[Any], ...]:
+    """Return weak references to the statement, or to the mappers of one that is not kept.
 
-    column_descriptions: list[dict[str, Any]]
-    entity_description: dict[str, Any] | None
-
-
-def construct_of(context: Any) -> Any:
-    """Return what was compiled, or what stands for it if SQLAlchemy itself does not keep it.
-
-    A construct holds the values that it was made with.
+    A statement holds the values that it was made with, and the mapped classes, which may hold the
+    app. SQLAlchemy keeps it in its cache as long as the engine and the statement are in use.
     """
     compiled = context.compiled
-    if compiled is None or context.cache_hit in _CACHED:
-        return None if compiled is None else compiled.statement
+    if compiled is None:
+        return ()
     construct = compiled.statement
-    columns = getattr(construct, "column_descriptions", None) or ()
-    changed = getattr(construct, "entity_description", None)
-    return _Described(
-        [{"entity": column.get("entity")} for column in columns],
-        {"entity": changed.get("entity")} if isinstance(changed, dict) else None,
-    )
+    try:
+        if context.cache_hit in _CACHED:
+            return (ref(construct),)
+        return tuple(map(ref, _mappers_of(construct)))
+    except TypeError:
+        return ()
+
+
+def _entities_of(construct: Any) -> Iterator[Any]:
+    """Yield the mapped classes that a SQLAlchemy construct selects from or changes."""
+    description = getattr(construct, "entity_description", None)
+    if isinstance(description, dict):
+        yield description.get("entity")
+    for column in getattr(construct, "column_descriptions", None) or ():
+        yield column.get("entity")
+
+
+def _mappers_of(construct: Any) -> Iterator[Any]:
+    """Yield the mappers of the classes: they live as long as these, an alias does not."""
+    for entity in _entities_of(construct):
+        with suppress(NoInspectionAvailable):
+            mapper = getattr(inspect(entity, raiseerr=False), "mapper", None)
+            if mapper is not None:
+                yield mapper
 
 
 #: SQLAlchemy has the compiled statement in its cache, from earlier or from now on.
@@ -120,8 +153,11 @@ class NotCopied(Exception):
 _VALUE_SIZE = 64
 
 #: Types whose values are that small, never change, and refer to nothing of the application's.
-_SMALL: frozenset[type] = frozenset(
-    {float, bool, type(None), UUID, datetime, date, time, timedelta}
+_SMALL: frozenset[type[Any]] = frozenset(
+    (
+        *(float, bool, type(None), UUID, datetime, date, time, timedelta),
+        *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    )
 )
 
 #: Types of which this is true but for the size.
@@ -130,8 +166,9 @@ _SIZED: frozenset[type] = frozenset({bytes, int, Decimal})
 #: Integers between these are small.
 _LEAST, _MOST = -(2**64), 2**64
 
-#: Types whose values never change, with those that inherit from them.
-_ATOMS = (str, bytes, int, float, Decimal, date, time, Enum)
+#: Types whose values never change; neither do those of types that inherit from them, as long as
+#: they have no attributes of their own.
+_ATOMS = (str, bytes, int, float, Decimal, date, time, timedelta, UUID)
 
 #: Types that lend their memory: as long as somebody has such a view, the application can neither
 #: close nor resize what is behind it.
@@ -142,6 +179,13 @@ _CONNECTIONS = frozenset({"_conn", "conn"})
 
 #: Values inside values are followed this deep: drivers nest a few arrays, documents somewhat more.
 _MAX_DEPTH = 40
+
+#: So many containers and objects are looked into, each for some microseconds on the application's
+#: thread. Small ones would be thousands within the limit in bytes.
+_MAX_VISITS = 2_000
+
+#: A reference to an object, in bytes.
+_REFERENCE_SIZE = calcsize("P")
 
 
 def copied(parameters: Any, limit: int) -> tuple[Any, int]:
@@ -204,19 +248,31 @@ def _copied(parameters: Any, limit: int) -> tuple[Any, int]:
 
 
 class _Copy:
-    """Copies values as far as they may change; raises NotCopied after `limit` bytes."""
+    """Copies values as far as they may change; raises NotCopied after `limit` bytes.
+
+    Only what is known to the last byte is kept or copied: what else an object holds, PlanWatch
+    would hold with it.
+    """
 
     def __init__(self, limit: int) -> None:
         self.size = 0
         self._limit = limit
         self._depth = 0
+        self._visits = 0
+        self._slots: dict[type, tuple[Any, ...]] = {}
 
     def of(self, value: Any) -> Any:
         """Return a value that nothing can change; the same one if that is so already."""
-        size = _size_of_plain((value,), self._limit)
-        if size is not None:
-            self._take(size)
+        if self._plain((value,)):
             return value
+        kind = type(value)
+        # By the type, as a proxy says that it is what it stands for.
+        if issubclass(kind, Enum) and self._plain((value._value_,)):
+            # Its class holds it, with all that it has.
+            return value
+        self._visits += 1
+        if self._visits > _MAX_VISITS:
+            raise NotCopied(SkipReason.PARAMETERS_TOO_LARGE)
         if isinstance(value, _BUFFERS):
             with memoryview(value) as view:
                 self._take(view.nbytes + getsizeof(b""))
@@ -224,47 +280,89 @@ class _Copy:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
-        result = self._inside(value, type(value))
+        result = self._inside(value, kind)
         self._depth -= 1
         return result
 
     def _inside(self, value: Any, kind: type) -> Any:
         self._take(getsizeof(value))
-        if isinstance(value, _ATOMS) or callable(value):
+        # What it does when it goes may be done to what the application still uses.
+        if hasattr(kind, "__del__"):
+            raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
+        if issubclass(kind, Enum):
+            self.of(value._value_)
             return value
-        if isinstance(value, dict):
-            return {self.of(name): self.of(one) for name, one in value.items()}
-        if isinstance(value, list):
-            size = _size_of_plain(value, self._limit)
-            if size is None:
-                return [self.of(one) for one in value]
-            self._take(size)
-            return list(value)
-        if isinstance(value, tuple):
+        if issubclass(kind, _ATOMS):
+            return self._bare(value, kind)
+        if issubclass(kind, dict):
+            if not self._plain(dict.keys(value)):
+                return {self.of(name): self.of(one) for name, one in dict.items(value)}
+            if self._plain(dict.values(value)):
+                return dict(value)
+            return {name: self.of(one) for name, one in dict.items(value)}
+        if issubclass(kind, list):
+            if self._plain(value):
+                return list(value)
+            return [self.of(one) for one in list.__iter__(value)]
+        if issubclass(kind, tuple):
+            items = tuple(map(self.of, tuple.__iter__(value)))
+            if kind is tuple or not all(map(is_, items, tuple.__iter__(value))):
+                return items
             # A driver may know a named one by its type.
-            items = tuple(map(self.of, value))
-            return value if all(map(is_, items, value)) else items
-        if isinstance(value, set | frozenset):
+            return self._bare(value, kind)
+        if issubclass(kind, set | frozenset):
             return frozenset(map(self.of, value)) if kind is frozenset else set(map(self.of, value))
+        if kind is partial:
+            keywords = self.of(value.keywords)
+            return partial(self.of(value.func), *self.of(value.args), **keywords)
+        if _belongs_to_module(value):
+            return value
         return self._object(value, kind)
 
-    def _object(self, value: Any, kind: type) -> Any:
-        """Return an object, or one like it, whose attributes nothing can change."""
-        if _lends_memory(value):
+    def _bare(self, value: Any, kind: type) -> Any:
+        """Return a value of an immutable type, if it has no attributes besides."""
+        if getattr(value, "__dict__", None) or any(_set(value, self._slots_of(kind))):
             raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
-        if not hasattr(value, "__dict__") and hasattr(value, "adapted"):
+        return value
+
+    def _object(self, value: Any, kind: type) -> Any:
+        """Return an object like this one, whose attributes nothing can change."""
+        if _is_number(value):
+            return value
+        if kind.__module__.startswith("psycopg2") and not hasattr(value, "__dict__"):
             # psycopg2's own wrappers are made by one argument.
             return kind(self.of(value.adapted))
-        attributes = dict(_attributes(value, kind))
-        own = {
-            name: None if name in _CONNECTIONS else self.of(one) for name, one in attributes.items()
-        }
-        if all(own[name] is one for name, one in attributes.items()):
-            return value
+        slots = self._slots_of(kind)
+        if callable(value) or not _is_known(kind, len(slots)):
+            raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
         clone: Any = object.__new__(kind)
-        for name, one in own.items():
-            object.__setattr__(clone, name, one)
+        for slot in _set(value, slots):
+            one = None if slot.__name__ in _CONNECTIONS else self.of(slot.__get__(value))
+            slot.__set__(clone, one)
+        if kind.__dictoffset__:
+            for name, one in value.__dict__.items():
+                clone.__dict__[name] = None if name in _CONNECTIONS else self.of(one)
         return clone
+
+    def _slots_of(self, kind: type) -> tuple[Any, ...]:
+        """Return the slots of a type; those of the immutable types themselves are no concern."""
+        slots = self._slots.get(kind)
+        if slots is None:
+            slots = self._slots[kind] = tuple(
+                slot
+                for base in kind.__mro__
+                if base not in _ATOMS
+                for slot in base.__dict__.values()
+                if isinstance(slot, MemberDescriptorType)
+            )
+        return slots
+
+    def _plain(self, values: Collection[Any]) -> bool:
+        """Whether nothing can change any of these values; counts them if so."""
+        size = _size_of_plain(values, self._limit)
+        if size is not None:
+            self._take(size)
+        return size is not None
 
     def _take(self, size: int) -> None:
         self.size += size
@@ -272,20 +370,41 @@ class _Copy:
             raise NotCopied(SkipReason.PARAMETERS_TOO_LARGE)
 
 
-def _attributes(value: Any, kind: type) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes of an object itself, in its dict and in slots."""
-    yield from getattr(value, "__dict__", {}).items()
-    for base in kind.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(value, name):
-                yield name, getattr(value, name)
+def _set(value: Any, slots: tuple[Any, ...]) -> Iterator[Any]:
+    """Yield the slots that have a value."""
+    for slot in slots:
+        with suppress(AttributeError):
+            slot.__get__(value)
+            yield slot
 
 
-def _lends_memory(value: Any) -> bool:
-    """Whether an object of an unknown type is a buffer, and more than a number of NumPy's."""
+def _is_known(kind: type, slots: int) -> bool:
+    """Whether objects of a type have nothing but a dict and slots.
+
+    A type that is written in C may have more, which Python does not see.
+    """
+    # Where Python manages dict and weak references itself, the offsets are negative.
+    references = slots + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    known = object.__basicsize__ + references * _REFERENCE_SIZE
+    return kind.__basicsize__ == known and not kind.__itemsize__
+
+
+def _belongs_to_module(value: Any) -> bool:
+    """Whether it is a class or function that its module holds, or a function that holds nothing."""
+    if isinstance(value, BuiltinFunctionType):
+        return isinstance(value.__self__, ModuleType)
+    if isinstance(value, FunctionType):
+        held = value.__closure__ or value.__defaults__ or value.__kwdefaults__
+        return not held or "<locals>" not in value.__qualname__
+    return isinstance(value, type) and "<locals>" not in value.__qualname__
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an object is a number of NumPy's; raises NotCopied if it is another buffer."""
     try:
         with memoryview(value) as view:
-            return view.ndim > 0
+            if view.readonly and not view.ndim:
+                return True
     except TypeError:
         return False
+    raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)

@@ -116,8 +116,8 @@ _EXPLANATIONS = {
     SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
     SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
     SkipReason.PARAMETERS_NOT_COPIED: (
-        "its parameters hold an object that may change or that lends its memory, which PlanWatch "
-        "must not keep"
+        "its parameters hold an object that may change, that lends its memory or that holds more "
+        "than can be seen, which PlanWatch must not keep"
     ),
     SkipReason.STATEMENT_TOO_LARGE: (
         "its text, or a condition in its plan, is longer than PlanWatch reads"

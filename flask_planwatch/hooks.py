@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
-from .capture import Capture, NotCopied, construct_of, copied, text_size
+from .capture import Capture, NotCopied, constructs_of, copied, text_size
 from .clock import now
 from .finding import SkipReason, StatementError
 from .interruption import let_through
@@ -639,7 +639,7 @@ class Watch:
             size + text_size(text) + text_size(key) + repeated,
             getattr(cursor, "name", None) is None,
             preparation,
-            construct_of(context),
+            constructs_of(context),
             None if known is None else known.connection,
             NOTHING_SET if known is None else known.state,
             current_span(),

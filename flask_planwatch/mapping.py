@@ -78,15 +78,6 @@ class Mappings:
         return None
 
 
-def entities_of(construct: Any) -> Iterator[Any]:
-    """Yield the mapped classes that a SQLAlchemy construct selects from or changes."""
-    description = getattr(construct, "entity_description", None)
-    if isinstance(description, dict):
-        yield description.get("entity")
-    for column in getattr(construct, "column_descriptions", None) or ():
-        yield column.get("entity")
-
-
 def _name(mapper: Mapper[Any]) -> tuple[str, str]:
     return (mapper.class_.__module__, mapper.class_.__qualname__)
 

@@ -24,7 +24,7 @@ from .describing import inspection_of, statement_of
 from .finding import Inspection, Skip, SkipReason
 from .hooks import Watch
 from .inspection import Inspector, Outcome
-from .mapping import Mappings, entities_of
+from .mapping import Mappings
 from .pace import Pace
 from .pause import give_way
 from .plan.schema import Relation
@@ -227,7 +227,7 @@ class Watcher:
 
     def mapped_table(self, capture: Capture, relation: Relation) -> MappedTable | None:
         """Return how the app's code names a relation."""
-        return self._mappings.find(relation, entities_of(capture.construct))
+        return self._mappings.find(relation, capture.entities)
 
     def count_skip(self, reason: SkipReason) -> None:
         """Count a capture, or a further plan of one, that could not be had."""

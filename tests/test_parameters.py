@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import array
 import asyncio
+import collections
 import datetime
 import decimal
 import enum
+import gc
 import io
 import ipaddress
+import json
 import mmap
 import tempfile
 import threading
+import types
 import uuid
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+import asyncpg
 import psycopg2
+import psycopg2.extensions
 import psycopg2.extras
 import pytest
 import sqlalchemy as sa
+from asyncpg.pgproto import pgproto
 from flask import Flask
-from psycopg.types.json import Jsonb
+from markupsafe import Markup
+from psycopg.types.json import Json, Jsonb
+from psycopg.types.multirange import Multirange
 from psycopg.types.range import Range
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flask_planwatch import PlanWatch, SkipReason
+from flask_planwatch import PlanWatch, SkipReason, capture
 from flask_planwatch.capture import NotCopied, copied
 
 LIMIT = 100_000
@@ -41,6 +51,10 @@ BLOB = sa.Table(
 
 class Colour(enum.Enum):
     RED = "red"
+
+
+class Word(enum.StrEnum):
+    HELLO = "hello"
 
 
 class Point(NamedTuple):
@@ -85,9 +99,16 @@ PLAIN = {
     "address": ipaddress.ip_address("127.0.0.1"),
     "range": Range(1, 2),
     "point": Point(1.0, 2.0),
-    "object": Wrapper("x"),
-    "slots": Slotted("x"),
     "set": frozenset({1, 2}),
+    "member of a text": Word.HELLO,
+    "markup": Markup("<b>"),
+    "network": ipaddress.ip_network("10.0.0.1/32"),
+    "uuid of asyncpg": pgproto.UUID(uuid.uuid4().hex),
+    "range of asyncpg": asyncpg.Range(1, 2),
+    "ranges": Multirange([Range(1, 2)]),
+    "range of psycopg2": psycopg2.extras.NumericRange(1, 2),
+    "range of sqlalchemy": postgresql.Range(1, 2),
+    "ranges of sqlalchemy": postgresql.MultiRange([postgresql.Range(1, 2)]),
 }
 
 
@@ -96,6 +117,63 @@ def test_what_cannot_change_is_kept_as_it_is(name):
     kept, size = copied({"a": PLAIN[name]}, LIMIT)
     assert kept["a"] is PLAIN[name] or kept["a"] == PLAIN[name]
     assert 0 < size < 1000
+
+
+class Private:
+    __slots__ = ("__value",)
+
+    def __init__(self, value):
+        self.__value = value
+
+    def value(self):
+        return self.__value
+
+
+@pytest.mark.parametrize("kind", [Wrapper, Slotted])
+def test_an_object_is_the_own(kind):
+    """The application may set other attributes later."""
+    given = kind("x")
+    kept, size = copied((given,), LIMIT)
+    assert kept[0] is not given
+    assert type(kept[0]) is kind
+    assert kept[0].value == "x"
+    assert 0 < size < 1000
+
+
+def written(value):
+    return f"{len(value)} values"
+
+
+DRIVERS = {
+    "json": psycopg2.extras.Json([1]),
+    "json with a function": psycopg2.extras.Json([1], dumps=written),
+    "json with arguments": psycopg2.extras.Json({}, dumps=partial(json.dumps, default=str)),
+    "uuid": psycopg2.extras.UUID_adapter(uuid.uuid4()),
+    "text": psycopg2.extensions.QuotedString("x"),
+    "as it is": psycopg2.extensions.AsIs("x"),
+    "bytes": psycopg2.Binary(b"x"),
+}
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_a_wrapper_of_psycopg2_writes_the_same(name):
+    (kept,), _ = copied((DRIVERS[name],), LIMIT)
+    assert kept is not DRIVERS[name]
+    assert kept.getquoted() == DRIVERS[name].getquoted()
+
+
+def test_an_address_of_psycopg2_is_copied():
+    (kept,), _ = copied((psycopg2.extras.Inet("127.0.0.1"),), LIMIT)
+    assert kept.addr == "127.0.0.1"
+
+
+@pytest.mark.parametrize("kind", [Json, Jsonb])
+@pytest.mark.parametrize("dumps", [written, partial(json.dumps, default=str), None])
+def test_a_wrapper_of_psycopg_writes_the_same(kind, dumps):
+    (kept,), _ = copied((kind([1], dumps=dumps),), LIMIT)
+    assert type(kept) is kind
+    assert kept.obj == [1]
+    assert kept.dumps is dumps or kept.dumps([1]) == dumps([1])
 
 
 @pytest.mark.parametrize("parameters", [{}, (), [], None])
@@ -199,6 +277,124 @@ def test_a_wrapper_forgets_the_connection_and_keeps_how_it_writes(database):
     kept.prepare(connection)
     assert kept.getquoted() == given.getquoted() == b"'\"written\"'"
     connection.close()
+
+
+class Text(str):
+    """A text that carries more than itself."""
+
+
+class Number(int):
+    __slots__ = ()
+
+
+class Sized(decimal.Decimal):
+    __slots__ = ("view",)
+
+
+class Pair(tuple):
+    """A tuple that carries more than itself."""
+
+
+class Callable(Wrapper):
+    def __call__(self):
+        return self.value
+
+
+class Closes(Wrapper):
+    closed: list[int] = []
+
+    def __del__(self):
+        self.closed.append(1)
+
+
+class Adapter(psycopg2.extensions.QuotedString):
+    """Part of it is in attributes, part in the driver's C."""
+
+
+class Large(enum.Enum):
+    VALUE = "x" * LIMIT
+
+
+def carrying(value, carried):
+    value.view = carried
+    return value
+
+
+#: What holds a value where it is not seen, or where it cannot be copied.
+HOLDERS = {
+    "text": lambda held: carrying(Text("x"), held),
+    "decimal": lambda held: carrying(Sized(1), held),
+    "tuple": lambda held: carrying(Pair((1,)), held),
+    "callable": Callable,
+    "closure": lambda held: lambda: held,
+    "default": lambda held: lambda value=held: value,
+    "method": lambda held: Wrapper(held).__init__,
+    "method of a builtin": lambda held: [held].append,
+    "class": lambda held: type("<locals>.Local", (), {"view": held}),
+    "queue": lambda held: collections.deque([held]),
+    "mapping": lambda held: types.MappingProxyType({"a": held}),
+    "iterator": lambda held: iter([held]),
+    "generator": lambda held: (one for one in [held]),
+    "namespace": lambda held: types.SimpleNamespace(view=held),
+    "error": ValueError,
+    "adapter": lambda held: carrying(Adapter("x"), held),
+    "inside": lambda held: {"a": [Wrapper(Callable(held))]},
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_holds_more_than_is_known_is_refused(name):
+    """The refusal holds nothing either: the memory can be closed."""
+    with mmap.mmap(-1, 4096) as memory:
+        with pytest.raises(NotCopied) as refused:
+            copied({"a": HOLDERS[name](memoryview(memory))}, LIMIT)
+        assert refused.value.reason is SkipReason.PARAMETERS_NOT_COPIED
+        del refused
+        gc.collect()
+
+
+def test_a_slot_that_is_private_is_copied_with_what_it_holds():
+    with mmap.mmap(-1, 4) as memory:
+        (kept,), _ = copied((Private(memoryview(memory)),), LIMIT)
+    assert kept.value() == b"\0" * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Text("x" * LIMIT), Number(1 << 8 * LIMIT), Large.VALUE],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_type_of_the_applications_counts_in_bytes(value):
+    with pytest.raises(NotCopied) as refused:
+        copied((value,), LIMIT)
+    assert refused.value.reason is SkipReason.PARAMETERS_TOO_LARGE
+
+
+@pytest.mark.parametrize("value", [Text("7"), Number(7)], ids=["text", "number"])
+def test_a_type_of_the_applications_is_kept(value):
+    assert copied((value,), LIMIT)[0][0] is value
+
+
+def test_what_closes_something_as_it_goes_is_refused():
+    value = Closes(["x"])
+    with pytest.raises(NotCopied) as refused:
+        copied((value,), LIMIT)
+    assert refused.value.reason is SkipReason.PARAMETERS_NOT_COPIED
+    del refused
+    gc.collect()
+    assert value.closed == []
+
+
+@pytest.mark.parametrize("make", [list, tuple, Wrapper, lambda two: {"a": two[0], "b": two[1]}])
+def test_only_so_many_values_are_looked_at(make):
+    """Lists that hold one another twice take no memory, and time without end."""
+    shared = make([object, object])
+    for _ in range(capture._MAX_DEPTH // 2 - 2):
+        shared = make([shared, shared])
+    with pytest.raises(NotCopied) as refused:
+        # A quarter of a million, within the limit.
+        copied((shared,), 1_000_000_000)
+    assert refused.value.reason is SkipReason.PARAMETERS_TOO_LARGE
 
 
 NOT_COPIED = {

@@ -184,3 +184,33 @@ def test_a_capture_that_waits_keeps_no_app_alive(database, monkeypatch):
     assert first_planwatch.flush(30)
     with first_app.app_context():
         first_db.engine.dispose()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_statement_that_failed_keeps_no_app_alive(database, monkeypatch, cached):
+    """Its classes refer to the app, and PlanWatch waits for a server that is not there."""
+    database.execute("CREATE TABLE thing AS SELECT 1 AS id")
+    app, db, planwatch = make_app(database.url)
+    app.config["PLANWATCH_DATABASE_URL"] = "postgresql://postgres@127.0.0.1:1/none"
+    if not cached:
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"query_cache_size": 0}
+    _fail(app, db)
+    gone, sampled = weakref.ref(app), planwatch.stats(app)["sampled"]
+    assert sampled == 1
+    del app, db, planwatch
+    assert becomes(lambda: gc.collect() is None or gone() is None)
+
+
+def _fail(app, db):
+    class Thing(db.Model):
+        id = sa.Column(sa.Integer, primary_key=True)
+
+        @property
+        def url(self):
+            return app.url_for("thing")
+
+    with app.app_context():
+        db.session.execute(sa.text("SET LOCAL statement_timeout = 20"))
+        with pytest.raises(sa.exc.DBAPIError):
+            db.session.execute(sa.select(Thing, sa.func.pg_sleep(1))).all()
+        db.session.remove()

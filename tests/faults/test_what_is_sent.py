@@ -289,6 +289,7 @@ HOLDERS = {
 def old_strings(server, request):
     """Roles for which a backslash in a string is an escape, as before PostgreSQL 9.1."""
     roles = request.param.split(", ")
+    server.execute("TRUNCATE canary")
     for role in roles:
         server.execute(f"ALTER ROLE {role} SET standard_conforming_strings = off")
     yield roles
@@ -339,9 +340,11 @@ def test_characters_that_the_client_encoding_writes_as_a_backslash(server, encod
     engine = sa.create_engine(server.url())
     session = OwnSession(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
     for value in (f"{character}'); COMMIT; {WRITE}; --", f"'{character}; COMMIT; {WRITE}; --"):
-        with session.transaction() as transaction:
-            with pytest.raises(ServerError, match="client encoding"):
-                transaction.fetch("SELECT %s", (value,))
+        with (
+            pytest.raises(ServerError, match="client encoding"),
+            session.transaction() as transaction,
+        ):
+            transaction.fetch("SELECT %s", (value,))
     session.close()
     engine.dispose()
     assert server.scalar("SELECT count(*) FROM canary WHERE who = 'watcher'") == 0

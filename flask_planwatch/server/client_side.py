@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..finding import SkipReason
 from .connection import OwnConnection
 from .drivers import MARK, PREPARED, UNKNOWN, Answer, Call, DriverTransaction, Result
-from .literals import Literal, read_literal
+from .literals import Literal, constant, read_literal, written_anew
 from .numbered import Numbered, stand_for_values
 from .single import in_brackets, is_single, without_end
 from .transaction import Parameters, ServerError
@@ -34,13 +34,27 @@ AND has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE')
 class _Given(NamedTuple):
     """A statement of psycopg2's with its values as parameters, or written into its text.
 
-    `foreign` is the SQL that was not written by the driver for a value that PlanWatch knows.
+    `foreign` is the SQL that is not a constant which means the same under each setting.
     """
 
     text: str
     foreign: str
     types: tuple[str, ...] = ()
-    strings: tuple[str | None, ...] = ()
+    values: tuple[str | None, ...] = ()
+
+
+class _Sql:
+    """SQL that stands for a value, as psycopg2 asks for it."""
+
+    def __init__(self, sql: bytes) -> None:
+        self._sql = sql
+
+    def __conform__(self, protocol: object) -> _Sql:
+        return self
+
+    def getquoted(self) -> bytes:
+        """Return the SQL."""
+        return self._sql
 
 
 class _Knowledge:
@@ -58,6 +72,9 @@ class Psycopg2Transaction(DriverTransaction):
     The text of the application is the body of PREPARE, and the plan that of EXECUTE. The values are
     parameters where they can be: they travel by `set_config`, of which pg_stat_statements keeps no
     constants, and come back by `current_setting`.
+
+    Nothing of a value is in a command of PlanWatch's own but as `constant` writes it: what the
+    driver or an adapter writes may mean another thing, or end earlier, under other settings.
     """
 
     def __init__(self, connection: OwnConnection, dialect: Any, call: Call) -> None:
@@ -82,25 +99,39 @@ class Psycopg2Transaction(DriverTransaction):
         return UNKNOWN if driver is None or driver.closed else int(driver.info.transaction_status)
 
     def _send_commands(self, sql: str) -> None:
-        self._cursor().execute(sql)
+        self._execute(sql)
 
     def _send_query(self, sql: str, parameters: Parameters) -> list[Any]:
-        cursor = self._cursor()
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
+        if parameters is not None:
+            sql %= tuple(map(constant, parameters))
+        return list(self._execute(sql).fetchall())
 
     def _send_single(self, sql: str, parameters: Parameters) -> Answer:
-        given = self._written(without_end(sql), parameters)
-        if not is_single(given.foreign):
+        sql = without_end(sql)
+        if parameters is not None:
+            sql = self._written(sql, parameters).text
+        if not is_single(sql):
             raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
-        cursor = self._cursor()
-        cursor.execute(given.text)
+        cursor = self._execute(sql)
         types = [column[1] for column in cursor.description or ()]
         row = cursor.fetchone() if types else None
         return Answer(types, row[0] if row else None)
 
     def _send_prepare(self, sql: str, parameters: Parameters) -> None:
-        self._cursor().execute(sql)
+        self._execute(sql)
+
+    def _execute(self, sql: str) -> Any:
+        """Send a text that is complete; return the cursor."""
+        sent = sql.encode(self._encoding)
+        # Some encodings write another character as a backslash or a quote, or in two bytes of which
+        # one looks like it; at a NUL the text would end.
+        if "\0" in sql or sent.decode("ascii", "ignore") != sql.encode("ascii", "ignore").decode():
+            raise ServerError(
+                SkipReason.EXPLAIN_FAILED, "the client encoding may hide what ends a string"
+            )
+        cursor = self._cursor()
+        cursor.execute(sql)
+        return cursor
 
     def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
         text = without_end(text)
@@ -129,35 +160,39 @@ class Psycopg2Transaction(DriverTransaction):
 
     def _prepare_given(self, given: _Given, accepted: bool) -> str:
         """Prepare a statement and set its values; return how to execute it."""
-        # What the server never read as SQL may have a bracket too many, and a backslash may mean
-        # another thing on this connection.
-        if not is_single(given.text) and not (accepted and "\\" not in given.foreign):
-            raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
-        name = self._prepare(given.text, given.types)
+        if "\\" in given.foreign and self._backslash != _STANDARD:
+            raise _other_backslash()
+        if not is_single(given.text):
+            # What the server never read as SQL may have a bracket too many, and a backslash may
+            # mean another thing on this connection than on the application's.
+            if not accepted or "\\" in given.foreign:
+                raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
+            super()._prepare(in_brackets(given.text), given.types)
+        name = super()._prepare(given.text, given.types)
         if not given.types:
             return name
         settings = {
-            f"{name}.v{place}": string
-            for place, string in enumerate(given.strings, start=1)
-            if string is not None
+            f"{name}.v{place}": value
+            for place, value in enumerate(given.values, start=1)
+            if value is not None
         }
         types = self._set(name, settings, given)
         arguments = [
-            "NULL" if string is None else f"pg_catalog.current_setting('{name}.v{place}')::{kind}"
-            for place, (string, kind) in enumerate(zip(given.strings, types, strict=True), start=1)
+            "NULL" if value is None else f"pg_catalog.current_setting('{name}.v{place}')::{kind}"
+            for place, (value, kind) in enumerate(zip(given.values, types, strict=True), start=1)
         ]
         return f"{name} ({', '.join(arguments)})"
 
     def _prepare(self, text: str, types: Sequence[str], parameters: Parameters = None) -> str:
         if not is_single(text):
-            super()._prepare(in_brackets(text), types)
+            raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
         return super()._prepare(text, types)
 
     def _set(self, name: str, settings: Mapping[str, str], given: _Given) -> Sequence[str]:
         """Set the values of a prepared statement; return the types of its parameters."""
         calls = [
-            f"pg_catalog.set_config('{setting}', {string}, true)"
-            for setting, string in {"plan_cache_mode": "'force_custom_plan'", **settings}.items()
+            f"pg_catalog.set_config('{setting}', {constant(value)}, true)"
+            for setting, value in {"plan_cache_mode": "force_custom_plan", **settings}.items()
         ]
         if _UNTYPED in given.types:
             calls.append(
@@ -178,13 +213,14 @@ class Psycopg2Transaction(DriverTransaction):
             numbered = Numbered(text, parameters)
         except ServerError:
             return None
-        read = [read_literal(one) for one in self._quoted(numbered.values)]
+        standard = self._backslash == _STANDARD
+        read = [read_literal(one, standard=standard) for one in self._quoted(numbered.values)]
         literals = [one for one in read if one is not None]
         if len(literals) < len(read) or not read or not self._may_be_typed(literals):
             return None
         types = tuple(one.type for one in literals)
-        strings = tuple(one.string for one in literals)
-        return _Given(numbered.text, numbered.text, types, strings)
+        values = tuple(one.value for one in literals)
+        return _Given(numbered.text, numbered.text, types, values)
 
     def _may_be_typed(self, literals: Sequence[Literal]) -> bool:
         """Whether the type of each parameter is known, or may be asked for."""
@@ -199,16 +235,41 @@ class Psycopg2Transaction(DriverTransaction):
             return _Given(text, text)
         values = parameters.values() if isinstance(parameters, Mapping) else parameters
         quoted = self._quoted(list(values))
+        foreign = quoted
         if stand_for_values(text):
-            # A constant that the driver wrote in the place of a value hides no statement.
-            quoted = [one for one in quoted if read_literal(one) is None]
-        written = self._cursor().mogrify(text, parameters).decode(self._encoding)
-        return _Given(written, "\n".join([text, *quoted]))
+            if self._backslash == _STANDARD:
+                quoted = list(map(written_anew, quoted))
+            # A constant in the place of a value hides no statement.
+            foreign = [one for one in quoted if read_literal(one, standard=False) is None]
+        sql = [_Sql(one.encode(self._encoding)) for one in quoted]
+        named = isinstance(parameters, Mapping)
+        given = dict(zip(parameters, sql, strict=True)) if named else sql
+        written = self._cursor().mogrify(text, given).decode(self._encoding)
+        return _Given(written, "\n".join([text, *foreign]))
 
     def _quoted(self, values: Sequence[Any]) -> list[str]:
-        """Return values as the driver writes them into a text."""
+        """Return values as the driver writes them into a text.
+
+        Raises ServerError if it writes backslashes in another way than the connection reads them.
+        """
         cursor, encoding = self._cursor(), self._encoding
-        return [cursor.mogrify("%s", (value,)).decode(encoding) for value in values]
+        quoted = [cursor.mogrify("%s", (value,)).decode(encoding) for value in values]
+        if self._backslash not in (_STANDARD, _ESCAPED) and any("\\" in one for one in quoted):
+            raise _other_backslash()
+        return quoted
+
+    @property
+    def _backslash(self) -> bytes:
+        """A backslash as psycopg2 writes it here.
+
+        It writes E or not for what was set when it connected, and doubles what is doubled under
+        what is set now.
+        """
+        from psycopg2 import extensions
+
+        string = extensions.QuotedString("\\")
+        string.prepare(self._connection.driver_connection)
+        return bytes(string.getquoted())
 
     def _remember_literal_only(self, text: str) -> None:
         known = self._knowledge.literal_only
@@ -250,8 +311,16 @@ def _unlimited(kind: str) -> str:
 #: Types whose names mean a length of one where no length is given.
 _WITHOUT_LENGTH = {"character": "bpchar", "bit": '"bit"'}
 
+#: A backslash under `standard_conforming_strings = on`, and in a form that means the same if off.
+_STANDARD, _ESCAPED = b"'\\'", b"E'\\\\'"
+
 #: The type of a string that bears none.
 _UNTYPED = "unknown"
+
+
+def _other_backslash() -> ServerError:
+    detail = "with standard_conforming_strings = off, a backslash may mean another thing"
+    return ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
 
 
 def _is_about_values(error: ServerError) -> bool:

@@ -18,6 +18,7 @@ from ..plan.scrub import mask
 from ..plan.tree import Plan, UnreadablePlan
 from ..plan.usage import names_in
 from .connection import OwnConnection
+from .literals import constant
 from .numbered import Numbered
 from .transaction import EXPLAIN, Parameters, ServerError
 
@@ -171,7 +172,7 @@ class DriverTransaction(ABC):
     def literal(self, value: Any) -> str:
         if not isinstance(value, _PLAIN):
             raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(value).__name__)
-        return "'" + str(value).replace("'", "''") + "'"
+        return constant(str(value))
 
     def output(self, sql: str) -> object:
         document = self._document(EXPLAIN, sql, None, escaped=False)

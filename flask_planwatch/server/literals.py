@@ -1,4 +1,4 @@
-"""What psycopg2 writes for a value, taken apart into a string and its type."""
+"""What psycopg2 writes for a value, taken apart into what it holds and its type, and constants."""
 
 from __future__ import annotations
 
@@ -25,31 +25,72 @@ _NUMBERS = ("integer", "bigint", "numeric")
 
 
 class Literal(NamedTuple):
-    """A value as a string constant of SQL, None for NULL, and the type that it has there."""
+    """What the SQL for a value holds, None for NULL, and the type that it has there."""
 
-    string: str | None
+    value: str | None
     type: str
 
 
-def read_literal(text: str) -> Literal | None:
-    """Return what the SQL for one value holds, None if it is more than a constant or a list."""
-    found = _constant(text, 0)
+def read_literal(text: str, *, standard: bool) -> Literal | None:
+    """Return what the SQL for one value holds, None if it is more than a constant or a list.
+
+    `standard` tells that a backslash in a string constant without E is one; if it is not, such a
+    constant is not read.
+    """
+    found = _constant(text, 0, standard=standard)
     if found is not None and found[1] == len(text):
         return found[0]
     array = _ARRAY.fullmatch(text)
-    return None if array is None else _array(array[1])
+    return None if array is None else _array(array[1], standard=standard)
 
 
-def _constant(text: str, start: int) -> tuple[Literal, int] | None:
+def written_anew(text: str) -> str:
+    """Return the SQL for one value, as `constant` writes it if it is a string with a backslash.
+
+    The text is read as under `standard_conforming_strings = on`.
+    """
+    match = _TYPED.fullmatch(text) if "\\" in text else None
+    if match is None:
+        return text
+    return constant(_content(match[1])) + text[match.end(1) :]
+
+
+def constant(value: object) -> str:
+    """Return a value of PlanWatch's own commands as SQL; raises TypeError.
+
+    It means the same under each value of `standard_conforming_strings`, `backslash_quote` and
+    `escape_string_warning`, and whatever the driver believes of these.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return f"ARRAY[{', '.join(map(constant, value))}]" if value else "'{}'"
+    raise TypeError(type(value).__name__)
+
+
+def _constant(text: str, start: int, *, standard: bool) -> tuple[Literal, int] | None:
     """Return the constant that begins at a place, and where it ends."""
     if match := _TYPED.match(text, start):
-        return Literal(match[1], match[2] or "unknown"), match.end()
+        if not standard and match[1][0] != "E" and "\\" in match[1]:
+            return None
+        return Literal(_content(match[1]), match[2] or "unknown"), match.end()
     if match := _NUMBER.match(text, start):
-        return Literal(f"'{match[0].strip()}'", _type_of(match)), match.end()
+        return Literal(match[0].strip(), _type_of(match)), match.end()
     if match := _WORD.match(text, start):
-        known = None if match[1] == "NULL" else f"'{match[1]}'"
+        known = None if match[1] == "NULL" else match[1]
         return Literal(known, "unknown" if known is None else "boolean"), match.end()
     return None
+
+
+def _content(string: str) -> str:
+    """Return what a string constant holds."""
+    if string[0] == "E":
+        return _DOUBLED.sub(lambda one: one[0][0], string[2:-1])
+    return string[1:-1].replace("''", "'")
 
 
 def _type_of(number: re.Match[str]) -> str:
@@ -61,38 +102,30 @@ def _type_of(number: re.Match[str]) -> str:
     return "numeric"
 
 
-def _array(text: str) -> Literal | None:
-    """Return an array of constants as one string; None if they are not alike."""
+def _array(text: str, *, standard: bool) -> Literal | None:
+    """Return an array of constants in the array's own notation; None if they are not alike."""
     elements: list[Literal] = []
     place = 0
     while place < len(text):
-        found = _constant(text, place)
+        found = _constant(text, place, standard=standard)
         comma = found and _COMMA.match(text, found[1])
         if not found or not comma:
             return None
         elements.append(found[0])
         place = comma.end()
-    types = {one.type for one in elements if one.string is not None}
+    types = {one.type for one in elements if one.value is not None}
     if types <= set(_NUMBERS):
         types = {max(types, key=_NUMBERS.index)} if types else set()
     if len(types) != 1:
         return None
     (kind,) = types
-    items = ",".join(_element(one.string) for one in elements)
+    items = ",".join(_element(one.value) for one in elements)
     # The server takes strings without a type for text here.
-    return Literal(_constant_of("{" + items + "}"), ("text" if kind == "unknown" else kind) + "[]")
+    return Literal("{" + items + "}", ("text" if kind == "unknown" else kind) + "[]")
 
 
-def _element(string: str | None) -> str:
+def _element(value: str | None) -> str:
     """Return an element of an array in the array's own notation."""
-    if string is None:
+    if value is None:
         return "NULL"
-    escaped = string.startswith("E")
-    plain = string[2:-1] if escaped else string[1:-1]
-    value = _DOUBLED.sub(lambda one: one[0][0], plain) if escaped else plain.replace("''", "'")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _constant_of(value: str) -> str:
-    """Return a string constant that means the same whatever `standard_conforming_strings` is."""
-    return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -116,18 +116,20 @@ class App:
         self.engine = make(server.url(driver))
         self.planwatch.watch(self.engine, app)
 
-    def run(self, statement):
-        """Run a statement, or what the server makes of it, and wait for the inspection."""
+    def run(self, *statements):
+        """Run statements on one connection, or what the server makes of them, and wait."""
         if self.loop is not None:
-            self.loop.run_until_complete(self._run(statement))
+            self.loop.run_until_complete(self._run(statements))
         else:
             with self.engine.connect() as connection:
-                self._execute(connection, statement)
+                for statement in statements:
+                    self._execute(connection, statement)
         assert self.planwatch.flush(30, self.app)
 
-    async def _run(self, statement):
+    async def _run(self, statements):
         async with self.engine.connect() as connection:
-            await connection.run_sync(self._execute, statement)
+            for statement in statements:
+                await connection.run_sync(self._execute, statement)
 
     @staticmethod
     def _execute(connection, statement):
@@ -234,6 +236,118 @@ def test_plain_statements_are_inspected(app):
     assert stats["inspected"] == len(fine)
     explained = [one for one in log.commands() if one.startswith("/* planwatch */ EXPLAIN")]
     assert len(explained) >= len(fine)
+
+
+class Sql:
+    """A value that an adapter of the application's writes as SQL of its own."""
+
+    def __init__(self, sql):
+        self.sql = sql
+
+    def __conform__(self, protocol):
+        return self
+
+    def getquoted(self):
+        return self.sql.encode()
+
+
+#: Each is one string with standard_conforming_strings = on. With off, the string ends before ")",
+#: as it does for each form in which PlanWatch may take a value along.
+STRINGS = (
+    rf"'\'', true); COMMIT; {WRITE}; --'",
+    rf"'\'') ; COMMIT; {WRITE}; SELECT (1) --'",
+    rf"'\'') SELECT 1; COMMIT; {WRITE}; WITH x AS (SELECT 1 --'",
+    rf"'\''; COMMIT; {WRITE}; --'",
+)
+
+#: The same the other way round: each is one string with off, and ends before ")" with on.
+STRINGS_OF_OLD = tuple(text.replace("\\''", "\\'") for text in STRINGS)
+
+BADGES = "SELECT id FROM badge WHERE owner = {}"
+
+#: Ways to a statement that holds a string as SQL.
+HOLDERS = {
+    "in the text": lambda sql: sa.text(BADGES.format(sql.replace(":", "\\:"))),
+    "a value": lambda sql: (sa.text(BADGES.format(":x")), {"x": Sql(sql)}),
+    "a value that cannot be a parameter": lambda sql: (
+        sa.text(BADGES.format(":x") + " AND interval :y > '0'"),
+        {"x": Sql(sql), "y": "1 day"},
+    ),
+    "a value beside an order": lambda sql: (
+        sa.text(BADGES.format(":x") + " ORDER BY :y"),
+        {"x": Sql(sql), "y": 1},
+    ),
+    "in a list": lambda sql: (sa.text(BADGES.format("ANY (:x)")), {"x": [Sql(sql)]}),
+    "in a tuple": lambda sql: (
+        sa.text("SELECT id FROM badge WHERE owner IN :x"),
+        {"x": (Sql(sql), "y")},
+    ),
+}
+
+
+@pytest.fixture(params=["watcher", "postgres", "watcher, postgres"])
+def old_strings(server, request):
+    """Roles for which a backslash in a string is an escape, as before PostgreSQL 9.1."""
+    roles = request.param.split(", ")
+    server.execute("TRUNCATE canary")
+    for role in roles:
+        server.execute(f"ALTER ROLE {role} SET standard_conforming_strings = off")
+    yield roles
+    for role in roles:
+        server.execute(f"ALTER ROLE {role} RESET standard_conforming_strings")
+
+
+@pytest.mark.parametrize("told", ["", "on", "off"])
+def test_strings_that_mean_another_thing_on_planwatchs_connection(
+    server, old_strings, told, monkeypatch
+):
+    """`told` is what the application sets on its connection, and PlanWatch after it."""
+    before = [f"SET standard_conforming_strings = {told}"] if told else []
+    with app_on(server, "psycopg2", monkeypatch) as app:
+        log = Log(server)
+        for string in (*STRINGS, *STRINGS_OF_OLD):
+            for holder in HOLDERS.values():
+                statement = holder(string)
+                app.run(*before, statement if isinstance(statement, tuple) else (statement,))
+            value = string[1:-1]
+            app.run(*before, *(form(value) for form in FORMS.values()))
+            app.run(
+                *before,
+                (sa.text("SELECT set_config('app.text', :x, false)"), {"x": value}),
+                BADGES.format("'x'"),
+            )
+        check(server, log)
+
+
+def test_strings_with_a_backslash_are_inspected(server, monkeypatch):
+    """Where it means the same: as a parameter, in the text, and with a semicolon, too."""
+    with app_on(server, "psycopg2", monkeypatch) as app:
+        holders = [holder(string) for holder in HOLDERS.values() for string in (r"'a\b'", r"E'\\'")]
+        holders += [HOLDERS["a value"](STRINGS[0]), HOLDERS["in a list"](STRINGS[0])]
+        holders.append(HOLDERS["a value that cannot be a parameter"](STRINGS[0]))
+        for statement in holders:
+            app.run(statement if isinstance(statement, tuple) else (statement,))
+        stats = app.planwatch.stats(app.app)
+        assert (stats["inspected"], stats["skipped"]) == (len(holders), {})
+
+
+@pytest.mark.parametrize(("encoding", "character"), [("EUC_JP", "\u00a5"), ("SJIS", "\u30bd")])
+def test_characters_that_the_client_encoding_writes_as_a_backslash(server, encoding, character):
+    """Python writes the sign of the yen so, and Shift JIS the second half of a syllable."""
+    assert b"\\" in character.encode(encoding)
+    url = sa.make_url(server.url(user="watcher")).set(query={"client_encoding": encoding})
+    url = url.update_query_dict({"host": str(server.folder)})
+    engine = sa.create_engine(server.url())
+    session = OwnSession(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    for value in (f"{character}'); COMMIT; {WRITE}; --", f"'{character}; COMMIT; {WRITE}; --"):
+        with (
+            pytest.raises(ServerError, match="client encoding"),
+            session.transaction() as transaction,
+        ):
+            transaction.fetch("SELECT %s", (value,))
+    session.close()
+    engine.dispose()
+    assert server.scalar("SELECT count(*) FROM canary WHERE who = 'watcher'") == 0
 
 
 @pytest.fixture

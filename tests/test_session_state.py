@@ -19,7 +19,7 @@ def after(*statements, autocommit=False):
     for statement in statements:
         text, parameters = statement if isinstance(statement, tuple) else (statement, None)
         assert may_change_state(text), text
-        state.note(text, parameters, autocommit=autocommit)
+        state.note(text, parameters, in_transaction=not autocommit)
     return state
 
 
@@ -250,9 +250,9 @@ def test_transactions(statements, left):
 def test_events_of_a_savepoint():
     state = after("SET a.b = 1")
     state.savepoint("first")
-    state.note("SET c.d = 1", None, autocommit=False)
+    state.note("SET c.d = 1", None, in_transaction=True)
     state.savepoint("second")
-    state.note("SET e.f = 1", None, autocommit=False)
+    state.note("SET e.f = 1", None, in_transaction=True)
     state.released("second")
     assert names(state) == ["a.b", "c.d", "e.f"]
     state.rolled_back("first")
@@ -301,34 +301,34 @@ def test_a_search_path_that_the_server_reports_needs_no_repetition():
 
 def test_what_was_set_in_a_transaction_that_only_the_pool_ended():
     state = after("SET a.b = 1", "COMMIT", "SET LOCAL c.d = 1", "SET e.f = 1")
-    state.returned(raw=False)
+    state.returned(raw=False, in_transaction=False)
     assert [(one.name, bool(one.unknown), one.returned) for one in state.current()] == [
         ("a.b", False, True),
         ("e.f", True, True),
     ]
-    state.note("SET e.f = 2", None, autocommit=True)
+    state.note("SET e.f = 2", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown == ""
 
 
 def test_a_connection_that_the_application_had_without_an_engine():
     state = after("SET a.b = 1", "COMMIT")
-    state.returned(raw=True)
+    state.returned(raw=True, in_transaction=False)
     assert "raw_connection" in NOTHING_SET.changed(state.current()).unknown
-    state.note("RESET ALL", None, autocommit=True)
+    state.note("RESET ALL", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown
-    state.note("DISCARD ALL", None, autocommit=True)
+    state.note("DISCARD ALL", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown == ""
 
 
 def test_errors_that_may_have_undone_what_was_set():
     state = after("SET a.b = 1")
-    state.failed(in_commit=False)
+    state.failed(in_commit=False, in_transaction=True)
     state.committed()
     assert NOTHING_SET.changed(state.current()).unknown
     state = after("SET a.b = 1")
-    state.failed(in_commit=False)
+    state.failed(in_commit=False, in_transaction=True)
     state.rolled_back()
     assert state.current() == ()
     state = after("SET a.b = 1", "COMMIT")
-    state.failed(in_commit=True)
+    state.failed(in_commit=True, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown

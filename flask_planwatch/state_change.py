@@ -166,7 +166,10 @@ _STRING_OR_COMMENT = re.compile(
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 #: What only tokens tell apart: strings between dollars, and comments in comments.
-_AMBIGUOUS = re.compile(r"\$(?:[^\W\d]\w*+)?+\$|\*/")
+_DOLLARS = re.compile(r"\$(?:[^\W\d]\w*+)?+\$")
+_NESTED = re.compile(r"/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+/\*")
+#: What EXPLAIN ANALYZE runs, besides queries.
+_EXPLAINED = re.compile(r"\b(?:execute|create)\b")
 #: Words and names before a parenthesis; other quoted names are passed over.
 _CALL = re.compile(
     r"""(?<![\w$"])
@@ -183,7 +186,7 @@ _TABLE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 #: Names that a statement gives: those of WITH are no tables.
-_GIVEN = re.compile(r"([^\W\d][\w$]*+|\"[^\"]*+\")\s++as\b", re.IGNORECASE)
+_GIVEN = re.compile(r"(?<![\w$])([^\W\d][\w$]*+|\"[^\"]*+\")\s++as\b", re.IGNORECASE)
 _STRING = re.compile(r"'(?:[^']++|'')*+'")
 _PERCENT = re.compile(r"%[%s]")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*+")
@@ -198,8 +201,8 @@ _SETS_NOTHING = words(
     "version when where with clock_timestamp current_database current_schema current_schemas "
     "current_setting inet_client_addr inet_server_addr has_table_privilege json_build_object "
     "jsonb_build_object json_agg jsonb_agg set_config to_regclass to_tsquery to_tsvector "
-    "txid_current uuid_generate_v4 analyze cursor except explain filter for intersect lateral "
-    "limit materialized offset pg_advisory_lock pg_advisory_unlock pg_advisory_unlock_all "
+    "txid_current uuid_generate_v4 analyze cursor except explain filter for intersect from "
+    "join lateral limit materialized only offset pg_advisory_lock pg_advisory_unlock pg_advisory_unlock_all "
     "pg_advisory_xact_lock pg_backend_pid pg_cancel_backend pg_database_size pg_is_in_recovery "
     "pg_notify pg_relation_size pg_size_pretty pg_sleep pg_terminate_backend "
     "pg_total_relation_size pg_try_advisory_lock pg_try_advisory_xact_lock pg_typeof"
@@ -229,10 +232,12 @@ def may_change_state(text: str) -> bool:
         return True
     if "pg_settings" in lowered and "update" in lowered:
         return True
+    if word == "explain" and _EXPLAINED.search(lowered):
+        return True
     if word not in _MAY_CALL or not ("(" in lowered or "into" in lowered):
         return False
     plain = _without_comments(text, strings=False)
-    if _AMBIGUOUS.search(plain) or 'u&"' in lowered:
+    if _DOLLARS.search(plain) or _NESTED.search(text) or 'u&"' in lowered:
         return True
     lowered = plain.lower()
     if _INTO_TEMPORARY.search(lowered) or (word in {"select", "("} and _INTO.search(lowered)):

@@ -201,11 +201,12 @@ _SETS_NOTHING = words(
     "version when where with clock_timestamp current_database current_schema current_schemas "
     "current_setting inet_client_addr inet_server_addr has_table_privilege json_build_object "
     "jsonb_build_object json_agg jsonb_agg set_config to_regclass to_tsquery to_tsvector "
-    "txid_current uuid_generate_v4 analyze cursor except explain filter for intersect from "
-    "join lateral limit materialized only offset pg_advisory_lock pg_advisory_unlock pg_advisory_unlock_all "
-    "pg_advisory_xact_lock pg_backend_pid pg_cancel_backend pg_database_size pg_is_in_recovery "
-    "pg_notify pg_relation_size pg_size_pretty pg_sleep pg_terminate_backend "
-    "pg_total_relation_size pg_try_advisory_lock pg_try_advisory_xact_lock pg_typeof"
+    "txid_current uuid_generate_v4 analyze cursor except explain filter for intersect from join "
+    "lateral limit materialized only offset pg_advisory_lock pg_advisory_unlock "
+    "pg_advisory_unlock_all pg_advisory_xact_lock pg_backend_pid pg_cancel_backend "
+    "pg_database_size pg_is_in_recovery pg_notify pg_relation_size pg_size_pretty pg_sleep "
+    "pg_terminate_backend pg_total_relation_size pg_try_advisory_lock pg_try_advisory_xact_lock "
+    "pg_typeof"
 )
 
 _ABOUT_RELATIONS = frozenset({"alter", "create", "drop", "truncate"})

@@ -35,7 +35,7 @@ from .repetition import (
 )
 from .request_record import request_record
 from .sampling import Sampler
-from .server.drivers import known_of, search_path_of, sqlstate_of
+from .server.drivers import in_transaction, known_of, search_path_of, sqlstate_of
 from .session_state import NOTHING_SET, ConnectionState, SessionState
 from .spans import current_span
 from .state_change import may_change_state
@@ -44,7 +44,7 @@ from .worker import OWN_THREADS, Ticket
 
 #: Statements that EXPLAIN takes, as the first word after comments and parentheses.
 _EXPLAINABLE = re.compile(
-    r"\A\s*+(?:(?:\(|--[^\n]*+\n|/\*(?:[^*]++|\*(?!/))*+\*/)\s*+)*+"
+    r"\A\s*+(?:(?:\(|--[^\r\n]*+[\r\n]|/\*(?:[^*]++|\*(?!/))*+\*/)\s*+)*+"
     r"(?:select|insert|update|delete|merge|with|values|table)\b",
     re.IGNORECASE,
 )
@@ -119,6 +119,15 @@ class _Known(NamedTuple):
 
     state: SessionState
     connection: weakref.ref[Any]
+
+
+def _ends(conn: Any) -> bool:
+    """Whether the driver's commit() and rollback() end the transaction that is open.
+
+    In AUTOCOMMIT, of one that a text began, only psycopg's do.
+    """
+    driver = conn.connection.dbapi_connection
+    return not driver.autocommit or hasattr(driver, "pgconn") or not in_transaction(driver)
 
 
 def _endpoint() -> str | None:
@@ -279,7 +288,8 @@ class Watch:
             statement = exception.statement
             conn = exception.connection
             if self._stateful and conn is not None and (state := self._state(conn)):
-                state.failed(in_commit=not statement)
+                open_now = in_transaction(conn.connection.dbapi_connection)
+                state.failed(in_commit=not statement, in_transaction=open_now)
             started = getattr(context, "_planwatch_started", None)
             one = context is not None and context.execute_style is _ONE
             if started is None or not statement or not one or not self.active:
@@ -318,7 +328,7 @@ class Watch:
             if self._repetitions.running:
                 for repetition in self._repetitions.committed(conn):
                     repetition.due = True
-            if self._stateful and (state := self._state(conn)):
+            if self._stateful and (state := self._state(conn)) and _ends(conn):
                 state.committed()
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
@@ -327,7 +337,7 @@ class Watch:
         try:
             if self._repetitions.running:
                 self._repetitions.rolled_back(conn)
-            if self._stateful and (state := self._state(conn)):
+            if self._stateful and (state := self._state(conn)) and _ends(conn):
                 state.rolled_back()
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
@@ -386,7 +396,7 @@ class Watch:
             if self._stateful:
                 state: ConnectionState | None = info.get(_STATE)
                 if state is not None:
-                    state.returned(raw=raw)
+                    state.returned(raw=raw, in_transaction=in_transaction(dbapi_connection))
                 self._follow_no_more(info, state)
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
@@ -508,7 +518,8 @@ class Watch:
         if parameters or not context.no_parameters:
             with suppress(NotCopied):
                 given, _ = copied(parameters, MAX_SET_SIZE)
-        state.note(statement, given, autocommit=bool(conn.connection.dbapi_connection.autocommit))
+        open_now = in_transaction(conn.connection.dbapi_connection)
+        state.note(statement, given, in_transaction=open_now)
 
     def _follow(self, info: Any) -> ConnectionState:
         """Return the state of a connection, and look at each statement from now on.

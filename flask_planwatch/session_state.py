@@ -90,12 +90,15 @@ class ConnectionState:
         #: What the latest COMMIT made last.
         self._committed: list[Change] = []
 
-    def note(self, text: str, parameters: Any, *, autocommit: bool) -> None:
-        """Take in a statement that succeeded, if it changes the state."""
+    def note(self, text: str, parameters: Any, *, in_transaction: bool) -> None:
+        """Take in a statement that succeeded, if it changes the state.
+
+        `in_transaction` tells whether a transaction is open now, whoever began it.
+        """
         for change in changes(text, parameters):
             if isinstance(change, Command):
                 self._obey(change)
-            elif not autocommit:
+            elif in_transaction:
                 _add(self._pending[-1][1], change)
             elif not change.local:
                 _add(self._lasting, change)
@@ -132,8 +135,14 @@ class ConnectionState:
         self._committed = []
         self._find_place()
 
-    def failed(self, *, in_commit: bool) -> None:
-        """Remember that an error may have undone what the transaction changed, or COMMIT itself."""
+    def failed(self, *, in_commit: bool, in_transaction: bool) -> None:
+        """Remember that an error may have undone what the transaction changed, or COMMIT itself.
+
+        `in_transaction` tells whether a transaction is open still.
+        """
+        if not in_commit and not in_transaction:
+            self.rolled_back()
+            return
         self._in_doubt = True
         if in_commit:
             for change in self._committed:
@@ -141,15 +150,19 @@ class ConnectionState:
             self._committed = []
             self._find_place()
 
-    def returned(self, *, raw: bool) -> None:
+    def returned(self, *, raw: bool, in_transaction: bool) -> None:
         """Take in that the pool has the connection back; its transaction has ended by then.
 
-        `raw` tells that the application used the driver's connection, which no hook sees.
+        `raw` tells that the application used the driver's connection, which no hook sees,
+        `in_transaction` that one is open still: the pool ends none that a text began in AUTOCOMMIT.
         """
         for change in self._end():
             _add(self._lasting, _doubted(change, "a transaction that only the pool ended"))
         if raw:
             why = "the application had the driver's connection by raw_connection()"
+            _add(self._lasting, Change(SOMETHING, None, local=False, unknown=why))
+        if in_transaction:
+            why = "the application left a transaction open"
             _add(self._lasting, Change(SOMETHING, None, local=False, unknown=why))
         for key, change in self._lasting.items():
             if not change.returned:
@@ -201,6 +214,8 @@ class ConnectionState:
             self.rolled_back(command.savepoint)
         elif command.word == "savepoint":
             self.savepoint(command.savepoint or "")
+        elif command.word == "release":
+            self.released(command.savepoint or "")
         elif command.word == "discard":
             self._pending = [("", {})]
             # A listener may have set a role when the connection was made.

@@ -132,7 +132,7 @@ class _Token(NamedTuple):
         return self.text.lower() if self.kind in {"word", "sign"} else ""
 
 
-_SPACE = re.compile(r"(?:\s++|--[^\n]*+)*+")
+_SPACE = re.compile(r"(?:\s++|--[^\r\n]*+)*+")
 _COMMENT = re.compile(r"/\*|\*/")
 _TOKEN = re.compile(
     r"""(?P<escaped>[eE]'(?:[^'\\]++|\\.|'')*+'?+)
@@ -145,19 +145,48 @@ _TOKEN = re.compile(
     |(?P<sign>::|.)""",
     re.VERBOSE | re.DOTALL,
 )
-_INTO_TEMPORARY = re.compile(r"\binto\s++temp(?:orary)?\s")
+_INTO = re.compile(r"\binto\b")
+_INTO_TEMPORARY = re.compile(r"\binto\s++(?:(?:local|global)\s++)?+temp(?:orary)?+\b")
 _ANOTHER = re.compile(
-    r";\s*+(?:--|/\*|(?:set|reset|discard|do|call|create|alter|truncate|commit|end|rollback"
-    r"|abort|savepoint|prepare)\b)"
+    r";\s*+(?:--|/\*|(?:set|reset|discard|do|call|create|alter|drop|truncate|commit|end|rollback"
+    r"|abort|savepoint|release|prepare|execute)\b)"
 )
 _SET_IN_A_BLOCK = re.compile(
     r"\bset_config\b|\b(?:re)?set\s++(?:local|session|role|schema|search_path|all|enable_\w++"
-    r"|\w++\.\w)|\btemp(?:orary)?\b|\bexecute\b",
+    r"|\w++\.\w)|\btemp(?:orary)?\b|\bexecute\b|\bpg_settings\b|\bu&\"",
     re.IGNORECASE,
 )
-#: Words before a parenthesis in a statement that reads no table.
-_CALL = re.compile(r"(?<![\w$])([^\W\d][\w$]*+)\s*+\(")
-_READS_A_TABLE = re.compile(r"\b(?:from|join|into|update)\s++(?![^\W\d][\w$.]*+\s*+\()")
+_DEFINED_IN_A_BLOCK = re.compile(r"\b(?:create|alter|drop)\b", re.IGNORECASE)
+#: Strings and comments: a comment in a string is none. What is not closed goes on to the end.
+_STRING_OR_COMMENT = re.compile(
+    r"""(?P<string>(?<![\w$])e'(?:[^'\\]++|\\.|'')*+'?+|'(?:[^']++|'')*+'?+)
+    |(?P<quoted>"(?:[^"]++|"")*+"?+)
+    |--[^\r\n]*+
+    |/\*(?:[^*]++|\*(?!/))*+(?:\*/)?+""",
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+#: What only tokens tell apart: strings between dollars, and comments in comments.
+_DOLLARS = re.compile(r"\$(?:[^\W\d]\w*+)?+\$")
+_NESTED = re.compile(r"/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+/\*")
+#: What EXPLAIN ANALYZE runs, besides queries.
+_EXPLAINED = re.compile(r"\b(?:execute|create)\b")
+#: Words and names before a parenthesis; other quoted names are passed over.
+_CALL = re.compile(
+    r"""(?<![\w$"])
+    (?:(?P<schema>[^\W\d][\w$]*+|"(?:[^"]++|"")*+")\s*+\.\s*+)?+
+    (?P<name>[^\W\d][\w$]*+|"(?:[^"]++|"")*+")\s*+\(
+    |"(?:[^"]++|"")*+" """,
+    re.VERBOSE,
+)
+#: What is read, but for sub-queries and functions.
+_TABLE = re.compile(
+    r"""\b(?:from|join|into|update)\s++
+    (?!\(|lateral\b|(?:[^\W\d][\w$]*+|"[^"]*+")(?:\s*+\.\s*+(?:[^\W\d][\w$]*+|"[^"]*+"))*+\s*+\()
+    ([\w$]*+|"[^"]*+")""",
+    re.VERBOSE | re.IGNORECASE,
+)
+#: Names that a statement gives: those of WITH are no tables.
+_GIVEN = re.compile(r"(?<![\w$])([^\W\d][\w$]*+|\"[^\"]*+\")\s++as\b", re.IGNORECASE)
 _STRING = re.compile(r"'(?:[^']++|'')*+'")
 _PERCENT = re.compile(r"%[%s]")
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*+")
@@ -172,14 +201,26 @@ _SETS_NOTHING = words(
     "version when where with clock_timestamp current_database current_schema current_schemas "
     "current_setting inet_client_addr inet_server_addr has_table_privilege json_build_object "
     "jsonb_build_object json_agg jsonb_agg set_config to_regclass to_tsquery to_tsvector "
-    "txid_current uuid_generate_v4"
+    "txid_current uuid_generate_v4 analyze cursor except explain filter for intersect from join "
+    "lateral limit materialized only offset pg_advisory_lock pg_advisory_unlock "
+    "pg_advisory_unlock_all pg_advisory_xact_lock pg_backend_pid pg_cancel_backend "
+    "pg_database_size pg_is_in_recovery pg_notify pg_relation_size pg_size_pretty pg_sleep "
+    "pg_terminate_backend pg_total_relation_size pg_try_advisory_lock pg_try_advisory_xact_lock "
+    "pg_typeof"
 )
 
-_ABOUT_RELATIONS = frozenset({"alter", "create", "truncate"})
+_ABOUT_RELATIONS = frozenset({"alter", "create", "drop", "truncate"})
+
+#: Of these, a long text is about one relation, which is named at its beginning.
+_ABOUT_ONE_RELATION = frozenset({"alter", "create"})
 
 _FIRST_WORDS = words(
-    "set reset discard do call create alter truncate commit end rollback abort savepoint prepare"
+    "set reset discard do call create alter drop truncate commit end rollback abort savepoint "
+    "release prepare execute"
 )
+
+#: What statements begin with that may call a function by itself.
+_MAY_CALL = words("select values with explain declare copy (")
 
 
 def may_change_state(text: str) -> bool:
@@ -188,17 +229,27 @@ def may_change_state(text: str) -> bool:
     word = _first_word(lowered)
     if word in _FIRST_WORDS or "set_config" in lowered:
         return True
-    if "temp" in lowered and _INTO_TEMPORARY.search(lowered):
-        return True
     if ";" in lowered and _ANOTHER.search(lowered):
         return True
-    return word in {"select", "values"} and bool(_calls(lowered))
+    if "pg_settings" in lowered and "update" in lowered:
+        return True
+    if word == "explain" and _EXPLAINED.search(lowered):
+        return True
+    if word not in _MAY_CALL or not ("(" in lowered or "into" in lowered):
+        return False
+    plain = _without_comments(text, strings=False)
+    if _DOLLARS.search(plain) or _NESTED.search(text) or 'u&"' in lowered:
+        return True
+    lowered = plain.lower()
+    if _INTO_TEMPORARY.search(lowered) or (word in {"select", "("} and _INTO.search(lowered)):
+        return True
+    return bool(_calls(plain))
 
 
 def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
     """Yield what a statement changes: a Change, or a Command that ends others."""
     is_long = len(text) > MAX_SIZE
-    if is_long and _first_word(text).lower() not in _ABOUT_RELATIONS:
+    if is_long and _first_word(text).lower() not in _ABOUT_ONE_RELATION:
         # What looks like a change is mostly in a string.
         if may_change_state(_STRING.sub("''", text)):
             yield _unknown("a long statement that may change it")
@@ -226,18 +277,47 @@ def changes_plans(name: str) -> bool:
 
 def functions_in(body: str) -> frozenset[str]:
     """Return the names of the functions that a text may call, but for those that set nothing."""
-    words = set(_CALL.findall(body.lower())) - _SETS_NOTHING
-    return frozenset(word for word in words if not word.startswith("pg_"))
+    return _functions(_without_comments(body, strings=True))
 
 
-def _calls(lowered: str) -> frozenset[str]:
-    """Return the functions that a statement which reads no table may be about."""
-    if "(" not in lowered:
+def _calls(plain: str) -> frozenset[str]:
+    """Return the functions that a statement which reads no table may be about.
+
+    `plain` has neither strings nor comments.
+    """
+    if "(" not in plain:
         return frozenset()
-    without_strings = _STRING.sub("''", lowered)
-    if _READS_A_TABLE.search(without_strings):
+    tables = set(map(str.lower, _TABLE.findall(plain)))
+    if tables and not tables <= set(map(str.lower, _GIVEN.findall(plain))):
         return frozenset()
-    return functions_in(without_strings)
+    return _functions(plain)
+
+
+def _functions(plain: str) -> frozenset[str]:
+    """Return what is called in a text without comments."""
+    found = set()
+    for call in _CALL.finditer(plain):
+        name, schema = call["name"], call["schema"]
+        if name is None:
+            continue
+        name = name[1:-1].replace('""', '"') if name[0] == '"' else name.lower()
+        # A schema of the application's may have a function of the same name.
+        if name not in _SETS_NOTHING or (schema and schema.lower() != "pg_catalog"):
+            found.add(name)
+    return frozenset(found)
+
+
+def _without_comments(text: str, *, strings: bool) -> str:
+    """Return a text with a space for each comment, and empty strings if these are not wanted."""
+
+    def put(match: re.Match[str]) -> str:
+        if match["quoted"] or (strings and match["string"]):
+            return match[0]
+        return "''" if match["string"] else " "
+
+    if "--" in text or "/*" in text or (not strings and "'" in text):
+        return _STRING_OR_COMMENT.sub(put, text)
+    return text
 
 
 def _first_word(text: str) -> str:
@@ -299,10 +379,13 @@ class _Statement:
         self._places: list[int] | None = None
 
     def changes(self) -> Iterator[Change | Command]:
-        word = self._take()
+        word = self._first()
         if word in {"commit", "end"} or (word == "prepare" and self._at("transaction")):
             yield Command("commit")
         elif word == "savepoint":
+            yield Command(word, self._name())
+        elif word == "release":
+            self._skip("savepoint")
             yield Command(word, self._name())
         elif word in {"rollback", "abort"}:
             yield Command("rollback", self._rolled_back_to())
@@ -312,19 +395,74 @@ class _Statement:
         elif word in {"set", "reset"}:
             yield from self._set() if word == "set" else self._reset()
         elif word == "do":
-            if _SET_IN_A_BLOCK.search(self._text):
-                yield _unknown("a DO block changes it")
+            yield from self._block()
+        elif word == "execute":
+            yield _unknown("EXECUTE, as what was prepared may change it")
         elif word in _ABOUT_RELATIONS:
             yield from self._relation(word)
-        else:
-            yield from self._into_temporary()
-            if word == "call":
-                yield from map(_called, functions_in(self._text))
-                return
-            calls = list(self._set_configs())
-            yield from calls
-            if not calls and word in {"select", "values"}:
-                yield from map(_called, _calls(self._text.lower()))
+        elif word != "prepare":
+            yield from self._query(word)
+
+    def _first(self) -> str:
+        """Take the word that tells what a statement does: of EXPLAIN and DECLARE, the query's."""
+        word = self._take()
+        if word == "explain":
+            if self._skip("("):
+                _, self._next = self._arguments(self._next)
+            while self._skip("analyze") or self._skip("verbose"):
+                pass
+            word = self._take()
+        elif word == "declare":
+            while not self._is_over() and not self._skip("for"):
+                self._next += 1
+            word = self._take()
+        while word == "(":
+            word = self._take()
+        return word
+
+    def _query(self, word: str) -> Iterator[Change]:
+        """Yield what a statement changes by functions, besides its work."""
+        words = {token.word for token in self._tokens}
+        if words >= {"update", "pg_settings"}:
+            yield _unknown("an UPDATE of pg_settings")
+        yield from self._into()
+        calls = list(self._set_configs())
+        yield from calls
+        if calls or word not in _MAY_CALL | {"call"}:
+            return
+        if self._has_escaped_name():
+            yield _unknown("a name in Unicode escapes")
+        plain = " ".join("''" if one.kind in _STRINGS else one.text for one in self._tokens)
+        yield from map(_called, _functions(plain) if word == "call" else _calls(plain))
+
+    def _has_escaped_name(self) -> bool:
+        return any(
+            one.word == "u"
+            and sign.word == "&"
+            and name.kind == "quoted"
+            and name.start - one.start == 2
+            for one, sign, name in zip(
+                self._tokens, self._tokens[1:], self._tokens[2:], strict=False
+            )
+        )
+
+    def _block(self) -> Iterator[Change]:
+        """Yield what a DO block may change."""
+        words = [token.word for token in self._tokens]
+        bodies = [token for token in self._tokens if token.kind in {"string", "dollar"}]
+        if len(bodies) != 1 or ("language" in words and "plpgsql" not in words):
+            yield _unknown("a DO block that PlanWatch cannot read")
+            return
+        body = bodies[0].text
+        if bodies[0].kind == "string":
+            body = _unquoted(bodies[0])
+        body = _without_comments(body, strings=True)
+        if _SET_IN_A_BLOCK.search(body):
+            yield _unknown("a DO block changes it")
+            return
+        if _DEFINED_IN_A_BLOCK.search(body):
+            yield _unknown("a DO block of the same transaction changes it", local=True)
+        yield from map(_called, functions_in(body))
 
     # Reading on
 
@@ -341,8 +479,9 @@ class _Statement:
         return found
 
     def _take(self) -> str:
+        """Take the next word; empty at the end."""
         self._next += 1
-        return self._tokens[self._next - 1].word
+        return self._tokens[self._next - 1].word if self._next <= len(self._tokens) else ""
 
     def _is_over(self) -> bool:
         return self._next >= len(self._tokens)
@@ -584,7 +723,12 @@ class _Statement:
             or self._at("temporary")
         ):
             temporary |= self._take() in {"temp", "temporary"}
-        kind = self._take() if not self._is_over() else ""
+        kind = self._take()
+        if kind == "schema" or (word == "drop" and kind in {"index", "owned"}):
+            yield _unknown(f"the same transaction did {word.upper()} {kind.upper()}", local=True)
+            return
+        if word == "drop" and self._tokens[-1].word == "cascade":
+            yield _unknown("the same transaction did DROP … CASCADE", local=True)
         if word == "truncate" and kind != "table":
             self._next -= 1
         elif kind == "index" and word == "create":
@@ -592,20 +736,36 @@ class _Statement:
                 self._next += 1
         elif kind not in {"table", "view"}:
             return
+        yield from self._named_relations(word, temporary=temporary)
+
+    def _named_relations(self, word: str, *, temporary: bool) -> Iterator[Change]:
+        """Yield the relations that come next: DROP and TRUNCATE have a list of them."""
         for words in (("if", "not", "exists"), ("if", "exists"), ("only",)):
             self._skip(*words)
         temporary |= not self._is_over() and self._tokens[self._next].word.startswith("pg_temp")
         if name := self._name():
             drops = "on commit drop" in " ".join(token.word for token in self._tokens)
             yield _hidden(name, local=not temporary or drops)
+        if word == "alter" and self._skip("rename", "to"):
+            yield _hidden(self._name(), local=not temporary)
+        while word in {"drop", "truncate"} and not self._is_over():
+            if self._skip(","):
+                self._skip("only")
+                yield _hidden(self._name(), local=True)
+            else:
+                self._next += 1
 
-    def _into_temporary(self) -> Iterator[Change]:
+    def _into(self) -> Iterator[Change]:
+        """Yield the table that SELECT … INTO makes."""
         words = [token.word for token in self._tokens]
-        for place, word in enumerate(words[:-1]):
-            if word == "into" and words[place + 1] in {"temp", "temporary"}:
-                self._next = place + 2
+        for place, word in enumerate(words):
+            if word == "into" and words[place - 1] not in {"insert", "merge"}:
+                self._next = place + 1
+                temporary = False
+                while self._at("unlogged") or any(map(self._at, _TEMPORARY)):
+                    temporary |= self._take() in {"temp", "temporary"}
                 self._skip("table")
-                yield _hidden(self._name(), local=False)
+                yield _hidden(self._name(), local=not temporary)
 
     def _rolled_back_to(self) -> str | None:
         while not self._is_over():
@@ -632,6 +792,10 @@ _NAMED_BY_WORDS = frozenset(name for _, name in _SYNONYMS.values())
 
 #: Types that leave the text of a value as it is.
 _TYPES = frozenset({"text", "varchar", "character varying", "boolean", "bool"})
+
+_TEMPORARY = ("local", "global", "temp", "temporary")
+
+_STRINGS = frozenset({"string", "escaped", "dollar"})
 
 _BEFORE_A_RELATION = words("or replace global local unlogged recursive materialized foreign unique")
 
@@ -675,5 +839,5 @@ def _unreadable(name: str, *, local: bool) -> Change:
     return Change(name, None, local and name != SOMETHING, why)
 
 
-def _unknown(why: str) -> Change:
-    return Change(SOMETHING, None, local=False, unknown=why)
+def _unknown(why: str, *, local: bool = False) -> Change:
+    return Change(SOMETHING, None, local, unknown=why)

@@ -19,7 +19,7 @@ def after(*statements, autocommit=False):
     for statement in statements:
         text, parameters = statement if isinstance(statement, tuple) else (statement, None)
         assert may_change_state(text), text
-        state.note(text, parameters, autocommit=autocommit)
+        state.note(text, parameters, in_transaction=not autocommit)
     return state
 
 
@@ -110,6 +110,10 @@ def test_several_at_once():
         ("DO $$ BEGIN PERFORM set_config('a.b', '1', false); END $$", "something"),
         ("DO $$ BEGIN SET LOCAL search_path TO x; END $$", "something"),
         ("SET a.b TO E'x'", "a.b"),
+        ("DO LANGUAGE plpython3u $$ x() $$", "something"),
+        ("EXECUTE x(1)", "something"),
+        ("EXPLAIN ANALYZE EXECUTE x", "something"),
+        ("CREATE SCHEMA x", "something"),
         ("SET a.b TO 'x' 'y'", "a.b"),
         ("SET a.b TO x, y", "a.b"),
         ("SET TIME ZONE INTERVAL '1' HOUR", "timezone"),
@@ -147,6 +151,11 @@ def test_what_is_known_again():
         ("SELECT app.enter_tenant('from a') AS x, now()", {"enter_tenant"}),
         ("SELECT * FROM enter_tenant(%(a)s)", {"enter_tenant"}),
         ("CALL enter_tenant('a')", {"enter_tenant"}),
+        ("CALL \"Enter\"/**/('a')", {"Enter"}),
+        ('SELECT "a""b"(1), " c " = "d", x.now()', {'a"b', "now"}),
+        ("SELECT ENTER(1) FROM (VALUES (1)) v, LATERAL f(1)", {"enter", "f"}),
+        ("EXPLAIN VERBOSE SELECT enter(1)", {"enter"}),
+        ("DO 'BEGIN PERFORM \"Enter\"(1) -- it(1)\n; END'", {"Enter"}),
     ],
 )
 def test_functions_that_the_application_calls_by_themselves(text, functions):
@@ -194,6 +203,12 @@ def test_what_changes_no_plan(text):
         "SELECT count(*), lower('a') FROM orders",
         "SELECT similarity(a, b) FROM orders",
         "SELECT pg_catalog.version(), now(), nextval('x')",
+        "SELECT pg_advisory_xact_lock(%s)",
+        "WITH a AS (SELECT f(b) FROM c) SELECT * FROM a",
+        "BEGIN",
+        "EXPLAIN SELECT 1",
+        "SELECT 'f(1)' /* f(1) */ -- f(1)",
+        "INSERT INTO temp VALUES (1)",
     ],
 )
 def test_what_is_not_even_read(text):
@@ -211,6 +226,9 @@ def test_what_is_not_even_read(text):
         ("CREATE UNIQUE INDEX CONCURRENTLY i ON public.mine (a)", "mine"),
         ("ALTER TABLE ONLY public.mine ADD b text", "mine"),
         ("TRUNCATE mine", "mine"),
+        ("DROP MATERIALIZED VIEW IF EXISTS mine", "mine"),
+        ("SELECT 1 AS a INTO GLOBAL TEMP TABLE mine FROM b", "mine"),
+        ("SELECT 1 AS a INTO mine FROM b", "mine"),
         ("TRUNCATE TABLE ONLY mine", "mine"),
         (f"CREATE TABLE mine (a text DEFAULT '{'x' * MAX_SIZE}')", "mine"),
     ],
@@ -229,6 +247,11 @@ def test_a_relation_that_only_the_connection_sees(text, hidden):
         (["SET a.b = 1", "SAVEPOINT s", "SET c.d = 1", "ROLLBACK TO SAVEPOINT s"], ["a.b"]),
         (["SAVEPOINT s", "SET a.b = 1", "ROLLBACK TO s", "SET c.d = 1", "COMMIT"], ["c.d"]),
         (["SET a.b = 1", "COMMIT", "RESET ALL"], ["all"]),
+        (["CREATE SCHEMA x", "COMMIT"], []),
+        (["SAVEPOINT s", "SET a.b = 1", "RELEASE s", "ROLLBACK TO s"], []),
+        (["ALTER TABLE a RENAME TO b"], ["relation a", "relation b"]),
+        (["ALTER TABLE a RENAME b TO c"], ["relation a"]),
+        (["TRUNCATE a, ONLY b"], ["relation a", "relation b"]),
         (["SET a.b = 1", "SET LOCAL a.b = 2", "COMMIT"], ["a.b"]),
         (["SET LOCAL a.b = 2", "SET a.b = 1", "COMMIT"], ["a.b"]),
         (["SET a.b = 1", "PREPARE TRANSACTION 'x'", "ROLLBACK"], ["a.b"]),
@@ -250,9 +273,9 @@ def test_transactions(statements, left):
 def test_events_of_a_savepoint():
     state = after("SET a.b = 1")
     state.savepoint("first")
-    state.note("SET c.d = 1", None, autocommit=False)
+    state.note("SET c.d = 1", None, in_transaction=True)
     state.savepoint("second")
-    state.note("SET e.f = 1", None, autocommit=False)
+    state.note("SET e.f = 1", None, in_transaction=True)
     state.released("second")
     assert names(state) == ["a.b", "c.d", "e.f"]
     state.rolled_back("first")
@@ -301,34 +324,34 @@ def test_a_search_path_that_the_server_reports_needs_no_repetition():
 
 def test_what_was_set_in_a_transaction_that_only_the_pool_ended():
     state = after("SET a.b = 1", "COMMIT", "SET LOCAL c.d = 1", "SET e.f = 1")
-    state.returned(raw=False)
+    state.returned(raw=False, in_transaction=False)
     assert [(one.name, bool(one.unknown), one.returned) for one in state.current()] == [
         ("a.b", False, True),
         ("e.f", True, True),
     ]
-    state.note("SET e.f = 2", None, autocommit=True)
+    state.note("SET e.f = 2", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown == ""
 
 
 def test_a_connection_that_the_application_had_without_an_engine():
     state = after("SET a.b = 1", "COMMIT")
-    state.returned(raw=True)
+    state.returned(raw=True, in_transaction=False)
     assert "raw_connection" in NOTHING_SET.changed(state.current()).unknown
-    state.note("RESET ALL", None, autocommit=True)
+    state.note("RESET ALL", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown
-    state.note("DISCARD ALL", None, autocommit=True)
+    state.note("DISCARD ALL", None, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown == ""
 
 
 def test_errors_that_may_have_undone_what_was_set():
     state = after("SET a.b = 1")
-    state.failed(in_commit=False)
+    state.failed(in_commit=False, in_transaction=True)
     state.committed()
     assert NOTHING_SET.changed(state.current()).unknown
     state = after("SET a.b = 1")
-    state.failed(in_commit=False)
+    state.failed(in_commit=False, in_transaction=True)
     state.rolled_back()
     assert state.current() == ()
     state = after("SET a.b = 1", "COMMIT")
-    state.failed(in_commit=True)
+    state.failed(in_commit=True, in_transaction=False)
     assert NOTHING_SET.changed(state.current()).unknown

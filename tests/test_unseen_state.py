@@ -30,6 +30,7 @@ MOVE = f"SET search_path TO {TENANT}"
 SCHEMAS = ("public", "tenant_1", "tenant_2", "tenant_3")
 
 UNKNOWN = "session-state-unknown"
+HIDDEN = "not-visible"
 
 
 @pytest.fixture(scope="module", params=[(servers.FIRST, "psycopg"), (servers.HYPOPG, "psycopg2")])
@@ -58,6 +59,14 @@ def tenants(kind):
             AS $$ SELECT 'hello ' || name $$""",
             """CREATE PROCEDURE public.change(name text) LANGUAGE plpgsql
             AS $$ BEGIN EXECUTE 'SET search_path TO ' || name; END $$""",
+            """CREATE FUNCTION public."enterTenant"(name text) RETURNS text LANGUAGE sql
+            AS $$ SELECT/**/public."enter_tenant"/* of all */(name) $$""",
+            """CREATE FUNCTION public.pg_enter(name text) RETURNS text LANGUAGE sql
+            AS $$ SELECT public.enter_tenant(name) $$""",
+            """CREATE FUNCTION public.version(name text) RETURNS text LANGUAGE sql
+            AS $$ SELECT public.enter_tenant(name) $$""",
+            """CREATE PROCEDURE public."Change"(name text) LANGUAGE plpgsql
+            AS $$ BEGIN PERFORM public.enter_tenant(name); END $$""",
             "CREATE SEQUENCE logins",
             """CREATE FUNCTION public.login(name text) RETURNS text VOLATILE LANGUAGE plpgsql
             AS $$ BEGIN PERFORM nextval('logins'); RETURN name; END $$""",
@@ -383,6 +392,18 @@ def test_a_raw_connection(watched, engine, sql):
     assert look(watched, engine, discard) == ({"public.orders"}, {"public.orders"})
 
 
+def by_text(sql, **options):
+    """Return what runs one text or several, whatever errors they have."""
+
+    def prepare(connection):
+        connection.execution_options(**options)
+        for one in [sql] if isinstance(sql, str) else sql:
+            with suppress(sa.exc.DataError, sa.exc.InternalError):
+                connection.exec_driver_sql(one)
+
+    return prepare
+
+
 def by_name(name):
     return lambda connection: connection.execute(sa.select(getattr(sa.func, name)(TENANT))).all()
 
@@ -401,6 +422,145 @@ def test_a_procedure_of_the_application_that_moves(watched, engine):
         connection.exec_driver_sql("CALL change('tenant_1')")
 
     assert look(watched, engine, call) == (UNKNOWN, {"tenant_1.orders"})
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT \"enterTenant\"('tenant_1')",
+        "SELECT public.\"enter\" ('tenant_1')",
+        "SELECT enter/* the tenant */('tenant_1')",
+        "SELECT enter -- the tenant\r('tenant_1')",
+        "SELECT /* a /* b */ it's */ enter('tenant_1') -- what's read",
+        "SELECT $$it's$$, enter('tenant_1')",
+        "SELECT E'\\'', enter('tenant_1')",
+        "SELECT pg_enter('tenant_1')",
+        "SELECT public.version('tenant_1')",
+        "(SELECT enter('tenant_1'))",
+        "EXPLAIN ANALYZE SELECT enter_tenant('tenant_1')",
+        "EXPLAIN (ANALYZE, COSTS off) SELECT enter_tenant('tenant_1')",
+        "SELECT e FROM (VALUES (1)) AS v, LATERAL enter_tenant('tenant_1') AS e",
+        "WITH e AS MATERIALIZED (SELECT enter_tenant('tenant_1')) SELECT * FROM e",
+        "DO $$ BEGIN PERFORM enter('tenant_1'); END $$",
+        "DO 'BEGIN PERFORM enter(''tenant_1''); END'",
+        "CALL \"Change\"('tenant_1')",
+        ["DECLARE one CURSOR FOR SELECT enter_tenant('tenant_1')", "FETCH one"],
+    ],
+    ids=str,
+)
+def test_a_function_however_it_is_called(watched, engine, reports_the_path, sql):
+    planned, really = look(watched, engine, by_text(sql))
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT U&\"set\\005fconfig\"('search_path', 'tenant_1', false)",
+        "UPDATE pg_settings SET setting = 'tenant_1' WHERE name = 'search_path'",
+        [
+            "PREPARE move(text) AS SELECT set_config('search_path', $1, false)",
+            "SET search_path TO tenant_2",
+            "EXECUTE move('tenant_1')",
+        ],
+    ],
+    ids=str,
+)
+def test_what_is_not_read(watched, engine, sql):
+    assert look(watched, engine, by_text(sql)) == (UNKNOWN, {"tenant_1.orders"})
+
+
+@pytest.mark.parametrize("sql", ["-- a tenant\rSET search_path TO tenant_1", ["-- a\r" + MOVE]])
+def test_a_comment_ends_with_a_carriage_return(watched, engine, sql):
+    assert look(watched, engine, by_text(sql)) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        (["BEGIN", "SET LOCAL search_path TO tenant_1"], "tenant_1"),
+        (["START TRANSACTION", "SELECT set_config('search_path', 'tenant_1', true)"], "tenant_1"),
+        (["BEGIN", MOVE, "ROLLBACK"], "public"),
+        (["BEGIN", MOVE, "COMMIT", "BEGIN", "SET search_path TO tenant_2", "ABORT"], "tenant_1"),
+        (["BEGIN", "SET LOCAL search_path TO tenant_1", "COMMIT"], "public"),
+        (["BEGIN", MOVE, "SELECT 1 / 0", "COMMIT", "SELECT 1"], "public"),
+        (["SELECT 1 / 0", "BEGIN", MOVE, "END"], "tenant_1"),
+        (["SET LOCAL search_path TO tenant_1"], "public"),
+    ],
+    ids=str,
+)
+def test_a_transaction_that_a_text_begins(watched, engine, reports_the_path, sql, expected):
+    planned, really = look(watched, engine, by_text(sql, isolation_level="AUTOCOMMIT"))
+    assert really == {f"{expected}.orders"}
+    in_doubt = "SELECT 1 / 0" in sql[1:] and not reports_the_path
+    assert planned == (UNKNOWN if in_doubt else really)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_transaction_that_the_driver_does_not_end(watched, engine, kind, end):
+    """In AUTOCOMMIT, commit() and rollback() do nothing with psycopg2."""
+
+    def begin(connection):
+        by_text(["BEGIN", MOVE], isolation_level="AUTOCOMMIT")(connection)
+        getattr(connection, end)()
+
+    planned, really = look(watched, engine, begin)
+    undone = end == "rollback" and kind[1] == "psycopg"
+    assert planned == really == {"public.orders" if undone else "tenant_1.orders"}
+    if kind[1] == "psycopg2":
+        assert look(watched, engine)[0] == UNKNOWN
+
+
+def test_a_transaction_that_a_text_ends(watched, engine):
+    """What follows is in the next one only with a driver that begins one."""
+    sql = [MOVE, "COMMIT", "SET search_path TO tenant_2"]
+
+    def end(connection):
+        by_text(sql)(connection)
+        connection.rollback()
+
+    planned, really = look(watched, engine, end)
+    assert planned == really
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        (["SAVEPOINT s", MOVE, "RELEASE s"], "tenant_1"),
+        (["SAVEPOINT s", MOVE, "SAVEPOINT s", "RELEASE SAVEPOINT s", "ROLLBACK TO s"], "public"),
+    ],
+    ids=str,
+)
+def test_savepoints_that_a_text_releases(watched, engine, sql, expected):
+    assert look(watched, engine, by_text(sql)) == ({f"{expected}.orders"},) * 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        (["DROP TABLE tenant_1.orders"], HIDDEN),
+        (["CREATE TABLE x (a int)", "DROP TABLE x CASCADE"], UNKNOWN),
+        (["CREATE TABLE x (a int)", "DROP TABLE IF EXISTS x, tenant_1.orders"], HIDDEN),
+        (["ALTER TABLE tenant_1.orders RENAME TO others"], HIDDEN),
+        (["CREATE VIEW tenant_1.x AS SELECT 1", "DROP VIEW tenant_1.x"], None),
+        (["CREATE SCHEMA new"], UNKNOWN),
+        (["DROP SCHEMA tenant_1 CASCADE"], UNKNOWN),
+        (["ALTER SCHEMA tenant_1 RENAME TO tenant_9"], UNKNOWN),
+        (["DROP INDEX public.orders_customer"], UNKNOWN),
+        (["DO $$ BEGIN DROP TABLE tenant_1.orders; END $$"], UNKNOWN),
+        (["SELECT * INTO LOCAL TEMPORARY orders FROM tenant_2.orders"], HIDDEN),
+        (["SELECT * INTO/**/TEMP TABLE orders FROM tenant_2.orders"], HIDDEN),
+        (["DROP TABLE tenant_1.orders", "SELECT * INTO orders FROM tenant_2.orders"], HIDDEN),
+    ],
+    ids=str,
+)
+def test_relations_of_the_open_transaction(watched, engine, sql, expected):
+    path = "SET search_path TO tenant_1, public"
+    planned, really = look(watched, engine, by_text([path, *sql]))
+    assert planned == (really if expected is None else expected)
+    # It was rolled back.
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
 
 
 def test_a_function_of_the_application_that_sets_nothing(watched, engine):

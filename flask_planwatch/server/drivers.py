@@ -89,6 +89,15 @@ def known_of(driver: Any) -> dict[str, Any]:
     }
 
 
+def in_transaction(driver: Any) -> bool:
+    """Whether a transaction is open on a driver's connection, whoever began it. Asks nothing."""
+    info = getattr(driver, "info", None)
+    if info is not None:
+        return int(info.transaction_status) != _IDLE
+    connection = driver.driver_connection
+    return not connection.is_closed() and bool(connection.is_in_transaction())
+
+
 class Call(Protocol):
     """Calls a function that talks to the driver: directly, or on an event loop."""
 

@@ -31,6 +31,7 @@ from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.exc import NoInspectionAvailable
 
 from .finding import Location, SkipReason, StatementError
+from .interruption import let_through
 from .location import Origin
 from .repetition import Preparation
 from .sampling import Sampler
@@ -242,6 +243,7 @@ def _copied(parameters: Any, limit: int) -> tuple[Any, int]:
     except NotCopied:
         raise
     except Exception as error:
+        let_through(error)
         # Values do as they like when they are looked at, and other threads change them meanwhile.
         raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED) from error
     return result, copy.size

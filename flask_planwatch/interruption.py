@@ -24,8 +24,6 @@ from functools import partial
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
-from sqlalchemy.exc import InvalidRequestError
-
 #: What PlanWatch's lines, and the interpreter on them, may raise. No OSError: hooks do no I/O.
 _OWN_KINDS = (
     ArithmeticError,
@@ -80,8 +78,11 @@ def is_interruption(error: Exception) -> bool:
     if defined_in in _DRIVERS:
         # What is asked of a connection that is closed or lost.
         return type(error).__name__ not in {"InterfaceError", "OperationalError"}
-    kinds = (*_OWN_KINDS, InvalidRequestError)
-    return not isinstance(error, kinds) or defined_in not in _LIBRARIES | {"builtins"}
+    # SQLAlchemy raises it where something is asked of a connection that is closed. By its name, as
+    # the pure parts must not import SQLAlchemy.
+    asked_too_late = any(one.__name__ == "InvalidRequestError" for one in type(error).__mro__)
+    own = asked_too_late or isinstance(error, _OWN_KINDS)
+    return not own or defined_in not in _LIBRARIES | {"builtins"}
 
 
 def _handlers() -> set[CodeType]:

@@ -30,7 +30,7 @@ from .pause import give_way
 from .plan.schema import Relation
 from .report.log import LogReporter
 from .report.store import Store
-from .report.telemetry import tell_span
+from .report.telemetry import SpanReporter
 from .report.toolbar import add_panel
 from .room import LEARNT, Latest
 from .sampling import Sampler, renew_budgets
@@ -72,6 +72,7 @@ class Watcher:
         self._app = weakref.ref(app)
         self._settings_at_start = settings
         self._log = LogReporter(settings.log_interval, self.store.statements)
+        self._spans = SpanReporter(settings.log_interval)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.
         self._engines: WeakKeyDictionary[Engine, _WatchedEngine] = WeakKeyDictionary()
@@ -246,7 +247,7 @@ class Watcher:
         give_way()
         try:
             # First, as the span may end any moment.
-            tell_span(span, inspection.findings)
+            self._spans.report(span, changes)
         except Exception as error:  # noqa: BLE001 - an exporter of the app's may raise
             self.failed(error)
         try:
@@ -427,6 +428,7 @@ class _WatchedEngine:
         self.conclusions.forget()
         self.catalog.forget()
         self.refusals.forget()
+        self.session.literal_only.clear()
         # Not made before the first inspection: it knows the settings that depend on the debug mode.
         if (inspector := self.__dict__.get("_inspector")) is not None:
             inspector.forget()

@@ -35,7 +35,7 @@ from flask_planwatch.advice import proposal
 from flask_planwatch.advice.proposal import Proposals
 from flask_planwatch.pace import Pace
 from flask_planwatch.plan import predicate, structure
-from flask_planwatch.report import log, store
+from flask_planwatch.report import log, store, telemetry
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.request_record import RequestRecord
 from flask_planwatch.server import catalog, client_side, refusals
@@ -243,6 +243,7 @@ LIMITS = {
         log.MAX_MATTERS,
         log.MAX_LOGGED,
     ),
+    "Findings whose latest span of their own is known": (telemetry.MAX_MADE,),
     "Messages said once": (log.MAX_TOLD,),
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
@@ -251,7 +252,7 @@ LIMITS = {
     "Statements that the server refused, for each engine, of some 500 bytes each": (
         refusals.MAX_REFUSALS,
     ),
-    "Texts whose values psycopg2 has to write, for each connection, by their hashes": (
+    "Texts whose values psycopg2 has to write, for each engine, by their hashes": (
         client_side.MAX_LITERAL_ONLY,
     ),
     "Outcomes that stand, for each engine": (standing.MAX_OUTCOMES,),

@@ -191,6 +191,25 @@ def test_each_shape(engine, session, monkeypatch, name):
     )
 
 
+def test_what_the_server_refused_is_not_sent_again_on_another_connection(
+    engine, session, monkeypatch
+):
+    query, seen = Query(*SHAPES["group by two names"]), Seen(monkeypatch)
+
+    def parametrised():
+        """Plan the statement, and return what is sent with parameters in it."""
+        seen.sent.clear()
+        session.close()
+        explain(session, query)
+        return [sql for sql in seen.sent if "$1" in sql]
+
+    session.literal_only.clear()
+    assert parametrised()
+    assert not parametrised()
+    session.literal_only.clear()
+    assert parametrised()
+
+
 def test_any_statement(engine, session, monkeypatch):
     captured = []
     sa.event.listen(engine, "before_cursor_execute", lambda *given: captured.append(given[2:]))

@@ -26,7 +26,8 @@ from sqlalchemy import func
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.report.log import extra
-from flask_planwatch.report.telemetry import _METRICS
+from flask_planwatch.report.store import Changes
+from flask_planwatch.report.telemetry import _METRICS, SpanReporter
 from flask_planwatch.signals import statement_inspected
 
 from .models import Badge, User
@@ -247,6 +248,44 @@ def test_each_inspected_execution_tells_its_own_span(story, watch, spans):
         ("first", 1),
         ("second", 1),
     ]
+
+
+def test_a_finding_has_one_span_of_its_own_in_an_interval(story, watch, spans):
+    (finding,) = watch(story.url).ask(LOGIN)
+    moment = [1000.0]
+    reporter = SpanReporter(3600, lambda: moment[0])
+    ended = trace.get_tracer("tests").start_span("request")
+    ended.end()
+
+    def made(changes, span=ended):
+        spans.clear()
+        reporter.report(span, changes)
+        return len(spans.get_finished_spans())
+
+    new, again = Changes(detected=(finding,)), Changes(repeated=(finding,))
+    assert made(new, None) == 0
+    # The trace of the first one was not kept.
+    assert made(again) == 1
+    assert made(again) == 0
+    moment[0] += 3600
+    assert made(again) == 1
+    assert made(again) == 0
+    assert made(new) == 1
+    assert made(again) == 0
+    assert made(Changes(resolved=(finding,))) == 0
+    assert made(again) == 1
+
+
+def test_each_inspection_of_ended_spans_makes_no_span(story, watch, spans):
+    watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=0)
+    for _ in range(3):
+        request = trace.get_tracer("tests").start_span("request")
+        request.end()
+        with trace.use_span(request):
+            watched.ask(LOGIN)
+    names = [one.name for one in spans.get_finished_spans()]
+    assert names.count("planwatch.finding") == 1
+    assert watched.planwatch.stats()["inspected"] == 3
 
 
 def test_without_a_span_nothing_is_traced(story, watch, spans):

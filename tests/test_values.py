@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -327,6 +328,42 @@ def test_no_value_is_shown(marked: Database, watch: Any, seen: Seen, name: str, 
 
 #: What is made of a finding for people and programs.
 RENDERINGS: tuple[Callable[[Finding], Any], ...] = (repr, extra, span_attributes)
+
+
+@pytest.mark.usefixtures("spied")
+@pytest.mark.parametrize("value", ["1", "0", "", "+", "{}"])
+def test_no_value_is_shown_however_short(
+    marked: Database, watch: Any, seen: Seen, value: str
+) -> None:
+    """Where a constant is compared, it is a value, though it may stand for nothing elsewhere."""
+    marked.execute(
+        "DROP TABLE IF EXISTS patient",
+        "CREATE TABLE patient (id serial PRIMARY KEY, hiv text, at integer)",
+        f"""INSERT INTO patient (hiv, at)
+            SELECT CASE g % 500 WHEN 0 THEN 'other' ELSE '{value}' END, g * 7 % 20011
+            FROM generate_series(1, 30000) g""",
+        "VACUUM ANALYZE patient",
+    )
+    hiv = sa.column("hiv", sa.Text)
+    rows = select(sa.column("id", sa.Integer)).select_from(sa.table("patient"))
+    statements = (
+        rows.where(hiv != value).order_by(sa.column("at")).limit(10),
+        rows.where(hiv.not_in([value, "unknown"])).order_by(sa.column("at")).limit(10),
+        rows.where((hiv != value) | (hiv == "unknown")).order_by(sa.column("at")).limit(10),
+        rows.where((hiv == value) | (hiv == "unknown")),
+        rows.where(func.coalesce(hiv == value, False)),
+        rows.order_by(hiv == value, sa.column("at")).limit(5),
+    )
+    compared = re.compile(rf"(?:[=~>(\[]|WHEN|FROM|,) '{{?\"?{re.escape(value)}\"?[,'}}]")
+    for statement in statements:
+        everything = Everything()
+        watched = watch(marked.url_for("psycopg2"), **TALKATIVE | {"PLANWATCH_VERIFY": "build"})
+        statement_inspected.connect(everything.receive, watched.app)
+        run(watched, Case((statement,)), "literals")
+        for one in watched.planwatch.findings():
+            everything.said += [text for made in RENDERINGS for text in texts(made(one))]
+        assert not [text for text in everything.said if compared.search(text)], statement
+        assert everything.said
 
 
 def test_there_is_a_case_for_each(seen: Seen) -> None:

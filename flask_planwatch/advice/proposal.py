@@ -19,7 +19,11 @@ from .price import price
 from .render import alembic_execute, alembic_operation, sqlalchemy_index
 
 #: A cast behind a constant, as PostgreSQL prints it.
-_CAST = re.compile(r'::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w[\w ]*)(?:\([\d,]+\))?(?:\[\])*')
+_CAST = re.compile(
+    r"""::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w+(?:\ varying|\ precision)?)
+    (?:\([\d,]+\))?(?:\ with(?:out)?\ time\ zone)?(?:\[\])*""",
+    re.VERBOSE,
+)
 
 #: Statements whose indexes are remembered; the one inspected longest ago goes first.
 MAX_STATEMENTS = 1000

@@ -28,7 +28,7 @@ from .predicate import (
     tokenize,
 )
 from .schema import Relation, Schema
-from .scrub import holds_value
+from .scrub import holds_value, mask
 from .tree import Node, Plan
 
 #: A step above which rows are no longer those of the relations below it.
@@ -213,6 +213,8 @@ def _access(
 
 def _is_condition(comparison: Comparison) -> bool:
     """Whether a partial index may hold a predicate: no value stands in it, or btree has no use."""
+    if comparison.conjunct.alternatives:
+        return not _branches(comparison) or mask(comparison.condition) == comparison.condition
     if comparison.other.text in {"NULL", "true", "false"}:
         return True
     return comparison.operator in PARTIAL_OPERATORS

@@ -8,7 +8,7 @@ those on the lists below count, and only if they are short. Every other constant
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
@@ -47,8 +47,23 @@ _CALLS_WITH_POSITIONS = frozenset(
 
 _ARITHMETIC = frozenset({"+", "-", "*", "/", "%"})
 
-#: What stands in for "nothing", as in `coalesce(name, '')`.
+#: What stands in for "nothing", as in `coalesce(name, '')`, where it is not what is compared.
 _NEUTRAL = frozenset({"", "0", "1"})
+
+#: Operators that make a value of two. Every other one compares, but for those of paths.
+_MAKE_A_VALUE = _ARITHMETIC | {"||", "&", "|", "#", "^"}
+
+_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|?]+")
+_COMPARING = frozenset({TokenType.IS, TokenType.LIKE, TokenType.ILIKE, TokenType.WHEN})
+
+#: What parts expressions that stand in the same parentheses, or ends those.
+_APART = frozenset(
+    {TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.WHEN, TokenType.THEN, TokenType.ELSE}
+    | {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
+)
+
+#: What compares all that stands in its parentheses with something.
+_COMPARING_CALLS = frozenset({"any", "all", "some", "in", "nullif", "row"})
 
 #: The fields of a node that are names and figures. No field but these leaves as it is: what else a
 #: node may hold, such as what it selects, is not needed to understand its plan.
@@ -178,7 +193,8 @@ def is_structural(reading: Tokens, index: int) -> bool:
     after = tokens[index + 1] if index + 1 < len(tokens) else None
     if len(literal.text) > MAX_STRUCTURAL_LENGTH:
         return False
-    if literal.text in _NEUTRAL or not any(character.isalnum() for character in literal.text):
+    neutral = literal.text in _NEUTRAL or not any(map(str.isalnum, literal.text))
+    if neutral and not _is_compared(reading, index):
         return True
     if before is not None and before.token_type in _PATHS:
         # An array that is spelled out holds values.
@@ -197,6 +213,43 @@ def is_structural(reading: Tokens, index: int) -> bool:
         if literal.token_type is TokenType.STRING
         else _CALLS_WITH_NAMES | _CALLS_WITH_POSITIONS
     )
+
+
+def _is_compared(reading: Tokens, index: int) -> bool:
+    """Whether what begins at this token, a literal or a parenthesis, is compared with something."""
+    tokens, opening = reading.tokens, reading.around[index]
+    before = tokens[opening - 1].text.upper() if opening > 0 else ""
+    if before == "ARRAY" or _enclosing_call(reading, index) in _COMPARING_CALLS:
+        return True
+    operators = [token for token in _beside(reading, index) if _is_operator(token)]
+    if operators or opening < 0:
+        return not all(one.text in _MAKE_A_VALUE or one.token_type in _PATHS for one in operators)
+    # What is alone in its parentheses is compared if they are.
+    return index == opening + 1 and not before.isidentifier() and _is_compared(reading, opening)
+
+
+def _beside(reading: Tokens, index: int) -> Iterator[Token]:
+    """Yield the tokens around this one, as far as they belong to the same expression.
+
+    The WHEN that it may begin with is one of them.
+    """
+    tokens, around = reading.tokens, reading.around
+    for step in (-1, 1):
+        place = index + step
+        while 0 <= place < len(tokens) and place != around[index]:
+            if around[place] == around[index]:
+                if step < 0 and tokens[place].token_type is TokenType.WHEN:
+                    yield tokens[place]
+                if tokens[place].token_type in _APART:
+                    break
+                yield tokens[place]
+            place += step
+
+
+def _is_operator(token: Token) -> bool:
+    if token.token_type in LITERALS:
+        return False
+    return bool(_OPERATOR.fullmatch(token.text)) or token.token_type in _COMPARING
 
 
 def _enclosing_call(reading: Tokens, index: int) -> str:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..clock import now
 from ..finding import Finding
+from ..room import LEARNT, Latest
 from .log import extra
+from .store import Changes
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Observation
@@ -25,6 +28,9 @@ SCOPE = "flask_planwatch"
 
 #: The name of an event on a request's span, and of the span that stands for it.
 FINDING = "planwatch.finding"
+
+#: Findings whose latest span is remembered; the one that was made longest ago goes first.
+MAX_MADE = 1000
 
 #: Fields of a log record that no attribute can hold, or that only the log counts.
 _NO_ATTRIBUTES = frozenset({"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"})
@@ -181,25 +187,46 @@ def _callback(metric: _Metric) -> Callable[[Any], Iterable[Observation]]:
     return read
 
 
-def tell_span(span: Any, findings: Sequence[Finding]) -> None:
-    """Add findings to the span in which their statement ran.
+class SpanReporter:
+    """Adds findings to the spans in which their statements ran.
 
     An event cannot be added to a span that has ended, as the request often has by then: a short
-    span of its own, with a link to the request's, stands for it. May raise what an exporter raises.
+    span of its own, with a link to the request's, stands for it. Each finding has one such span in
+    an `interval`, in seconds; an event it is each time.
     """
-    if span is None:
-        return
-    for finding in findings:
-        attributes = span_attributes(finding)
-        if span.is_recording():
-            span.add_event(FINDING, attributes)
-            continue
-        from opentelemetry.context import Context
-        from opentelemetry.trace import Link, get_tracer
 
-        links = [Link(span.get_span_context())]
-        tracer = get_tracer(SCOPE, _version())
-        tracer.start_span(FINDING, Context(), attributes=attributes, links=links).end()
+    def __init__(self, interval: float, clock: Callable[[], float] = now) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._made: Latest[str, float] = Latest(LEARNT, MAX_MADE)
+
+    def report(self, span: Any, changes: Changes) -> None:
+        """Tell a span what is found now. May raise what an exporter raises."""
+        for finding in changes.resolved:
+            self._made.pop(finding.id)
+        if span is None:
+            return
+        new = {finding.id for finding in changes.detected}
+        for finding in (*changes.detected, *changes.repeated):
+            if span.is_recording():
+                span.add_event(FINDING, span_attributes(finding))
+            elif finding.id in new or self._is_due(finding):
+                self._made.keep(finding.id, self._clock())
+                _make_span(span, finding)
+
+    def _is_due(self, finding: Finding) -> bool:
+        made = self._made.get(finding.id)
+        return made is None or abs(self._clock() - made) >= self._interval
+
+
+def _make_span(span: Any, finding: Finding) -> None:
+    """Make a span that stands for a finding of a span that has ended."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, get_tracer
+
+    attributes, links = span_attributes(finding), [Link(span.get_span_context())]
+    tracer = get_tracer(SCOPE, _version())
+    tracer.start_span(FINDING, Context(), attributes=attributes, links=links).end()
 
 
 def span_attributes(finding: Finding) -> dict[str, Any]:

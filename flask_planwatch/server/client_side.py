@@ -18,11 +18,14 @@ from .transaction import Parameters, ServerError
 #: Parameters that psycopg2's values are made into at most: a SELECT has 1664 columns at most.
 _MAX_PARAMETERS = 1000
 
-#: Texts for which a connection remembers that values cannot be parameters.
+#: Texts of which is remembered, for one engine, that their values cannot be parameters.
 MAX_LITERAL_ONLY = 1000
 
 #: States that say what is wrong with a statement, and would with any form of its values.
 _OF_THE_STATEMENT = frozenset({"42501", "42P01", "42703", "3F000"})
+
+#: The name under which a connection's `info` has its session's LiteralOnly.
+LITERAL_ONLY = "planwatch literal only"
 
 #: Whether PlanWatch's role may see the types that the server gave the parameters.
 _MAY_ASK_TYPES = """
@@ -57,13 +60,34 @@ class _Sql:
         return self._sql
 
 
+class LiteralOnly:
+    """Texts, by their hashes, whose values the server does not take as parameters.
+
+    An engine's session keeps them, whichever of its connections the server refused them on.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[int, None] = {}
+
+    def add(self, text: str) -> None:
+        """Remember a text; the one that was refused longest ago goes first."""
+        self._texts[hash(text)] = None
+        while len(self._texts) > MAX_LITERAL_ONLY:
+            self._texts.pop(next(iter(self._texts)))
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._texts.clear()
+
+    def __contains__(self, text: str) -> bool:
+        return hash(text) in self._texts
+
+
 class _Knowledge:
     """What was learnt of one connection of psycopg2's, for as long as it is open."""
 
     def __init__(self) -> None:
         self.may_ask_types: bool | None = None
-        #: Texts, by their hashes, whose values the server does not take as parameters.
-        self.literal_only: dict[int, None] = {}
 
 
 class Psycopg2Transaction(DriverTransaction):
@@ -146,7 +170,7 @@ class Psycopg2Transaction(DriverTransaction):
                 if not _is_about_values(error):
                     raise
                 self.run(f"ROLLBACK TO SAVEPOINT {PREPARED}")
-                self._remember_literal_only(text)
+                self._literal_only.add(text)
         return self._explain_prepared(explain, self._written(text, parameters), accepted)
 
     def _explain_prepared(self, explain: str, given: _Given, accepted: bool) -> Any:
@@ -204,10 +228,9 @@ class Psycopg2Transaction(DriverTransaction):
 
     def _parametrised(self, text: str, parameters: Parameters) -> _Given | None:
         """Return a statement with its values as parameters, None if they cannot be."""
-        known = self._knowledge
-        if not parameters or len(parameters) > _MAX_PARAMETERS or hash(text) in known.literal_only:
+        if not parameters or len(parameters) > _MAX_PARAMETERS:
             return None
-        if not stand_for_values(text):
+        if text in self._literal_only or not stand_for_values(text):
             return None
         try:
             numbered = Numbered(text, parameters)
@@ -271,16 +294,15 @@ class Psycopg2Transaction(DriverTransaction):
         string.prepare(self._connection.driver_connection)
         return bytes(string.getquoted())
 
-    def _remember_literal_only(self, text: str) -> None:
-        known = self._knowledge.literal_only
-        known[hash(text)] = None
-        while len(known) > MAX_LITERAL_ONLY:
-            known.pop(next(iter(known)))
-
     @cached_property
     def _knowledge(self) -> _Knowledge:
         knowledge: _Knowledge = self._connection.info.setdefault("planwatch", _Knowledge())
         return knowledge
+
+    @cached_property
+    def _literal_only(self) -> LiteralOnly:
+        kept: LiteralOnly = self._connection.info.setdefault(LITERAL_ONLY, LiteralOnly())
+        return kept
 
     @cached_property
     def _encoding(self) -> str:

@@ -21,7 +21,7 @@ from ..clock import now
 from ..finding import SkipReason
 from ..session_state import NOTHING_SET, SessionState
 from .adoption import adopt, refuse_functions, refuse_unknown
-from .client_side import Psycopg2Transaction
+from .client_side import LITERAL_ONLY, LiteralOnly, Psycopg2Transaction
 from .connection import OwnConnection, open_at, open_like
 from .drivers import (
     AsyncpgTransaction,
@@ -150,6 +150,8 @@ class OwnSession:
         self.app_connection: Callable[[], Any] = lambda: None
         #: What is set on the connection that the inspected statement ran on.
         self.state = NOTHING_SET
+        #: What the server refused once is not sent to it again on the next connection.
+        self.literal_only = LiteralOnly()
         self._shared = False
         self._checked = float("-inf")
         self._may_count = True
@@ -347,6 +349,7 @@ class OwnSession:
         if self._connection is None:
             _make_room(self)
             connection = self._open()
+            connection.info[LITERAL_ONLY] = self.literal_only
             self._connection = connection
             # An app that is let go takes its connection along.
             self._finalizer = weakref.finalize(self, connection.close)

@@ -248,6 +248,19 @@ PARTIAL = {
     "not true": (asked("(NOT d.done) AND (d.points > 5)"), ["(points) WHERE NOT done"]),
     "equal to a value": (asked("(d.state = 's'::text) AND (d.points > 5)"), []),
     "a range": (asked("(d.points > 5) AND (d.town = 't'::text)"), []),
+    "one of several values": (asked("(d.town = 't'::text) OR (d.town = 'u'::text)"), []),
+    "one of several values, in order": (
+        asked("(d.town = 't'::text) OR (d.state = 's'::text)", order=["d.at"], limit=True),
+        [],
+    ),
+    "one of several columns is NULL": (
+        asked("(d.town IS NULL) OR (d.state IS NULL)", order=["d.at"], limit=True),
+        ["(at) WHERE (town IS NULL) OR (state IS NULL)"],
+    ),
+    "one of several that no btree finds": (
+        asked("(d.town <> 't'::text) OR (d.done)", order=["d.at"], limit=True),
+        ["(at) WHERE (town <> 't'::text) OR (done)"],
+    ),
     "unequal to another relation": (
         asked("d.town = 't'::text", joined="d.state <> o.name"),
         [],

@@ -18,6 +18,7 @@ from flask_planwatch.plan.scrub import (
     masked_condition,
     scrub_condition,
     scrub_plan,
+    shown,
 )
 from flask_planwatch.plan.tree import Node, Plan
 
@@ -171,6 +172,45 @@ def test_compared_values_go_that_could_be_structure_elsewhere(value):
 def test_compared_numbers_go_that_could_be_structure_elsewhere(number):
     assert scrub_condition(f"(t.a = {number})") == "(t.a = ?)"
     assert scrub_condition(f"((t.a = {number}) OR t.flag)") == "((t.a = ?) OR t.flag)"
+
+
+#: Expressions around a column in which a constant is compared, and as they are shown.
+COMPARED_INSIDE = {
+    "COALESCE((t.name = {}::text), false)": "COALESCE((t.name = ?::text), false)",
+    "COALESCE(({}::text <> t.name), false)": "COALESCE((?::text <> t.name), false)",
+    "CASE WHEN (t.name = {}::text) THEN 'x' ELSE t.b END": (
+        "CASE WHEN (t.name = ?::text) THEN ? ELSE t.b END"
+    ),
+    "CASE t.name WHEN {}::text THEN t.a ELSE t.b END": (
+        "CASE t.name WHEN ?::text THEN t.a ELSE t.b END"
+    ),
+    "(t.name = ANY ({}::text[]))": "(t.name = ANY (?::text[]))",
+    "(t.name = ANY (ARRAY[t.b, {}::text]))": "(t.name = ANY (ARRAY[t.b, ?::text]))",
+    "(t.name IS DISTINCT FROM {}::text)": "(t.name IS DISTINCT FROM ?::text)",
+    "(t.name ~~* {}::text)": "(t.name ~~* ?::text)",
+    "NULLIF(t.name, {}::text)": "NULLIF(t.name, ?::text)",
+}
+
+
+@pytest.mark.parametrize("value", ["", "0", "1", "+", "{}"])
+@pytest.mark.parametrize("expression", COMPARED_INSIDE)
+def test_what_is_compared_inside_of_an_expression_goes(expression, value):
+    assert shown(expression.format(literal(value)), frozenset()) == COMPARED_INSIDE[expression]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "COALESCE(t.name, ''::text)",
+        "((t.name || ' '::text) || t.town)",
+        "replace(t.name, '-'::text, ''::text)",
+        "CASE WHEN (t.name IS NULL) THEN 1 ELSE 0 END",
+        "(COALESCE(t.name, ''::text) || '+'::text)",
+        "(t.flags & 1)",
+    ],
+)
+def test_what_stands_for_nothing_stays(expression):
+    assert shown(expression, frozenset()) == expression
 
 
 @pytest.mark.parametrize("name", BESIDE_COLUMNS)

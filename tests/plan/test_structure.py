@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flask_planwatch.plan import structure
+from flask_planwatch.plan.scrub import mask
 from flask_planwatch.plan.structure import Structure
 from flask_planwatch.plan.tree import Plan
 
@@ -34,6 +35,32 @@ def varying(*constants: str, **how: str) -> frozenset[str]:
 def test_what_changes_is_known_as_it_is_shown_and_as_an_index_has_it(how, masked):
     assert not any(masked == one for one in varying("k", "k", **how))
     assert masked in varying("k", "other", **how)
+
+
+@pytest.mark.parametrize("test", ["t.x = {}::text", "t.x <> {}::text", "(t.x > {}) AND (t.y = 1)"])
+def test_an_or_of_the_same_test_is_one_expression_however_long(test):
+    remembered = Structure()
+
+    def learn(*constants: str) -> tuple[str, bool]:
+        tests = [test.format(f"'{one}'") for one in constants]
+        text = " OR ".join(f"({one})" for one in tests) if len(tests) > 1 else tests[0]
+        found = plan("", text=f"({text})")
+        condition = mask(text.replace("t.", ""))
+        return condition, condition in remembered.varying("origin", found)
+
+    assert not learn("a", "b")[1]
+    assert not learn("a", "b")[1]
+    condition, varies = learn("a", "b", "c")
+    assert condition.count(" OR ") == 2
+    assert varies
+    assert learn("a", "b")[1]
+
+
+def test_an_or_of_different_tests_is_known_by_all_of_them():
+    remembered = Structure()
+    for column in ("b", "c"):
+        text = f"((t.a = 1) OR (t.{column} = {{}}))"
+        assert not remembered.varying("origin", plan("v", text=text)), column
 
 
 def test_the_expressions_of_a_statement_that_its_plans_showed_last_are_kept(monkeypatch):

@@ -694,6 +694,16 @@ def test_a_value_is_shown_if_asked_for(any_story, watch, caplog):
     assert "state <> 'Active'" in caplog.text
 
 
+def test_an_or_of_values_is_told_once_however_long(any_story, watch, caplog):
+    watched = watch(any_story.url, PLANWATCH_VERIFY="build")
+    for length in range(1, 6):
+        wanted = sa.or_(*[User.last == f"Last{length}{place}" for place in range(length)])
+        (finding,) = watched.ask(sa.select(User).where(wanted))
+        assert finding.advice[0].summary.endswith("(last)"), length
+    told = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert len(told) == 1
+
+
 def test_resolution_is_said_once(any_story, watch, caplog):
     caplog.set_level("INFO", logger="flask_planwatch")
     watched = watch(any_story.url, PLANWATCH_VERIFY="build")

@@ -29,10 +29,6 @@ MORE = "..."
 #: condition in many parentheses is not copied once for each of them.
 MAX_TAKEN_OUT = 8
 
-#: How often a word is compared, with its aliases, as part of a larger and larger term. What is
-#: nested more deeply is not folded where it has aliases: so no text takes longer than its length.
-MAX_COMPARED = 8
-
 #: Pieces, and terms, that are read between two pauses: some 0.5 ms.
 _STEP = 100
 
@@ -128,9 +124,8 @@ _Words = str | list["_Words"]
 class _Term:
     """An expression: its words, and a key that equal ones share.
 
-    `aliased`: equal keys may hide other aliases. `own` is then what tells it from terms with the
-    same key, as far as that was asked; its words were so `compared` a number of times.
-    `alternatives` are what an expression in parentheses joins by OR, each what it joins by AND.
+    `aliased`: equal keys may hide other aliases. `alternatives` are what an expression in
+    parentheses joins by OR, each what it joins by AND.
     """
 
     words: list[_Words]
@@ -139,8 +134,6 @@ class _Term:
     aliased: bool = False
     is_value: bool = False
     is_row: bool = False
-    own: Hashable = None
-    compared: int = 0
     alternatives: tuple[tuple[_Term, ...], ...] = ()
 
 
@@ -233,6 +226,8 @@ class _Folder:
     def _close(self, stack: list[_Frame], end: int, closing: str) -> None:
         """Make a group of the brackets opened last; `closing` is empty if they have no end."""
         frame = stack.pop()
+        if len(stack) % _STEP == 0:
+            give_way()
         inside = self._content(frame)
         bare = frame.closing == ")" and not frame.called
         stack[-1].items.append(
@@ -244,7 +239,6 @@ class _Folder:
                     self._key((frame.closing, inside.key)),
                     has_value=inside.has_value,
                     aliased=inside.aliased,
-                    compared=inside.compared,
                     is_row=bare and (inside.is_row or inside.is_value),
                     alternatives=inside.alternatives if bare else (),
                 ),
@@ -514,7 +508,6 @@ class _Folder:
             self._key(tuple(keys)),
             has_value=any(one.has_value for one in terms),
             aliased=any(one.aliased for one in terms),
-            compared=max((one.compared for one in terms), default=0),
         )
 
     def _key(self, what: Hashable) -> int:
@@ -529,21 +522,15 @@ class _Folder:
             return [True] * len(terms)
         seen: set[Hashable] = set()
         kept = []
-        for place, term in enumerate(terms):
+        for term in terms:
             own: Hashable = term.key
+            # Each level of equal terms doubles the text: so few levels are read again.
             if term.aliased and number[term.key] > 1:
-                own = self._own(term) if term.own or term.compared < MAX_COMPARED else (place,)
+                words = self._flat(term.words)
+                own = tuple(self._numbered(words, self._defined_in(words)))
             kept.append(own not in seen)
             seen.add(own)
         return kept
-
-    def _own(self, term: _Term) -> Hashable:
-        """Return what equal terms share, and no others: their words, their aliases numbered."""
-        if term.own is None:
-            words = self._flat(term.words)
-            term.own = tuple(self._numbered(words, self._defined_in(words)))
-            term.compared += 1
-        return term.own
 
     def _defined_in(self, words: list[str]) -> set[str]:
         """Return the aliases that a term defines itself."""
@@ -629,6 +616,8 @@ def _unmark_expressions(pieces: Sequence[Piece]) -> None:
     They are in `IS DISTINCT FROM`, in `timestamp with time zone` and in the function `left()`.
     """
     for place, piece in enumerate(pieces):
+        if place % _STEP == 0:
+            give_way()
         kind, following = piece.type, _at(pieces, place + 1)
         if following is None or kind not in _CLAUSES:
             continue

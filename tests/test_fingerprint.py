@@ -675,6 +675,7 @@ FRAGMENTS = st.sampled_from(
         *("{#", "#}", "{", "(", ")", "[", "]", ",", " , ", ", ", " ", " OR ", " AND ", "\\", "`"),
         *(" UNION ALL ", " IN (", "ARRAY[", " VALUES ", "SELECT ", " AS x1", " FROM ", "::int"),
         *("::numeric(1,2)", "=", "-", "+", ";", " BETWEEN ", "CASE ", "END ", "f(", "\r", "\n"),
+        *(" WHEN ", " THEN ", " ORDER BY ", "greatest(", "left(", " IS DISTINCT FROM "),
         *("1,2,3,4,5,6", "(1,2),(3,4),(5,6),(7,8),(9,1)", "'a', 'b', 'c', 'd', 'e', NULL, 'f'"),
     ]
 )
@@ -691,6 +692,7 @@ CLEAR = st.sampled_from(
     [
         *("SELECT ", " FROM t", " AS x1", ", ", " + ", " OR ", " AND ", " UNION ALL ", " VALUES "),
         *("(", ")", "f(", "[", "]", "a", '"q, 1"', " /* ' 1, 2, */ ", " -- '\n", "''", " = ", "1"),
+        *(" WHEN ", " THEN ", "CASE ", " END", "(SELECT ", " ORDER BY ", "greatest("),
     ]
 )
 MIXED = st.lists(st.one_of(CLEAR, LISTS, LISTS), max_size=12).map("".join)

@@ -30,6 +30,9 @@ _WRITTEN = re.compile(r"%\((\d+)\)s")
 #: A parameter as a driver reads it.
 _PLACEHOLDER = re.compile(r"%s\b|%\(\w+\)s\b|\?")
 
+#: A number that may be the position of a column: a result has 1664 of them at most.
+_POSITION = re.compile(r"[1-9]\d{0,3}")
+
 #: What sqlglot reads first of it.
 _BEFORE_PLACEHOLDER = {TokenType.MOD, TokenType.PLACEHOLDER}
 
@@ -106,7 +109,7 @@ def _pieces(texts: Iterable[str]) -> list[Piece]:
             after_space = after_space or position < token.start
             piece, position = _piece(text, token, after_space)
             if token.token_type is TokenType.NUMBER and _is_signed(pieces):
-                piece.spaced = pieces.pop().spaced
+                piece.spaced, piece.position = pieces.pop().spaced, ""
             pieces.append(piece)
             after_space = False
         after_space = after_space or position < len(text)
@@ -124,7 +127,8 @@ def _piece(text: str, token: Token, spaced: bool) -> tuple[Piece, int]:
         return Piece(shown, spaced, TokenType.PLACEHOLDER), parameter.end()
     end = literal_end(text, token)
     if kind in LITERALS:
-        return Piece(MASK, spaced, TokenType.STRING), end
+        position = _POSITION.fullmatch(text, token.start, end)
+        return Piece(MASK, spaced, TokenType.STRING, position[0] if position else ""), end
     return Piece(text[token.start : end], spaced, kind), end
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from time import thread_time
 
 import pytest
@@ -116,7 +117,47 @@ SAME = {
         "SELECT * FROM t WHERE a IN (1, 2)",
         "SELECT * FROM t WHERE a IN (NULL, 1, TRUE)",
     ],
-    "arguments": ["SELECT greatest(1, a), f(1)", "SELECT greatest(2, a), f(1, 'x', NULL)"],
+    "arguments": [
+        "SELECT greatest(1, a), concat(1)",
+        "SELECT greatest(2, a), concat(1, 'x', NULL)",
+    ],
+    "arguments of types": [
+        "SELECT * FROM t WHERE a = greatest($1::TIMESTAMP WITH TIME ZONE)",
+        "SELECT * FROM t WHERE a = greatest("
+        "$1::TIMESTAMP WITH TIME ZONE, $2::TIMESTAMP WITH TIME ZONE)",
+    ],
+    "arrays of times": [
+        "SELECT * FROM t WHERE a = ANY (ARRAY[$1::TIME WITH TIME ZONE])",
+        "SELECT * FROM t WHERE a = ANY (ARRAY["
+        "$1::TIME WITH TIME ZONE, $2::TIME WITH TIME ZONE, $3::TIME WITH TIME ZONE])",
+    ],
+    "lists of times": [
+        "SELECT * FROM t WHERE a IN ($1::TIMESTAMP(0) WITH TIME ZONE)",
+        "SELECT * FROM t WHERE a IN ("
+        "$1::TIMESTAMP(0) WITH TIME ZONE, $2::TIMESTAMP(0) WITH TIME ZONE)",
+    ],
+    "times by OR": [
+        "SELECT * FROM t WHERE a = $1::TIMESTAMP WITH TIME ZONE",
+        "SELECT * FROM t WHERE a = $1::TIMESTAMP WITH TIME ZONE "
+        "OR a = $2::TIMESTAMP WITH TIME ZONE",
+    ],
+    "distinctions by OR": [
+        "SELECT * FROM t WHERE a IS NOT DISTINCT FROM 1",
+        "SELECT * FROM t WHERE a IS NOT DISTINCT FROM 1 OR a IS NOT DISTINCT FROM 2",
+    ],
+    "functions named like clauses": [
+        "SELECT * FROM t WHERE left(a, 1) = 'x'",
+        "SELECT * FROM t WHERE left(a, 1) = 'x' OR left(a, 2) = 'yz'",
+    ],
+    "cases": [
+        "UPDATE t SET b = CASE WHEN a = 1 THEN 'x' ELSE b END",
+        "UPDATE t SET b = CASE WHEN a = 1 THEN 'x' WHEN a = 2 THEN 'y' ELSE b END",
+    ],
+    "cases of a value": [
+        "UPDATE t SET b = CASE a WHEN $1::INTEGER THEN $2::VARCHAR END",
+        "UPDATE t SET b = CASE a WHEN $1::INTEGER THEN $2::VARCHAR "
+        "WHEN $3::INTEGER THEN $4::VARCHAR END",
+    ],
     "rows with a null": [
         "INSERT INTO t (a, b) VALUES (1, NULL)",
         "INSERT INTO t (a, b) VALUES (NULL, 'x'), (TRUE, 2)",
@@ -183,6 +224,14 @@ SAME = {
     "digits of a WITH query": [
         "WITH anon_1 AS (SELECT 1 AS a) SELECT anon_1.a FROM anon_1",
         "WITH anon_2 AS (SELECT 1 AS a) SELECT anon_2.a FROM anon_2",
+    ],
+    "digits of a recursive WITH query": [
+        "WITH RECURSIVE w_1 AS (SELECT 1 UNION ALL SELECT a FROM w_1) SELECT * FROM w_1",
+        "WITH RECURSIVE w_2 AS (SELECT 1 UNION ALL SELECT a FROM w_2) SELECT * FROM w_2",
+    ],
+    "digits of a WITH query that another one reads": [
+        "WITH w_1 AS NOT MATERIALIZED (SELECT 1), w AS (SELECT * FROM w_1) SELECT * FROM w",
+        "WITH w_2 AS NOT MATERIALIZED (SELECT 1), w AS (SELECT * FROM w_2) SELECT * FROM w",
     ],
     "items with numbered aliases": [
         "SELECT a, sum(b) FILTER (WHERE c = 'x') AS x0 FROM t GROUP BY a",
@@ -281,6 +330,45 @@ DIFFERENT = {
         "SELECT f(a, a)",
         "SELECT f(NULL)",
         "SELECT f(1)",
+        "SELECT f(1, 2)",
+        "SELECT f(1, 2, 3)",
+        "SELECT f(g(1))",
+        "SELECT f(g(1), g(2))",
+        "SELECT s.concat(1)",
+        "SELECT s.concat(1, 2)",
+        "SELECT ROW(1, 2)",
+        "SELECT ROW(1, 2, 3)",
+    ],
+    "columns of rows with functions": [
+        "INSERT INTO t VALUES (f(1))",
+        "INSERT INTO t VALUES (f(1), f(2))",
+    ],
+    "tables with digits in a WITH query of their name": [
+        "WITH t_1 AS (SELECT * FROM t_1) SELECT * FROM t_1",
+        "WITH t_2 AS (SELECT * FROM t_2) SELECT * FROM t_2",
+        "WITH t_1 AS (SELECT t_1.a FROM t_1) SELECT t_1.a FROM t_1",
+        "WITH t_2 AS (SELECT t_2.a FROM t_2) SELECT t_2.a FROM t_2",
+    ],
+    "tables with digits beside a WITH query": [
+        "SELECT * FROM (WITH t_1 AS (SELECT 1) SELECT * FROM t_1) q JOIN t_1 ON true",
+        "SELECT * FROM (WITH t_2 AS (SELECT 1) SELECT * FROM t_2) q JOIN t_2 ON true",
+        "WITH t_1 AS (SELECT 1) SELECT * FROM t_1; SELECT * FROM t_1",
+        "WITH t_2 AS (SELECT 1) SELECT * FROM t_2; SELECT * FROM t_2",
+        "WITH t_1 AS (SELECT 1) SELECT * FROM t_1.u",
+        "WITH t_2 AS (SELECT 1) SELECT * FROM t_2.u",
+    ],
+    "columns with digits in the order of a sub-query": [
+        "SELECT a AS c_1 FROM t WHERE EXISTS (SELECT 1 FROM u ORDER BY c_1)",
+        "SELECT a AS c_2 FROM t WHERE EXISTS (SELECT 1 FROM u ORDER BY c_2)",
+    ],
+    "positions": [
+        "SELECT a, b FROM t ORDER BY 1",
+        "SELECT a, b FROM t ORDER BY 2",
+        "SELECT a, b FROM t ORDER BY 1 DESC",
+        "SELECT a, b FROM t ORDER BY 1 DESC, 2 DESC",
+        "SELECT a, b FROM t ORDER BY 1, 2",
+        "SELECT a, b FROM t GROUP BY 1",
+        "SELECT a, b FROM t GROUP BY 2",
     ],
     "tables joined": ["SELECT * FROM t", "SELECT * FROM t, t", "SELECT * FROM t CROSS JOIN t"],
     "pairs": ["SELECT (a, b) = (1, 2)", "SELECT (a, b, c) = (1, 2, 3)", "SELECT (a, b) > (1, 2)"],
@@ -288,6 +376,9 @@ DIFFERENT = {
         "SELECT CASE WHEN a = 1 THEN b END",
         "SELECT CASE WHEN a = 1 THEN b ELSE c END",
         "SELECT CASE WHEN a = 1 THEN b WHEN c = 1 THEN b END",
+        "SELECT CASE WHEN a = 1 THEN b WHEN a = 2 THEN c END",
+        "SELECT CASE WHEN a = 1 THEN c WHEN a = 2 THEN b END",
+        "SELECT CASE a WHEN 1 THEN b END",
     ],
     "unreadable texts": ["SELECT 'a", "SELECT 'b", 'SELECT "a', "SELECT $$a"],
     "procedures": ["CALL f(1)", "CALL g(1)"],
@@ -303,7 +394,10 @@ def test_binds_are_told_apart():
     assert len({fingerprint("SELECT 1", bind) for bind in (None, "a", "b")}) == 3
 
 
+TIME = sa.DateTime(timezone=True)
+NOON = datetime(2020, 1, 1, 12, tzinfo=UTC)
 TABLE = sa.table("t", sa.column("a", sa.Integer), sa.column("b", sa.String(50)))
+TIMES = sa.table("times", sa.column("at", TIME))
 DIALECTS = [psycopg2.dialect(), psycopg.dialect(), asyncpg.dialect()]
 
 
@@ -356,6 +450,15 @@ BUILT = {
         *(sa.func.sum(TABLE.c.a).filter(TABLE.c.b == str(i)).label(f"x{i}") for i in range(n)),
     ).group_by(TABLE.c.b),
     "digits of an alias": lambda n: sa.select(sa.func.count().label(f"n_{n}")).select_from(TABLE),
+    "cases": lambda n: sa.update(TABLE).values(
+        b=sa.case({i: str(i) for i in range(n)}, value=TABLE.c.a, else_=TABLE.c.b)
+    ),
+    "array of times": lambda n: sa.select(TIMES).where(
+        TIMES.c.at == sa.any_(array([sa.literal(NOON, TIME) for _ in range(n)]))
+    ),
+    "times by OR": lambda n: sa.select(TIMES).where(
+        sa.or_(*(TIMES.c.at == sa.literal(NOON, TIME) for _ in range(n)))
+    ),
     "comments": lambda n: sa.select(TABLE).prefix_with(f"/* request {n} */"),
 }
 
@@ -412,6 +515,10 @@ NORMALISED = {
     "SELECT a FROM t WHERE a = ANY (ARRAY[1, 2])": "SELECT a FROM t WHERE a = ANY (ARRAY[?, ...])",
     "SELECT a FROM t WHERE a = 1 OR a = 2 OR b = 3": "SELECT a FROM t WHERE a = ? OR ... OR b = ?",
     "SELECT a FROM t UNION ALL SELECT a FROM t": "SELECT a FROM t UNION ALL ...",
+    "SELECT CASE WHEN a = 1 THEN 2 WHEN a = 3 THEN 4 END": (
+        "SELECT CASE WHEN a = ? THEN ? ... END"
+    ),
+    "SELECT a FROM t ORDER BY 1": "SELECT a FROM t ORDER BY ?",
     "SELECT a + 1 AS x1, a + 2 AS x2, b FROM t": "SELECT a + ? AS x1, ..., b FROM t",
     "SELECT a FROM t WHERE a = $1 OR a = $2": "SELECT a FROM t WHERE a = $1 OR ...",
     "SELECT a::numeric(10, 2), $1::int FROM t": "SELECT a::numeric(?, ?), $1::int FROM t",
@@ -568,6 +675,7 @@ FRAGMENTS = st.sampled_from(
         *("{#", "#}", "{", "(", ")", "[", "]", ",", " , ", ", ", " ", " OR ", " AND ", "\\", "`"),
         *(" UNION ALL ", " IN (", "ARRAY[", " VALUES ", "SELECT ", " AS x1", " FROM ", "::int"),
         *("::numeric(1,2)", "=", "-", "+", ";", " BETWEEN ", "CASE ", "END ", "f(", "\r", "\n"),
+        *(" WHEN ", " THEN ", " ORDER BY ", "greatest(", "left(", " IS DISTINCT FROM "),
         *("1,2,3,4,5,6", "(1,2),(3,4),(5,6),(7,8),(9,1)", "'a', 'b', 'c', 'd', 'e', NULL, 'f'"),
     ]
 )
@@ -584,6 +692,7 @@ CLEAR = st.sampled_from(
     [
         *("SELECT ", " FROM t", " AS x1", ", ", " + ", " OR ", " AND ", " UNION ALL ", " VALUES "),
         *("(", ")", "f(", "[", "]", "a", '"q, 1"', " /* ' 1, 2, */ ", " -- '\n", "''", " = ", "1"),
+        *(" WHEN ", " THEN ", "CASE ", " END", "(SELECT ", " ORDER BY ", "greatest("),
     ]
 )
 MIXED = st.lists(st.one_of(CLEAR, LISTS, LISTS), max_size=12).map("".join)
@@ -652,16 +761,34 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+#: What is nested in itself, with aliases that a careless reading compares at each level.
+NESTED = [
+    "x = (n_1.a = 1 OR n_1.a = 2 OR n_1.b = 3 OR ",
+    "(SELECT a AS n_1 FROM t UNION SELECT a AS n_2 FROM t UNION ",
+    "(SELECT n_1.a AS n_2, n_1.a AS n_3, ", "CASE WHEN n_1.a = 1 THEN 2 WHEN n_1.a = 3 THEN ",
+    "greatest(n_1.a + 1, n_1.a + 2, ", "WITH n_1 AS (SELECT * FROM n_1), n_2 AS (",
+]  # fmt: skip
+
+
+def took(start, fragment, length):
+    """Return the seconds that it takes to read a text of this length."""
+    text = start + fragment * (length // len(fragment))
+    best = float("inf")
+    for number in range(2):
+        started = thread_time()
+        normalise(f"{text} {number} {length}")
+        best = min(best, thread_time() - started)
+    return best
+
+
 @pytest.mark.parametrize("fragment", HOSTILE)
 def test_the_time_that_a_text_takes_grows_with_its_length(fragment):
-    def took(length):
-        text = f"SELECT {fragment * (length // len(fragment))}"
-        best = float("inf")
-        for number in range(2):
-            started = thread_time()
-            normalise(f"{text} {number} {length}")
-            best = min(best, thread_time() - started)
-        return best
-
     # Four times the length: a quadratic reading takes sixteen times as long.
-    assert took(8_000) < 9 * took(2_000) + 0.002
+    assert took("SELECT ", fragment, 8_000) < 9 * took("SELECT ", fragment, 2_000) + 0.002
+
+
+@pytest.mark.parametrize("fragment", NESTED)
+def test_the_time_that_nested_aliases_take_grows_with_their_length(fragment):
+    start = "SELECT 1 AS n_1 WHERE "
+    # Eight times the length: a quadratic reading takes 64 times as long, for its longer part.
+    assert took(start, fragment, 24_000) < 16 * took(start, fragment, 3_000) + 0.002

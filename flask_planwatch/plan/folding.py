@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -54,8 +54,23 @@ _TABLES = frozenset(
     | {TokenType.LATERAL, TokenType.CROSS, TokenType.WITH}
 )
 
+#: Where a number alone is the position of a column: the order by one is not that by another.
+_POSITIONS = frozenset({TokenType.ORDER_BY, TokenType.GROUP_BY})
+
+#: What takes any number of values, before brackets. Of another function, their number may tell one
+#: from another of the same name.
+_LISTED = frozenset(
+    {"in", "greatest", "least", "coalesce", "concat", "concat_ws", "format", "num_nulls"}
+    | {"num_nonnulls", "json_array", "json_build_array", "jsonb_build_array", "json_build_object"}
+    | {"jsonb_build_object", "json_extract_path", "json_extract_path_text", "jsonb_extract_path"}
+    | {"jsonb_extract_path_text"}
+)
+
 #: What else the name of a type may consist of, as in `timestamp(3) with time zone`.
 _IN_TYPES = frozenset({"::", ".", "(", "varying", "precision", "with", "without", "time", "zone"})
+
+#: What may be between the AS of a WITH query and its text.
+_BEFORE_BODY = frozenset({"NOT", "MATERIALIZED"})
 
 _SET_OPERATORS = frozenset({TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT})
 _VALUES = frozenset({TokenType.STRING, TokenType.PLACEHOLDER})
@@ -78,12 +93,14 @@ _PARAMETER = "$"
 class Piece:
     """A token of a statement as it is shown. `spaced`: white space or a comment is before it.
 
-    The type of all masked literals is STRING, that of all parameters PLACEHOLDER.
+    The type of all masked literals is STRING, that of all parameters PLACEHOLDER. `position` is the
+    number that a masked literal is, if it may be the position of a column.
     """
 
     text: str
     spaced: bool
     type: TokenType
+    position: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,11 +148,15 @@ class _Group:
 
 @dataclass(slots=True)
 class _Frame:
-    """Brackets that are open: what was read in them so far. `called`: a name is before them."""
+    """Brackets that are open: what was read in them so far.
+
+    `called`: a name is before them. `listed`: any number of values may stand in them.
+    """
 
     start: int
     closing: str
     called: bool
+    listed: bool
     items: list[int | _Group]
 
 
@@ -143,9 +164,10 @@ class _Folder:
     """Reads the pieces of one statement once, from the innermost brackets outwards."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
+        _unmark_expressions(pieces)
         self._pieces = pieces
         self._keys: dict[Hashable, int] = {}
-        self._aliases = _renamed_aliases(pieces)
+        self._aliases = _Aliases(pieces).names()
         self._bases = {name: _DIGITS.sub("", name) for name in self._aliases}
         self._terms = 0
         #: What is not shown: from one piece up to another.
@@ -153,7 +175,7 @@ class _Folder:
 
     def folded(self) -> Folded:
         """Return the statement."""
-        stack = [_Frame(-1, "", False, [])]
+        stack = [_Frame(-1, "", False, False, [])]
         opened: Counter[str] = Counter()
         for place, piece in enumerate(self._pieces):
             if place % _STEP == 0:
@@ -161,7 +183,8 @@ class _Folder:
             if piece.type in _OPENING:
                 closing = _OPENING[piece.type]
                 called = self._calls(stack[-1].items, piece)
-                stack.append(_Frame(place, closing, called, []))
+                listed = called and self._is_listed(stack[-1].items, piece)
+                stack.append(_Frame(place, closing, called, listed, []))
                 opened[closing] += 1
             elif opened[closing := _CLOSING.get(piece.type, "")] > 0:
                 # What was opened in between has no end.
@@ -191,9 +214,20 @@ class _Folder:
         is_name = name.text[-1].isalnum() or name.text[-1] in '_"'
         return is_name and name.type not in _NO_NAMES
 
+    def _is_listed(self, items: list[int | _Group], opening: Piece) -> bool:
+        """Whether the name before these brackets takes any number of values."""
+        if opening.type is TokenType.L_BRACKET:
+            return True
+        name = _at(items, -1)
+        if not isinstance(name, int) or self._type(_at(items, -2)) is TokenType.DOT:
+            return False
+        return self._pieces[name].text.lower() in _LISTED
+
     def _close(self, stack: list[_Frame], end: int, closing: str) -> None:
         """Make a group of the brackets opened last; `closing` is empty if they have no end."""
         frame = stack.pop()
+        if len(stack) % _STEP == 0:
+            give_way()
         inside = self._content(frame)
         bare = frame.closing == ")" and not frame.called
         stack[-1].items.append(
@@ -215,6 +249,8 @@ class _Folder:
         """Return what stands in brackets, or in no brackets, as one term."""
         types = {self._type(item) for item in frame.items}
         if types.isdisjoint(_SET_OPERATORS):
+            if frame.closing == "END":
+                return self._case(frame)
             return self._clauses(frame.items, frame)
         return self._union(frame, only_unions=types.isdisjoint(_SET_OPERATORS - {TokenType.UNION}))
 
@@ -253,6 +289,27 @@ class _Folder:
         terms = [head, tail, *(branch for _, _, branch in remaining)]
         return self._joined([*words, tail.words], [*keys, tail.key], terms)
 
+    def _case(self, frame: _Frame) -> _Term:
+        """Return what stands between CASE and END, the equal branches once."""
+        items = frame.items
+        starts = [at for at, one in enumerate(items) if self._type(one) is TokenType.WHEN]
+        if not starts:
+            return self._clauses(items, frame)
+        otherwise = next(
+            (at for at in range(starts[-1], len(items)) if self._type(items[at]) is TokenType.ELSE),
+            len(items),
+        )
+        parts = [items[start:end] for start, end in pairwise([*starts, otherwise])]
+        branches = [self._clauses(part, frame) for part in parts]
+        kept = self._firsts(branches)
+        self._leave_out(parts, kept)
+        terms = [
+            self._clauses(items[: starts[0]], frame),
+            *(one for one, keep in zip(branches, kept, strict=True) if keep),
+            self._clauses(items[otherwise:], frame),
+        ]
+        return self._joined([one.words for one in terms], [one.key for one in terms], terms)
+
     def _clauses(self, items: list[int | _Group], frame: _Frame) -> _Term:
         """Return what has no set operator: one clause after the other."""
         terms: list[_Term] = []
@@ -274,13 +331,15 @@ class _Folder:
         """Return what commas separate."""
         parts = self._split(items, TokenType.COMMA)
         terms = [self._expression(part) for part in parts]
+        if clause in _POSITIONS:
+            terms = [self._positioned(*each) for each in zip(parts, terms, strict=True)]
         in_brackets = clause is None and frame.closing in (")", "]")
         all_values = in_brackets and all(one.is_value or one.is_row for one in terms)
-        if len(terms) == 1 and not (all_values and frame.called):
+        if len(terms) == 1 and not (all_values and frame.listed):
             return terms[0]
-        if all_values and frame.called:
+        if all_values and frame.listed:
             return self._values(parts, terms, frame)
-        kept = self._kept(terms, clause if not in_brackets else TokenType.L_PAREN)
+        kept = self._kept(terms, clause, frame if in_brackets else None)
         self._leave_out(parts, kept)
         remaining = [one for one, keep in zip(terms, kept, strict=True) if keep]
         words: list[_Words] = []
@@ -294,6 +353,13 @@ class _Folder:
         term.is_row = all_values
         return term
 
+    def _positioned(self, part: list[int | _Group], term: _Term) -> _Term:
+        """Return a member of ORDER BY or GROUP BY, with the position that it begins with."""
+        first = _at(part, 0)
+        if not isinstance(first, int) or not (position := self._pieces[first].position):
+            return term
+        return replace(term, words=[position, term.words], key=self._key((position, term.key)))
+
     def _values(self, parts: list[list[int | _Group]], terms: list[_Term], frame: _Frame) -> _Term:
         """Return a list of nothing but values, however many there are, as one."""
         first = terms[0]
@@ -306,16 +372,18 @@ class _Folder:
             first = _Term([_LITERAL], self._key(_LITERAL))
         return _Term(first.words, first.key, has_value=True)
 
-    def _kept(self, terms: list[_Term], clause: TokenType | None) -> list[bool]:
+    def _kept(
+        self, terms: list[_Term], clause: TokenType | None, brackets: _Frame | None
+    ) -> list[bool]:
         """Return which members of a list stay: of rows one, of equal expressions one.
 
-        All tables stay. In brackets, the number of arguments may tell one function from another;
-        there they are a list if they are all the same with other values.
+        All tables stay. In brackets, the number of members may tell one function, or one row, from
+        another; where it does not, they are a list if they are all the same with other values.
         """
         kept = [True] * len(terms)
-        if clause is TokenType.L_PAREN:
+        if brackets is not None:
             alike = len({one.key for one in terms}) == 1
-            folds = alike and terms[0].has_value and not terms[0].is_value
+            folds = brackets.listed and alike and terms[0].has_value and not terms[0].is_value
         else:
             folds = clause not in _TABLES
         if folds:
@@ -449,14 +517,15 @@ class _Folder:
         """Return which terms are the first of their kind."""
         if len(terms) == 1:
             return [True]
-        keys = [one.key for one in terms]
-        if len(set(keys)) == len(keys):
-            return [True] * len(keys)
+        number = Counter(one.key for one in terms)
+        if len(number) == len(terms):
+            return [True] * len(terms)
         seen: set[Hashable] = set()
         kept = []
         for term in terms:
             own: Hashable = term.key
-            if term.aliased:
+            # Each level of equal terms doubles the text: so few levels are read again.
+            if term.aliased and number[term.key] > 1:
                 words = self._flat(term.words)
                 own = tuple(self._numbered(words, self._defined_in(words)))
             kept.append(own not in seen)
@@ -482,7 +551,7 @@ class _Folder:
             yield numbers.get(word, word)
 
     def _flat(self, words: list[_Words]) -> list[str]:
-        flat, waiting = [], [iter(words)]
+        flat, waiting = list[str](), [iter(words)]
         while waiting:
             for word in waiting[-1]:
                 if isinstance(word, list):
@@ -490,6 +559,8 @@ class _Folder:
                     break
                 if word:
                     flat.append(word)
+                if len(flat) % _STEP == 0:
+                    give_way()
             else:
                 waiting.pop()
         return flat
@@ -526,6 +597,8 @@ class _Folder:
         shown: list[str] = []
         place = 0
         while place < len(self._pieces):
+            if len(shown) % _STEP == 0:
+                give_way()
             piece = self._pieces[place]
             shown.append(" " if piece.spaced and place else "")
             if place in self._left_out:
@@ -537,55 +610,138 @@ class _Folder:
         return "".join(shown)
 
 
-def _renamed_aliases(pieces: Sequence[Piece]) -> frozenset[str]:
-    """Return the aliases whose digits do not matter: `n_17`, `anon_1`.
+def _unmark_expressions(pieces: Sequence[Piece]) -> None:
+    """Make plain words of those that begin a clause elsewhere.
 
-    Such a name stands after AS, before a dot, or after ORDER BY; one that begins a WITH query,
-    after FROM or JOIN too. Elsewhere it may be a column or a table that happens to have that name.
+    They are in `IS DISTINCT FROM`, in `timestamp with time zone` and in the function `left()`.
     """
-    defined: set[str] = set()
-    queries: set[str] = set()
-    casts: list[bool] = []
-    inside: list[int] = []
     for place, piece in enumerate(pieces):
-        if piece.type is TokenType.L_PAREN:
-            casts.append(place > 0 and pieces[place - 1].text.upper() in ("CAST", "TRY_CAST"))
-        elif piece.type is TokenType.R_PAREN and casts:
-            casts.pop()
-        elif piece.type is TokenType.ALIAS and not (casts and casts[-1]):
-            before = pieces[place - 1] if place else None
-            following = _at(pieces, place + 1)
-            if following is not None and following.type is not TokenType.L_PAREN:
-                defined.add(following.text)
-                inside.append(place + 1)
-            if (
-                before is not None
-                and following is not None
-                and (
-                    following.type is TokenType.L_PAREN or "MATERIALIZED" in following.text.upper()
+        if place % _STEP == 0:
+            give_way()
+        kind, following = piece.type, _at(pieces, place + 1)
+        if following is None or kind not in _CLAUSES:
+            continue
+        if kind is TokenType.DISTINCT and following.type is TokenType.FROM:
+            before = pieces[place - 1].type if place else None
+            words = [piece, following] if before in (TokenType.IS, TokenType.NOT) else []
+        elif (kind is TokenType.WITH and following.text.lower() == "time") or (
+            kind in (TokenType.LEFT, TokenType.RIGHT) and following.type is TokenType.L_PAREN
+        ):
+            words = [piece]
+        else:
+            continue
+        for word in words:
+            word.type = TokenType.VAR
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Parentheses that are open, in which a name may be defined."""
+
+    start: int
+    cast: bool = False
+    recursive: bool = False
+    queries: list[str] = field(default_factory=list)
+    #: The WITH query whose text stands in them.
+    defines: str = ""
+
+
+class _Aliases:
+    """Finds the aliases of a statement whose digits do not matter: `n_17`, `anon_1`.
+
+    Such a name stands after AS, before a dot, or after ORDER BY beside its definition; one that
+    begins a WITH query, after FROM or JOIN too, as long as that query is meant by it. Elsewhere it
+    may be a column or a table that happens to have that name.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self._defined: set[str] = set()
+        #: Names with the parentheses in which they are after ORDER BY, and after AS.
+        self._ordered: set[tuple[str, int]] = set()
+        self._aliased_in: set[tuple[str, int]] = set()
+        #: Names that mean something else somewhere.
+        self._others: set[str] = set()
+        #: How many WITH queries of a name can be read here.
+        self._visible: Counter[str] = Counter()
+        #: The names of WITH queries, by where their texts begin.
+        self._bodies: dict[int, str] = {}
+
+    def names(self) -> frozenset[str]:
+        """Return them."""
+        scopes = [_Scope(-1)]
+        for place, piece in enumerate(self._pieces):
+            if place % _STEP == 0:
+                give_way()
+            if piece.type is TokenType.L_PAREN:
+                self._open(scopes, place)
+            elif piece.type is TokenType.R_PAREN and len(scopes) > 1:
+                self._leave(scopes)
+            elif piece.type is TokenType.SEMICOLON:
+                self._visible.clear()
+            elif piece.type is TokenType.WITH:
+                following = _at(self._pieces, place + 1)
+                scopes[-1].recursive = (
+                    following is not None and following.type is TokenType.RECURSIVE
                 )
-            ):
-                queries.add(before.text)
-                inside.append(place - 1)
-    names = {name for name in defined | queries if _DIGITS.search(name)}
-    if not names:
-        return frozenset()
-    definitions = set(inside)
-    for place, piece in enumerate(pieces):
-        if piece.text not in names or place in definitions:
-            continue
-        before = pieces[place - 1] if place else None
-        following = _at(pieces, place + 1)
-        kind = before.type if before is not None else None
-        if kind is TokenType.ORDER_BY:
-            continue
-        from_ = kind in (TokenType.FROM, TokenType.JOIN)
-        if piece.text in queries and from_:
-            continue
-        qualifies = following is not None and following.type is TokenType.DOT
-        if not qualifies or from_ or kind is TokenType.DOT:
-            names.discard(piece.text)
-    return frozenset(names)
+            elif piece.type is TokenType.ALIAS and not scopes[-1].cast:
+                self._define(place, scopes[-1])
+            if _DIGITS.search(piece.text):
+                self._use(place, scopes[-1])
+        others = self._others | {name for name, _ in self._ordered - self._aliased_in}
+        return frozenset(
+            name for name in self._defined if name not in others and _DIGITS.search(name)
+        )
+
+    def _open(self, scopes: list[_Scope], place: int) -> None:
+        before = self._pieces[place - 1].text.upper() if place else ""
+        name = self._bodies.get(place, "")
+        scopes.append(_Scope(place, cast=before in ("CAST", "TRY_CAST"), defines=name))
+        if name and scopes[-2].recursive:
+            self._visible[name] += 1
+            scopes[-2].queries.append(name)
+
+    def _leave(self, scopes: list[_Scope]) -> None:
+        scope = scopes.pop()
+        self._visible.subtract(scope.queries)
+        if scope.defines and not scopes[-1].recursive:
+            # Without RECURSIVE, a query cannot mean itself.
+            self._visible[scope.defines] += 1
+            scopes[-1].queries.append(scope.defines)
+
+    def _define(self, place: int, scope: _Scope) -> None:
+        """Take the name before or after an AS."""
+        body = self._body(place)
+        following = _at(self._pieces, place + 1)
+        if body is not None and place:
+            name = self._bodies[body] = self._pieces[place - 1].text
+            self._defined.add(name)
+        elif body is None and following is not None:
+            self._defined.add(following.text)
+            self._aliased_in.add((following.text, scope.start))
+
+    def _body(self, place: int) -> int | None:
+        """Return where the WITH query that follows an AS begins, if one does."""
+        place += 1
+        while (piece := _at(self._pieces, place)) and piece.text.upper() in _BEFORE_BODY:
+            place += 1
+        return place if piece is not None and piece.type is TokenType.L_PAREN else None
+
+    def _use(self, place: int, scope: _Scope) -> None:
+        """Take a name where it is used, if that is no use of an alias."""
+        name = self._pieces[place].text
+        before = self._pieces[place - 1].type if place else None
+        following = _at(self._pieces, place + 1)
+        after = following.type if following is not None else None
+        if before is TokenType.ORDER_BY:
+            self._ordered.add((name, scope.start))
+        elif before in (TokenType.FROM, TokenType.JOIN):
+            if after is TokenType.DOT or self._visible[name] <= 0:
+                self._others.add(name)
+        elif before is TokenType.DOT or after is not TokenType.DOT:
+            begins_query = after is TokenType.ALIAS and self._body(place + 1) is not None
+            if scope.cast or not (before is TokenType.ALIAS or begins_query):
+                self._others.add(name)
 
 
 def _at(items: Sequence[Item], place: int) -> Item | None:

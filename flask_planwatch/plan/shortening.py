@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from ..pause import give_way
 from .folding import MAX_SIDE_BY_SIDE
 
 # Every group is possessive, and no two alternatives share more than a beginning of fixed length: no
@@ -40,7 +41,7 @@ def reading(side_by_side: int) -> re.Pattern[str]:
             (?P<rows_rest> (?:{_NEXT_ROW}(?=\s*+,))*+ ) {_NEXT_ROW}?+ )
         | (?P<values> {_VALUE}{_NEXT}{{0,{side_by_side + 1}}}+
             (?P<values_rest> (?:{_NEXT}(?=\s*+,))*+ ) {_NEXT}?+ )
-        | (?P<joint> , | (?i:and|or|union)\b )
+        | (?P<joint> , | (?i:and|or|union|select|when)\b )
         | \d[\w.]*+ | [^\W\d][\w$]*+ | "[^"]*+"
         | --[^\r\n]*+(?!\r(?!\n)) | /\*(?!\+)(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/
         | (?P<unsure> ['"\\${{`] | -- | /\* )
@@ -72,6 +73,7 @@ def shortened(text: str) -> list[str]:
             if length + match.start() - position >= PART:
                 parts.append("".join([*part, text[position : match.start()]]))
                 part, length, position = [], 0, match.start()
+                give_way()
         elif kind is not None:
             start, end = match.span(f"{kind}_rest")
             if start < end:

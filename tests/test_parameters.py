@@ -13,6 +13,7 @@ import io
 import ipaddress
 import json
 import mmap
+import sqlite3
 import tempfile
 import threading
 import types
@@ -315,6 +316,10 @@ class Large(enum.Enum):
     VALUE = "x" * LIMIT
 
 
+class Cursor(sqlite3.Cursor):
+    """All but its attributes is in C."""
+
+
 def carrying(value, carried):
     value.view = carried
     return value
@@ -338,6 +343,7 @@ HOLDERS = {
     "namespace": lambda held: types.SimpleNamespace(view=held),
     "error": ValueError,
     "adapter": lambda held: carrying(Adapter("x"), held),
+    "written in C": lambda held: carrying(Cursor(sqlite3.connect(":memory:")), held),
     "inside": lambda held: {"a": [Wrapper(Callable(held))]},
 }
 

@@ -114,9 +114,9 @@ def test_a_hundred_apps_take_what_one_takes(database, kind):
     assert watched["memory"] < without["memory"] + 64
 
 
-def make_app(url):
+def make_app(url, **config):
     app = Flask("tests.app")
-    app.config.update(SQLALCHEMY_DATABASE_URI=url, PLANWATCH_SAMPLE_INTERVAL=0)
+    app.config.update(SQLALCHEMY_DATABASE_URI=url, PLANWATCH_SAMPLE_INTERVAL=0, **config)
     return app, SQLAlchemy(app), PlanWatch(app)
 
 
@@ -187,16 +187,17 @@ def test_a_capture_that_waits_keeps_no_app_alive(database, monkeypatch):
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_statement_that_failed_keeps_no_app_alive(database, monkeypatch, cached):
+def test_a_statement_that_failed_keeps_no_app_alive(database, cached):
     """Its classes refer to the app, and PlanWatch waits for a server that is not there."""
     database.execute("CREATE TABLE thing AS SELECT 1 AS id")
-    app, db, planwatch = make_app(database.url)
-    app.config["PLANWATCH_DATABASE_URL"] = "postgresql://postgres@127.0.0.1:1/none"
-    if not cached:
-        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"query_cache_size": 0}
+    app, db, planwatch = make_app(
+        database.url,
+        PLANWATCH_DATABASE_URL="postgresql://postgres@127.0.0.1:1/none",
+        SQLALCHEMY_ENGINE_OPTIONS={} if cached else {"query_cache_size": 0},
+    )
     _fail(app, db)
-    gone, sampled = weakref.ref(app), planwatch.stats(app)["sampled"]
-    assert sampled == 1
+    assert planwatch.stats(app)["sampled"] == 1
+    gone = weakref.ref(app)
     del app, db, planwatch
     assert becomes(lambda: gc.collect() is None or gone() is None)
 

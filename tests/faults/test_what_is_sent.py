@@ -273,6 +273,10 @@ HOLDERS = {
         sa.text(BADGES.format(":x") + " AND interval :y > '0'"),
         {"x": Sql(sql), "y": "1 day"},
     ),
+    "a value after a word": lambda sql: (
+        sa.text("SELECT id FROM badge WHERE owner LIKE:x AND interval :y > '0'"),
+        {"x": Sql(sql), "y": "1 day"},
+    ),
     "a value beside an order": lambda sql: (
         sa.text(BADGES.format(":x") + " ORDER BY :y"),
         {"x": Sql(sql), "y": 1},

@@ -273,10 +273,6 @@ HOLDERS = {
         sa.text(BADGES.format(":x") + " AND interval :y > '0'"),
         {"x": Sql(sql), "y": "1 day"},
     ),
-    "a value after a word": lambda sql: (
-        sa.text("SELECT id FROM badge WHERE owner LIKE:x AND interval :y > '0'"),
-        {"x": Sql(sql), "y": "1 day"},
-    ),
     "a value beside an order": lambda sql: (
         sa.text(BADGES.format(":x") + " ORDER BY :y"),
         {"x": Sql(sql), "y": 1},
@@ -333,6 +329,16 @@ def test_strings_with_a_backslash_are_inspected(server, monkeypatch):
             app.run(statement if isinstance(statement, tuple) else (statement,))
         stats = app.planwatch.stats(app.app)
         assert (stats["inspected"], stats["skipped"]) == (len(holders), {})
+
+
+def test_a_string_with_a_backslash_after_a_word(server):
+    engine = sa.create_engine(server.url())
+    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    text = "SELECT id FROM badge WHERE owner LIKE%(x)s AND interval %(y)s > '0'"
+    plan = explain(session, Query(text, {"x": r"a\_b\%;%", "y": "1 day"}))
+    assert r"'a\_b\%;%'" in plan.as_text()
+    session.close()
+    engine.dispose()
 
 
 @pytest.mark.parametrize(("encoding", "character"), [("EUC_JP", "\u00a5"), ("SJIS", "\u30bd")])

@@ -52,7 +52,8 @@ def written_anew(text: str) -> str:
     match = _TYPED.fullmatch(text) if "\\" in text else None
     if match is None:
         return text
-    return constant(_content(match[1])) + text[match.end(1) :]
+    # E must not become part of the word before it.
+    return " " + constant(_content(match[1])) + text[match.end(1) :]
 
 
 def constant(value: object) -> str:

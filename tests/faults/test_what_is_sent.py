@@ -331,6 +331,16 @@ def test_strings_with_a_backslash_are_inspected(server, monkeypatch):
         assert (stats["inspected"], stats["skipped"]) == (len(holders), {})
 
 
+def test_a_string_with_a_backslash_after_a_word(server):
+    engine = sa.create_engine(server.url())
+    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    text = "SELECT id FROM badge WHERE owner LIKE%(x)s AND interval %(y)s > '0'"
+    plan = explain(session, Query(text, {"x": r"a\_b\%;%", "y": "1 day"}))
+    assert r"'a\_b\%;%'" in plan.as_text()
+    session.close()
+    engine.dispose()
+
+
 @pytest.mark.parametrize(("encoding", "character"), [("EUC_JP", "\u00a5"), ("SJIS", "\u30bd")])
 def test_characters_that_the_client_encoding_writes_as_a_backslash(server, encoding, character):
     """Python writes the sign of the yen so, and Shift JIS the second half of a syllable."""

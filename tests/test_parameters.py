@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import collections
+import cProfile
 import datetime
 import decimal
 import enum
@@ -13,7 +14,6 @@ import io
 import ipaddress
 import json
 import mmap
-import sqlite3
 import tempfile
 import threading
 import types
@@ -316,10 +316,6 @@ class Large(enum.Enum):
     VALUE = "x" * LIMIT
 
 
-class Cursor(sqlite3.Cursor):
-    """All but its attributes is in C."""
-
-
 def carrying(value, carried):
     value.view = carried
     return value
@@ -343,7 +339,7 @@ HOLDERS = {
     "namespace": lambda held: types.SimpleNamespace(view=held),
     "error": ValueError,
     "adapter": lambda held: carrying(Adapter("x"), held),
-    "written in C": lambda held: carrying(Cursor(sqlite3.connect(":memory:")), held),
+    "written in C": lambda held: carrying(cProfile.Profile(), held),
     "inside": lambda held: {"a": [Wrapper(Callable(held))]},
 }
 

@@ -2,7 +2,8 @@
 
 freezegun, hiro and the like put their own functions in the place of `time.monotonic` and
 `time.perf_counter`, in each module that has imported them. PlanWatch lives beside such tests: its
-thread must end, and a statement become due again. So it asks the operating system.
+thread must end, and a statement become due again. So it holds the interpreter's own function where
+none of them looks.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from types import BuiltinFunctionType
 
 #: Seconds since some moment in the past. They do not go back, unless the operating system does.
 now: Callable[[], float] = (
+    # Imported while a test has stopped the clock: the operating system has another one.
     partial(time.clock_gettime, time.CLOCK_MONOTONIC)
-    if hasattr(time, "clock_gettime")
-    # On Windows; wrapped, so that nothing is there to be replaced.
+    if hasattr(time, "clock_gettime") and not isinstance(time.perf_counter, BuiltinFunctionType)
     else partial(time.perf_counter)
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -262,12 +262,22 @@ def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
     except _Unreadable:
         yield _unknown("a statement that PlanWatch cannot read")
         return
-    while tokens and tokens[-1].word == ";":
-        del tokens[-1]
-    if any(token.word == ";" for token in tokens):
+    statements = [_Statement(text, parameters, one) for one in _divided(tokens)]
+    if len(statements) == 1:
+        yield from statements[0].changes()
+    elif any(next(one.changes(), None) is not None for one in statements):
         yield _unknown("several statements at once")
-    elif tokens:
-        yield from _Statement(text, parameters, tokens).changes()
+
+
+def _divided(tokens: Iterable[_Token]) -> list[list[_Token]]:
+    """Return the tokens of each statement in a text."""
+    divided: list[list[_Token]] = [[]]
+    for token in tokens:
+        if token.word == ";":
+            divided.append([])
+        else:
+            divided[-1].append(token)
+    return [one for one in divided if one]
 
 
 def changes_plans(name: str) -> bool:

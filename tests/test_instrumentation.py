@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sentry_sdk.integrations import sqlalchemy as sqlalchemy_integration
 from sentry_sdk.integrations.asyncpg import AsyncPGIntegration
 from sentry_sdk.integrations.sqlalchemy import SqlalchemyIntegration
 from sentry_sdk.integrations.threading import ThreadingIntegration
@@ -85,6 +86,28 @@ def test_opentelemetry_gets_the_same_spans(driver, each_story):
     assert told[True] == told[False]
 
 
+#: Whether a test with Sentry has ended.
+_ENDED = []
+
+
+@pytest.fixture
+def sentry_listens():
+    """Have Sentry listen to all engines, as long as the test lasts."""
+    hooks = {
+        "before_cursor_execute": sqlalchemy_integration._before_cursor_execute,
+        "after_cursor_execute": sqlalchemy_integration._after_cursor_execute,
+        "handle_error": sqlalchemy_integration._handle_error,
+    }
+    if _ENDED:
+        # Sentry itself does that once in a process.
+        for name, hook in hooks.items():
+            sa.event.listen(sa.Engine, name, hook)
+    yield
+    _ENDED.append(True)
+    for name, hook in hooks.items():
+        sa.event.remove(sa.Engine, name, hook)
+
+
 class Kept(Transport):
     """Keeps what would be sent."""
 
@@ -96,6 +119,7 @@ class Kept(Transport):
         self.envelopes.append(envelope)
 
 
+@pytest.mark.usefixtures("sentry_listens")
 def test_sentry_gets_the_same_spans_and_breadcrumbs(driver, each_story):
     told = {}
     for watched in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import wraps
 
+import psycopg
 import psycopg2
 import psycopg_pool
 import pytest
@@ -56,6 +57,17 @@ def is_skipped_by_name(watched, caplog):
     return True
 
 
+class Returned(psycopg.Connection):
+    """Goes back to its pool when it is closed, as `close_returns` has it since psycopg 3.3."""
+
+    def close(self):
+        pool = getattr(self, "_pool", None)
+        if pool is None:
+            super().close()
+        else:
+            pool.putconn(self)
+
+
 @pytest.mark.parametrize("autocommit", [False, True])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_pool_of_psycopg_gets_all_its_connections_back(filled, watch, caplog, size, autocommit):
@@ -65,7 +77,7 @@ def test_a_pool_of_psycopg_gets_all_its_connections_back(filled, watch, caplog, 
         min_size=1,
         max_size=size,
         timeout=10,
-        close_returns=True,
+        connection_class=Returned,
         open=True,
         kwargs={"autocommit": autocommit},
     )

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Engine
 
+from .context_reads import reads_context
 from .state_change import SOMETHING, Change, Command, changes, may_change_state, words
 
 
@@ -149,6 +150,9 @@ _ALLOWED = words(
 #: Attributes of SQLAlchemy's objects that lead to the driver's.
 _LEADS_TO_RAW = words("connection cursor dbapi_connection driver_connection")
 
+#: Those without which a listener of a session comes to no cursor of the driver's.
+_RAW_ALONE = words("cursor dbapi_connection driver_connection raw_connection")
+
 _HARMLESS_CALLS = frozenset(
     {bool, contextlib.closing, contextlib.suppress, hash, id, int, isinstance, len, print, type}
 )
@@ -159,8 +163,8 @@ _MAX_FUNCTIONS = 10
 #: What was found out about listeners, as long as they live.
 _known: WeakKeyDictionary[Any, dict[str, Effect]] = WeakKeyDictionary()
 
-#: The listeners to `after_begin` of each class of sessions.
-_after_begin: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+#: What tells the listeners of each class of sessions.
+_of_sessions: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def uses_connection(listener: Any) -> bool:
@@ -173,14 +177,27 @@ def uses_connection(listener: Any) -> bool:
     return bool(list(_loads(found.function.__code__, set(found.parameters))))
 
 
+def is_applications(listener: Any) -> bool:
+    """Whether a listener is the application's, and none that SQLAlchemy brings along."""
+    return _package(_unwrapped(listener)) != "sqlalchemy"
+
+
 def listeners_of(engine: Engine, *, connects: bool) -> Iterator[Listener]:
     """Yield the listeners that may do something to a connection of an engine's.
 
-    `connects` includes those to the making of a connection.
+    Those to `connect` run for PlanWatch's connection, too, so they count only if they read what
+    differs between threads or requests; or all of them, if `connects` tells that they do not run.
     """
     pool, dialect = engine.pool, engine.dialect
     for event in _POOL_EVENTS + (_CONNECT_EVENTS if connects else ("first_connect",)):
         yield from _harmful(event, getattr(pool.dispatch, event), None, amidst=False)
+    for event, listeners in (
+        ("connect", () if connects else pool.dispatch.connect),
+        ("do_connect", dialect.dispatch.do_connect),
+    ):
+        for listener in listeners:
+            if reads_context(_unwrapped(listener)):
+                yield Listener(_name(listener), event, ANYTHING, amidst=False)
     for source, events in ((engine, _ENGINE_EVENTS), (dialect, _DIALECT_EVENTS)):
         for event, handed in events.items():
             listeners = getattr(source.dispatch, event)
@@ -188,11 +205,10 @@ def listeners_of(engine: Engine, *, connects: bool) -> Iterator[Listener]:
     orm = sys.modules.get("sqlalchemy.orm")
     if orm is not None:
         for session in _with_subclasses(orm.Session):
-            if session not in _after_begin:
+            if session not in _of_sessions:
                 # Only an object lists the listeners of its class; the list lives on.
-                _after_begin[session] = session.__new__(session).dispatch.after_begin
-            listeners = _after_begin[session]
-            yield from _harmful("after_begin", listeners, _AFTER_BEGIN, amidst=True)
+                _of_sessions[session] = session.__new__(session).dispatch
+            yield from _of_session(_of_sessions[session], orm.events.SessionEvents)
 
 
 def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:
@@ -217,6 +233,44 @@ def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:
     return _Reading(raw=any(given[name].raw for name, _ in loads)).read(found.function)
 
 
+def _of_session(dispatch: Any, events: type) -> Iterator[Listener]:
+    yield from _harmful("after_begin", dispatch.after_begin, _AFTER_BEGIN, amidst=True)
+    for event in vars(events):
+        if event == "after_begin" or event.startswith("_") or not hasattr(dispatch, event):
+            continue
+        # What these hand out leads to the driver's connection by a way of many names only.
+        reaching = [one for one in getattr(dispatch, event) if _reaches_cursor(one)]
+        yield from _harmful(event, reaching, None, amidst=True)
+
+
+def _reaches_cursor(listener: Any) -> bool:
+    """Whether a listener, or a function that it calls, names what leads to a driver's cursor."""
+    found = _function_of(listener)
+    waiting = [] if found is None else [found.function]
+    read: set[types.CodeType] = set()
+    while waiting and len(read) < _MAX_FUNCTIONS:
+        function = waiting.pop()
+        codes = [] if function.__code__ in read else [function.__code__]
+        for code in codes:
+            read.add(code)
+            codes.extend(one for one in code.co_consts if isinstance(one, types.CodeType))
+            attributes = [str(one.argval) for one in dis.get_instructions(code) if _asks(one)]
+            if not _RAW_ALONE.isdisjoint(attributes) or attributes.count("connection") > 1:
+                return True
+            called = (function.__globals__.get(name) for name in code.co_names)
+            waiting.extend(
+                one
+                for one in [*called, *_closure(function).values()]
+                if isinstance(one, types.FunctionType)
+                and _package(one) not in _DRIVERS | _OBSERVERS
+            )
+    return False
+
+
+def _asks(instruction: dis.Instruction) -> bool:
+    return "ATTR" in instruction.opname or instruction.opname == "LOAD_METHOD"
+
+
 _NOTHING = _Handed(raw=False, safe=frozenset(), but=True)
 
 
@@ -232,9 +286,13 @@ def _harmful(
         if event not in known:
             known[event] = effect_of(listener, handed)
         if known[event] != HARMLESS:
-            plain = _unwrapped(listener)
-            name = getattr(plain, "__qualname__", None) or type(plain).__name__
-            yield Listener(name.rpartition(".")[2], event, known[event], amidst)
+            yield Listener(_name(listener), event, known[event], amidst)
+
+
+def _name(listener: Any) -> str:
+    plain = _unwrapped(listener)
+    name = getattr(plain, "__qualname__", None) or type(plain).__name__
+    return str(name).rpartition(".")[2]
 
 
 def _with_subclasses(kind: Any) -> Iterator[Any]:

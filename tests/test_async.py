@@ -93,6 +93,31 @@ def test_a_finding_and_its_fix(driver, each_story, make):
     each_story.execute("DROP INDEX ix_user_lower_email")
 
 
+def test_what_the_application_connects_with(driver, story, make):
+    """PlanWatch's own URL does not tell it."""
+    planned = []
+
+    def receive(sender, inspection):
+        planned.append(inspection.plan.root.type)
+
+    if driver == "asyncpg":
+        arguments = {"server_settings": {"enable_seqscan": "off", "application_name": "a b"}}
+    else:
+        arguments = {"options": "-c enable_seqscan=off -c application_name=a\\ b"}
+    for engine_options in ({}, {"connect_args": arguments}):
+        app, planwatch, engine = make(
+            story.url_for(driver),
+            PLANWATCH_DATABASE_URL=story.url_for(driver),
+            engine_options=engine_options,
+        )
+        with statement_inspected.connected_to(receive, app):
+            run(engine, sa.select(User).where(User.id < 99_000))
+            assert planwatch.flush(30, app)
+        assert planwatch.stats(app)["errors"] == 0
+    assert planned[0] == "Seq Scan"
+    assert planned[1] in {"Bitmap Heap Scan", "Index Scan", "Index Only Scan"}
+
+
 def test_an_async_view(driver, story, make):
     app, planwatch, engine = make(story.url_for(driver))
 

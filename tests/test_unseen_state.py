@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import gc
+import logging
+import threading
+import time
 from contextlib import closing, suppress
 
+import flask
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, orm
+from sqlalchemy.pool import NullPool
+from werkzeug.local import LocalProxy
 
 from flask_planwatch.fingerprint import normalise
 from flask_planwatch.signals import statement_inspected
@@ -23,6 +30,8 @@ REALLY = sa.text(
     "SELECT relnamespace::regnamespace::text || '.' || relname FROM pg_class "
     "WHERE oid = (SELECT tableoid FROM orders LIMIT 1)"
 ).execution_options(planwatch=False)
+
+logger = logging.getLogger(__name__)
 
 MOVE = f"SET search_path TO {TENANT}"
 
@@ -257,6 +266,62 @@ def test_a_listener_to_a_session(watched, engine, reports_the_path):
     assert planned == (really if reports_the_path else UNKNOWN)
 
 
+@pytest.mark.parametrize("name", ["do_orm_execute", "after_transaction_create", "before_flush"])
+def test_a_listener_to_another_event_of_a_session(watched, engine, name):
+    """Only one that takes a cursor of the driver's is in the way."""
+    maker = orm.sessionmaker(engine, join_transaction_mode="control_fully")
+
+    def harmless(session, *_):
+        getattr(session, "session", session).info["seen"] = READ
+
+    def of_the_driver(session, *_):
+        session = getattr(session, "session", session)
+        with closing(session.connection().connection.cursor()) as cursor:
+            cursor.execute("SET search_path TO tenant_1")
+
+    def by_session(connection):
+        with maker(bind=connection) as session:
+            session.add(Order(id=10_000))
+            session.flush()
+            session.execute(sa.select(1))
+            session.commit()
+        connection.exec_driver_sql("SELECT 1")
+
+    class Order(orm.declarative_base()):
+        __tablename__ = "orders"
+        id = sa.Column(sa.Integer, primary_key=True)
+        customer = sa.Column(sa.Integer)
+
+    event.listen(maker, name, harmless)
+    assert look(watched, engine, by_session)[0] == {"public.orders"}
+    event.listen(maker, name, of_the_driver)
+    try:
+        assert look(watched, engine, by_session) == (UNKNOWN, {"tenant_1.orders"})
+    finally:
+        event.remove(maker, name, of_the_driver)
+        event.remove(maker, name, harmless)
+
+
+class Routing(sa.pool.QueuePool):
+    """Chooses the tenant whenever it hands a connection out."""
+
+    def _do_get(self):
+        record = super()._do_get()
+        run(record.dbapi_connection, "SET search_path TO tenant_1")
+        return record
+
+
+def test_a_pool_of_the_applications_own(kind, tenants, watch):
+    watched = watch(tenants.url_for(kind[1]), SQLALCHEMY_ENGINE_OPTIONS={"poolclass": Routing})
+    with watched.app.app_context():
+        assert look(watched, watched.db.engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+def test_a_dialect_that_begins_otherwise(watched, engine):
+    engine.dialect.do_begin = lambda connection: run(connection, MOVE)
+    assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
 @pytest.mark.parametrize(
     "sql", ["SET search_path TO tenant_1", "RESET ALL", "DISCARD ALL", "RESET search_path"]
 )
@@ -350,6 +415,92 @@ def test_a_listener_to_new_connections(kind, tenants, watched, engine, watch):
         event.listen(other.db.engine, "connect", Tenancy())
         event.listen(other.db.engine, "connect", lambda connection, _: connection.commit())
         assert look(other, other.db.engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+of_request = contextvars.ContextVar("of_request", default="public")
+of_thread = threading.local()
+proxied = LocalProxy(lambda: of_request.get())
+
+
+def tenant_of_request():
+    return of_request.get()
+
+
+class Directory:
+    """Knows the tenant of the request."""
+
+    def __init__(self):
+        self.variable = of_request
+
+    @property
+    def current(self):
+        return self.variable.get()
+
+
+directory = Directory()
+
+
+@pytest.mark.parametrize(
+    "tenant",
+    [
+        lambda: of_request.get(),
+        lambda: getattr(of_thread, "tenant", "public"),
+        lambda: str(proxied),
+        lambda: tenant_of_request(),
+        lambda: directory.current,
+        lambda: flask.g.tenant if flask.has_app_context() else "public",
+    ],
+    ids=["variable", "thread", "proxy", "function", "object", "flask"],
+)
+@pytest.mark.parametrize("name", ["connect", "do_connect"])
+def test_a_listener_to_new_connections_of_a_tenant(kind, tenants, watch, name, tenant):
+    """On PlanWatch's thread, it would be another tenant's, or none's."""
+
+    def connect(connection, _):
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(f"SET search_path TO {tenant()}")
+        connection.commit()
+
+    def do_connect(dialect, record, positional, named):
+        named["options"] = f"-c search_path={tenant()}"
+
+    watched = watch(tenants.url_for(kind[1]), SQLALCHEMY_ENGINE_OPTIONS={"poolclass": NullPool})
+    with watched.app.app_context():
+        engine = watched.db.engine
+    event.listen(engine, name, connect if name == "connect" else do_connect)
+
+    def begin(sender, **_):
+        flask.g.tenant = of_thread.tenant = "tenant_1"
+
+    with flask.appcontext_pushed.connected_to(begin, watched.app):
+        token = of_request.set("tenant_1")
+        try:
+            assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+        finally:
+            of_request.reset(token)
+
+
+def test_a_listener_to_new_connections_that_logs(watched, engine):
+    """What a logger asks of its thread is no tenant."""
+
+    def listener(connection, _):
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(f"SET search_path TO {TENANT}")
+        connection.commit()
+        logger.info("chose %s at %s", TENANT, time.time())
+
+    event.listen(engine, "connect", listener)
+    assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+
+
+def test_what_the_application_connects_with(kind, tenants, watch):
+    """PlanWatch's own URL does not tell it, even for the same role."""
+    own = tenants.url_for(kind[1])
+    options = {"connect_args": {"options": "-c search_path=tenant_1 -c enable_sort=off"}}
+    watched = watch(own, PLANWATCH_DATABASE_URL=own, SQLALCHEMY_ENGINE_OPTIONS=options)
+    with watched.app.app_context():
+        engine = watched.db.engine
+    assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
 
 
 # What the application does past the hooks

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 
 from ..finding import SkipReason
 from ..listeners import listeners_of
+from ..replaced import replaced_method
 from ..session_state import SessionState
 from ..state_change import EVERYTHING, functions_in
 from .transaction import NO_SERVER, ServerError, Transaction
@@ -47,6 +48,9 @@ SELECT set_config(
 """
 
 
+#: What goes back to what the application's connection began with.
+_BACK = frozenset({EVERYTHING, "search_path"})
+
 #: Sets one setting as SET LOCAL does; NULL stands for its default.
 _SET = "SELECT set_config(%s, %s, true)"
 
@@ -70,14 +74,21 @@ _SETS_THE_PATH = re.compile(
 )
 
 
-def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) -> bool:
+def adopt(
+    transaction: Transaction, state: SessionState, *, other_role: bool, other_options: bool
+) -> bool:
     """Make a transaction plan as the application's connection did; return if anything was set.
 
-    `other_role` tells that PlanWatch is connected as another role than the application.
+    `other_role` tells that PlanWatch is connected as another role than the application,
+    `other_options` that it is with other settings.
     Raises ServerError with SESSION_STATE_UNKNOWN if it cannot be had.
     """
+    begins_otherwise = other_role or other_options
     try:
         if other_role:
+            # Instead of planning under policies of its own, the server refuses the statement.
+            transaction.run("SET LOCAL row_security = off")
+        if begins_otherwise:
             _start_like(transaction, state)
         for change in state.changes:
             # A command of PlanWatch's own: the application's text may do more than that.
@@ -85,7 +96,8 @@ def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) ->
                 transaction.run("RESET ALL")
             else:
                 transaction.fetch(_SET, (change.name, change.value))
-            if other_role and change.value is None and change.name in {EVERYTHING, "search_path"}:
+            goes_back = change.value is None and change.name in _BACK
+            if begins_otherwise and goes_back:
                 _start_like(transaction, state)
         path = state.search_path
         moved = path is not None and path != transaction.search_path
@@ -97,17 +109,21 @@ def adopt(transaction: Transaction, state: SessionState, *, other_role: bool) ->
         # What the server says may hold the value of a setting.
         detail = f"what the application set cannot be set likewise: SQLSTATE {error.sqlstate}"
         raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail, error.sqlstate) from error
-    return other_role or moved or bool(state.changes)
+    return begins_otherwise or moved or bool(state.changes)
 
 
 def refuse_unknown(state: SessionState, engine: Engine, *, connects: bool) -> None:
     """Raise ServerError if a state cannot be copied.
 
-    `engine` is the application's. Its listeners may have set or undone something that no hook saw;
-    `connects` tells that those to a new connection do not run for PlanWatch.
+    `engine` is the application's. Its listeners, its pool and its dialect may have set or undone
+    something that no hook saw; `connects` tells that the listeners to a new connection do not run
+    for PlanWatch.
     """
     if state.unknown:
         raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, state.unknown)
+    if (method := replaced_method(engine)) is not None:
+        detail = f"{method}, which is not SQLAlchemy's, may set something on each connection"
+        raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
     # The server reports this one.
     known = {"search_path"} if state.search_path is not None else set()
     for listener in listeners_of(engine, connects=connects):
@@ -150,8 +166,6 @@ def refuse_hidden(text: str, state: SessionState) -> None:
 
 def _start_like(transaction: Transaction, state: SessionState) -> None:
     """Set what the application's connection began with."""
-    # Instead of planning under policies of its own, the server refuses the statement.
-    transaction.run("SET LOCAL row_security = off")
     transaction.fetch(_START, (state.user or "", _named_user(state)))
     for name, value in _OPTION.findall(state.options):
         setting = name.lower().replace("-", "_")

@@ -12,8 +12,8 @@ import inspect
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,15 @@ from sqlalchemy.engine import Dialect, Engine, create
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..finding import SkipReason
-from ..listeners import uses_connection
+from ..listeners import is_applications, uses_connection
 from .transaction import ServerError
 
 #: What helps wherever PlanWatch cannot connect as the application does.
 _WAY_OUT = "set PLANWATCH_DATABASE_URL, and PlanWatch connects by itself"
+
+#: Seconds for the application's `connect` listeners: one that waits, as for a lock, would keep
+#: PlanWatch's thread for good.
+LISTENERS_SECONDS = 10.0
 
 _Announce = Callable[["OwnConnection"], None]
 
@@ -134,29 +138,42 @@ def open_like(engine: Engine, announce: _Announce) -> OwnConnection:
         listener(dialect, None, positional, named)
     _refuse_factories(dialect, named)
     listeners = [one for one in engine.pool.dispatch.connect if uses_connection(one)]
-    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners, announce)
+    is_limited = any(map(is_applications, listeners))
+
+    def prepare(connection: OwnConnection) -> None:
+        entry = _Entry(connection.dbapi_connection, connection.driver_connection)
+        with _limited(connection) if is_limited else nullcontext():
+            for listener in listeners:
+                listener(connection.dbapi_connection, entry)
+
+    return _opened(partial(dialect.connect, *positional, **named), dialect, prepare, announce)
 
 
 def open_at(engine: Engine, announce: _Announce) -> OwnConnection:
     """Open a connection of an engine of PlanWatch's own; raises what the driver raises."""
     dialect = engine.dialect
     positional, named = dialect.create_connect_args(engine.url)
-    prepare = dialect.on_connect_url(engine.url)
-    listeners = [lambda connection, _: prepare(connection)] if prepare else []
-    return _opened(partial(dialect.connect, *positional, **named), dialect, listeners, announce)
+    on_connect = dialect.on_connect_url(engine.url)
+
+    def prepare(connection: OwnConnection) -> None:
+        if on_connect is not None:
+            on_connect(connection.dbapi_connection)
+
+    return _opened(partial(dialect.connect, *positional, **named), dialect, prepare, announce)
 
 
 def _opened(
-    connect: Callable[[], Any], dialect: Any, listeners: Iterable[Any], announce: _Announce
+    connect: Callable[[], Any],
+    dialect: Any,
+    prepare: Callable[[OwnConnection], None],
+    announce: _Announce,
 ) -> OwnConnection:
     dbapi_connection = connect()
     connection = OwnConnection(dbapi_connection, dialect)
     announce(connection)
     try:
-        entry = _Entry(dbapi_connection, connection.driver_connection)
-        for listener in listeners:
-            listener(dbapi_connection, entry)
-        # What they began ends here; PlanWatch's transactions begin with a BEGIN of its own.
+        prepare(connection)
+        # What was begun ends here; PlanWatch's transactions begin with a BEGIN of its own.
         dbapi_connection.rollback()
         dbapi_connection.autocommit = True
         driver = connection.driver_connection
@@ -166,6 +183,29 @@ def _opened(
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def _limited(connection: OwnConnection) -> Iterator[None]:
+    """Hang up a connection if the listeners in this block take too long, and raise ServerError."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        connection.hang_up()
+
+    timer = threading.Timer(LISTENERS_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if not late.is_set():
+            raise
+        why = f"the listeners to connect took more than {LISTENERS_SECONDS:.0f} s"
+        raise ServerError(SkipReason.POOL_LISTENER_FAILED, why) from error
+    finally:
+        timer.cancel()
 
 
 def _arguments(engine: Engine) -> tuple[list[Any], dict[str, Any]]:

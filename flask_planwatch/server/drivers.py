@@ -79,14 +79,26 @@ def known_of(driver: Any) -> dict[str, Any]:
     info = getattr(driver, "info", None)
     known = {"search_path": search_path_of(driver)}
     if info is None:
-        # asyncpg tells nothing more.
-        return known
+        # asyncpg tells the rest by nothing public.
+        parameters = getattr(driver.driver_connection, "_params", None)
+        settings = getattr(parameters, "server_settings", None) or {}
+        return {
+            **known,
+            "user": getattr(parameters, "user", None),
+            "database": getattr(parameters, "database", None),
+            "options": " ".join(map(_option, settings, settings.values())),
+        }
     return {
         **known,
         "user": info.user,
         "database": info.dbname,
         "options": info.options or "",
     }
+
+
+def _option(name: str, value: str) -> str:
+    """Return a setting as libpq's options have it."""
+    return f"-c {name}=" + re.sub(r"[\\\s]", r"\\\g<0>", value)
 
 
 def in_transaction(driver: Any) -> bool:

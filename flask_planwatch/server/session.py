@@ -273,7 +273,8 @@ class OwnSession:
     def _adopt(self, transaction: Transaction, limits: list[str]) -> None:
         """Set what the application had set, and PlanWatch's own limits once more after it."""
         self._refuse_another()
-        if adopt(transaction, self.state, other_role=self.other_role):
+        is_other = self._is_other("user"), self._is_other("options")
+        if adopt(transaction, self.state, other_role=is_other[0], other_options=is_other[1]):
             transaction.run(*limits)
 
     def _refuse_another(self) -> None:
@@ -293,10 +294,15 @@ class OwnSession:
     @property
     def other_role(self) -> bool:
         """Whether PlanWatch is connected as another role than the application."""
+        return self._is_other("user")
+
+    def _is_other(self, name: str) -> bool:
+        """Whether PlanWatch's own URL made another connection than the application's."""
         connection = self._connection
         if connection is None or self._own_engine is None:
             return False
-        return self.state.user != known_of(connection.dbapi_connection).get("user")
+        own = known_of(connection.dbapi_connection)
+        return bool(getattr(self.state, name) != own.get(name, getattr(NOTHING_SET, name)))
 
     def plan_like(self, state: SessionState) -> None:
         """Plan from now on as a connection of the application's in this state.

@@ -18,6 +18,7 @@ from sqlalchemy.pool import (
     StaticPool,
 )
 
+from flask_planwatch.server import connection
 from flask_planwatch.server.connection import returns_nothing
 from flask_planwatch.signals import statement_inspected
 
@@ -323,3 +324,22 @@ def test_which_functions_return_nothing():
     assert not returns_nothing(chooses)
     assert not returns_nothing(chooses_twice)
     assert not returns_nothing(print)
+
+
+def test_a_listener_that_waits_is_not_waited_for(filled, watch, monkeypatch):
+    """PlanWatch's thread has other work, and the application may need what the listener took."""
+    monkeypatch.setattr(connection, "LISTENERS_SECONDS", 0.2)
+    watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1, "max_overflow": 0})
+
+    def only_one(driver_connection, record):
+        with driver_connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(5)")
+
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "connect", only_one)
+        watched.db.session.execute(sa.text("SELECT v FROM item WHERE v = 3")).all()
+        watched.db.session.commit()
+    assert watched.planwatch.flush(30)
+    stats = watched.planwatch.stats()
+    assert stats["skipped"] == {"pool-listener-failed": 1}
+    assert stats["errors"] == 0

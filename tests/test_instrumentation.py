@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import psycopg
 import pytest
 import sentry_sdk
 import sqlalchemy as sa
@@ -65,6 +66,16 @@ async def run_async(engine, flush):
             (await connection.execute(LOGIN)).all()
     assert await asyncio.to_thread(flush)
     await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def psycopg_as_it_was():
+    """What OpenTelemetry puts back into a class no longer makes objects of its subclasses."""
+    classes = (psycopg.Connection, psycopg.AsyncConnection)
+    connects = [vars(kind)["connect"] for kind in classes]
+    yield
+    for kind, connect in zip(classes, connects, strict=True):
+        kind.connect = connect
 
 
 def test_opentelemetry_gets_the_same_spans(driver, each_story):

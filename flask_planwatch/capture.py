@@ -29,6 +29,7 @@ from weakref import ReferenceType, ref
 from sqlalchemy import inspect
 from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.sql import quoted_name
 
 from .finding import Location, SkipReason, StatementError
 from .interruption import let_through
@@ -156,10 +157,16 @@ _VALUE_SIZE = 64
 #: Types whose values are that small, never change, and refer to nothing of the application's.
 _SMALL: frozenset[type[Any]] = frozenset(
     (
-        *(float, bool, type(None), UUID, datetime, date, time, timedelta),
+        *(float, bool, type(None), UUID, date, timedelta),
         *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
     )
 )
+
+#: Types of which this is true if it is of their time zone.
+_ZONED: frozenset[type] = frozenset({datetime, time})
+
+#: Packages whose time zones are shared, or that small. One of the application's may hold anything.
+_ZONES = frozenset({"datetime", "dateutil", "psycopg2", "pytz", "zoneinfo"})
 
 #: Types of which this is true but for the size.
 _SIZED: frozenset[type] = frozenset({bytes, int, Decimal})
@@ -225,6 +232,9 @@ def _size_of_plain(values: Collection[Any], limit: int) -> int | None:
                 pass
             elif kind in _SIZED:
                 size += getsizeof(value)
+            elif kind in _ZONED:
+                if value.tzinfo is not None and not _is_known_zone(value.tzinfo):
+                    return None
             elif kind not in _SMALL:
                 return None
     if size > limit:
@@ -269,7 +279,7 @@ class _Copy:
             return value
         kind = type(value)
         # By the type, as a proxy says that it is what it stands for.
-        if issubclass(kind, Enum) and self._plain((value._value_,)):
+        if issubclass(kind, Enum) and _belongs_to_module(kind) and self._plain((value._value_,)):
             # Its class holds it, with all that it has.
             return value
         self._visits += 1
@@ -292,8 +302,13 @@ class _Copy:
         if hasattr(kind, "__del__"):
             raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
         if issubclass(kind, Enum):
+            if not _belongs_to_module(kind):
+                raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
             self.of(value._value_)
             return value
+        if kind is quoted_name:
+            # A name as SQLAlchemy asks the catalog for it.
+            return str(value)
         if issubclass(kind, _ATOMS):
             return self._bare(value, kind)
         if issubclass(kind, dict):
@@ -323,6 +338,9 @@ class _Copy:
 
     def _bare(self, value: Any, kind: type) -> Any:
         """Return a value of an immutable type, if it has no attributes besides."""
+        zone = value.tzinfo if issubclass(kind, datetime | time) else None
+        if zone is not None and not _is_known_zone(zone):
+            raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
         if getattr(value, "__dict__", None) or any(_set(value, self._slots_of(kind))):
             raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED)
         return value
@@ -389,6 +407,10 @@ def _is_known(kind: type, slots: int) -> bool:
     references = slots + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
     known = object.__basicsize__ + references * _REFERENCE_SIZE
     return kind.__basicsize__ == known and not kind.__itemsize__
+
+
+def _is_known_zone(zone: Any) -> bool:
+    return type(zone).__module__.partition(".")[0] in _ZONES
 
 
 def _belongs_to_module(value: Any) -> bool:

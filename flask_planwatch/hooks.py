@@ -21,6 +21,7 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from .capture import Capture, NotCopied, constructs_of, copied, text_size
 from .clock import now
+from .connection_notes import notes_of
 from .finding import SkipReason, StatementError
 from .interruption import let_through
 from .location import origin_finder
@@ -60,6 +61,11 @@ MAX_SET_SIZE = 10_000
 #: Statements of more characters are not read: a tokenizer holds the GIL for some µs for each.
 MAX_STATEMENT_SIZE = 25_000
 
+_COMMENTS = re.compile(r"(?:\s++|--[^\r\n]*+(?:[\r\n]|\Z)|/\*(?:[^*]++|\*(?!/))*+\*/)*+;?+\s*+")
+
+#: Long texts of which is remembered whether they may change the state, by some 100 bytes each.
+MAX_LONG_TEXTS = 1000
+
 _NOWAIT = re.compile(r"\bNOWAIT\b", re.IGNORECASE)
 
 #: Characters that stand for a longer statement.
@@ -73,14 +79,14 @@ _DROPPED = "dropped, as too many others were waiting"
 #: What a statement has where `schema_translate_map` puts the name of a schema.
 _TRANSLATED = "__[SCHEMA_"
 
-#: Where the state of a connection is kept, as long as the driver's connection lives.
-_STATE = "flask_planwatch.state"
+#: The note of a connection's state.
+_STATE = "state"
 
-#: Where is kept that the engine has a connection, and the hooks see what is done with it.
-_SEEN = "flask_planwatch.seen"
+#: The note that the engine has a connection, and the hooks see what is done with it.
+_SEEN = "seen"
 
-#: Where is kept what a connection knows of itself.
-_KNOWN = "flask_planwatch.known"
+#: The note of what a connection knows of itself.
+_KNOWN = "known"
 
 
 class Sink(Protocol):
@@ -130,6 +136,15 @@ def _ends(conn: Any) -> bool:
     return not driver.autocommit or hasattr(driver, "pgconn") or not in_transaction(driver)
 
 
+def _key_of_rewritten(key: str, sent: str, made: str) -> str:
+    """Return the key of a statement that a listener may have rewritten after SQLAlchemy made it.
+
+    What only got a comment, such as the identifier of a trace, is the same statement still.
+    """
+    before, found, after = sent.partition(made)
+    return key if found and _COMMENTS.fullmatch(before) and _COMMENTS.fullmatch(after) else sent
+
+
 def _endpoint() -> str | None:
     """Return the endpoint of the current request, in a third of what request.endpoint takes."""
     if not has_request_context():
@@ -173,6 +188,8 @@ class Watch:
         self._states: weakref.WeakSet[ConnectionState] = weakref.WeakSet()
         self._following = threading.RLock()
         self._repetitions = Repetitions()
+        #: Whether long texts may change the state, by their hashes.
+        self._long_texts: dict[int, bool] = {}
         self._listeners: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": self._before,
             "after_cursor_execute": self._after,
@@ -254,6 +271,8 @@ class Watch:
                 return
             compiled = context.compiled
             key = statement if compiled is None else compiled.string
+            if statement is not context.statement:
+                key = _key_of_rewritten(key, statement, context.statement)
             tally = self._tallies.plain.get(key)
             if tally is None:
                 found = self._look(conn, key, statement, parameters, context)
@@ -297,6 +316,8 @@ class Watch:
             if exception.sqlalchemy_exception is None:
                 return
             key = statement if context.compiled is None else context.compiled.string
+            if statement is not context.statement:
+                key = _key_of_rewritten(key, statement, context.statement)
             tally, key = self._tally(context.root_connection, key, context)
             if not tally.explainable or context.execution_options.get("planwatch", True) is False:
                 return
@@ -367,11 +388,11 @@ class Watch:
 
     def _checkout(self, dbapi_connection: Any, record: Any, proxy: Any) -> None:
         try:
-            info = record.info
-            info[_SEEN] = False
-            if self not in info:
+            notes = notes_of(record)
+            notes[_SEEN] = False
+            if self not in notes:
                 # It is a new one, or older than the hooks.
-                info[self] = True
+                notes[self] = True
                 if (sink := self._sink()) is not None:
                     sink.connected(record)
         except Exception as error:  # noqa: BLE001 - see let_through
@@ -379,7 +400,7 @@ class Watch:
 
     def _engine_connect(self, conn: Any) -> None:
         try:
-            conn.info[_SEEN] = True
+            notes_of(conn.connection)[_SEEN] = True
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
@@ -388,16 +409,16 @@ class Watch:
             if dbapi_connection is None:
                 # It is gone, with all that was set on it.
                 return
-            info = record.info
+            notes = notes_of(record)
             # Without a Connection of the engine's, it was the driver's that the application had.
-            raw = info.get(_SEEN) is False and self.active
+            raw = notes.get(_SEEN) is False and self.active
             if raw:
-                self._follow(info)
+                self._follow(notes)
             if self._stateful:
-                state: ConnectionState | None = info.get(_STATE)
+                state: ConnectionState | None = notes.get(_STATE)
                 if state is not None:
                     state.returned(raw=raw, in_transaction=in_transaction(dbapi_connection))
-                self._follow_no_more(info, state)
+                self._follow_no_more(notes, state)
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
 
@@ -481,7 +502,7 @@ class Watch:
             # The same long text is the same object mostly, of which the hash is known.
             identity = hash(identity)
             if len(key) > MAX_STATEMENT_SIZE:
-                changes_state = may_change_state(key)
+                changes_state = self._changes_state(key)
                 key = f"{key[:_SHOWN_OF_LARGE]} … ({len(key)} characters)"
                 identity = (key, changes_state)
             known = self._tallies.recent.get(identity)
@@ -493,11 +514,20 @@ class Watch:
         new = Tally(explainable, changes_state)
         return self._tallies.add(identity, new), key
 
+    def _changes_state(self, text: str) -> bool:
+        """Return `may_change_state` of a long text, which takes some ms, once."""
+        known = self._long_texts.get(hash(text))
+        if known is None:
+            if len(self._long_texts) >= MAX_LONG_TEXTS:
+                self._long_texts.clear()
+            known = self._long_texts[hash(text)] = may_change_state(text)
+        return known
+
     def _state(self, conn: Any) -> ConnectionState | None:
         """Return what is set on a connection, None if nothing ever was."""
         if conn.closed or conn.invalidated:
             return None
-        state: ConnectionState | None = conn.info.get(_STATE)
+        state: ConnectionState | None = notes_of(conn.connection).get(_STATE)
         return state
 
     def _place(self, conn: Any, key: str, context: Any) -> Hashable:
@@ -513,7 +543,7 @@ class Watch:
         """Remember what a statement has changed for those that follow on its connection."""
         if conn.closed or conn.invalidated:
             return
-        state = self._follow(conn.info)
+        state = self._follow(notes_of(conn.connection))
         given = None
         if parameters or not context.no_parameters:
             with suppress(NotCopied):
@@ -521,24 +551,24 @@ class Watch:
         open_now = in_transaction(conn.connection.dbapi_connection)
         state.note(statement, given, in_transaction=open_now)
 
-    def _follow(self, info: Any) -> ConnectionState:
+    def _follow(self, notes: dict[Any, Any]) -> ConnectionState:
         """Return the state of a connection, and look at each statement from now on.
 
         What a statement means depends on its connection, as long as any has a state.
         """
         with self._following:
-            state: ConnectionState = info.setdefault(_STATE, ConnectionState())
+            state: ConnectionState = notes.setdefault(_STATE, ConnectionState())
             self._states.add(state)
             if not self._stateful:
                 self._stateful = True
                 self._tallies.allow_plain(allowed=False)
         return state
 
-    def _follow_no_more(self, info: Any, state: ConnectionState | None) -> None:
+    def _follow_no_more(self, notes: dict[Any, Any], state: ConnectionState | None) -> None:
         """Forget a state in which nothing is set any more, and be at ease with the last of them."""
         with self._following:
             if state is not None and state.is_empty:
-                info.pop(_STATE, None)
+                notes.pop(_STATE, None)
                 self._states.discard(state)
             if not self._states:
                 self._stateful = False
@@ -658,16 +688,16 @@ class Watch:
 
     def _known(self, pooled: Any) -> _Known:
         """Return what is known of a connection by now."""
-        info = pooled.info
-        known: _Known | None = info.get(_KNOWN)
+        notes = notes_of(pooled)
+        known: _Known | None = notes.get(_KNOWN)
         if known is None:
             state = SessionState(**known_of(pooled.dbapi_connection))
-            known = info[_KNOWN] = _Known(state, weakref.ref(pooled.driver_connection))
+            known = notes[_KNOWN] = _Known(state, weakref.ref(pooled.driver_connection))
         if known.state.search_path is not None:
             path = search_path_of(pooled.dbapi_connection)
             if path != known.state.search_path:
-                known = info[_KNOWN] = known._replace(state=replace(known.state, search_path=path))
-        changed: ConnectionState | None = info.get(_STATE) if self._stateful else None
+                known = notes[_KNOWN] = known._replace(state=replace(known.state, search_path=path))
+        changed: ConnectionState | None = notes.get(_STATE) if self._stateful else None
         if changed is None:
             return known
         return known._replace(state=known.state.changed(changed.current()))

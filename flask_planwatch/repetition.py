@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .connection_notes import notes_of
 from .interruption import let_through
 from .room import Latest, Room
 
@@ -208,7 +209,7 @@ class Repetitions:
     def count(self, connection: Any, key: str, repetition: Repetition) -> int | None:
         """Count an execution; return the driver's threshold, None if it never prepares."""
         pooled = connection.connection
-        spans: _Spans = pooled.info.get(self) or self._new_spans(pooled)
+        spans: _Spans = notes_of(pooled).get(self) or self._new_spans(pooled)
         if spans.threshold is None:
             return None
         if not spans.executions:
@@ -256,13 +257,13 @@ class Repetitions:
             threshold = None if adapted._prepared_statement_cache is None else 0
         else:
             threshold = pooled.driver_connection.prepare_threshold
-        spans: _Spans = pooled.info.setdefault(self, _Spans(threshold, lasting=lasting))
+        spans: _Spans = notes_of(pooled).setdefault(self, _Spans(threshold, lasting=lasting))
         return spans
 
     def _known_spans(self, connection: Any) -> _Spans | None:
         if connection.closed or connection.invalidated:
             return None
-        spans: _Spans | None = connection.info.get(self)
+        spans: _Spans | None = notes_of(connection.connection).get(self)
         return spans
 
 

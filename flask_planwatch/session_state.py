@@ -14,7 +14,7 @@ from .state_change import EVERYTHING, SOMETHING, Change, Command, changes
 
 #: Changes that are remembered of one connection. An application sets a few, and a migration may
 #: create hundreds of tables; what goes on without end cannot be copied.
-MAX_CHANGES = 1000
+MAX_CHANGES = 300
 
 #: Settings that decide which tables the names of a statement mean.
 _PLACE = frozenset({"search_path", "role", "session_authorization"})

@@ -24,8 +24,8 @@ def words(text: str) -> frozenset[str]:
 #: Longer statements that may change the state are not read: a token takes a microsecond or more.
 MAX_SIZE = 5000
 
-#: Longer values are not kept: a connection may have a thousand.
-MAX_VALUE = 2000
+#: Longer values are not kept: a connection may have some hundreds, and a pool many connections.
+MAX_VALUE = 1000
 
 #: What is set in each request has the same short text, which is read only once.
 _MAX_REMEMBERED = 300
@@ -241,7 +241,9 @@ def may_change_state(text: str) -> bool:
     if _DOLLARS.search(plain) or _NESTED.search(text) or 'u&"' in lowered:
         return True
     lowered = plain.lower()
-    if _INTO_TEMPORARY.search(lowered) or (word in {"select", "("} and _INTO.search(lowered)):
+    if "into" in lowered and (
+        _INTO_TEMPORARY.search(lowered) or (word in {"select", "("} and _INTO.search(lowered))
+    ):
         return True
     return bool(_calls(plain))
 

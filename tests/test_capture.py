@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from flask_planwatch import sampling
+from flask_planwatch import hooks, sampling
 from flask_planwatch.signals import statement_inspected
 
 from .models import WRITES_WHILE_PLANNED, Badge, User
@@ -247,6 +247,18 @@ def test_a_long_text_is_counted_by_its_hash(story, watch, length, known_by_text)
     assert tally.calls == 5
     assert watched.planwatch.flush(10)
     assert watched.planwatch.stats()["inspected"] == 1
+
+
+def test_a_text_that_is_too_long_is_read_once(story, watch, monkeypatch):
+    """It takes some ms to see that it changes no setting."""
+    read = []
+    monkeypatch.setattr(hooks, "may_change_state", lambda text: read.append(text) or True)
+    watched = watch(story.url)
+    text = f"SELECT 1 FROM badge WHERE owner <> '{'x' * 30_000}'"
+    run(watched, text)
+    seen = len(read)
+    run(watched, text, "".join(text))
+    assert len(read) == seen
 
 
 def test_a_capture_says_what_it_takes(watched, monkeypatch):

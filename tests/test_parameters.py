@@ -312,6 +312,16 @@ class Adapter(psycopg2.extensions.QuotedString):
     """Part of it is in attributes, part in the driver's C."""
 
 
+class Zone(datetime.tzinfo):
+    """A time zone of the application's, which may hold anything."""
+
+    def __init__(self, held=None):
+        self.held = held
+
+    def utcoffset(self, moment):
+        return datetime.timedelta(0)
+
+
 class Large(enum.Enum):
     VALUE = "x" * LIMIT
 
@@ -341,6 +351,9 @@ HOLDERS = {
     "adapter": lambda held: carrying(Adapter("x"), held),
     "written in C": lambda held: carrying(cProfile.Profile(), held),
     "inside": lambda held: {"a": [Wrapper(Callable(held))]},
+    "time zone": lambda held: datetime.datetime(2026, 1, 1, tzinfo=Zone(held)),
+    "zone of a time": lambda held: [datetime.time(1, tzinfo=Zone(held))],
+    "member": lambda held: carrying(enum.Enum("Local", ["A"], qualname="f.<locals>.Local").A, held),
 }
 
 
@@ -375,6 +388,13 @@ def test_a_type_of_the_applications_counts_in_bytes(value):
 @pytest.mark.parametrize("value", [Text("7"), Number(7)], ids=["text", "number"])
 def test_a_type_of_the_applications_is_kept(value):
     assert copied((value,), LIMIT)[0][0] is value
+
+
+def test_a_name_of_sqlalchemys_is_a_text():
+    """`create_all` asks for tables by such names."""
+    name = sa.sql.quoted_name("user", quote=True)
+    ((kept,), _) = copied((name,), LIMIT)
+    assert (kept, type(kept)) == ("user", str)
 
 
 def test_what_closes_something_as_it_goes_is_refused():

@@ -10,6 +10,7 @@ from flask import Flask
 
 from flask_planwatch import PlanWatch
 from flask_planwatch import repetition as module
+from flask_planwatch.connection_notes import notes_of
 from flask_planwatch.repetition import (
     CUSTOM_PLANS,
     MAX_ORDER,
@@ -158,7 +159,7 @@ def test_each_app_that_watches_an_engine_counts_by_itself(watched, connection):
 def test_as_many_statements_are_followed_as_the_driver_keeps(watched, connection):
     for number in range(MAX_SPANS + 20):
         connection.execute(sa.text(f"SELECT {number} WHERE 1 = :one"), {"one": 1})
-    spans = connection.info[watch_of(watched.app)._repetitions]
+    spans = notes_of(connection.connection)[watch_of(watched.app)._repetitions]
     assert len(spans.executions) == MAX_SPANS
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 import functools
 import gc
+import itertools
+import json
 import logging
 import threading
 import time
@@ -320,6 +322,63 @@ def test_a_pool_of_the_applications_own(kind, tenants, watch):
 def test_a_dialect_that_begins_otherwise(watched, engine):
     engine.dialect.do_begin = lambda connection: run(connection, MOVE)
     assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+def test_what_the_application_keeps_of_a_connection_is_its_own(watched, engine):
+    """It may clear that, or write it to a log as JSON."""
+
+    def by_set(connection):
+        connection.exec_driver_sql("SET search_path TO tenant_1")
+        connection.commit()
+        connection.info.clear()
+
+    written = []
+    event.listen(engine, "checkin", lambda _, record: written.append(json.dumps(record.info)))
+    with engine.connect() as connection:
+        connection.execute(sa.select(1))
+    assert written == ["{}"]
+    assert look(watched, engine, by_set) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+
+
+def test_a_listener_that_rewrites_a_statement(kind, tenants, watch):
+    """Each text is a statement of its own, but for one that only gets a comment."""
+    watched = watch(tenants.url_for(kind[1]), PLANWATCH_SAMPLE_INTERVAL=60)
+    tables, planned = iter(["tenant_1.orders", "tenant_2.orders", "orders", "orders"]), []
+
+    def rewrite(conn, cursor, statement, parameters, context, executemany):
+        if "FROM orders" not in statement:
+            return statement, parameters
+        number = next(numbers)
+        return statement.replace("orders", next(tables)) + f" /* {number} */", parameters
+
+    def receive(sender, inspection):
+        if inspection.plan is not None:
+            planned.extend(scan.qualified_relation for scan in inspection.plan.scans)
+
+    numbers = itertools.count()
+    with watched.app.app_context():
+        engine = watched.db.engine
+        event.listen(engine, "before_cursor_execute", rewrite, retval=True)
+        with statement_inspected.connected_to(receive, watched.app):
+            for _ in range(4):
+                with engine.connect() as connection:
+                    connection.execute(READ).all()
+            assert watched.planwatch.flush(20)
+    assert planned == ["tenant_1.orders", "tenant_2.orders", "public.orders"]
+
+
+def test_a_listener_that_puts_a_change_before_a_statement(watched, engine):
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def rewrite(conn, cursor, statement, parameters, context, executemany):
+        if statement == "SELECT 1 AS one":
+            statement = "SET search_path TO tenant_1; SELECT 1 AS one"
+        return statement, parameters
+
+    def by_text(connection):
+        connection.execute(sa.text("SELECT 1 AS one"))
+
+    if engine.driver == "psycopg2":
+        assert look(watched, engine, by_text) == (UNKNOWN, {"tenant_1.orders"})
 
 
 @pytest.mark.parametrize(

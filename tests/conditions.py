@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 #: Seconds after which nobody waits any longer: what takes that long does not happen.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 def becomes(condition: Callable[[], object]) -> bool:

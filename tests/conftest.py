@@ -12,17 +12,28 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from hypothesis import HealthCheck, settings
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.inspection import Inspector
+from flask_planwatch.report import panel
 from flask_planwatch.sampling import renew_budgets
 
 from . import models, servers, stories
+from .conditions import PATIENCE
 from .models import metadata
 from .processor_time import ProcessorTime, counted
 
 _numbers = count(1)
+
+# A busy machine takes any time for an example.
+settings.register_profile(
+    "steady",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("steady")
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,12 @@ class Database:
         engine = sa.create_engine(self.url, poolclass=sa.NullPool)
         with engine.connect().execution_options(no_parameters=True) as connection:
             return connection.exec_driver_sql(statement).scalar()
+
+
+@pytest.fixture(autouse=True)
+def patient_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the panel wait longer: what it shows must not depend on how busy this computer is."""
+    monkeypatch.setattr(panel, "PATIENCE", PATIENCE)
 
 
 @pytest.fixture(autouse=True)

@@ -36,12 +36,6 @@ PATIENCE = panel.PATIENCE
 Visit = Callable[..., "Shown"]
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the panel wait longer: what it shows must not depend on how busy this computer is."""
-    monkeypatch.setattr(panel, "PATIENCE", 30)
-
-
 def login(email: str) -> sa.Select:
     return sa.select(User.id).where(sa.func.lower(User.email) == email)
 

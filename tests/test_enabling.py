@@ -100,6 +100,15 @@ def test_the_owner_of_the_table_may_build(without_hypopg, role, watch):
     assert status(watch, url, PLANWATCH_VERIFY="build") is VerdictStatus.VERIFIED
 
 
+def test_an_owner_who_may_not_create_in_the_schema_is_not_told_to_build(
+    without_hypopg, role, watch
+):
+    without_hypopg.execute(f'ALTER TABLE "user" OWNER TO {role}')
+    url = without_hypopg.url_for("psycopg2", username=role)
+    assert refusal(url, 'CREATE INDEX ON "user" (lower(email))') == "42501"
+    assert BUILD not in reason(watch, url)
+
+
 def test_where_the_server_does_not_have_it_nobody_is_told_to_create_it(fresh_story, watch):
     """The embedded server brings contrib modules only."""
     if fresh_story.scalar("SELECT count(*) FROM pg_available_extensions WHERE name = 'hypopg'"):

@@ -47,23 +47,27 @@ SERVICES = (
 #: alike; so does the official image for Docker, which is made of them.
 _DEBIAN = re.compile(r"PostgreSQL (\d+)\S* \((?:Debian|Ubuntu)\b")
 
+#: The versions of all extensions, a file each, are looked at only if they matter.
 _OPTIONS = """
 SELECT version(),
     pg_is_in_recovery(),
     a.name IS NOT NULL,
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-    OR coalesce(v.trusted AND has_database_privilege(current_database(), 'CREATE'), false),
+    CASE
+        WHEN r.rolsuper THEN true
+        WHEN a.name IS NULL OR NOT has_database_privilege(current_database(), 'CREATE') THEN false
+        ELSE (SELECT bool_or(trusted) FROM pg_available_extension_versions WHERE name = 'hypopg')
+    END,
     ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname = ANY (%s::name[])),
     ARRAY(SELECT rolname::text FROM pg_roles
           WHERE rolname = ANY (%s::name[]) AND pg_has_role(oid, 'MEMBER')),
     current_setting('azure.extensions', true),
     current_setting('rds.allowed_extensions', true),
-    (SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true)
+    (SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')
+                              AND has_schema_privilege(c.relnamespace, 'CREATE')), true)
      FROM unnest(%s::text[]) AS named (relation)
      JOIN pg_class c ON c.oid = to_regclass(named.relation))
-FROM (SELECT) AS one
-LEFT JOIN pg_available_extensions a ON a.name = 'hypopg'
-LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version
+FROM pg_roles r LEFT JOIN pg_available_extensions a ON a.name = 'hypopg'
+WHERE r.rolname = current_user
 """
 
 
@@ -73,7 +77,8 @@ class Options:
 
     `version` is what the server says it is. `available` tells whether CREATE EXTENSION finds
     HypoPG, `permitted` whether this role may run it, `allowed` whether the service lets it.
-    `owner` tells whether the role owns the tables, as whoever creates an index must.
+    `owner` tells whether the role owns the tables, and may create in their schemas, as whoever
+    creates an index must.
     """
 
     version: str

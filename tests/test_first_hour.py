@@ -170,10 +170,11 @@ def programs_of_postgresql() -> list[str]:
     return [str(Path(found.origin).parent / "pginstall" / "bin")]
 
 
-def general(message: str) -> str:
-    """Return a message without what differs between machines, and without the verdict."""
-    message = re.sub(r"[\d.]+ ms this time", "… ms this time", message.partition(" [")[0])
-    return re.sub(r"From \S*/(shop\.py)", r"From \1", message)
+def general(text: str) -> str:
+    """Return what is printed without what differs between machines: times, costs and folders."""
+    text = re.sub(r"[\d.,]+ ms\b", "… ms", text)
+    text = re.sub(r"cost [\d.,]+ -> [\d.,]+", "cost … -> …", text)
+    return re.sub(r"(?<=\s)\S*/(?=shop\.py)", "", text)
 
 
 @pytest.mark.timeout(600)
@@ -192,17 +193,15 @@ def test_the_quick_start_of_the_readme_shows_its_finding(
             assert newcomer.visit() == "You are user 7.\n"
             assert becomes(lambda: "Fix: " in output.read_text()), output.read_text()
             assert "Making users: 200,000 of 200,000\n" in output.read_text()
-            (line,) = [one for one in output.read_text().splitlines() if "Fix: " in one]
-            assert general(line) == general(PRINTED.strip())
-            assert "[untested: HypoPG is not " in line
+            # The verdict depends on what the server has.
+            assert general(PRINTED.partition("[")[0]) in general(output.read_text())
+            assert "[untested: HypoPG is not " in output.read_text()
         url = re.search(r"^export .*$", START, re.MULTILINE)
         assert url
         with newcomer.running(f"{url[0]}\n{START_AGAIN}") as output:
             newcomer.visit()
             assert becomes(lambda: "Fix: " in output.read_text()), output.read_text()
-            (line,) = [one for one in output.read_text().splitlines() if "Fix: " in one]
-            verdict = re.sub(r"[\d.]+", "…", PROVED.strip())
-            assert verdict in re.sub(r"[\d.]+", "…", line)
+            assert general(PROVED.strip()) in general(output.read_text())
             assert "Making users" not in output.read_text()
     finally:
         newcomer.drop()

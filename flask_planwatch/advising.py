@@ -160,7 +160,7 @@ class Adviser:
             for hit in ground.hits
         }
         if self.case.verify == VERIFY_OFF:
-            reason = 'PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index'
+            reason = 'PLANWATCH_VERIFY is "off"'
             return [self._untested(hit, guesses[id(hit)], reason) for hit in ground.hits]
         candidates: list[Candidate] = []
         if any(not hit.small for hit in ground.hits):

@@ -56,14 +56,6 @@ def on_hypopg(hypopg_server, templates):
     yield from make_database(hypopg_server, templates(hypopg_server))
 
 
-def test_untested_where_hypopg_is_missing(fresh_story, watch):
-    fresh_story.execute("DROP EXTENSION IF EXISTS hypopg")
-    verdict = only_advice(watch(fresh_story.url).ask(LOGIN)).verdict
-    assert verdict.status is VerdictStatus.UNTESTED
-    assert "CREATE EXTENSION hypopg" in verdict.reason
-    assert 'PLANWATCH_VERIFY = "build"' in verdict.reason
-
-
 def test_off_tries_nothing(any_story, watch):
     verdict = only_advice(watch(any_story.url, PLANWATCH_VERIFY="off").ask(LOGIN)).verdict
     assert verdict.status is VerdictStatus.UNTESTED

@@ -65,9 +65,10 @@ class Case:
         self, query: Query, candidates: Iterable[Candidate]
     ) -> AbstractContextManager[whatif.Bench]:
         """Return where candidates are tried for a query: hypothetical, or built and rolled back."""
-        if not self.builds:
-            return whatif.on_hypopg(self.session, query)
         candidates = list(candidates)
+        if not self.builds:
+            relations = [one.relation for one in candidates]
+            return whatif.on_hypopg(self.session, query, relations)
         texts = [
             (one.relation, key.expression)
             for one in candidates

@@ -11,7 +11,7 @@ from ..plan.evidence import Hit
 from ..plan.schema import Relation
 from ..plan.tree import Node, Plan
 from ..rules.row_misestimate import FACTOR, Estimates
-from ..server import whatif
+from ..server import enabling, whatif
 from ..server.explain import Query, quoted
 from ..server.transaction import NO_SERVER, ServerError
 from ..settings import VERIFY_OFF
@@ -122,12 +122,13 @@ def _remark(wrong: _Wrong) -> str:
 def _no_trial(case: Case, relation: Relation) -> str:
     """Return why statistics cannot be tried, and how they could, or nothing."""
     if case.verify == VERIFY_OFF:
-        return 'PLANWATCH_VERIFY is "off"; "build" would try it'
+        return 'PLANWATCH_VERIFY is "off"'
     if not case.builds:
-        return (
-            "statistics have to be collected to be tried: on a database of your own, set "
-            'PLANWATCH_VERIFY = "build"'
-        )
+        with case.session.transaction() as transaction:
+            options = enabling.options(transaction, [relation])
+        building = options.building if options is not None else ""
+        reason = "statistics have to be collected to be tried"
+        return f"{reason}: {building}" if building else reason
     if not relation.has_statistics:
         return (
             "the table has no statistics yet, and a trial that is rolled back would leave it "

@@ -17,7 +17,7 @@ from .case import Case
 #: the plan, a line each; nothing if it did not bring about what it is for.
 Proof = Callable[[Plan, Attempt], tuple[str, ...]]
 
-_OFF = 'PLANWATCH_VERIFY is "off"; "auto" or "build" would try the index'
+_OFF = 'PLANWATCH_VERIFY is "off"'
 _LOCKED = "the table was locked, most likely by the request's own transaction"
 
 

@@ -8,7 +8,7 @@ lasts, so it happens only where PLANWATCH_VERIFY is "build".
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol, cast
 
@@ -19,6 +19,7 @@ from ..finding import SkipReason
 from ..plan.evidence import Suspicion
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
+from . import enabling
 from .explain import Query, predicate_query
 from .session import Session
 from .transaction import NO_SERVER, ServerError, Transaction
@@ -81,15 +82,15 @@ class Bench(Protocol):
 
 
 @contextmanager
-def on_hypopg(session: Session, query: Query) -> Iterator[Bench]:
-    """Yield a Bench of hypothetical indexes; raises Untestable where HypoPG cannot be used."""
-    schema = _hypopg_schema(session)
-    if schema is None:
-        raise Untestable(
-            "the HypoPG extension is not installed: CREATE EXTENSION hypopg, or, on a database of "
-            'your own, set PLANWATCH_VERIFY = "build"'
-        )
+def on_hypopg(session: Session, query: Query, relations: Iterable[Relation]) -> Iterator[Bench]:
+    """Yield a Bench of hypothetical indexes on these tables.
+
+    Raises Untestable where HypoPG cannot be used.
+    """
     with session.transaction() as transaction:
+        schema = _hypopg_schema(transaction)
+        if schema is None:
+            raise Untestable(_no_hypopg(transaction, relations))
         transaction.run(f"SAVEPOINT {_MARK}")
         try:
             yield _HypopgBench(transaction, query, schema)
@@ -116,7 +117,7 @@ def on_builds(
     take a table without statistics for done. `extensions` are created first. Raises Untestable on a
     hot standby.
     """
-    with _writable(session) as transaction:
+    with _writable(session, hypopg=True) as transaction:
         yield _BuildBench(transaction, query, schema, expressions, extensions)
 
 
@@ -126,19 +127,24 @@ def on_statistics(session: Session) -> Iterator[FreshStatistics]:
 
     Only for tables that have some already: see on_builds.
     """
-    with _writable(session) as transaction:
+    with _writable(session, hypopg=False) as transaction:
         yield FreshStatistics(transaction)
 
 
-def _writable(session: Session) -> AbstractContextManager[Transaction]:
-    """Return a transaction that may write; raises Untestable on a hot standby, which has none."""
+def _writable(session: Session, *, hypopg: bool) -> AbstractContextManager[Transaction]:
+    """Return a transaction that may write; raises Untestable on a hot standby, which has none.
+
+    `hypopg` tells whether HypoPG would answer there.
+    """
     with session.transaction() as transaction:
         ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
-    if standby:
-        raise Untestable(
-            "the server is a hot standby, where nothing can be built; the HypoPG extension, made "
-            'on its primary, would answer with PLANWATCH_VERIFY = "auto"'
-        )
+        if standby:
+            reason = "the server is a hot standby, where nothing can be built"
+            if not hypopg:
+                raise Untestable(reason)
+            if _hypopg_schema(transaction) is None:
+                raise Untestable(f"{reason}; {_no_hypopg(transaction, ())}")
+            raise Untestable(f'{reason}; PLANWATCH_VERIFY = "auto" would ask HypoPG')
     return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
 
 
@@ -272,16 +278,15 @@ class _HypopgBench(_Trials):
         if candidate.relation.partitioned:
             # Measured with 1.3: it adds hypothetical indexes to tables only, not to partitions
             # that are read through their parent.
-            return Untestable(
-                "HypoPG does not plan with indexes on partitions; on a database of your own, "
-                'PLANWATCH_VERIFY = "build" would'
-            )
+            return self._untestable("HypoPG does not plan with indexes on partitions", candidate)
         if candidate.method not in _HYPOPG_METHODS:
-            return Untestable(
-                f"HypoPG knows no {candidate.method} indexes; on a database of your own, "
-                'PLANWATCH_VERIFY = "build" would try it'
-            )
+            return self._untestable(f"HypoPG knows no {candidate.method} indexes", candidate)
         return None
+
+    def _untestable(self, reason: str, candidate: Candidate) -> Untestable:
+        options = enabling.options(self.transaction, [candidate.relation])
+        building = options.building if options is not None else ""
+        return Untestable(f"{reason}; {building}" if building else reason)
 
 
 class _BuildBench(_Trials):
@@ -411,20 +416,27 @@ def _refusal(error: ServerError) -> Exception:
     return Untestable(f"the index could not be tried: {error}")
 
 
-def _hypopg_schema(session: Session) -> str | None:
+def _no_hypopg(transaction: Transaction, relations: Iterable[Relation]) -> str:
+    """Return why there is no HypoPG, and what else would let indexes on these tables be tried."""
+    options = enabling.options(transaction, relations)
+    if options is None:
+        return "HypoPG is not installed in this database"
+    return f"{options.hypopg}, or, {options.building}" if options.building else options.hypopg
+
+
+def _hypopg_schema(transaction: Transaction) -> str | None:
     """Return the quoted schema of the HypoPG extension, or None if it is not installed.
 
     Raises Untestable if this role may not use it.
     """
-    with session.transaction() as transaction:
-        rows = transaction.fetch(
-            "SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND ("
-            "SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p "
-            "WHERE p.pronamespace = n.oid AND p.proname IN "
-            "('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset')) "
-            "FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
-            "WHERE e.extname = 'hypopg'"
-        )
+    rows = transaction.fetch(
+        "SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND ("
+        "SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p "
+        "WHERE p.pronamespace = n.oid AND p.proname IN "
+        "('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset')) "
+        "FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
+        "WHERE e.extname = 'hypopg'"
+    )
     if not rows:
         return None
     ((schema, allowed),) = rows

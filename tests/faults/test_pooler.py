@@ -85,7 +85,7 @@ def test_nothing_of_a_trial_that_failed_stays(server, driver):
         if server.scalar("SELECT count(*) FROM pg_extension WHERE extname = 'hypopg'"):
             query = Query("SELECT * FROM badge", None)
             create = "SELECT hypopg_create_index('CREATE INDEX ON badge (id)'), 1 / 0"
-            with pytest.raises(ServerError, match="22012"), on_hypopg(session, query) as bench:
+            with pytest.raises(ServerError, match="22012"), on_hypopg(session, query, ()) as bench:
                 bench.transaction.run(create)
             assert on_each(engine, "SELECT count(*) FROM hypopg()") == [0, 0, 0]
         assert on_each(engine, "SELECT count(*) FROM pg_prepared_statements") == [0, 0, 0]

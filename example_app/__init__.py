@@ -27,6 +27,8 @@ def create_app(database_url: str | URL, **settings: Any) -> Flask:
         # run a SELECT once more to count the rows of each step.
         "PLANWATCH_VERIFY": "build",
         "PLANWATCH_ANALYZE": True,
+        # A slow computer takes more than the usual second for a query, or for an index.
+        "PLANWATCH_STATEMENT_TIMEOUT_MS": 30_000,
         "DEBUG_TB_ENABLED": True,
         "DEBUG_TB_PANELS": (
             "flask_debugtoolbar.panels.timer.TimerDebugPanel",

@@ -29,6 +29,7 @@ def prepare(scale: float = 1, stories: Iterable[Story] = tuple(STORIES.values())
             db.metadata.create_all(connection)
             connection.commit()
             _fill(connection, scale, stories)
+    click.echo("Vacuuming and analysing the tables …")
     with db.engine.connect().execution_options(
         isolation_level="AUTOCOMMIT", planwatch=False
     ) as connection:
@@ -41,13 +42,17 @@ def _fill(connection: Connection, scale: float, stories: Iterable[Story]) -> Non
     seeds = [seed for story in stories for seed in story.seeds]
     wanted = {seed: int(seed.rows * scale) for seed in seeds}
     made = {seed: _count(connection, seed) for seed in seeds}
-    missing = sum(max(0, wanted[seed] - made[seed]) for seed in seeds)
-    if not missing:
+    missing = {seed: max(0, wanted[seed] - made[seed]) for seed in seeds}
+    rows = sum(missing.values())
+    if not rows:
         return
-    with click.progressbar(length=missing, label=f"Making {missing:,} rows") as bar:
+    # The bar goes by the time that rows take, so that the time that it tells is right from the
+    # beginning: those of the first story take longest.
+    length = sum(count * seed.effort for seed, count in missing.items())
+    with click.progressbar(length=length, label=f"Making {rows:,} rows") as bar:
         for seed in seeds:
             for inserted in _insert(connection, seed, made[seed], wanted[seed]):
-                bar.update(inserted)
+                bar.update(inserted * seed.effort)
 
 
 def _insert(connection: Connection, seed: Seed, made: int, wanted: int) -> Iterator[int]:

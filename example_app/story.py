@@ -14,13 +14,15 @@ class Seed:
     """The rows of one table, numbered from 1, and the statements that insert some of them.
 
     The statements know the parameters :first and :last, which are row numbers, and :rows, which is
-    how many there will be in all, and those that `values` returns.
+    how many there will be in all, and those that `values` returns. `effort` is how many rows of the
+    simplest table take as long to insert as one of this, as measured.
     """
 
     table: str
     rows: int
     statements: tuple[str, ...]
     values: Callable[[], dict[str, object]] = dict
+    effort: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,14 @@
-"""The index, the page of each story, and the buttons on it."""
+"""The index, the page of each story, and the buttons on it.
+
+The page of a story answers at once, and fills in: each of its `Step`s is an address of its own that
+answers with the page as it is then, and the page's script asks for one after the other.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from flask import (
     Blueprint,
@@ -18,14 +24,13 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from flask_planwatch import Finding
 from flask_planwatch.fingerprint import fingerprint
 
 from . import fixes
 from .extensions import db, planwatch
-from .measuring import RUNS, Measurement, measure
+from .measuring import RUNS, SERVER_RUNS, Measurement, ask, measure
 from .stories import STORIES
 from .stories.login import DEMO_EMAIL, DEMO_PASSWORD
 from .story import Form, Story
@@ -33,7 +38,7 @@ from .story import Form, Story
 # A page asks a few times, as the visitors of an app would: one execution alone proves little.
 TIMES_ASKED = 3
 
-# Seconds that a page waits for PlanWatch, which may build an index as a trial.
+# Seconds that an answer waits for PlanWatch, which may build an index as a trial.
 PATIENCE = 10
 
 pages = Blueprint("pages", __name__)
@@ -44,38 +49,85 @@ _SIZES = text("""
 """)
 
 
+class Which(StrEnum):
+    """What is compared on a page: the query without and with the fix, and its twin."""
+
+    BEFORE = "before"
+    AFTER = "after"
+    TWIN = "twin"
+
+
+class Step(StrEnum):
+    """What fills a page, one after the other."""
+
+    #: Send what the page sends, and wait for PlanWatch. A page ends with this step, so that the
+    #: toolbar is that of the request that sent the query.
+    ASK = "ask"
+    #: Measure the first that was not measured yet.
+    MEASURE = "measure"
+
+
+@dataclass
+class Known:
+    """What is known of one form of a story's query by now.
+
+    `text` is the statement as compiled, None until it was sent. `rules` are those that spoke when
+    PlanWatch saw it last, None if it did not yet since the fix was applied or undone.
+    """
+
+    text: str | None = None
+    measurement: Measurement | None = None
+    rules: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True)
 class State:
-    """What is known of a story by now.
+    """Where a story stands.
 
-    `before`, `after` and `twin` are the latest measurements: of the query without and with the
-    fix, and of its twin; None if there was none yet. `findings` and `findings_of_twin` are those
-    of the form that is in use.
+    `findings` are those of the form in use, none as long as PlanWatch did not see it. `step` is
+    what the page waits for, None if it is complete.
     """
 
     applied: bool
-    before: Measurement | None
-    after: Measurement | None
-    twin: Measurement | None
-    findings: list[Finding]
-    findings_of_twin: list[Finding]
+    known: Mapping[Which, Known]
+    findings: list[Finding] = field(default_factory=list)
+    step: Step | None = None
 
     @property
     def name(self) -> str:
         """Where the story stands, in a word or two."""
-        if self.now is None:
+        if self.now.measurement is None:
             return "not opened yet"
         return "fixed" if self.applied else "slow"
 
     @property
-    def now(self) -> Measurement | None:
-        """The measurement of what is in use."""
-        return self.after if self.applied else self.before
+    def now(self) -> Known:
+        """What is known of the form in use."""
+        return self.known[Which.AFTER if self.applied else Which.BEFORE]
 
     @property
-    def gain(self) -> float | None:
-        """How many times faster the query is with the fix."""
-        return self.before.median_ms / self.after.median_ms if self.before and self.after else None
+    def before(self) -> Measurement | None:
+        """The query without the fix."""
+        return self.known[Which.BEFORE].measurement
+
+    @property
+    def after(self) -> Measurement | None:
+        """The query with the fix."""
+        return self.known[Which.AFTER].measurement
+
+    @property
+    def server_gain(self) -> float | None:
+        """How many times faster the server is with the fix."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before.server_ms / self.after.server_ms
+
+    @property
+    def client_gain(self) -> float | None:
+        """How many times sooner the app has its answer, with the way to the server in it."""
+        if self.before is None or self.after is None:
+            return None
+        return self.before.client_ms / self.after.client_ms
 
 
 @pages.app_context_processor
@@ -93,34 +145,36 @@ def index() -> ResponseReturnValue:
 
 @pages.get("/stories/<name>")
 def story(name: str) -> ResponseReturnValue:
-    """Send what the page of a story sends, and show how PostgreSQL and PlanWatch see that."""
+    """Show at once what is known of a story."""
+    return _page(_story(name), Step.ASK)
+
+
+@pages.get("/stories/<name>/ask")
+def ask_story(name: str) -> ResponseReturnValue:
+    """Send what the page of a story sends, and show how PlanWatch sees that."""
     story = _story(name)
-    in_use = fixes.form_in_use(story)
-    for form in (story.twin,) if story.sent_by else (in_use, story.twin):
-        _ask(form)
+    for which, form in _forms(story).items():
+        # What a login sends is not sent by the page.
+        if which is Which.TWIN or not story.sent_by:
+            known = _known(story)[which]
+            known.text = ask(db.engines[form.bind], form, TIMES_ASKED)
+            known.rules = ()
     planwatch.flush(PATIENCE)
-    measured = [
-        _measure(story, "after" if fixes.is_applied(story) else "before", in_use),
-        _measure(story, "twin", story.twin),
-    ]
-    if any(measured):
-        # PlanWatch looks at a statement once in each request, and what it says of one that it saw
-        # for the first time is not all that there is to say: ask once more.
-        return redirect(url_for(".story", name=name))
-    state = _state(story)
-    names = list(STORIES)
-    place = names.index(name)
-    return render_template(
-        "story.html",
-        story=story,
-        number=place + 1,
-        following=STORIES[names[place + 1]] if place + 1 < len(names) else None,
-        state=state,
-        advised=fixes.advised_ddl(state.findings),
-        added=fixes.added_indexes(story),
-        sizes=_sizes(story),
-        runs=RUNS,
-    )
+    _remember_rules(story)
+    return _page(story, Step.MEASURE if _unmeasured(story) else None)
+
+
+@pages.get("/stories/<name>/measure")
+def measure_story(name: str) -> ResponseReturnValue:
+    """Measure one form of a story's query, and show how PostgreSQL runs it."""
+    story = _story(name)
+    for which in _unmeasured(story)[:1]:
+        form, known = _forms(story)[which], _known(story)[which]
+        known.measurement = measure(db.engines[form.bind], form)
+        known.text = known.measurement.text
+    # PlanWatch looks at a statement once in each request, and what it says of one that it saw for
+    # the first time is not all that there is to say: ask once more.
+    return _page(story, Step.MEASURE if _unmeasured(story) else Step.ASK)
 
 
 @pages.post("/stories/<name>/fix")
@@ -135,7 +189,7 @@ def apply(name: str) -> ResponseReturnValue:
     except DBAPIError as error:
         flash(f"PostgreSQL refused: {error.orig}")
     else:
-        _measurements().pop((name, "after"), None)
+        _known(story)[Which.AFTER] = Known()
         flash("The fix is applied.")
     return redirect(url_for(".story", name=name))
 
@@ -147,16 +201,16 @@ def undo(name: str) -> ResponseReturnValue:
     if not fixes.is_applied(story):
         abort(404)
     fixes.undo(story)
+    _known(story)[Which.BEFORE].rules = None
     flash("The fix is undone.")
     return redirect(url_for(".story", name=name))
 
 
-@pages.post("/stories/<name>/measure")
+@pages.post("/stories/<name>/measure-again")
 def measure_again(name: str) -> ResponseReturnValue:
     """Forget the times that were measured."""
-    story = _story(name)
-    for which in ("before", "after", "twin"):
-        _measurements().pop((story.name, which), None)
+    for known in _known(_story(name)).values():
+        known.measurement = None
     return redirect(url_for(".story", name=name))
 
 
@@ -171,10 +225,35 @@ def hold_login_redirect(response: Response) -> Response:
         page = render_template("logged_in.html", target=response.location)
         # The panel itself waits half a second, and indexes that are built as a trial take longer.
         planwatch.flush(PATIENCE)
+        for story in STORIES.values():
+            if story.sent_by == request.endpoint:
+                _state(story).now.rules = ()
+                _remember_rules(story)
         del response.headers["Location"]
         response.status_code = 200
         response.set_data(page)
     return response
+
+
+def _page(story: Story, step: Step | None) -> str:
+    """Return the page of a story, which goes on with a step unless it is complete."""
+    state = _state(story, step)
+    names = list(STORIES)
+    place = names.index(story.name)
+    return render_template(
+        "story.html",
+        story=story,
+        number=place + 1,
+        following=STORIES[names[place + 1]] if place + 1 < len(names) else None,
+        state=state,
+        next_step=url_for(f".{step}_story", name=story.name) if step else None,
+        advised=fixes.advised_ddl(state.findings),
+        added=fixes.added_indexes(story),
+        sizes=_sizes(story),
+        times_asked=TIMES_ASKED,
+        runs=RUNS,
+        server_runs=SERVER_RUNS,
+    )
 
 
 def _story(name: str) -> Story:
@@ -183,50 +262,46 @@ def _story(name: str) -> Story:
     return STORIES[name]
 
 
-def _ask(form: Form) -> None:
-    """Send a form of a query as the app does, watched by PlanWatch."""
-    with Session(db.engines[form.bind]) as session:
-        form.ask_earlier(session)
-        for _ in range(TIMES_ASKED):
-            form.ask(session)
+def _forms(story: Story) -> dict[Which, Form]:
+    """Return the form of the query that is in use, and its twin."""
+    in_use = Which.AFTER if fixes.is_applied(story) else Which.BEFORE
+    return {in_use: fixes.form_in_use(story), Which.TWIN: story.twin}
 
 
-def _measure(story: Story, which: str, form: Form) -> bool:
-    """Measure a form; False if that was done already."""
-    if (story.name, which) in _measurements():
-        return False
-    _measurements()[story.name, which] = measure(db.engines[form.bind], form)
-    return True
+def _unmeasured(story: Story) -> list[Which]:
+    known = _known(story)
+    return [which for which in _forms(story) if known[which].measurement is None]
 
 
-def _state(story: Story) -> State:
-    before, after, twin = (
-        _measurements().get((story.name, which)) for which in ("before", "after", "twin")
-    )
-    applied = fixes.is_applied(story)
-    return State(
-        applied=applied,
-        before=before,
-        after=after,
-        twin=twin,
-        findings=_findings(fixes.form_in_use(story), after if applied else before),
-        findings_of_twin=_findings(story.twin, twin),
-    )
+def _state(story: Story, step: Step | None = None) -> State:
+    state = State(applied=fixes.is_applied(story), known=_known(story), step=step)
+    if state.now.rules is None:
+        return state
+    findings = _findings(fixes.form_in_use(story), state.now)
+    return State(state.applied, state.known, findings, step)
 
 
-def _findings(form: Form, measurement: Measurement | None) -> list[Finding]:
+def _findings(form: Form, known: Known) -> list[Finding]:
     """Return the active findings of a form, once its statement is known."""
-    if measurement is None:
+    if known.text is None:
         return []
-    identity = fingerprint(measurement.text, form.bind)
+    identity = fingerprint(known.text, form.bind)
     return [finding for finding in planwatch.findings() if finding.fingerprint == identity]
 
 
-def _measurements() -> dict[tuple[str, str], Measurement]:
-    """Return what was measured so far, by the story and what of it."""
-    measurements: dict[tuple[str, str], Measurement]
-    measurements = current_app.extensions.setdefault("example_measurements", {})
-    return measurements
+def _remember_rules(story: Story) -> None:
+    """Remember what PlanWatch says of the forms that it saw, for when they are not in use."""
+    for which, form in _forms(story).items():
+        known = _known(story)[which]
+        if known.rules is not None:
+            known.rules = tuple(dict.fromkeys(one.rule for one in _findings(form, known)))
+
+
+def _known(story: Story) -> dict[Which, Known]:
+    """Return what is known of each form of a story's query."""
+    stories: dict[str, dict[Which, Known]]
+    stories = current_app.extensions.setdefault("example_known", {})
+    return stories.setdefault(story.name, {which: Known() for which in Which})
 
 
 def _sizes(story: Story) -> dict[str, int]:

@@ -128,7 +128,7 @@ class _Further:
         if Need.PREPARED in new:
             evidence = replace(evidence, prepared=self._prepared(evidence.plan))
         if Need.ANALYSED in new:
-            evidence = replace(evidence, analysed=self._analysed(evidence.plan))
+            evidence = self._with_analysed(evidence)
         alone = own_type = None
         if Need.PREDICATE_ALONE in suspicion.needs:
             alone = self._explain_alone(predicate_query(suspicion))
@@ -151,18 +151,19 @@ class _Further:
             self._no_answer(error, SkipReason.GENERIC_PLAN_UNKNOWN)
             return None
 
-    def _analysed(self, plan: Plan) -> Plan | None:
-        """Return the plan as it really ran, None if that is not wanted."""
+    def _with_analysed(self, evidence: Evidence) -> Evidence:
+        """Add the plan as it really ran, or why it was not run; neither if that is not wanted."""
         if not self._inspector.settings.analyze or self._capture.error is not None:
-            return None
+            return evidence
         try:
             if not self._inspector.may_analyse():
                 raise ServerError(SkipReason.NOT_ANALYSED, "the budget for that is used up")
             took_ms = self._capture.duration_ms
-            return analyse(self._session, self._query, plan, took_ms=took_ms)
+            analysed = analyse(self._session, self._query, evidence.plan, took_ms=took_ms)
+            return replace(evidence, analysed=analysed)
         except ServerError as error:
             self._no_answer(error, SkipReason.NOT_ANALYSED)
-            return None
+            return replace(evidence, not_analysed=str(error))
 
     def _heeded(self, text: str) -> AbstractContextManager[None]:
         return self._inspector.refusals.heeded(text, self._capture.state)
@@ -471,14 +472,14 @@ class Inspector:
             error=capture.error,
             show_values=self.settings.show_parameters,
             varying=varying,
+            analysable_ms=self.session.statement_timeout_ms,
+            executions=_executions(capture),
         )
 
     def _timings(self, capture: Capture, plan: Plan) -> Timings:
         """Return how long the statement took, and learn from it what is normal."""
         identity = statement_of(capture).fingerprint
-        timings = Timings(
-            capture.tally.recent, self.session.round_trip_ms, self.pace.normal(identity)
-        )
+        timings = Timings(_recent(capture), self.session.round_trip_ms, self.pace.normal(identity))
         spent = timings.spent_ms(plan, capture.returned_rows)
         if spent is not None and capture.client_side and plan.only_reads:
             self.pace.record(identity, spent / plan.total_cost)
@@ -486,6 +487,21 @@ class Inspector:
 
     def _ignored(self, finding: Finding) -> bool:
         return self.settings.ignores(finding.rule, finding.relation, finding.subject, finding.id)
+
+
+def _recent(capture: Capture) -> tuple[float, ...]:
+    """Return the latest executions, in ms, and the captured one, which may be an earlier one.
+
+    Others with other parameters may have other plans: the plan is that of the captured one.
+    """
+    recent = capture.tally.recent
+    known = capture.error is not None or capture.duration_ms in recent
+    return recent if known else (capture.duration_ms, *recent)
+
+
+def _executions(capture: Capture) -> int:
+    """Return the most executions on one connection, 0 if no generic plan can be made of them."""
+    return capture.preparation.most if capture.preparation and capture.parameters else 0
 
 
 def _digest(case: Case) -> bytes:

@@ -301,6 +301,18 @@ def test_each_example_is_on_a_page() -> None:
     assert sorted(included) == sorted(path.name for path in (DOCS / "examples").glob("*.py"))
 
 
+def test_what_runs_a_statement_again_is_told_with_the_promise_not_to() -> None:
+    """PLANWATCH_ANALYZE is the one exception, and the sentence that promises names it."""
+    promises = [
+        sentence
+        for page in (ROOT / "README.md", *DOCS.rglob("*.rst"))
+        for sentence in " ".join(page.read_text("utf-8").split()).split(". ")
+        if "never runs your statement" in sentence
+    ]
+    assert len(promises) >= 2
+    assert [one for one in promises if "PLANWATCH_ANALYZE" not in one] == []
+
+
 def test_the_commands_of_the_readme_are_those_of_tox_and_of_ci() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     commands = re.findall(r"^python3 -m venv .* && .*$", readme, re.MULTILINE)

@@ -76,6 +76,7 @@ _SEEDS = (
             FROM generate_series(:first, :last) AS n
             """,
         ),
+        effort=6,
     ),
 )
 

@@ -88,6 +88,8 @@ _SEEDS = (
         ),
         # Hashing each password on its own would take minutes.
         values=lambda: {"password": hash_password(DEMO_PASSWORD)},
+        # Three indexes, two of them on long texts, and the foreign keys of a second table.
+        effort=16,
     ),
 )
 

@@ -128,6 +128,7 @@ _SEEDS = (
             FROM generate_series(:first, :last) AS n
             """,
         ),
+        effort=6,
     ),
     Seed(
         "run",
@@ -148,6 +149,7 @@ _SEEDS = (
                   FROM generate_series(:first, :last) AS n) AS numbered
             """,
         ),
+        effort=8,
     ),
 )
 

@@ -52,6 +52,7 @@ _SEEDS = (
             FROM generate_series(:first, :last) AS n
             """,
         ),
+        effort=3,
     ),
 )
 

@@ -228,6 +228,11 @@ class Prepared:
     driver: str = "psycopg"
     names: tuple[str, ...] | None = None
 
+    @property
+    def most_generic_cost(self) -> float:
+        """What the generic plan's way costs with the parameters for which it costs most."""
+        return max(self.generic.total_cost, *(one.forced_cost or 0.0 for one in self.customs))
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -236,7 +241,10 @@ class Evidence:
     `parameter_types` names the Python classes of the statement's parameters. `show_values` tells
     whether a Hit may repeat compared values; for `varying` see scrub_plan. `client_side` tells that
     the elapsed time includes all rows, as it does without a cursor on the server. `error` is how
-    this execution failed, None if it did not.
+    this execution failed, None if it did not. `not_analysed` is why the statement was not run once
+    more although PLANWATCH_ANALYZE is on, empty if it was or need not be; `analysable_ms` is how
+    long it may take for that. `executions` are the most on one connection so far, 0 if the driver
+    does not prepare the statement.
     """
 
     plan: Plan
@@ -253,7 +261,10 @@ class Evidence:
     alone: Plan | None = None
     own_type: Plan | None = None
     analysed: Plan | None = None
+    not_analysed: str = ""
+    analysable_ms: float = float("inf")
     prepared: Prepared | None = None
+    executions: int = 0
     timings: Timings = Timings()
     client_side: bool = True
     error: StatementError | None = None

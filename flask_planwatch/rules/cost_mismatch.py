@@ -32,16 +32,18 @@ When it stays silent
 
 - It took long only once or twice: a lock or a busy process looks the same.
 - It took less than ten ms, which nobody notices.
-- The time per cost is normal for this application, on this machine.
+- The time per cost is normal for this application, on this machine. If the driver prepares the
+  statement, and PostgreSQL may have taken its generic plan, that is the cost of the dearer plan.
 - It writes, locks rows, failed, reads from another server, or comes through a cursor on the server,
   which returns before the rows are read.
 """
 
 from __future__ import annotations
 
-from ..plan.evidence import MIN_EXECUTIONS, Evidence, Hit, Miss, Remedy, Suspicion
+from ..plan.evidence import MIN_EXECUTIONS, Evidence, Hit, Miss, Need, Remedy, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
+from .generic_plan import cost_of_execution
 
 NAME = "cost-mismatch"
 
@@ -59,7 +61,7 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     foreign = any(node.type in {"Foreign Scan", "Custom Scan"} for node in plan.nodes)
     if foreign or not plan.scans or not plan.only_reads:
         return []
-    return [Suspicion.of_statement(NAME, schema.largest, "elapsed time")]
+    return [Suspicion.of_statement(NAME, schema.largest, "elapsed time", {Need.PREPARED})]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
@@ -69,13 +71,15 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if spent is None or evidence.error is not None or not evidence.client_side:
         reason = f"it must run {MIN_EXECUTIONS} times for that"
         return Miss(suspicion, reason, by_parameters=True, quiet=True)
-    normal = timings.ms_per_cost
-    took = spent / plan.total_cost
+    normal, cost = timings.ms_per_cost, cost_of_execution(evidence)
+    if cost is None:
+        return Miss(suspicion, "its generic plan is not known", by_parameters=True, quiet=True)
+    took = spent / cost
     if spent < MIN_MS or normal is None or took < normal * FACTOR:
         return Miss(suspicion, "it takes what its cost lets expect", quiet=True)
     problem = (
         f"the statement takes {timings.fastest_ms:,.0f} ms even in the fastest of its latest "
-        f"{len(timings.recent)} executions, at an estimated cost of {plan.total_cost:,.0f}: "
+        f"{len(timings.recent)} executions, at an estimated cost of {cost:,.0f}: "
         f"{took:.2g} ms for each unit, where {normal:.2g} ms are normal here. "
         f"{_where(evidence)}"
     )
@@ -83,7 +87,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "fastest_ms": round(timings.fastest_ms, 3),
         "executions": len(timings.recent),
         "spent_ms": round(spent, 3),
-        "total_cost": plan.total_cost,
+        "total_cost": cost,
         "ms_per_cost": float(f"{took:.3g}"),
         "normal_ms_per_cost": float(f"{normal:.3g}"),
     }
@@ -98,10 +102,24 @@ def _where(evidence: Evidence) -> str:
         node = max(ran, key=_unexpected, default=None)
         if node is not None and _unexpected(node) > 1:
             return _does(node)
-    return (
-        "The planner expects something else than what happens: PLANWATCH_ANALYZE would show which "
-        "step."
-    )
+        return (
+            "No step has more rows than expected, so the time goes into something else, such as a "
+            "function whose COST is too low."
+        )
+    surprise = "The planner expects something else than what happens"
+    if len(evidence.plan.nodes) == 1:
+        return f"{surprise} in the only step, {evidence.plan.root.title}."
+    if evidence.not_analysed:
+        return (
+            f"{surprise}. PlanWatch did not run it once more with EXPLAIN ANALYZE to see in which "
+            f"step: {evidence.not_analysed}."
+        )
+    if evidence.duration_ms >= evidence.analysable_ms:
+        return (
+            f"{surprise}: PLANWATCH_ANALYZE would show in which step, with a longer "
+            "PLANWATCH_STATEMENT_TIMEOUT_MS."
+        )
+    return f"{surprise}: PLANWATCH_ANALYZE would show which step."
 
 
 def _does(node: Node) -> str:

@@ -118,6 +118,21 @@ def execution_of_choice(prepared: Prepared) -> int | None:
     return min((made for made in chosen if made is not None), default=None)
 
 
+def cost_of_execution(evidence: Evidence) -> float | None:
+    """Return the cost of the plan that the execution had, at most; None if that is not known.
+
+    Where the driver prepared the statement often enough on a connection, PostgreSQL may have taken
+    the generic plan.
+    """
+    prepared, own_cost = evidence.prepared, evidence.plan.total_cost
+    if prepared is None:
+        return own_cost if evidence.executions <= CUSTOM_PLANS else None
+    chosen_at = execution_of_choice(prepared)
+    if chosen_at is None or evidence.executions < chosen_at:
+        return own_cost
+    return max(own_cost, prepared.most_generic_cost)
+
+
 def _choice_from(start: int, costs: list[float], prepared: Prepared) -> int | None:
     total = 0.0
     for made in range(MAX_EXECUTIONS):

@@ -46,6 +46,7 @@ from dataclasses import replace
 from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
+from .generic_plan import cost_of_execution
 from .loops import MIN_MS, MIN_MS_PER_ROW, MIN_READ, WORTH, SubPlan, Work
 
 NAME = "repeated-subplan"
@@ -71,7 +72,8 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return the statement, if it has a sub-query that belongs to a step of the plan."""
     if not any(node.relationship == "SubPlan" for node in plan.nodes):
         return []
-    return [Suspicion.of_statement(NAME, schema.largest, "sub-query", {Need.ANALYSED})]
+    needs = {Need.ANALYSED, Need.PREPARED}
+    return [Suspicion.of_statement(NAME, schema.largest, "sub-query", needs)]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
@@ -116,19 +118,21 @@ def _by_time(suspicion: Suspicion, evidence: Evidence, work: Work, sub_plan: Sub
     """Return a Hit if only far more runs than expected explain how long the statement takes."""
     plan, timings = evidence.plan, evidence.timings
     spent = timings.spent_ms(plan, evidence.returned_rows)
-    normal = timings.ms_per_cost
+    normal, cost = timings.ms_per_cost, cost_of_execution(evidence)
     if spent is None or normal is None or not evidence.client_side or evidence.error is not None:
+        return None
+    if cost is None:
         return None
     dear = _cost(work, sub_plan) >= plan.total_cost * MIN_SHARE
     slow = spent >= max(
         SLOW_MS,
-        plan.total_cost * normal * SLOW_FACTOR,
+        cost * normal * SLOW_FACTOR,
         # A join has to read the tables, too.
         work.once[id(plan.root)] * MS_PER_ROW_READ * WORTH,
     )
     if not dear or not slow:
         return None
-    times = spent / (plan.total_cost * normal)
+    times = spent / (cost * normal)
     said = (
         f"the planner expects that to be {_times(work.runs[id(sub_plan.node)])}, but even the "
         f"fastest of the latest {len(timings.recent)} executions took {timings.fastest_ms:,.0f} "

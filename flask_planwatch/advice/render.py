@@ -78,8 +78,8 @@ def _not_compared(candidate: Candidate) -> str:
         )
     if not all(map(_is_comparable, candidate.keys)):
         said += (
-            "# Alembic may not see that PostgreSQL prints this expression in another way, and drop and\n"
-            "# create the index in each new migration: delete these lines from it.\n"
+            "# Alembic may not see that PostgreSQL prints this expression in another way, and\n"
+            "# drop and create the index in each new migration: delete these lines from it.\n"
         )
     return said
 
@@ -121,9 +121,7 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _index(
-    candidate: Candidate, mapped: MappedTable | None, table: str
-) -> tuple[str, list[str]]:
+def _index(candidate: Candidate, mapped: MappedTable | None, table: str) -> tuple[str, list[str]]:
     """Return the import from SQLAlchemy, and the definition of the index."""
     columns = _Columns(mapped, table)
     classes: dict[str, str] = {}

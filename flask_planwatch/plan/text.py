@@ -1,8 +1,8 @@
 """Prints a plan as `EXPLAIN (VERBOSE)` does: ExplainNode() of src/backend/commands/explain.c.
 
 PostgreSQL writes the JSON from the same properties in the same order, so all but the first line of
-a node is printed as it comes. Left out is what EXPLAIN ANALYZE measures of memory, input and output,
-and of each worker.
+a node is printed as it comes. Left out is what EXPLAIN ANALYZE measures of memory, of input and
+output, and of each worker.
 """
 
 from __future__ import annotations
@@ -51,12 +51,18 @@ _JOINS = {"Nested Loop": "Nested Loop", "Hash Join": "Hash", "Merge Join": "Merg
 _AGGREGATES = {"Sorted": "GroupAggregate", "Hashed": "HashAggregate", "Mixed": "MixedAggregate"}
 
 #: What names the relation that a node reads; the first that is there.
-_RELATIONS = ("Relation Name", "Function Name", "Table Function Name", "CTE Name", "Tuplestore Name")
+_RELATIONS = (
+    "Relation Name",
+    "Function Name",
+    "Table Function Name",
+    "CTE Name",
+    "Tuplestore Name",
+)
 
 #: Words that quote_identifier() puts in quotes: those of pg_get_keywords() that PostgreSQL 18 does
 #: not call unreserved. Earlier versions have fewer of them: on 15, no `json…` and `merge_action`.
 _KEYWORDS = frozenset(
-    (
+    (  # noqa: SIM905 - a line for each would take two pages
         "all analyse analyze and any array as asc asymmetric authorization between bigint binary "
         "bit boolean both case cast char character check coalesce collate collation column "
         "concurrently constraint create cross current_catalog current_date current_role "

@@ -15,7 +15,7 @@ from flask_planwatch.plan.tree import Node, Plan, UnreadablePlan
 from flask_planwatch.plan.usage import is_gone
 from flask_planwatch.rules import functional_predicate
 
-from . import SERVERS, plan_names, read
+from . import SERVERS, read
 
 #: More levels than Python's stack has frames.
 MANY = 5_000

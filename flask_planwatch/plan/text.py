@@ -237,9 +237,10 @@ def _grouping_sets(node: Mapping[str, Any], sets: object) -> Iterator[str]:
 
 
 def _summary(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what follows the plan: the statement's identifier, and what would be compiled."""
-    if isinstance(identifier := document.get("Query Identifier"), int):
-        yield f"Query Identifier: {identifier}"
+    """Yield what follows the plan: what would be compiled.
+
+    The identifier of the query is that of PlanWatch's EXPLAIN, and not of the application's own.
+    """
     jit = document.get("JIT")
     if isinstance(jit, Mapping) and isinstance(options := jit.get("Options"), Mapping):
         said = ", ".join(f"{name} {str(value).lower()}" for name, value in options.items())

@@ -545,7 +545,7 @@ class AsyncpgTransaction(DriverTransaction):
 
 def _type_as_sql(kind: Any) -> str:
     """Return what asyncpg knows of a type as SQL: its name for an array is `int4[]`."""
-    name, array, _ = kind.name.partition("[]")
+    name, array, _ = str(kind.name).partition("[]")
     quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (kind.schema, name))
     return quoted + array
 

@@ -93,7 +93,8 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
             "SELECT id FROM t WHERE a > (SELECT avg(id) FROM u)",
             "SELECT id FROM t WHERE a = ANY (ARRAY(SELECT id FROM u WHERE id < 5))",
             "SELECT id FROM t WHERE (a, b) = (SELECT id, t_id FROM u LIMIT 1)",
-            "WITH w AS MATERIALIZED (SELECT * FROM u WHERE id < 9) SELECT * FROM w x JOIN w ON true",
+            "WITH w AS MATERIALIZED (SELECT * FROM u WHERE id < 9) "
+            "SELECT * FROM w x JOIN w ON true",
             "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 5) "
             "SELECT * FROM r",
             'WITH "W W" AS MATERIALIZED (SELECT 1 AS x) SELECT * FROM "W W" AS "select"',

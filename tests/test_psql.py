@@ -232,6 +232,12 @@ def test_prepared_text(story, text):
     psql(story, f"{sql}\n")
 
 
+def test_statement_with_too_long_values_is_prepared(story, run):
+    (sql,) = copied(run("psycopg2", sa.select(User.id).where(User.id.in_(range(5000)))).shown)
+    assert sql.endswith("IN ($1);\n-- EXECUTE planwatch (value_1);")
+    psql(story, sql)
+
+
 def test_finding_of_an_earlier_request_is_prepared(story, run):
     """Its values went with the request."""
     ran = run("psycopg2", sa.select(User.id).where(sa.func.lower(User.email) == "user7"))

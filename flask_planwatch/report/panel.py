@@ -25,7 +25,7 @@ from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
 from ..interruption import let_through
 from ..request_record import Seen, request_record
 from ..watcher import EXTENSION, Watcher
-from .psql import prepared, runnable
+from .psql import MAX_TEXT_SHOWN, prepared, runnable
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
@@ -163,10 +163,9 @@ class Statement:
 
     @property
     def sql(self) -> str:
-        """The statement as psql takes it: with its values, or prepared."""
-        if self.detail and self.detail.statement:
-            return runnable(self.detail.statement)
-        return prepared(self.text)
+        """The statement as psql takes it: with its values, or prepared if they are too long."""
+        complete = self.detail.statement if self.detail else ""
+        return runnable(complete) if 0 < len(complete) <= MAX_TEXT_SHOWN else prepared(self.text)
 
     @property
     def state(self) -> str:

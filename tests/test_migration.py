@@ -269,6 +269,14 @@ def test_both_forms_of_the_panel_are_those_of_the_piece(project):
     assert advice.sqlalchemy.splitlines()[-1] in advice.migration
 
 
+def test_record_of_the_log_says_that_they_belong_together(project):
+    """With a placeholder for the value, as all that leaves the process."""
+    said = advised(project, CASES["partial"][0]).as_dict()["migration"]
+    assert said.startswith("# The two parts belong together.")
+    assert ":state_1" in said
+    assert "Active" not in said
+
+
 def test_a_colon_is_what_alembic_cannot_compare_and_the_piece_says_so(project):
     advice = advised(project, lambda u: sa.select(u).where(u.data[":b"].astext == "x"))
     model, migration = parts_of(advice.migration)

@@ -55,7 +55,8 @@ class Capture(NamedTuple):
     come. `preparation` is None where the driver prepares nothing. `constructs` are weak references
     to what tells the mapped classes, none for driver-level SQL, `connection` one to the driver's,
     `state` what the application had set on it, `span` the span of OpenTelemetry in which the
-    statement ran, None if its trace is not kept.
+    statement ran, None if its trace is not kept. `shown` tells that a panel shows it with its
+    values.
     """
 
     text: str
@@ -80,6 +81,7 @@ class Capture(NamedTuple):
     connection: Any
     state: SessionState
     span: Any
+    shown: bool
 
     @property
     def returned_rows(self) -> int | None:

@@ -200,7 +200,8 @@ class Advice:
     """One change that would help, in every form that the application's team may want it.
 
     `summary` is one line: the DDL of an index, or what to write instead. `ddl` holds SQL
-    statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python.
+    statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python, and
+    `migration` both as one piece, as neither is enough where Alembic compares models and database.
     An empty rendering means that this kind of advice has no such form. `index_bytes` is the
     estimated size of the index. `plan` is the plan that a rewritten statement gets, as text, where
     it can be derived. `summary` never holds a compared value; if the other renderings do, `public`
@@ -213,6 +214,7 @@ class Advice:
     ddl: tuple[str, ...] = field(default=(), repr=False)
     sqlalchemy: str = field(default="", repr=False)
     alembic: str = field(default="", repr=False)
+    migration: str = field(default="", repr=False)
     explanation: str = ""
     index_bytes: int | None = None
     plan: str = ""
@@ -228,6 +230,7 @@ class Advice:
             "ddl": list(self.ddl),
             "sqlalchemy": self.sqlalchemy,
             "alembic": self.alembic,
+            "migration": self.migration,
             "explanation": self.explanation,
             "index_bytes": self.index_bytes,
             "plan": self.plan,

@@ -614,9 +614,10 @@ class Watch:
         if once and record is not None:
             place = self._place(context.root_connection, key, context)
             identity = (id(self), hash(key), place)
+        detailed = record is not None and shown and record.has_room
         ticket, note = None, ""
         if error is not None and error.means_load:
-            ticket = sink.submit(self._capture(ran, tally, sampler))
+            ticket = sink.submit(self._capture(ran, tally, sampler, detailed))
             note = "" if ticket else _DROPPED
         elif not due:
             note = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
@@ -632,14 +633,14 @@ class Watch:
             if tally.repetition is not None and not tally.repetition.settled:
                 tally.repetition.followed = 0
                 self._tallies.plain.pop(key, None)
-            ticket = sink.submit(self._capture(ran, tally, sampler))
+            ticket = sink.submit(self._capture(ran, tally, sampler, detailed))
             if ticket is None:
                 sampler.give_back(tally)
                 note = _DROPPED
         if record is not None and shown:
             record.see(key, parameters, duration_ms, ticket, note)
 
-    def _capture(self, ran: _Execution, tally: Tally, sampler: Sampler) -> Capture:
+    def _capture(self, ran: _Execution, tally: Tally, sampler: Sampler, shown: bool) -> Capture:
         cursor, statement, parameters, context, key, duration_ms, error = ran
         left_out, given, size = None, None, 0
         compiled = context.compiled
@@ -684,6 +685,7 @@ class Watch:
             None if known is None else known.connection,
             NOTHING_SET if known is None else known.state,
             current_span(),
+            shown,
         )
 
     def _known(self, pooled: Any) -> _Known:

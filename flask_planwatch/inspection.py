@@ -28,6 +28,7 @@ from .describing import (
     statement_of,
     with_others,
 )
+from .detail import Detail, detail_of
 from .finding import (
     Dismissal,
     Finding,
@@ -78,9 +79,11 @@ class Outcome:
     """An inspection, and why another try may tell more.
 
     `blocked`: a lock kept it from proving its advice; `no_server`: the server did not answer.
+    `detail` is for the panel of the request alone.
     """
 
     inspection: Inspection
+    detail: Detail | None = None
     blocked: bool = False
     no_server: bool = False
 
@@ -269,7 +272,8 @@ class Inspector:
             self.conclusions.keep(origin, now, conclusion)
         give_way()
         self.proposals.keep(origin, conclusion.chosen)
-        return self._outcome(capture, evidence, conclusion)
+        outcome = self._outcome(capture, evidence, conclusion)
+        return replace(outcome, detail=self._detail(query, plan)) if capture.shown else outcome
 
     def _schemas(self, capture: Capture, plan: Plan) -> Iterator[Schema]:
         """Yield what a plan's relations are: as they were a moment ago, then as they are now.
@@ -366,7 +370,17 @@ class Inspector:
             judged=conclusion.settled,
             unanswered=conclusion.unanswered,
         )
-        return Outcome(inspection, conclusion.blocked)
+        return Outcome(inspection, blocked=conclusion.blocked)
+
+    def _detail(self, query: Query, plan: Plan) -> Detail | None:
+        """Return the statement and its plan with their values."""
+        try:
+            with self.session.transaction() as transaction:
+                written = query.written(transaction)
+        except ServerError:
+            written = ""
+        give_way()
+        return detail_of(written, plan)
 
     def _answers(self, adviser: Adviser, hits: list[Hit]) -> Iterator[tuple[Hit, Answer]]:
         """Yield the hits with what to do; what was tried on the same plan is not tried again."""

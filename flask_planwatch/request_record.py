@@ -21,6 +21,9 @@ MAX_STATEMENTS_SHOWN = 1000
 #: Bytes of the texts and parameters of these.
 MAX_SHOWN_SIZE = 4_000_000
 
+#: Statements of one request whose plan and SQL are shown with their values.
+MAX_DETAILED = 50
+
 #: Parameters of a statement that are shown: a bulk insert has thousands.
 MAX_PARAMETERS_SHOWN = 50
 
@@ -66,12 +69,19 @@ class RequestRecord:
         #: Whether all statements of the request are in `seen`.
         self.complete = True
         self._size = 0
+        self._detailed = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more statement may keep its plan and its SQL with their values."""
+        return self.complete and self._detailed < MAX_DETAILED
 
     def see(
         self, key: str, parameters: Any, duration_ms: float, ticket: Ticket | None, note: str
     ) -> None:
         """Add a statement to the list, if it has place there."""
         if self.complete:
+            self._detailed += ticket is not None
             seen = Seen(key, shown(parameters), duration_ms, ticket, note)
             self._size += sum(map(getsizeof, chain([key], *seen.parameters.pairs)))
             self.complete = len(self.seen) < MAX_STATEMENTS_SHOWN and self._size <= MAX_SHOWN_SIZE

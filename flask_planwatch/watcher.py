@@ -453,6 +453,7 @@ class _WatchedEngine:
             if outcome is None or not self._is_wanted(disposals):
                 outcome = Outcome(inspection_of(capture, skip=Skip(SkipReason.UNWATCHED)))
             kept = (outcome.no_server or self._alone) and capture.failed and self.watch.active
+            ticket.detail = outcome.detail
             if (outcome.blocked or kept) and not last_try:
                 ticket.inspection = outcome.inspection
                 return False

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from .clock import now
+from .detail import Detail
 from .finding import Inspection
 from .interruption import let_through
 
@@ -82,14 +83,16 @@ Job = Callable[["Ticket", bool], bool]
 class Ticket:
     """One accepted job of an app, and what becomes of it.
 
-    `inspection` may be an interim one until it is `done`. The last try is not before the time
-    `until`, and `pause` are the seconds between the latest two tries. `size` is in bytes.
+    `inspection` may be an interim one until it is `done`; `detail` is what only a panel shows of
+    it. The last try is not before the time `until`, and `pause` are the seconds between the latest
+    two tries. `size` is in bytes.
     """
 
     # Defaults of the class: one that is set for each ticket would cost the application time.
     job: Job | None = None
     worker: Worker | None = None
     inspection: Inspection | None = None
+    detail: Detail | None = None
     done = False
     until = 0.0
     pause = 0.0

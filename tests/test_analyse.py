@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import sqlalchemy as sa
 
@@ -52,7 +54,8 @@ def test_it_counts_what_each_step_did(session):
     (scan,) = plan.scans
     assert plan.analysed
     assert (scan.actual_rows, scan.actual_loops, scan.removed_rows) == (7, 1, 33)
-    assert "(actual rows=7 loops=1)" in plan.as_text()
+    # From 18 on, the server counts rows with two decimals.
+    assert re.search(r"\(actual rows=7(\.00)? loops=1\)", plan.as_text())
 
 
 def test_what_never_ran(session):

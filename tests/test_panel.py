@@ -22,6 +22,7 @@ from flask_planwatch import Finding, PlanWatch, Severity, Statement, Verdict, Ve
 from flask_planwatch.finding import Advice, AdviceKind
 from flask_planwatch.inspection import Inspector
 from flask_planwatch.report import panel
+from flask_planwatch.report.psql import MAX_TEXT_SHOWN, lay_out
 from flask_planwatch.report.toolbar import PANEL
 from flask_planwatch.request_record import MAX_SHOWN_SIZE, RequestRecord, shown
 
@@ -201,7 +202,7 @@ def test_finding_says_what_where_and_what_to_do(story, visit):
     assert "endpoint page" in text
     assert "library code" not in text
     assert "2 calls, " in text
-    assert 'SELECT "user".id FROM "user" WHERE lower("user".email) = %(lower_1)s' in text
+    assert 'SELECT "user".id FROM "user" WHERE lower("user".email) = \'user7@example.com\';' in text
     assert "lower_1 'user7@example.com'" in text
     assert re.search(
         r"Create index verified cost 3,6\d\d → [\d,.]+ about \d\.\d MB "
@@ -215,7 +216,9 @@ def test_finding_says_what_where_and_what_to_do(story, visit):
         "with op.get_context().autocommit_block():",
     ):
         assert code in text
-    assert "Plan Copy Seq Scan on user (cost=0.00.." in text
+    assert 'Plan Copy Seq Scan on public."user" (cost=0.00..' in text
+    assert "The SQLAlchemy and the Alembic form belong together" in text
+    assert "Model and migration Copy # The two parts belong together." in text
 
 
 def view_in_file(watched: Watched, path: str) -> Callable[[], str]:
@@ -308,13 +311,14 @@ def test_other_statements_say_what_became_of_their_plan(story, visit):
     ]
     assert len(rows) == 4
     assert re.fullmatch(
-        r'SELECT "user"\.id FROM "user" WHERE "user"\.id = %\(id_1\)s id_1 7 '
-        r"Plan Copy Index Only Scan using user_pkey on user .* 3 [\d.]+ inspected cost [\d.]+",
+        r'Copy SELECT "user"\.id FROM "user" WHERE "user"\.id = 7; id_1 7 '
+        r'Plan Copy Index Only Scan using user_pkey on public\."user" .* '
+        r"3 [\d.]+ inspected cost [\d.]+",
         rows[1],
     )
-    assert re.search(r"^SELECT a FROM own 1 [\d.]+ skipped not-visible : it names", rows[2])
+    assert re.search(r"^Copy SELECT a FROM own; 1 [\d.]+ skipped not-visible : it names", rows[2])
     assert re.search(
-        r"'literal' 1 [\d.]+ not sampled over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE$",
+        r"'literal'; 1 [\d.]+ not sampled over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE$",
         rows[3],
     )
 
@@ -363,9 +367,12 @@ def test_both_plans_of_a_prepared_statement_are_shown(each_stories, toolbar_app)
     assert watched.findings()
     shown = open_panel(watched.app)
     text = shown.section("Found").text
-    assert "Plan for all values Copy Seq Scan on event" in text
-    assert "Plan for these values Copy Index Scan using event_session on event" in text
-    assert "Plan of the rewritten statement Copy Index Scan using event_session on event" in text
+    assert "Plan for all values Copy Seq Scan on public.event" in text
+    assert "Plan for these values Copy Index Scan using event_session on public.event" in text
+    assert (
+        "Plan of the rewritten statement Copy Index Scan using event_session on public.event"
+        in text
+    )
     assert 'bindparam("data_1", …, literal_execute=True)' in text
 
 
@@ -410,7 +417,7 @@ def test_statement_with_several_findings_is_shown_in_full_once(story, visit):
         "functional-predicate",
         "missing-index",
     }
-    for shown_once in ("user7@example.com", "<summary>Plan</summary>"):
+    for shown_once in ('<dl class="parameters">', "<summary>Plan</summary>"):
         assert shown_once in first
         assert shown_once not in "".join(others)
     assert "The same statement as above" not in first
@@ -600,7 +607,7 @@ def test_clauses_of_a_statement_get_lines_of_their_own():
         'SELECT "a from b", EXTRACT(year FROM t) FROM "x where" LEFT OUTER JOIN y ON x.a IS '
         "DISTINCT FROM y.a WHERE x.b IN (SELECT b FROM z WHERE c = 'order by') ORDER BY t LIMIT %s"
     )
-    assert panel.lay_out(text).splitlines() == [
+    assert lay_out(text).splitlines() == [
         'SELECT "a from b", EXTRACT(year FROM t)',
         'FROM "x where"',
         "LEFT OUTER JOIN y ON x.a IS DISTINCT FROM y.a",
@@ -613,12 +620,12 @@ def test_clauses_of_a_statement_get_lines_of_their_own():
 
 
 def test_statement_with_lines_keeps_them():
-    assert panel.lay_out("\n  SELECT 1\n    FROM x WHERE y\n") == "SELECT 1\n  FROM x WHERE y"
+    assert lay_out("\n  SELECT 1\n    FROM x WHERE y\n") == "SELECT 1\n  FROM x WHERE y"
 
 
 def test_long_values_are_shortened():
-    shown = panel.lay_out("x" * (panel.MAX_TEXT_SHOWN + 2))
-    assert shown == "x" * panel.MAX_TEXT_SHOWN + "… (2 more characters)"
+    shown = lay_out("x" * (MAX_TEXT_SHOWN + 2))
+    assert shown == "x" * MAX_TEXT_SHOWN + "… (2 more characters)"
 
 
 def test_parameters_are_shown_and_not_kept():

@@ -82,7 +82,7 @@ def texts(what: Any) -> Iterator[str]:
 
 def public_parts(advice: Advice) -> Iterator[Any]:
     """Yield the fields of an advice, but not the DDL of a partial index, which needs its value."""
-    real = {"ddl", "sqlalchemy", "alembic", "public"}
+    real = {"ddl", "sqlalchemy", "alembic", "migration", "public"}
     partial = advice.kind is AdviceKind.CREATE_INDEX and advice.public is not None
     for field in dataclasses.fields(advice):
         if not (partial and field.name in real):

@@ -16,7 +16,12 @@ from ..room import LEARNT, Latest
 from .index import Candidate, Key, column_key, quote
 from .mapped import DeclaredIndex, MappedTable
 from .price import price
-from .render import alembic_execute, alembic_operation, sqlalchemy_index
+from .render import (
+    alembic_execute,
+    alembic_operation,
+    model_and_migration,
+    sqlalchemy_index,
+)
 
 #: A cast behind a constant, as PostgreSQL prints it.
 _CAST = re.compile(
@@ -181,6 +186,7 @@ def _rendered(
         ddl=candidate.ddl,
         sqlalchemy=sqlalchemy_index(candidate, mapped),
         alembic=alembic_operation(candidate),
+        migration=model_and_migration(candidate, mapped),
         explanation=" ".join(said),
         index_bytes=size,
     )

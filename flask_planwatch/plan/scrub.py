@@ -8,14 +8,15 @@ those on the lists below count, and only if they are short. Every other constant
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from .predicate import Conjunct, Operand, Tokens, conjuncts, predicates, tokenize
 from .schema import Structural
-from .tree import Node, Plan
+from .tree import Plan
 
 #: A structural constant is a name of something; PostgreSQL's own names end at 63 bytes.
 MAX_STRUCTURAL_LENGTH = 63
@@ -65,13 +66,27 @@ _APART = frozenset(
 #: What compares all that stands in its parentheses with something.
 _COMPARING_CALLS = frozenset({"any", "all", "some", "in", "nullif", "row"})
 
-#: The fields of a node that are names and figures. No field but these leaves as it is: what else a
+#: The properties of a node that are names and figures. None but these leaves as it is: what else a
 #: node may hold, such as what it selects, is not needed to understand its plan.
 WITHOUT_VALUES = (
-    *("type", "schema", "relation", "alias", "index", "join_type", "subplan", "relationship"),
-    *("operation", "function", "parallel", "startup_cost", "total_cost", "rows", "width"),
-    *("actual_rows", "actual_loops", "removed_rows", "heap_fetches"),
+    *("Node Type", "Strategy", "Partial Mode", "Parent Relationship", "Operation", "Command"),
+    *("Schema", "Relation Name", "Alias", "Index Name", "Scan Direction", "Join Type"),
+    *("Subplan Name", "CTE Name", "Tuplestore Name", "Function Name", "Table Function Name"),
+    *("Custom Plan Provider", "Parallel Aware", "Async Capable", "Single Copy", "Inner Unique"),
+    *("Disabled", "Startup Cost", "Total Cost", "Plan Rows", "Plan Width", "Workers Planned"),
+    *("Subplans Removed", "Planned Partitions", "Cache Mode", "Sampling Method"),
+    *("Conflict Resolution", "Actual Rows", "Actual Loops", "Heap Fetches"),
+    *("Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck"),
 )
+
+#: One that lists names.
+_NAMES = "Conflict Arbiter Indexes"
+
+#: Those that list expressions around columns.
+_KEYS = ("Sort Key", "Presorted Key", "Group Key")
+
+#: Those that are expressions of any kind, of which each constant is taken for a value.
+_EXPRESSIONS = ("Order By", "Run Condition", "Window", "Cache Key", "Function Call")
 
 #: What stands for a value, and for a condition that could not be read.
 MASK = "?"
@@ -93,18 +108,35 @@ def scrub_plan(plan: Plan, varying: frozenset[str] = frozenset()) -> Plan:
 
     `varying` are the masked expressions whose constants are known to be values, too.
     """
-    scrubbed: dict[int, Node] = {}
-    for node in reversed(plan.nodes):
-        scrubbed[id(node)] = Node(
-            **{name: getattr(node, name) for name in WITHOUT_VALUES},
-            conditions=tuple(
-                (kind, scrub_conjuncts(conjuncts, varying) or UNREADABLE)
-                for kind, conjuncts in predicates(plan)[id(node)]
-            ),
-            children=tuple(scrubbed[id(child)] for child in node.children),
-            sort_keys=tuple(shown(key, varying) for key in node.sort_keys),
-        )
-    return Plan(scrubbed[id(plan.root)])
+    read = predicates(plan)
+    scrubbed: dict[int, dict[str, Any]] = {}
+    for node, document in zip(reversed(plan.nodes), reversed(plan.documents), strict=True):
+        conditions = {
+            kind: scrub_conjuncts(conjuncts, varying) or UNREADABLE
+            for kind, conjuncts in read[id(node)]
+        }
+        below = [scrubbed.pop(id(child)) for child in node.children]
+        scrubbed[id(node)] = _scrubbed(document, conditions, varying) | {"Plans": below}
+    return Plan.from_json({"Plan": scrubbed[id(plan.root)]})
+
+
+def _scrubbed(
+    document: Mapping[str, Any], conditions: Mapping[str, str], varying: frozenset[str]
+) -> dict[str, Any]:
+    """Return the properties of a node without compared values, in their order."""
+    kept: dict[str, Any] = {"Node Type": str(document["Node Type"])}
+    for key, value in document.items():
+        if key in conditions:
+            kept[key] = conditions[key]
+        elif key in WITHOUT_VALUES and isinstance(value, str | int | float):
+            kept[key] = value
+        elif key == _NAMES and isinstance(value, list):
+            kept[key] = [one for one in value if isinstance(one, str)]
+        elif key in _KEYS and isinstance(value, list):
+            kept[key] = [shown(one, varying) for one in value if isinstance(one, str)]
+        elif key in _EXPRESSIONS and isinstance(value, str):
+            kept[key] = mask(value)
+    return kept
 
 
 def scrub_condition(condition: str, varying: frozenset[str] = frozenset()) -> str:

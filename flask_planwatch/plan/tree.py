@@ -1,18 +1,17 @@
 """The plan tree: what `EXPLAIN (FORMAT JSON, VERBOSE)` prints, as frozen data.
 
-Only the fields below are read, so a plan never carries more than this module names. Unknown nodes
-and keys are kept out, missing costs count as 0, and a plan of thousands of levels is read without
-recursion.
+A node carries no more than this module names: unknown nodes and keys are kept out of it, missing
+costs count as 0, and a plan of thousands of levels is read without recursion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
 from typing import Any
+
+from .text import explain_text, nodes_below, number
 
 #: The fields of a node that hold predicates.
 CONDITIONS = (
@@ -26,19 +25,11 @@ CONDITIONS = (
     "TID Cond",
 )
 
-#: Levels that as_text indents.
-MAX_INDENT = 40
-
 #: The conditions that an index answers, as opposed to those tested on each row that was read.
 INDEX_CONDITIONS = ("Index Cond", "Recheck Cond")
 
 #: The conditions that compare the two sides of a join.
 JOIN_CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter")
-
-
-#: No figure of a plan is larger, so that products of some stay finite; PostgreSQL itself takes
-#: estimates above 1e100 rows for that many.
-MOST = 1e60
 
 
 class UnreadablePlan(ValueError):
@@ -129,9 +120,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of one statement."""
+    """The plan of one statement. `document` is the JSON that it was read from."""
 
     root: Node
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def from_json(cls, document: object) -> Plan:
@@ -141,11 +133,11 @@ class Plan:
         """
         if isinstance(document, list) and document:
             document = document[0]
-        if isinstance(document, Mapping) and isinstance(document.get("Plan"), Mapping):
-            document = document["Plan"]
-        if not isinstance(document, Mapping) or "Node Type" not in document:
+        if isinstance(document, Mapping) and not isinstance(document.get("Plan"), Mapping):
+            document = {"Plan": document}
+        if not isinstance(document, Mapping) or "Node Type" not in document["Plan"]:
             raise UnreadablePlan("no plan node found in what EXPLAIN returned")
-        return cls(_read(document))
+        return cls(_read(document["Plan"]), document)
 
     @property
     def total_cost(self) -> float:
@@ -156,6 +148,17 @@ class Plan:
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, parents first."""
         return tuple(self.root.walk())
+
+    @cached_property
+    def documents(self) -> tuple[Mapping[str, Any], ...]:
+        """The JSON of all nodes, in their order."""
+        waiting = [self.document["Plan"]]
+        documents = []
+        while waiting:
+            document = waiting.pop()
+            documents.append(document)
+            waiting.extend(reversed(nodes_below(document)))
+        return tuple(documents)
 
     @cached_property
     def scans(self) -> tuple[Node, ...]:
@@ -214,32 +217,8 @@ class Plan:
         return {id(child): node for node in self.nodes for child in node.children}
 
     def as_text(self) -> str:
-        """The plan in the manner of EXPLAIN's text format."""
-        lines: list[str] = []
-        waiting: list[tuple[Node, int]] = [(self.root, 0)]
-        while waiting:
-            node, depth = waiting.pop()
-            # A plan of thousands of levels would be mostly white space.
-            indent = "      " * min(depth, MAX_INDENT)
-            arrow = f"{indent[:-4]}->  " if depth else ""
-            lines.append(
-                f"{arrow}{node.title}  (cost={node.startup_cost:.2f}..{node.total_cost:.2f} "
-                f"rows={node.rows:.0f} width={node.width}){_measured(node)}"
-            )
-            if node.sort_keys:
-                lines.append(f"{indent}  Sort Key: {', '.join(node.sort_keys)}")
-            lines.extend(f"{indent}  {kind}: {text}" for kind, text in node.conditions)
-            waiting.extend((child, depth + 1) for child in reversed(node.children))
-        return "\n".join(lines)
-
-
-def _measured(node: Node) -> str:
-    """Return what EXPLAIN ANALYZE adds to a node's first line, nothing in other plans."""
-    if node.actual_loops is None:
-        return ""
-    if not node.ran:
-        return " (never executed)"
-    return f" (actual rows={node.actual_rows or 0:g} loops={node.actual_loops:g})"
+        """The plan as `EXPLAIN (VERBOSE)` prints it."""
+        return explain_text(self.document)
 
 
 def _read(document: Mapping[str, Any]) -> Node:
@@ -254,14 +233,8 @@ def _read(document: Mapping[str, Any]) -> Node:
             continue
         children = []
         waiting.append((current, siblings, children))
-        below = current.get("Plans")
-        nested = [child for child in below if _is_node(child)] if isinstance(below, list) else []
-        waiting.extend((child, children, None) for child in reversed(nested))
+        waiting.extend((child, children, None) for child in reversed(nodes_below(current)))
     return finished[0]
-
-
-def _is_node(document: object) -> bool:
-    return isinstance(document, Mapping) and "Node Type" in document
 
 
 def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
@@ -271,10 +244,10 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         relation=_text(document, "Relation Name"),
         alias=_text(document, "Alias"),
         index=_text(document, "Index Name"),
-        startup_cost=_number(document, "Startup Cost"),
-        total_cost=_number(document, "Total Cost"),
-        rows=_number(document, "Plan Rows"),
-        width=int(_number(document, "Plan Width")),
+        startup_cost=number(document, "Startup Cost"),
+        total_cost=number(document, "Total Cost"),
+        rows=number(document, "Plan Rows"),
+        width=int(number(document, "Plan Width")),
         parallel=document.get("Parallel Aware") is True,
         join_type=_text(document, "Join Type"),
         conditions=tuple(
@@ -306,7 +279,7 @@ def _removed(document: Mapping[str, Any]) -> float | None:
 
 
 def _count(document: Mapping[str, Any], key: str) -> float | None:
-    return max(_number(document, key), 0.0) if key in document else None
+    return max(number(document, key), 0.0) if key in document else None
 
 
 def _text(document: Mapping[str, Any], key: str) -> str | None:
@@ -319,12 +292,3 @@ def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(values, list):
         return ()
     return tuple(value for value in values if isinstance(value, str))
-
-
-def _number(document: Mapping[str, Any], key: str) -> float:
-    value = document.get(key)
-    try:
-        number = float(value) if isinstance(value, int | float | Decimal) else 0.0
-    except OverflowError:
-        return 0.0
-    return max(-MOST, min(number, MOST)) if isfinite(number) else 0.0

@@ -7,13 +7,11 @@ on there, and would show them to every visitor. All it shows is escaped by the t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from textwrap import dedent
 from typing import Any
 
 from flask import Flask, current_app
@@ -22,17 +20,16 @@ from flask_debugtoolbar.utils import format_fname
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
+from ..detail import Detail
 from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
 from ..interruption import let_through
 from ..request_record import Seen, request_record
 from ..watcher import EXTENSION, Watcher
+from .psql import MAX_TEXT_SHOWN, prepared, runnable
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
 PATIENCE = 0.5
-
-#: Characters of one statement that are shown: a bulk insert has millions.
-MAX_TEXT_SHOWN = 10_000
 
 _FAILED = (
     "<p>PlanWatch could not fill its panel. The error was counted, and the log says where it came "
@@ -103,11 +100,14 @@ class Execution:
 
     seen: Seen
     inspection: Inspection | None
+    detail: Detail | None = None
 
     @classmethod
     def of(cls, seen: Seen) -> Execution:
         """Take the inspection off the ticket once: the worker may replace it meanwhile."""
-        return cls(seen, seen.ticket.inspection if seen.ticket else None)
+        if seen.ticket is None:
+            return cls(seen, None)
+        return cls(seen, seen.ticket.inspection, seen.ticket.detail)
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,17 @@ class Statement:
     def text(self) -> str:
         """The statement, without its literals if it was inspected."""
         return self.inspection.statement.text if self.inspection else self.shown.seen.key
+
+    @property
+    def detail(self) -> Detail | None:
+        """The statement and its plan with their values, as far as they are known."""
+        return self.shown.detail
+
+    @property
+    def sql(self) -> str:
+        """The statement as psql takes it: with its values, or prepared if they are too long."""
+        complete = self.detail.statement if self.detail else ""
+        return runnable(complete) if 0 < len(complete) <= MAX_TEXT_SHOWN else prepared(self.text)
 
     @property
     def state(self) -> str:
@@ -268,9 +279,9 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         counts=counts,
-        lay_out=lay_out,
         number=number,
         place=place,
+        prepared=prepared,
         plural=plural,
         sentence=sentence,
         size=size,
@@ -330,42 +341,3 @@ def place(path: str) -> str:
         return installed
     short: str = format_fname(path)
     return short if path.startswith("<") else short.strip("<>")
-
-
-_PIECES = re.compile(
-    r"""(?P<quoted> "[^"]*" | '[^']*' )
-    |   (?P<open> \( \s*+ (?P<query> (?:SELECT|WITH)\b )? )
-    |   (?P<close> \) )
-    |   (?<!\s) \s++ (?P<clause>
-            (?<!DISTINCT\ ) (?<!DELETE\ ) FROM
-          | (?: (?:LEFT|RIGHT|FULL|CROSS|INNER) \s (?:OUTER\ )? )? JOIN
-          | WHERE | GROUP\ BY | HAVING | WINDOW | ORDER\ BY | LIMIT | OFFSET | FOR\ UPDATE
-          | UNION | INTERSECT | EXCEPT | SET | VALUES | ON\ CONFLICT | RETURNING
-        ) \b""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
-def lay_out(text: str) -> str:
-    """Return a statement with each clause on a line of its own.
-
-    A text that has lines already keeps them.
-    """
-    if len(text) > MAX_TEXT_SHOWN:
-        rest = plural(len(text) - MAX_TEXT_SHOWN, "more character")
-        text = f"{text[:MAX_TEXT_SHOWN]}… ({rest})"
-    if "\n" in text.strip():
-        return dedent(text).strip()
-    queries = [True]
-
-    def piece(match: re.Match[str]) -> str:
-        if match["open"]:
-            queries.append(match["query"] is not None)
-        elif match["close"] and len(queries) > 1:
-            queries.pop()
-        elif match["clause"] and queries[-1]:
-            # Only a query has clauses: EXTRACT(year FROM …) stays on its line.
-            return "\n" + "  " * (queries.count(True) - 1) + match["clause"]
-        return match[0]
-
-    return _PIECES.sub(piece, text)

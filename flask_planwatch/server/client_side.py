@@ -270,6 +270,12 @@ class Psycopg2Transaction(DriverTransaction):
         written = self._cursor().mogrify(text, given).decode(self._encoding)
         return _Given(written, "\n".join([text, *foreign]))
 
+    def written(self, text: str, parameters: Parameters) -> str:
+        return self._ask(self._write, text, parameters)
+
+    def _write(self, text: str, parameters: Parameters) -> str:
+        return self._written(text, parameters).text
+
     def _quoted(self, values: Sequence[Any]) -> list[str]:
         """Return values as the driver writes them into a text.
 

@@ -195,6 +195,19 @@ class DriverTransaction(ABC):
             raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(value).__name__)
         return constant(str(value))
 
+    def written(self, text: str, parameters: Parameters) -> str:
+        if parameters is None:
+            return text
+        numbered = Numbered(text, parameters)
+        literals = [
+            # It is sent as one; the literal alone would be a numeric.
+            f"{self.literal(value)}::double precision"
+            if isinstance(value, float)
+            else self.literal(value)
+            for value in numbered.values
+        ]
+        return numbered.with_literals(dict(enumerate(literals)))
+
     def output(self, sql: str) -> object:
         document = self._document(EXPLAIN, sql, None, escaped=False)
         try:
@@ -481,6 +494,38 @@ class AsyncpgTransaction(DriverTransaction):
         types = [column[1] for column in cursor.description or ()]
         return Answer(types, rows[0][0] if rows and rows[0] else None)
 
+    def written(self, text: str, parameters: Parameters) -> str:
+        # The driver sends values in their binary form; the server tells how they are written.
+        values = list(parameters or ())
+        if not values:
+            return text
+        self._read_json_as_text()
+        types = self._ask(self._types_of, text)
+        casts = ", ".join(
+            f"pg_catalog.quote_nullable((${place}::{kind})::pg_catalog.text)"
+            for place, kind in enumerate(types, start=1)
+        )
+        answer = self._ask(self._send_row, f"{MARK}SELECT {casts}", tuple(values))
+        literals = {
+            place: f"{literal}::{kind}"
+            for place, (literal, kind) in enumerate(zip(answer, types, strict=True))
+        }
+        names = [str(place) for place in range(len(values))]
+        return Numbered(text, values, names).with_literals(literals)
+
+    def _types_of(self, text: str) -> list[str]:
+        """Return the types that the server gives the parameters of a statement, as SQL."""
+        driver: Any = self._connection.driver_connection
+        statement = await_only(driver.prepare(text))
+        return [_type_as_sql(kind) for kind in statement.get_parameters()]
+
+    def _send_row(self, sql: str, parameters: Parameters) -> Sequence[str]:
+        """Return the only row of a query, all of whose columns are text."""
+        cursor: Any = self._connection.cursor()
+        cursor.execute(sql, parameters)
+        row: Sequence[str] = cursor.fetchone()
+        return row
+
     def _read_json_as_text(self) -> None:
         """Let the driver leave JSON alone, instead of giving it to the application's own reader."""
         if self._connection.info.setdefault(_JSON_IS_TEXT, False):
@@ -496,6 +541,13 @@ class AsyncpgTransaction(DriverTransaction):
             )
         )
         self._connection.info[_JSON_IS_TEXT] = True
+
+
+def _type_as_sql(kind: Any) -> str:
+    """Return what asyncpg knows of a type as SQL: its name for an array is `int4[]`."""
+    name, array, _ = str(kind.name).partition("[]")
+    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (kind.schema, name))
+    return quoted + array
 
 
 #: Under this key, a connection remembers that its driver leaves JSON as text.

@@ -32,6 +32,10 @@ class Query:
         give_way()
         return plan
 
+    def written(self, transaction: Transaction) -> str:
+        """Return it with its values as the driver writes them; raises ServerError."""
+        return transaction.written(self.text, self.parameters if self.escaped else None)
+
 
 def explain(session: Session, query: Query, *, seqscan: bool = True) -> Plan:
     """Return the plan of a statement in a transaction of its own; raises ServerError.

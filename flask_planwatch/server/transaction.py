@@ -65,6 +65,12 @@ class Transaction(Protocol):
     def literal(self, value: Any) -> str:
         """Return a value as it is written into SQL; raises ServerError."""
 
+    def written(self, text: str, parameters: Parameters) -> str:
+        """Return a statement with its values in their places, for people to run it elsewhere.
+
+        Raises ServerError.
+        """
+
     def output(self, sql: str) -> object:
         """Return the first column that the plan of a query says it computes."""
 

@@ -148,7 +148,7 @@ def test_a_join_that_throws_rows_away(watched):
     assert ".where(Product.id >= start, Product.id < start + 100)" in advice.sqlalchemy
     assert advice.verdict.status is VerdictStatus.VERIFIED
     assert "Limit" not in advice.plan
-    assert "Index Scan using product_pkey on product" in advice.plan
+    assert "Index Scan using product_pkey on public.product" in advice.plan
 
 
 def test_the_rows_that_were_read_decide(each_stories, watch, driver):

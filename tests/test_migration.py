@@ -1,0 +1,294 @@
+"""An advised index is pasted into model and migration, as Flask-Migrate's users do."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+
+from flask_planwatch import PlanWatch
+from flask_planwatch.finding import Advice
+
+from .conftest import Database
+
+# The env.py that Flask-Migrate writes asks Flask-SQLAlchemy in the way of its earlier versions.
+pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
+
+MODELS = """
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Column, DateTime, Integer, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
+
+db = SQLAlchemy()
+
+
+class User(db.Model):
+    __tablename__ = "user"
+
+    id = Column(Integer, primary_key=True)
+    email = Column(String(255), nullable=False)
+    nickname = Column("nick", Text)
+    state = Column(Text)
+    local_at = Column(DateTime)
+    points = Column(Integer)
+    data = Column(JSONB)
+"""
+
+ROWS = """
+INSERT INTO "user" (email, nick, state, local_at, points, data)
+SELECT 'User' || g || '@Example.com', 'Nick' || g,
+       CASE WHEN g % 100 = 0 THEN 'Retired' ELSE 'Active' END,
+       timestamp '2020-01-01 00:00' + g * interval '10 minutes', g,
+       jsonb_build_object('type', 'T' || g, 'a', jsonb_build_object('b', 'T' || g), ':b', 'x' || g)
+FROM generate_series(1, 30000) g
+"""
+
+_numbers = count(1)
+
+Build = Callable[[Any], sa.Select]
+
+#: What builds the statement, and a part of the index as the server prints it.
+CASES: dict[str, tuple[Build, str]] = {
+    "plain": (lambda u: sa.select(u).where(u.nickname == "Nick7"), "(nick)"),
+    "expression": (
+        lambda u: sa.select(u).where(sa.func.lower(u.email) == "x"),
+        "(lower((email)::text))",
+    ),
+    "nested calls": (
+        lambda u: sa.select(u).where(sa.func.lower(sa.func.left(u.email, 5)) == "x"),
+        """(lower("left"((email)::text, 5)))""",
+    ),
+    "json": (lambda u: sa.select(u).where(u.data["type"].astext == "T7"), "->> 'type'::text"),
+    "nested json": (lambda u: sa.select(u).where(u.data["a"]["b"].astext == "T7"), "->> 'b'::text"),
+    "operator": (lambda u: sa.select(u).where(u.points % 7 == 3), "((points % 7))"),
+    "coalesce": (
+        lambda u: sa.select(u).where(sa.func.coalesce(u.nickname, sa.text("''")) == "x"),
+        "(COALESCE(nick, ''::text))",
+    ),
+    "concatenation": (
+        lambda u: sa.select(u).where(u.nickname + u.state == "x"),
+        "((nick || state))",
+    ),
+    "date": (
+        lambda u: sa.select(u).where(
+            sa.func.date_trunc("day", u.local_at) == sa.text("timestamp '2021-01-01'")
+        ),
+        "(date_trunc('day'::text, local_at))",
+    ),
+    "partial": (
+        lambda u: sa.select(u).where(u.state != "Active").order_by(u.local_at).limit(10),
+        "WHERE (state <> 'Active'::text)",
+    ),
+    "partial, of an expression": (
+        lambda u: sa.select(u).where(u.state != "Active").order_by(sa.func.lower(u.email)).limit(9),
+        "(lower((email)::text)) WHERE (state <> 'Active'::text)",
+    ),
+    "carried": (
+        lambda u: sa.select(u.points).where(u.state == "Retired"),
+        "(state) INCLUDE (points)",
+    ),
+    "operator class": (
+        lambda u: sa.select(u).where(u.nickname.like("Nick77%")),
+        "(nick text_pattern_ops)",
+    ),
+    "operator class of an expression": (
+        lambda u: sa.select(u).where(sa.func.lower(u.email).like("user77%")),
+        "(lower((email)::text) text_pattern_ops)",
+    ),
+    "operator class of an extension": (
+        lambda u: sa.select(u).where(u.nickname.ilike("%ick777%")),
+        "USING gin (nick gin_trgm_ops)",
+    ),
+    "descending": (
+        lambda u: sa.select(u).order_by(u.local_at.desc(), u.nickname).limit(10),
+        "(local_at DESC, nick)",
+    ),
+    "NULLS last": (
+        lambda u: sa.select(u).order_by(u.local_at.desc().nulls_last()).limit(10),
+        "(local_at DESC NULLS LAST)",
+    ),
+    "descending expression": (
+        lambda u: sa.select(u).order_by(sa.func.lower(u.email).desc(), u.points).limit(10),
+        "(lower((email)::text) DESC, points)",
+    ),
+}
+
+
+class Project:
+    """A Flask app with Flask-SQLAlchemy, Flask-Migrate and PlanWatch, as files in a folder."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.name = f"shop_{next(_numbers)}"
+        self.models = folder / f"{self.name}.py"
+        self.models.write_text(MODELS)
+        self.migrations = folder / "migrations"
+        self.database = database
+
+    def start(self, **config: object) -> tuple[Flask, ModuleType]:
+        """Return a new app with the models as they are now."""
+        sys.modules.pop(self.name, None)
+        importlib.invalidate_caches()
+        models = importlib.import_module(self.name)
+        app = Flask("tests.app")
+        app.config.update(
+            SQLALCHEMY_DATABASE_URI=self.database.url,
+            PLANWATCH_SAMPLE_INTERVAL=0,
+            PLANWATCH_STATEMENT_TIMEOUT_MS=30_000,
+            **config,
+        )
+        models.db.init_app(app)
+        flask_migrate.Migrate(app, models.db, directory=str(self.migrations))
+        return app, models
+
+    @contextmanager
+    def started(self) -> Iterator[Flask]:
+        """A new app whose connections are closed in the end."""
+        app, models = self.start()
+        yield app
+        with app.app_context():
+            models.db.engine.dispose()
+
+    @property
+    def revisions(self) -> set[Path]:
+        """The files of the migrations."""
+        return set(self.migrations.glob("versions/*.py"))
+
+    @property
+    def indexes(self) -> str:
+        """The indexes of the table, as the server prints them."""
+        return str(
+            self.database.scalar(
+                "SELECT string_agg(indexdef, '; ') FROM pg_indexes WHERE tablename = 'user'"
+            )
+        )
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """A project with a table of 30 000 rows, and no migration yet."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    project = Project(tmp_path, database)
+    app, models = project.start()
+    with app.app_context():
+        models.db.create_all()
+        flask_migrate.init()
+        models.db.engine.dispose()
+    database.execute(ROWS, "VACUUM ANALYZE")
+    yield project
+    sys.modules.pop(project.name, None)
+
+
+def advised(project: Project, build: Build) -> Advice:
+    """Run a statement, and return the first advice on it."""
+    app, models = project.start(PLANWATCH_VERIFY="build")
+    planwatch = PlanWatch(app)
+    with app.app_context():
+        models.db.session.execute(build(models.User)).all()
+        models.db.session.rollback()
+        assert planwatch.flush(30)
+        (finding,) = planwatch.findings()
+        models.db.engine.dispose()
+    return finding.advice[0]
+
+
+def parts_of(piece: str) -> tuple[str, str]:
+    """Return what goes to the end of the model's module, and what into the new migration."""
+    model, migration = re.split(r"^# 2\. In place of .*$", piece, flags=re.MULTILINE)
+    return model, migration
+
+
+def paste(project: Project, *, model: str = "", migration: str = "") -> None:
+    """Paste into the files that Flask-Migrate knows, and upgrade the database."""
+    if model:
+        project.models.write_text(f"{project.models.read_text()}\n{model}\n")
+    if migration:
+        with project.start()[0].app_context():
+            flask_migrate.revision(message="index")
+        (path,) = project.revisions
+        head, _, _ = path.read_text().partition("def upgrade")
+        path.write_text(f"{head}{migration}\n")
+        with project.started() as app, app.app_context():
+            flask_migrate.upgrade()
+
+
+def generated(project: Project) -> str:
+    """Return the revision that `flask db migrate` writes, or nothing if it finds no change."""
+    before = project.revisions
+    with project.started() as app, app.app_context():
+        flask_migrate.migrate()
+    return "".join(path.read_text() for path in project.revisions - before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autogenerate_finds_no_change_after_both(project, name):
+    build, printed = CASES[name]
+    advice = advised(project, build)
+    model, migration = parts_of(advice.migration)
+    paste(project, model=model, migration=migration)
+    assert printed in project.indexes
+    assert "may not see" not in advice.migration
+    assert generated(project) == ""
+
+
+def test_each_part_alone_is_what_the_piece_says_of_it(project):
+    advice = advised(project, CASES["expression"][0])
+    _, migration = parts_of(advice.migration)
+    text = " ".join(advice.migration.replace("#", "").split())
+    assert "Without the first, the next autogenerated migration drops the index" in text
+    assert "without the second, it creates the index without CONCURRENTLY" in text
+    paste(project, migration=migration)
+    upgrade, _, _ = generated(project).partition("def downgrade")
+    assert "drop_index" in upgrade
+
+
+def test_model_alone_creates_the_index_without_concurrently(project):
+    model, _ = parts_of(advised(project, CASES["expression"][0]).migration)
+    paste(project, model=model)
+    upgrade, _, _ = generated(project).partition("def downgrade")
+    assert "create_index" in upgrade
+    assert "concurrently" not in upgrade
+
+
+def test_both_forms_of_the_panel_are_those_of_the_piece(project):
+    advice = advised(project, CASES["partial"][0])
+    assert advice.alembic in advice.migration
+    assert advice.sqlalchemy.splitlines()[-1] in advice.migration
+
+
+def test_record_of_the_log_says_that_they_belong_together(project):
+    """With a placeholder for the value, as all that leaves the process."""
+    said = advised(project, CASES["partial"][0]).as_dict()["migration"]
+    assert said.startswith("# The two parts belong together.")
+    assert ":state_1" in said
+    assert "Active" not in said
+
+
+def test_a_colon_is_what_alembic_cannot_compare_and_the_piece_says_so(project):
+    advice = advised(project, lambda u: sa.select(u).where(u.data[":b"].astext == "x"))
+    model, migration = parts_of(advice.migration)
+    paste(project, model=model, migration=migration)
+    assert "Alembic may not see that PostgreSQL prints this expression" in advice.migration
+    assert "drop_index" in generated(project)
+
+
+def test_what_alembic_does_not_compare_is_said(project):
+    """The model's condition is another one than the index has, and no change is found."""
+    advice = advised(project, CASES["partial"][0])
+    model, migration = parts_of(advice.migration)
+    paste(project, model=model.replace("Active", "Retired"), migration=migration)
+    assert "Alembic does not compare WHERE: if that changes later" in advice.migration
+    assert generated(project) == ""

@@ -82,6 +82,7 @@ def finding_of(capture: Capture, hit: Hit) -> Finding:
         relation=suspicion.relation.display,
         subject=suspicion.shown,
         problem=hit.problem,
+        title=_title(capture, hit),
         evidence=hit.evidence,
         keys=suspicion.shown_keys,
         scanned=suspicion.scanned,
@@ -92,6 +93,13 @@ def finding_of(capture: Capture, hit: Hit) -> Finding:
         calls=capture.tally.calls,
         error=capture.error,
     )
+
+
+def _title(capture: Capture, hit: Hit) -> str:
+    """Return what is wrong, where in the plan and how much it is, in a few words."""
+    rows = f"{hit.rows:,.0f} {'row' if round(hit.rows) == 1 else 'rows'}, " if hit.rows else ""
+    took = f"{capture.duration_ms:,.{0 if capture.duration_ms >= 10 else 1}f} ms"
+    return f"{hit.what} ({rows}{took}): {hit.why}"
 
 
 def failures_of(capture: Capture, skip: Skip) -> Iterator[Finding]:

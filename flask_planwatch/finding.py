@@ -7,6 +7,7 @@ frozen and safe to keep, to log and to send to a signal.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,9 @@ from .plan.pattern import is_subject
 from .plan.scrub import mask
 from .plan.tree import Plan
 from .plan.usage import is_gone
+
+#: Characters that repr() shows of a finding or an advice: with its frame, a line of a terminal.
+MAX_REPR = 90
 
 
 class Severity(StrEnum):
@@ -167,6 +171,17 @@ class Statement:
     bind: str | None = None
 
 
+#: Characters and words of a reason in a line of the log.
+MAX_REASON, MAX_REASON_WORDS = 70, 8
+
+#: Where a reason goes on to details.
+_CLAUSE = re.compile(r"[:;] | \(|, (?:and|or|as|because|which)\b")
+
+
+def _cost(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the planner said of an advice, and what the saying rests on.
@@ -183,6 +198,19 @@ class Verdict:
     guess: bool = False
     method: str | None = None
     proof: tuple[str, ...] = ()
+
+    @property
+    def brief(self) -> str:
+        """The status with the costs, or with why it is not verified, in a few words."""
+        if self.cost_before is not None and self.cost_after is not None:
+            about = "about " if self.guess else ""
+            return (
+                f"{self.status}, cost {_cost(self.cost_before)} -> {about}{_cost(self.cost_after)}"
+            )
+        first = _CLAUSE.split(self.reason, maxsplit=1)[0]
+        if self.status is VerdictStatus.VERIFIED or not first:
+            return str(self.status)
+        return f"{self.status}: {shorten(first, MAX_REASON, MAX_REASON_WORDS)}"
 
     def __str__(self) -> str:
         if self.cost_before is None or self.cost_after is None:
@@ -211,14 +239,17 @@ class Advice:
     kind: AdviceKind
     summary: str
     verdict: Verdict
-    ddl: tuple[str, ...] = field(default=(), repr=False)
-    sqlalchemy: str = field(default="", repr=False)
-    alembic: str = field(default="", repr=False)
-    migration: str = field(default="", repr=False)
+    ddl: tuple[str, ...] = ()
+    sqlalchemy: str = ""
+    alembic: str = ""
+    migration: str = ""
     explanation: str = ""
     index_bytes: int | None = None
     plan: str = ""
-    public: Advice | None = field(default=None, repr=False)
+    public: Advice | None = None
+
+    def __repr__(self) -> str:
+        return f"<Advice {self.kind}: {shorten(self.summary, MAX_REPR)} [{self.verdict.brief}]>"
 
     def as_dict(self) -> dict[str, Any]:
         """The advice as JSON-ready data without compared values, for `planwatch_advice_data`."""
@@ -243,6 +274,15 @@ class Advice:
         }
 
 
+def shorten(text: str, length: int, words: int | None = None) -> str:
+    """Return a text on one line, cut to this many characters, and to this many words."""
+    said = text.split()
+    line = " ".join(said[:words])
+    if len(line) <= length:
+        return line if words is None or len(said) <= words else f"{line}…"
+    return f"{line[: length - 1].rstrip()}…"
+
+
 def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
     """Return the 12 hex digits that name a finding wherever it is seen."""
     identity = "\0".join((fingerprint, rule, relation, subject))
@@ -253,6 +293,7 @@ def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
 class Finding:
     """A problem in the plan of one statement.
 
+    `title` says in a few words what is wrong and how much it is, `problem` in full.
     `relation` is the schema-qualified table, quoted where PostgreSQL would quote it; `subject` is
     the normalised expression, column list or node that the finding is about, and `keys` are the
     columns and expressions of it, one by one. `evidence` holds
@@ -277,6 +318,13 @@ class Finding:
     duration_ms: float | None = None
     calls: int = 1
     error: StatementError | None = None
+    title: str = ""
+
+    def __repr__(self) -> str:
+        of_what = f"{self.subject} on {self.relation}" if self.relation else self.subject
+        first = f" [{self.advice[0].verdict.status}]" if self.advice else ""
+        shown = shorten(f"{self.severity} {self.rule}: {of_what}", MAX_REPR)
+        return f"<Finding {self.id} {shown}{first}>"
 
     @cached_property
     def id(self) -> str:
@@ -331,6 +379,11 @@ class Skip:
 
     reason: SkipReason
     detail: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The reason with its detail, or else with what it means."""
+        return f"{self.reason}: {self.detail or self.reason.explanation}"
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.reason.explanation}" + (

@@ -146,7 +146,8 @@ def _async_greenlet() -> Any:
     return current if type(current).__module__.startswith("sqlalchemy.") else None
 
 
-def _is_own(filename: str, app_root: str) -> bool:
+def is_own(filename: str, app_root: str = "") -> bool:
+    """Whether a file is code of the app's own: neither installed nor Python's nor PlanWatch's."""
     if filename.startswith("<"):
         return False
     path = os.path.realpath(filename)
@@ -163,7 +164,7 @@ def _is_installed(path: str) -> bool:
 
 
 def _kind(filename: str, module: object, app_root: str) -> _Kind:
-    if _is_own(filename, app_root):
+    if is_own(filename, app_root):
         return _Kind.OWN
     if filename == Flask.wsgi_app.__code__.co_filename:
         return _Kind.BEGINNING

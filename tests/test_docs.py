@@ -9,6 +9,7 @@ import logging
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +21,9 @@ from blinker import Signal
 from flask import Flask
 
 import flask_planwatch
-from flask_planwatch import Finding, SkipReason, signals
+from flask_planwatch import Finding, SkipReason, Verdict, VerdictStatus, signals
 from flask_planwatch.report import telemetry
-from flask_planwatch.report.log import extra
+from flask_planwatch.report.log import extra, lines
 from flask_planwatch.rules import RULES, Rule
 from flask_planwatch.settings import SETTINGS, Setting
 
@@ -209,7 +210,7 @@ def test_the_standard_librarys_set_up_prints_the_fields(
     formatter = example("logging_stdlib").LOGGING["formatters"]["planwatch"]
     finding = find()
     printed = capsys.readouterr().err
-    assert printed.startswith(f"WARNING {finding.message}\n")
+    assert printed.startswith(f"WARNING {lines(finding)}\n")
     fields = extra(finding)
     used = set(re.findall(r"%\(([\w.]+)\)s", formatter["fmt"])) - {"levelname", "message"}
     assert used == set(formatter["defaults"])
@@ -233,7 +234,7 @@ def test_a_set_up_for_json_prints_all_fields(
     printed = json.loads(line)
     fields = extra(finding)
     assert {name: printed.get(name) for name in fields} == json.loads(json.dumps(fields))
-    assert printed[message] == finding.message
+    assert printed[message] == lines(finding)
     assert len(fields) == len(documented_fields())
 
 
@@ -275,11 +276,14 @@ def test_the_quick_start_finds_its_query(
             module.db.engine.dispose()
     assert finding.location
     assert finding.location.path == str(DOCS / "examples" / "quickstart.py")
-    said = " ".join(page("quickstart").split())
-    problem = re.sub(r"[\d,.]+ ms this time", "94.0 ms this time", finding.message)
-    assert problem.partition(" From ")[0] in said
-    assert f":{finding.location.line} in {finding.location.function}" in said
-    assert finding.advice[0].summary in said
+    (advice,) = finding.advice
+    # What varies with the server, with the machine, or with where the application is.
+    untested = Verdict(VerdictStatus.UNTESTED, "HypoPG is not available on this server")
+    finding = replace(finding, advice=(replace(advice, verdict=untested),))
+    varying = r"\w+: Seq|[\d.]+ ms|\S*\.py|id \w+"
+    said = re.sub(varying, "", page("quickstart").replace("   ", ""))
+    expected = re.sub(varying, "", lines(finding).replace("\n  ", "\n"))
+    assert expected in said.replace("\n  ", "\n")
 
 
 def test_the_counters_and_metrics_are_documented() -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +19,10 @@ from flask_planwatch.finding import (
     AdviceKind,
     Finding,
     Inspection,
+    Location,
     Severity,
+    Skip,
+    SkipReason,
     Statement,
     Verdict,
     VerdictStatus,
@@ -27,11 +32,13 @@ from flask_planwatch.report.store import Store
 from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
 
 from .models import Badge, User
+from .test_privacy import texts
 
 FIELDS = {
     "planwatch_id": str,
     "planwatch_rule": str,
     "planwatch_severity": str,
+    "planwatch_problem": str,
     "planwatch_fingerprint": str,
     "planwatch_tables": list,
     "planwatch_expression": str,
@@ -79,17 +86,26 @@ def test_fields_and_level(story, watch, log):
     json.dumps({name: record.__dict__[name] for name in FIELDS})
 
 
-def test_message_says_what_where_and_what_to_do(story, watch, log):
+def test_message_says_what_where_and_what_to_do(story, watch, log, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
     watch(story.url).ask(login("x"))
     message = log.records[0].getMessage()
-    for part in (
-        '"user"',
-        "lower((email)::text)",
-        "user_email_key",
-        "conftest.py:",
-        "CREATE INDEX",
-    ):
-        assert part in message
+    first, second = message.splitlines()
+    took = log.records[0].planwatch_duration_ms
+    took = f"{took:,.0f}" if took >= 10 else f"{took:,.1f}"
+    (line,) = {log.records[0].__dict__["code.line.number"]}
+    assert first == (
+        f'{log.records[0].planwatch_severity}: Seq Scan on "user" (100,000 rows, {took} ms): '
+        f"no index on lower((email)::text). tests/conftest.py:{line}"
+    )
+    assert len(message.split()) <= 35
+    reason = log.records[0].planwatch_advice_data[0]["reason"]
+    assert second == (
+        '  Fix: CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email)) '
+        f"[untested: {reason.partition(': ')[0]}]  "
+        f"id {log.records[0].planwatch_id} (functional-predicate)"
+    )
+    assert "user_email_key" in log.records[0].planwatch_problem
 
 
 def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
@@ -103,9 +119,9 @@ def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
     _, resolved = log.records
     assert resolved.levelno == logging.INFO
     assert resolved.getMessage().startswith(
-        "functional-predicate resolved: the latest plan no longer shows lower((email)::text) on "
-        '"user". From '
+        'resolved: the latest plan no longer shows lower((email)::text) on "user". '
     )
+    assert resolved.getMessage().endswith(f"\n  id {record.planwatch_id} (functional-predicate)")
     assert resolved.planwatch_id == record.planwatch_id
 
 
@@ -143,7 +159,7 @@ def test_the_same_advice_is_logged_once_with_the_number_of_statements(story, wat
     watched.ask(of_kind(1))
     _, again = log.records
     assert again.planwatch_statements == 3
-    assert again.getMessage().endswith("] It serves 3 statements.")
+    assert "] for 3 statements  id " in again.getMessage()
 
 
 def test_other_advice_and_other_tables_are_logged(story, watch, log):
@@ -255,7 +271,7 @@ def test_a_configuration_that_does_not_name_the_logger_does_not_mute_it(
         text=True,
         check=True,
     )
-    assert output.stderr.count("functional-predicate: ") == 1
+    assert output.stderr.count("Seq Scan on") == 1
     assert output.stdout.split() == ["True", "False"]
 
 
@@ -307,6 +323,44 @@ handlers=error
 class=StreamHandler
 args=(sys.stderr,)
 """
+
+
+LONG = "a" * 3000
+MANY = "word " * 300
+
+
+def test_a_message_has_two_lines_however_much_there_is_to_say(reporter, log):
+    long = replace(
+        made(verdict=VerdictStatus.REJECTED, advised=LONG),
+        title=LONG,
+        location=Location("/srv/shop/app.py", 35, "login", library=True),
+        endpoint="login",
+    )
+    reason = Verdict(VerdictStatus.REJECTED, MANY)
+    advice = Advice(AdviceKind.REWRITE, MANY, reason)
+    wordy = replace(made(2), title=MANY, advice=(advice, advice), endpoint="login")
+    reporter.see(made(advised=None), long, wordy)
+    reporter.report_skip(Skip(SkipReason.LOCK_TIMEOUT), f"SELECT\n{LONG}")
+    for record in log.records:
+        assert len(record.getMessage().splitlines()) == 2
+        assert len(record.getMessage()) < 700
+        assert len(record.getMessage().split()) <= 50
+    assert "endpoint login, library code at /srv/shop/app.py:35\n  Tried: " in log.messages[1]
+    assert log.records[3].__dict__["db.query.text"] == f"SELECT\n{LONG}"
+
+
+def test_repr_is_one_short_line(story, watch):
+    (finding,) = watch(story.url, PLANWATCH_VERIFY="off").ask(login("x"))
+    assert repr(finding) == (
+        f"<Finding {finding.id} {finding.severity} functional-predicate: lower((email)::text) on "
+        '"user" [untested]>'
+    )
+    assert repr(finding.advice[0]) == (
+        '<Advice create-index: CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" '
+        '(lower(email)) [untested: PLANWATCH_VERIFY is "off"]>'
+    )
+    long = replace(made(advised=LONG), subject=LONG)
+    assert max(len(repr(long)), len(repr(long.advice[0]))) < 200
 
 
 def test_a_level_silences_it(reporter, caplog):
@@ -403,7 +457,7 @@ def test_no_compared_value_leaves_the_process(story, watch, log, statement):
     watched, sent = watch(story.url), []
 
     def receive(sender, inspection):
-        sent.append(repr(inspection) + (inspection.plan.as_text() if inspection.plan else ""))
+        sent.extend(texts(inspection))
 
     with statement_inspected.connected_to(receive, watched.app):
         try:
@@ -484,7 +538,7 @@ def test_a_json_key_that_varies_counts_as_a_value(story, watch, log):
     watched, sent = watch(story.url), []
 
     def receive(sender, inspection):
-        sent.append(repr(inspection))
+        sent.extend(texts(inspection))
 
     def by_key(key):
         return sa.select(User.id).where(User.data[key].astext == "x")
@@ -512,13 +566,13 @@ def everything_of(watched, log, statements):
     sent = []
 
     def receive(sender, **what):
-        sent.append(repr(what))
+        sent.extend(texts(what))
 
     with statement_inspected.connected_to(receive, watched.app):
         for statement in statements:
             watched.ask(statement)
     said = [record.getMessage() + repr(record.__dict__) for record in log.records]
-    return "".join([*sent, *said, repr(watched.planwatch.findings())])
+    return "".join([*sent, *said, *texts(watched.planwatch.findings())])
 
 
 def newest(order):

@@ -276,8 +276,8 @@ class Hit:
 
     `small` marks what costs nothing yet. `remedy` is what the advice is about. `doubt` is what to
     say instead unless the planner confirms that an index helps: from the plan alone it is not
-    certain. `most_pass` tells that much of the table is needed
-    anyway.
+    certain. `most_pass` tells that much of the table is needed anyway. `what` and `why`
+    say the problem in a few words: the step of the plan, and what is wrong with it.
     """
 
     suspicion: Suspicion
@@ -288,6 +288,8 @@ class Hit:
     remedy: Remedy = Remedy.INDEX
     doubt: Miss | None = None
     most_pass: bool = False
+    what: str = field(kw_only=True)
+    why: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Findings as structured log records, the same advice at most once in an interval.
 
-Logger `flask_planwatch`; the message alone tells a person what, where and what to do, and `extra`
-holds the same as flat data for structlog, python-json-logger and log collectors.
+Logger `flask_planwatch`; a message of two lines tells a person what, where and what to do, and
+`extra` holds all of it as flat data for structlog, python-json-logger and log collectors.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..clock import now
-from ..finding import Finding, Severity, Skip, VerdictStatus
+from ..finding import Advice, Finding, Severity, Skip, VerdictStatus, shorten
+from . import terminal
 from .store import Changes
 
 logger = logging.getLogger("flask_planwatch")
@@ -28,6 +30,12 @@ MAX_LOGGED = 10
 #: Messages that are said once and remembered by their hash; the one that came up longest ago goes
 #: first.
 MAX_TOLD = 1000
+
+#: Characters of a title, an advice or a statement in a message: the record has them in full.
+MAX_TITLE, MAX_FIX, MAX_TEXT = 200, 240, 120
+
+#: Words of a title, and of an advice that is no DDL, so that a message has about 35.
+MAX_TITLE_WORDS, MAX_FIX_WORDS = 18, 12
 
 
 @dataclass
@@ -56,17 +64,20 @@ class _Matter:
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds.
 
-    `statements` tells how many statements a matter concerns.
+    `statements` tells how many statements a matter concerns. `debug` tells whether the application
+    is being developed: what its log would not show is printed then.
     """
 
     def __init__(
         self,
         interval: float,
         statements: Callable[[Hashable], int],
+        debug: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = now,
     ) -> None:
         self._interval = interval
         self._statements = statements
+        self._debug = debug
         self._clock = clock
         self._matters: OrderedDict[Hashable, _Matter] = OrderedDict()
         self._told: OrderedDict[int, None] = OrderedDict()
@@ -78,13 +89,13 @@ class LogReporter:
             if self._is_due(finding):
                 level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
                 statements = self._statements(finding.matter)
-                serves = f" It serves {statements} statements." if statements > 1 else ""
-                self._log(level, finding.message + serves, extra(finding, statements))
+                self._log(level, lines(finding, statements), extra(finding, statements))
         for finding in changes.resolved:
             if self._was_logged(finding):
+                subject = shorten(finding.subject, MAX_TITLE)
                 message = (
-                    f"{finding.rule} resolved: the latest plan no longer shows {finding.subject} "
-                    f"on {finding.relation}. From {finding.origin}."
+                    f"resolved: the latest plan no longer shows {subject} on {finding.relation}. "
+                    f"{_origin(finding)}\n  {_named(finding)}"
                 )
                 statements = self._statements(finding.matter)
                 self._log(logging.INFO, message, extra(finding, statements))
@@ -94,8 +105,9 @@ class LogReporter:
         if self._is_first(skip.reason):
             self._log(
                 logging.WARNING,
-                f"PlanWatch could not inspect a statement ({skip}). Further cases are only counted "
-                f"in PlanWatch.stats(). The statement: {text}",
+                f"PlanWatch could not inspect a statement ({skip.brief}). {_FURTHER}\n"
+                f"  {shorten(text, MAX_TEXT)}",
+                {"db.query.text": text},
             )
 
     def report_unanswered(self, skip: Skip, text: str) -> None:
@@ -103,8 +115,9 @@ class LogReporter:
         if self._is_first(skip.reason):
             self._log(
                 logging.INFO,
-                f"PlanWatch inspected a statement only partly ({skip}). Further cases are only "
-                f"counted in PlanWatch.stats(). The statement: {text}",
+                f"PlanWatch inspected a statement only partly ({skip.brief}). {_FURTHER}\n"
+                f"  {shorten(text, MAX_TEXT)}",
+                {"db.query.text": text},
             )
 
     def tell_once(self, level: int, message: str) -> None:
@@ -158,16 +171,69 @@ class LogReporter:
             )
             return True
 
-    @staticmethod
-    def _log(level: int, message: str, data: dict[str, Any] | None = None) -> None:
+    def _log(self, level: int, message: str, data: dict[str, Any] | None = None) -> None:
         # `logging.config` disables each logger that its configuration does not name. The way to
         # silence this one is its level.
         logger.disabled = False
-        logger.log(level, "%s", message, extra=data)
+        if self._debug():
+            terminal.log(logger, level, message, data)
+        else:
+            logger.log(level, "%s", message, extra=data)
+
+
+#: What follows the first of a kind.
+_FURTHER = "Others are only counted."
 
 
 def _verdict(finding: Finding) -> VerdictStatus | None:
     return finding.advice[0].verdict.status if finding.advice else None
+
+
+def lines(finding: Finding, statements: int = 1) -> str:
+    """Return what a person reads of a finding: what, how much and where; what to do, and its name.
+
+    `statements` have the same advice.
+    """
+    title = shorten(finding.title or finding.problem, MAX_TITLE, MAX_TITLE_WORDS)
+    first = f"{finding.severity}: {title}. {_origin(finding)}"
+    serves = f" for {statements} statements" if statements > 1 else ""
+    fix = f"{_fix(finding.advice)}{serves}  " if finding.advice else ""
+    return f"{first}\n  {fix}{_named(finding)}"
+
+
+def _fix(advice: tuple[Advice, ...]) -> str:
+    verdict = advice[0].verdict
+    others = sum(one.verdict == verdict for one in advice) - 1
+    more = f" and {others} more" if others else ""
+    label = "Tried" if verdict.status is VerdictStatus.REJECTED else "Fix"
+    # DDL is there to be copied.
+    summary = shorten(advice[0].summary, MAX_FIX, None if advice[0].ddl else MAX_FIX_WORDS)
+    return f"{label}: {summary}{more} [{verdict.brief}]"
+
+
+def _named(finding: Finding) -> str:
+    return f"id {finding.id} ({finding.rule})"
+
+
+def _origin(finding: Finding) -> str:
+    """Return where a statement came from, with its file as seen from the current directory."""
+    location, said = finding.location, []
+    if location is not None:
+        library = "library code at " if location.library else ""
+        said.append(f"{library}{_seen_from_here(location.path)}:{location.line}")
+    if finding.endpoint is not None:
+        said.append(f"endpoint {finding.endpoint}")
+    if location is not None and location.library:
+        said.reverse()
+    return ", ".join(said) or "from an unknown line"
+
+
+def _seen_from_here(path: str) -> str:
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:
+        return path
+    return path.removeprefix(here)
 
 
 def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:
@@ -178,6 +244,7 @@ def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:
         "planwatch_id": finding.id,
         "planwatch_rule": finding.rule,
         "planwatch_severity": str(finding.severity),
+        "planwatch_problem": finding.problem,
         "planwatch_fingerprint": finding.fingerprint,
         "planwatch_tables": [finding.relation] if finding.relation else [],
         "planwatch_expression": finding.subject,

@@ -179,7 +179,15 @@ def _hit(suspicion: Suspicion, work: Work, found: _Overread) -> Hit:
         scans=(found.heap,),
         node=found.heap,
     )
-    return Hit(refined, problem, found.relation.rows, facts, remedy=remedy)
+    return Hit(
+        refined,
+        problem,
+        found.relation.rows,
+        facts,
+        remedy=remedy,
+        what=found.heap.title,
+        why=f"{read} {found.entries:,.0f} entries of {found.names} for {found.rows:,.0f} rows",
+    )
 
 
 def _cause(found: _Overread) -> tuple[Remedy, str]:

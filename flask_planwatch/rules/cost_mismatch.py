@@ -92,7 +92,15 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "normal_ms_per_cost": float(f"{normal:.3g}"),
     }
     rows = suspicion.relation.rows
-    return Hit(suspicion, problem, rows, facts, remedy=Remedy.NONE)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        remedy=Remedy.NONE,
+        what=f"Statement on {suspicion.relation.display}",
+        why=f"{took / normal:,.0f} times as long as its cost of {plan.total_cost:,.0f} explains",
+    )
 
 
 def _where(evidence: Evidence) -> str:

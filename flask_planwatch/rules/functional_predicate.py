@@ -82,7 +82,15 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         f"{worth.reading(suspicion, evidence.schema, rows)}, and computes {suspicion.shown} for "
         f"each of them: {why}."
     )
-    return Hit(suspicion, problem, rows, facts, small=rows < evidence.min_rows)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=rows < evidence.min_rows,
+        what=worth.step(suspicion),
+        why=f"no index on {suspicion.shown}",
+    )
 
 
 def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:

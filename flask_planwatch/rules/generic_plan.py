@@ -193,7 +193,16 @@ def _hit(
         "plans": {"for all values": plans[0].as_text(), "for these values": plans[1].as_text()},
     }
     rows = relation.rows or suspicion.relation.rows
-    return Hit(suspicion, problem, rows, facts, small=small, remedy=Remedy.PREPARED)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=small,
+        remedy=Remedy.PREPARED,
+        what=scan.title,
+        why=f"one plan for all values, cost {cost:,.0f} instead of {custom.total_cost:,.0f}",
+    )
 
 
 def _difference(generic: Plan, custom: Plan) -> tuple[Node, Node]:

@@ -120,7 +120,16 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         f"{_because(suspicion, other_column, value_types)}: {why}."
     )
     small = rows < evidence.min_rows
-    return Hit(suspicion, problem, rows, facts, small=small, remedy=Remedy.OWN_TYPE)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=small,
+        remedy=Remedy.OWN_TYPE,
+        what=worth.step(suspicion),
+        why=f"{name} ({column.type}) is cast to {target}",
+    )
 
 
 def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:

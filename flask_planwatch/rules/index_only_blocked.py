@@ -117,8 +117,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         f"{suspicion.scans[0].type}, although the index {coverage.index.name} holds all that it "
         "needs"
     ]
+    columns = " and ".join(map(suspicion.relation.quoted_column, coverage.blocking))
     if coverage.blocking:
-        columns = " and ".join(map(suspicion.relation.quoted_column, coverage.blocking))
         said.append(
             f"PostgreSQL believes that it needs {columns} as well, which the index does not have, "
             f"because the statement uses it inside {suspicion.shown}"
@@ -130,7 +130,10 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         )
     remedy = Remedy.COVERING_INDEX if visible >= MIN_VISIBLE_SHARE else Remedy.VACUUM
     problem = f"{': '.join(said[:2])}.{''.join(f' Besides, {one}.' for one in said[2:])}"
-    return Hit(suspicion, problem, rows, facts, remedy=remedy)
+    why = f"{visible:.0%} of the table is marked as visible to all"
+    if coverage.blocking:
+        why = f"{coverage.index.name} holds all that it needs but {columns}"
+    return Hit(suspicion, problem, rows, facts, remedy=remedy, what=worth.step(suspicion), why=why)
 
 
 def coverage_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> Coverage:

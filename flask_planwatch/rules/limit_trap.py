@@ -143,7 +143,16 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "fastest_ms": round(min(_recent(evidence)), 3),
         "executions": len(_recent(evidence)),
     }
-    return Hit(suspicion, problem, walk.entries, facts, remedy=Remedy.ORDERED_INDEX)
+    much = "far more of it than expected" if read is None else f"{read:,.0f} entries"
+    return Hit(
+        suspicion,
+        problem,
+        walk.entries,
+        facts,
+        remedy=Remedy.ORDERED_INDEX,
+        what=f"Walk of {walk.index.name} on {walk.relation.display}",
+        why=f"reads {much} to find {wanted}",
+    )
 
 
 def walk_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> Walk:

@@ -91,11 +91,22 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     facts = worth.facts(suspicion, evidence, rows)
     facts["columns"] = list(suspicion.shown_keys)
     most = bool(_passing(suspicion, evidence, rows)) and not small
-    does = _does(suspicion)
+    does, why = _does(suspicion), _lacks(suspicion)
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
+        why = f"an index on {_named(suspicion)} could spare reading the table"
         does = does.partition(":")[0] + ": an index could spare reading the table, not the rows"
     problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {does}."
-    return Hit(suspicion, problem, rows, facts, small=small, doubt=doubt, most_pass=most)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=small,
+        doubt=doubt,
+        most_pass=most,
+        what=worth.step(suspicion),
+        why=why,
+    )
 
 
 def _suspicion(access: Access) -> Suspicion | None:
@@ -218,8 +229,23 @@ def _usable_index(suspicion: Suspicion) -> str:
     return next((index.name for index in indexes if index.predicate is None), "")
 
 
+def _named(suspicion: Suspicion) -> str:
+    return " and ".join(suspicion.shown_keys)
+
+
+def _lacks(suspicion: Suspicion) -> str:
+    """Return which index there is not, in a few words."""
+    columns = _named(suspicion)
+    if not suspicion.comparisons:
+        existing = _usable_index(suspicion)
+        return f"{existing} holds too little" if existing else f"no index ordered by {columns}"
+    if _sorts(suspicion):
+        return f"no index on {columns}, in that order"
+    return f"no index on {columns}" + ("" if suspicion.other_rows is None else " for the join")
+
+
 def _does(suspicion: Suspicion) -> str:
-    columns = " and ".join(suspicion.shown_keys)
+    columns = _named(suspicion)
     if not suspicion.comparisons:
         if existing := _usable_index(suspicion):
             return f"sorts or groups them by {columns}: the index {existing} holds too little"
@@ -273,4 +299,12 @@ def _judge_reference(
         "columns": list(suspicion.keys),
         "table_rows": round(rows),
     }
-    return Hit(suspicion, problem, rows, facts, small=small)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=small,
+        what=f"Each DELETE reads all of {table}",
+        why=f"no index on {suspicion.subject} for the foreign key {reference.name}",
+    )

@@ -126,16 +126,26 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         index.name for index in worth.indexes_on(suspicion.relation, suspicion.operand.column_names)
     ]
     facts["indexes_on_column"] = useless
+    (key,) = suspicion.shown_keys
     why = _WHY[pattern.kind]
+    shortly = why.partition(",")[0].replace("on it", f"on {key}")
     if useless and pattern.kind not in _NEVER_ANSWERED:
         why += f"; {' and '.join(useless)} cannot serve"
-    (key,) = suspicion.shown_keys
     problem = (
         f"{worth.reading(suspicion, evidence.schema, rows)}, and "
         f"{_TESTED[pattern.kind].format(key=key)} for each of them: {why}."
     )
     remedy = Remedy.CONTAINMENT if pattern.kind is Kind.ELEMENT else Remedy.INDEX
-    return Hit(suspicion, problem, rows, facts, small=small, remedy=remedy)
+    return Hit(
+        suspicion,
+        problem,
+        rows,
+        facts,
+        small=small,
+        remedy=remedy,
+        what=worth.step(suspicion),
+        why=shortly,
+    )
 
 
 def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:

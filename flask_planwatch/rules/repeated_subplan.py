@@ -178,4 +178,12 @@ def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, said: str) -> Hit:
         "total_cost": work.plan.total_cost,
     }
     found = replace(suspicion, relation=relation, subject=sub_plan.name, node=node)
-    return Hit(found, problem, relation.rows, facts, remedy=Remedy.JOIN)
+    return Hit(
+        found,
+        problem,
+        relation.rows,
+        facts,
+        remedy=Remedy.JOIN,
+        what=f"{sub_plan.name}{on}",
+        why=f"runs again for each row of {holder.title}",
+    )

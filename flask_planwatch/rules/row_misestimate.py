@@ -290,7 +290,15 @@ def _hit(suspicion: Suspicion, work: Work, harm: _Harm) -> Hit:
         "total_cost": work.plan.total_cost,
     }
     found = replace(suspicion, relation=relation, subject=node.title, node=node)
-    return Hit(found, problem, relation.rows, facts, remedy=Remedy.STATISTICS)
+    return Hit(
+        found,
+        problem,
+        relation.rows,
+        facts,
+        remedy=Remedy.STATISTICS,
+        what=node.title,
+        why=f"{_rows(expected)} expected, {actual:,.0f} came",
+    )
 
 
 def _rows(count: float) -> str:

@@ -36,6 +36,8 @@ When it stays silent
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..plan.evidence import Evidence, Hit, Miss, Remedy, Suspicion
 from ..plan.failure import StatementError
 from ..plan.schema import NO_RELATION, Relation, Schema
@@ -63,7 +65,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     plan = evidence.plan
     facts = hit.evidence | {"plan": _summary(plan), "total_cost": plan.total_cost}
     problem = f"{hit.problem} Its plan, explained afterwards: {_summary(plan)}."
-    return Hit(hit.suspicion, problem, suspicion.relation.rows, facts, remedy=Remedy.NONE)
+    rows = suspicion.relation.rows
+    return replace(hit, problem=problem, rows=rows, evidence=facts)
 
 
 def without_plan(error: StatementError) -> Hit:
@@ -78,7 +81,16 @@ def _suspicion(relation: Relation) -> Suspicion:
 def _failed(suspicion: Suspicion, error: StatementError) -> Hit:
     problem = f"the statement failed: {error.meaning} ({error})."
     facts = {"error": error.name, "sqlstate": error.sqlstate}
-    return Hit(suspicion, problem, 0.0, facts, remedy=Remedy.NONE)
+    on = f" on {suspicion.relation.display}" if suspicion.relation.display else ""
+    return Hit(
+        suspicion,
+        problem,
+        0.0,
+        facts,
+        remedy=Remedy.NONE,
+        what=f"Statement{on} failed",
+        why=f"{error.meaning} ({error})",
+    )
 
 
 def _summary(plan: Plan) -> str:

@@ -81,6 +81,13 @@ def reading(suspicion: Suspicion, schema: Schema, rows: float) -> str:
     return f"the statement reads all of {table}, about {rows:,.0f} rows"
 
 
+def step(suspicion: Suspicion) -> str:
+    """Return the step of the plan that reads the table, in a few words."""
+    scan = suspicion.scans[0]
+    by = f" using {scan.index}" if scan.index else ""
+    return f"{scan.type}{by} on {suspicion.relation.display}"
+
+
 def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
     """Return what a finding is based on, JSON-ready and without compared values."""
     # Each partition says the same under an alias of its own.

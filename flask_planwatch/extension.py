@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, appcontext_pushed, current_app, has_app_context, request_started
 from sqlalchemy.engine import Engine
+from werkzeug.serving import is_running_from_reloader
 
 from .finding import Finding
 from .interruption import let_through
@@ -42,6 +44,8 @@ class PlanWatch:
             return
         observe(watcher)
         watcher.attach()
+        if is_running_from_reloader():
+            watcher.begin_served()
         # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
         appcontext_pushed.connect(_attach, app)
         request_started.connect(_attach_at_last, app)
@@ -116,10 +120,15 @@ class PlanWatch:
 
 
 def _attach(app: Flask, **_: Any) -> None:
-    """Attach to what has come since, and break no request if that fails."""
+    """Attach to what has come since."""
+    _do(app, Watcher.attach)
+
+
+def _do(app: Flask, step: Callable[[Watcher], None]) -> None:
+    """Take a step of the app's watcher, and break no request if that fails."""
     watcher: Watcher = app.extensions[EXTENSION]
     try:
-        watcher.attach()
+        step(watcher)
     except Exception as error:  # noqa: BLE001 - an extension of the app's may raise anything
         let_through(error)
         watcher.failed(error)
@@ -127,5 +136,6 @@ def _attach(app: Flask, **_: Any) -> None:
 
 def _attach_at_last(app: Flask, **_: Any) -> None:
     _attach(app)
+    _do(app, Watcher.begin_soon)
     appcontext_pushed.disconnect(_attach, app)
     request_started.disconnect(_attach_at_last, app)

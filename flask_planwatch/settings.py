@@ -6,8 +6,9 @@ The documentation's page of settings is made from this list.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy.engine import URL, make_url
@@ -27,6 +28,10 @@ _NAME_PART = re.compile(r'"((?:[^"]|"")*)"|([^."]+)')
 
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 _FINDING_ID = re.compile(r"[0-9a-f]{12}")
+
+
+#: Backends that a URL of PostgreSQL may name: some services still write the shorter one.
+_POSTGRESQL = {"postgresql", "postgres"}
 
 
 class SettingError(ValueError):
@@ -102,11 +107,17 @@ def _database_url(value: Any) -> Any:
     if value is None:
         return None
     try:
-        if isinstance(value, Mapping):
-            return {bind: make_url(url) for bind, url in value.items()}
-        return make_url(value)
+        given = value if isinstance(value, Mapping) else {None: value}
+        urls = {bind: make_url(url) for bind, url in given.items()}
     except ArgumentError:
         raise ValueError from None
+    for url in urls.values():
+        if url.get_backend_name() not in _POSTGRESQL:
+            raise SettingError(
+                f"{PREFIX}DATABASE_URL names {url.get_backend_name()}: it must be a URL of "
+                "PostgreSQL, to the same database as the application's."
+            )
+    return urls if isinstance(value, Mapping) else urls[None]
 
 
 def _ignore(value: Any) -> tuple[str, ...]:
@@ -119,7 +130,8 @@ def _ignore(value: Any) -> tuple[str, ...]:
         raise ValueError
     if not all(isinstance(entry, str) and entry for entry in value):
         raise ValueError
-    return tuple(value)
+    # A blank after the colon is no part of a name.
+    return tuple(":".join(part.strip() for part in entry.split(":", 1)) for entry in value)
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -241,6 +253,11 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
+#: What is used from init_app on; the others wait for the first use.
+AT_START = frozenset(
+    {"ENABLED", "STATEMENT_TIMEOUT_MS", "LOCK_TIMEOUT_MS", "DATABASE_URL", "LOG_INTERVAL"}
+)
+
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
@@ -284,19 +301,19 @@ class Settings:
 
     def ignores(self, rule: str, relation: str, subject: str, finding_id: str) -> bool:
         """Whether PLANWATCH_IGNORE names this finding."""
-        table = _name_parts(relation)
+        table = name_parts(relation)
         for entry in self.ignore:
             name, _, of_what = entry.partition(":")
             if finding_id == entry:
                 return True
             named = {"", subject, table[-1], ".".join(table)}
-            parts = _name_parts(of_what)
+            parts = name_parts(of_what)
             if name == rule and (of_what in named or parts in (table, table[-1:])):
                 return True
         return False
 
 
-def _name_parts(name: str) -> list[str]:
+def name_parts(name: str) -> list[str]:
     """Return the schema and table of a name, without quotes."""
     return [quoted.replace('""', '"') or plain for quoted, plain in _NAME_PART.findall(name)]
 
@@ -307,15 +324,27 @@ def read_settings(config: Mapping[str, Any], *, debug: bool, testing: bool) -> S
     Raises SettingError, naming the key and what it expects, for a value of the wrong kind and for
     a `PLANWATCH_` key that does not exist.
     """
-    unknown = [key for key in config if str(key).startswith(PREFIX) and key not in _BY_KEY]
-    if unknown:
-        known = ", ".join(sorted(_BY_KEY))
-        raise SettingError(f"{sorted(unknown)[0]} is not a setting of PlanWatch. It has: {known}.")
+    settings, refused = read_usable(config, debug=debug, testing=testing)
+    for error in refused:
+        raise error
+    return settings
+
+
+def read_usable(
+    config: Mapping[str, Any], *, debug: bool, testing: bool
+) -> tuple[Settings, list[SettingError]]:
+    """Return the settings in `config` and what is refused; a default stands for a wrong value."""
+    given = given_in(config)
+    refused = [SettingError(_unknown(key)) for key in sorted(given) if key not in _BY_KEY]
     values = {}
     for setting in SETTINGS:
-        if setting.key in config:
-            value = _parsed(setting, config[setting.key])
-        elif testing and setting.testing_default is not None:
+        if setting.key in given:
+            try:
+                values[setting.name.lower()] = _parsed(setting, given[setting.key])
+                continue
+            except SettingError as error:
+                refused.append(error)
+        if testing and setting.testing_default is not None:
             value = setting.testing_default
         elif debug and setting.debug_default is not None:
             value = setting.debug_default
@@ -324,12 +353,32 @@ def read_settings(config: Mapping[str, Any], *, debug: bool, testing: bool) -> S
         values[setting.name.lower()] = value
     if values["inspections_per_minute"] is None:
         values["inspections_per_minute"] = float("inf")
-    return Settings(**values)
+    return Settings(**values), refused
+
+
+def given_in(config: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the `PLANWATCH_` keys of a config."""
+    # The app's own thread may add to it meanwhile.
+    return {key: value for key, value in list(config.items()) if str(key).startswith(PREFIX)}
+
+
+def _unknown(key: str) -> str:
+    close = close_to(key.removeprefix(PREFIX).upper(), [one.name for one in SETTINGS])
+    if close:
+        return f"{key} is unknown: did you mean {PREFIX}{close}?"
+    return f"{key} is unknown. PlanWatch has {', '.join(sorted(_BY_KEY))}."
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """Return which of the known names is meant most likely, or nothing."""
+    return next(iter(get_close_matches(name, list(known), n=1)), "")
 
 
 def _parsed(setting: Setting, value: Any) -> Any:
     try:
         parsed = setting.parse(value)
+    except SettingError:
+        raise
     except (ValueError, TypeError):
         # A URL holds a password, so it is the one value that no message repeats.
         given = "cannot be read" if setting.name == "DATABASE_URL" else f"is {value!r}"
@@ -344,7 +393,9 @@ def _check_rules(entries: tuple[str, ...]) -> None:
     for entry in entries:
         rule = entry.partition(":")[0]
         if rule not in names and not _FINDING_ID.fullmatch(entry):
+            close = close_to(rule, names)
+            meant = f"did you mean {close!r}? " if close else ""
             raise SettingError(
-                f"{PREFIX}IGNORE has {entry!r}, but {rule!r} is not a rule. "
+                f"{PREFIX}IGNORE has {entry!r}, but {rule!r} is not a rule: {meant}"
                 f"Rules: {', '.join(sorted(names))}."
             )

@@ -37,14 +37,21 @@ from .sampling import Sampler, renew_budgets
 from .server.catalog import Catalog
 from .server.refusals import Refusals
 from .server.session import DISPOSE_PATIENCE, OwnSession
-from .settings import Settings, read_settings
+from .settings import Settings, given_in, read_usable
 from .standing import Conclusions
+from .start import (
+    DEFAULT,
+    DRIVERS,
+    Server,
+    idle_ignores,
+    introduce,
+    introduction,
+    late_settings,
+    unused_urls,
+)
 from .worker import Ticket, Worker, threads_run
 
 EXTENSION = "planwatch"
-
-#: Drivers whose connections PlanWatch knows how to use from its own thread.
-DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 
 #: Skips that are no news to anybody.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
@@ -71,7 +78,7 @@ class Watcher:
         self.has_panel = False
         self._app = weakref.ref(app)
         self._settings_at_start = settings
-        self._log = LogReporter(settings.log_interval, self.store.statements)
+        self._log = LogReporter(settings.log_interval, self.store.statements, self._is_debugged)
         self._spans = SpanReporter(settings.log_interval)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.
@@ -79,6 +86,16 @@ class Watcher:
         self._lock = threading.RLock()
         self._settings: Settings | None = None
         self._sampler: Sampler | None = None
+        #: The dialects of the engines that are not watched, by the engine's name.
+        self._left_alone: dict[str, str] = {}
+        #: The bind keys of Flask-SQLAlchemy, watched or not.
+        self._binds: set[str | None] = set()
+        #: Whether the line at the start does not tell of all engines yet.
+        self._is_unsaid = True
+        #: The settings that were looked at last.
+        self._given = given_in(app.config)
+        #: What is wrong with the settings, a sentence each.
+        self.problems: tuple[str, ...] = ()
         self._start_counting()
 
     def _start_counting(self) -> None:
@@ -100,7 +117,8 @@ class Watcher:
             app = self._app()
             if app is None:
                 return self._settings_at_start
-            self._settings = read_settings(app.config, debug=app.debug, testing=app.testing)
+            # What is wrong with those that came after init_app is told on PlanWatch's thread.
+            self._settings, _ = read_usable(app.config, debug=app.debug, testing=app.testing)
         return self._settings
 
     @property
@@ -132,18 +150,117 @@ class Watcher:
             self._mappings.learn_registry(known)
         for bind, engine in engines.items():
             # One that the application does not want watched stays so until it says otherwise.
+            self._binds.add(bind)
             if engine not in self._engines:
-                self._watch(engine, bind, self._settings_at_start.database_url_for(bind))
+                name = DEFAULT if bind is None else bind
+                url = self._settings_at_start.database_url_for(bind)
+                self._watch(engine, name, bind, url)
+
+    @property
+    def introduction(self) -> str:
+        """What is watched, in one line, as far as it is known."""
+        servers = [one.server or Server(one.name, one.driver, None) for one in self._watched()]
+        return introduction(
+            servers,
+            dict(self._left_alone),
+            self.settings.verify,
+        )
+
+    @property
+    def watches_nothing(self) -> bool:
+        """Whether no engine is watched."""
+        return not self._watched()
+
+    def _watched(self) -> list[_WatchedEngine]:
+        """Return the engines that are watched, the default one first."""
+        watched = [one for one in list(self._engines.values()) if one.watch.active]
+        return sorted(watched, key=lambda one: one.name != DEFAULT)
+
+    def begin(self) -> None:
+        """Say what is watched, and which settings have no effect, unless that was said.
+
+        On PlanWatch's thread.
+        """
+        try:
+            self._tell_settings()
+            if self._is_unsaid:
+                self._is_unsaid = False
+                self._introduce()
+        except Exception as error:  # noqa: BLE001 - it must not keep a statement from inspection
+            self.failed(error)
+
+    def begin_soon(self) -> None:
+        """Have `begin` run by PlanWatch's thread, unless there is nothing to say."""
+        given = self._settings_at_start
+        if self._is_debugged() or given.ignore or given.database_url or self._settings_changed():
+            self.worker.run(self._begin)
+
+    def begin_served(self) -> None:
+        """Have `begin` run once a server that Werkzeug reloads is up, before any request."""
+
+        self.worker.run(self._begin_later)
+
+    def _begin(self, ticket: Ticket, last_try: bool) -> bool:
+        self.begin()
+        return True
+
+    def _begin_later(self, ticket: Ticket, last_try: bool) -> bool:
+        # The first try is at once, and the second when the app has been set up.
+        if last_try and self._is_debugged():
+            with suppress(Exception):
+                self.attach()
+            self.begin()
+        return last_try
+
+    def _is_debugged(self) -> bool:
+        app = self._app()
+        return app is not None and app.debug
+
+    def _settings_changed(self) -> bool:
+        app = self._app()
+        return app is not None and given_in(app.config) != self._given
+
+    def _tell_settings(self) -> None:
+        """Say what is wrong with settings that came after init_app, whenever they came."""
+        app = self._app()
+        if app is None or not self._settings_changed():
+            return
+        self._given = given_in(app.config)
+        self._warn(late_settings(app.config, self._settings_at_start, self.settings))
+
+    def _introduce(self) -> None:
+        watched = self._watched()
+        if self._is_debugged():
+            for one in watched:
+                one.introduce()
+            self._log.tell_once(logging.INFO, self.introduction)
+        urls = [one.url for one in watched]
+        self._warn(unused_urls(self._settings_at_start, self._binds, urls))
+        self._warn(idle_ignores(self.settings, [one.session for one in watched]))
+        for one in watched:
+            one.let_go()
+
+    def _warn(self, problems: list[str]) -> None:
+        self.problems = tuple(dict.fromkeys([*self.problems, *problems]))
+        for problem in problems:
+            self._log.tell_once(logging.WARNING, problem)
 
     def watch(self, engine: Any) -> None:
         """Listen to an engine that is not Flask-SQLAlchemy's."""
         nameless = sum(watched.watch.bind is None for watched in self._engines.values())
         # Not the URL: a fingerprint is the same on every machine.
-        name = f"engine {nameless + 1}" if nameless else ""
-        self._watch(engine, None, self._settings_at_start.database_url_of(engine.url), name)
+        database = f"engine {nameless + 1}" if nameless else ""
+        name = engine.url.database or database or "an engine"
+        url = self._settings_at_start.database_url_of(engine.url)
+        self._watch(engine, name, None, url, database)
 
-    def _watch(self, engine: Any, bind: str | None, url: Any, database: str = "") -> None:
-        """Listen to an engine, unless that happens already or PlanWatch cannot use it."""
+    def _watch(
+        self, engine: Any, name: str, bind: str | None, url: Any, database: str = ""
+    ) -> None:
+        """Listen to an engine, unless that happens already or PlanWatch cannot use it.
+
+        `name` is what people call it.
+        """
         if not self._settings_at_start.enabled:
             return
         if not threads_run():
@@ -157,23 +274,32 @@ class Watcher:
         engine = getattr(engine, "sync_engine", engine)
         dialect = engine.dialect
         if dialect.name != "postgresql" or dialect.driver not in DRIVERS:
-            name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
-            try:
-                self._log.tell_once(
-                    logging.INFO,
-                    f"{name} ({dialect.name}+{dialect.driver}) is left alone: PlanWatch watches "
-                    f"PostgreSQL through {', '.join(DRIVERS[:-1])} and {DRIVERS[-1]}.",
-                )
-            except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
-                self.failed(error)
+            kind = f"{dialect.name}+{dialect.driver}"
+            self._is_unsaid |= name not in self._left_alone
+            self._left_alone[name] = kind
+            if not self._is_debugged():
+                self._leave_alone(bind, kind)
             return
         with self._lock:
             watched = self._engines.get(engine)
             if watched is None:
-                watched = _WatchedEngine(self, engine, bind, url, database)
+                watched = _WatchedEngine(self, engine, name, bind, url, database)
                 self._engines[engine] = watched
+                self._is_unsaid = True
             if not watched.watch.active:
                 watched.start()
+
+    def _leave_alone(self, bind: str | None, kind: str) -> None:
+        """Say of an engine that it is not watched; in debug mode the line at the start does."""
+        name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
+        try:
+            self._log.tell_once(
+                logging.INFO,
+                f"{name} ({kind}) is left alone: PlanWatch watches PostgreSQL through "
+                f"{', '.join(DRIVERS[:-1])} and {DRIVERS[-1]}.",
+            )
+        except Exception as error:  # noqa: BLE001 - a handler of the app's may raise
+            self.failed(error)
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
@@ -286,6 +412,7 @@ class Watcher:
         """Forget, in a forked child, the parent's connections, counters and locks."""
         self._lock = threading.RLock()
         self._sampler = None
+        self._is_unsaid = True
         self._start_counting()
         for part in (self.store, self._log, self._mappings):
             part.renew_lock()
@@ -301,7 +428,13 @@ class _WatchedEngine:
     """
 
     def __init__(
-        self, watcher: Watcher, engine: Engine, bind: str | None, url: Any, database: str
+        self,
+        watcher: Watcher,
+        engine: Engine,
+        name: str,
+        bind: str | None,
+        url: Any,
+        database: str,
     ) -> None:
         settings = watcher._settings_at_start
         app = watcher._app()
@@ -313,6 +446,9 @@ class _WatchedEngine:
             lock_timeout_ms=settings.lock_timeout_ms,
         )
         self.watch = Watch(app, engine, bind, database, sink=self)
+        self.name, self.driver, self.url = name, engine.dialect.driver, url
+        #: What its server is, once that was asked.
+        self.server: Server | None = None
         #: What is proposed for the statements of this engine.
         self.proposals = Proposals()
         self.catalog = Catalog(self.session)
@@ -418,6 +554,16 @@ class _WatchedEngine:
         self.session.resume()
         self.watch.listen()
 
+    def introduce(self) -> None:
+        """Ask the server what it is, unless that is known; on PlanWatch's thread."""
+        if self.server is None or self.server.problem:
+            self.server = introduce(self.name, self.driver, self.session)
+
+    def let_go(self) -> None:
+        """Close the connection if the application does not expect one to stay."""
+        if self._without_pool:
+            self.session.close()
+
     def stop(self) -> None:
         """Stop to listen, and close the connection."""
         self.watch.unlisten()
@@ -447,6 +593,7 @@ class _WatchedEngine:
         """
         started = now()
         outcome = None
+        self._watcher.begin()
         try:
             outcome = self._outcome(capture, last_try) if self._is_wanted(disposals) else None
             # It may have been disposed of meanwhile, and its connection cut.
@@ -468,9 +615,7 @@ class _WatchedEngine:
                 self._watcher.count_skip(SkipReason.INTERNAL_ERROR)
             self._watcher.failed(error)
         finally:
-            if self._without_pool:
-                # An app without a pool does not expect a connection to stay.
-                self.session.close()
+            self.let_go()
             self._watcher._own_ms += (now() - started) * 1000
         return True
 

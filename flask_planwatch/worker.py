@@ -143,6 +143,12 @@ class Worker:
         self.accepted += 1
         return ticket
 
+    def run(self, job: Job) -> None:
+        """Have a job run that is no capture: nobody waits for it, and it is not counted."""
+        ticket = Ticket()
+        ticket.job = job
+        _THREAD.submit(ticket, first=True)
+
     def wait(self, tickets: Iterable[Ticket], timeout: float, *, interim: bool = False) -> bool:
         """Wait until these captures are done; False if `timeout` seconds were not enough.
 

@@ -137,7 +137,7 @@ BOTH_ORDERS = pytest.mark.parametrize(
 @BOTH_ORDERS
 def test_panel_joins_the_default_panels_in_either_order(extensions):
     app = bare_app(*extensions)
-    assert open_panel(app).subtitle == "no findings"
+    assert open_panel(app).subtitle == "watches nothing"
     defaults = bare_app(DebugToolbarExtension).config["DEBUG_TB_PANELS"]
     assert len(defaults) > 5
     assert app.config["DEBUG_TB_PANELS"] == (*defaults, PANEL)
@@ -148,7 +148,7 @@ def test_panel_joins_the_default_panels_in_either_order(extensions):
 def test_panel_joins_the_users_own_panels_in_either_order(extensions, kind):
     own = "flask_debugtoolbar.panels.timer.TimerDebugPanel"
     app = bare_app(*extensions, DEBUG_TB_PANELS=kind([own]))
-    assert open_panel(app).subtitle == "no findings"
+    assert open_panel(app).subtitle == "watches nothing"
     assert app.config["DEBUG_TB_PANELS"] == kind([own, PANEL])
 
 
@@ -647,3 +647,28 @@ def test_a_request_keeps_so_many_bytes_for_the_panel():
         record.see(f"SELECT {number} " + "x" * 20_000, {"a": 1}, 1.0, None, "")
     assert 100 < len(record.seen) < MAX_SHOWN_SIZE / 20_000
     assert not record.complete
+
+
+@BOTH_ORDERS
+def test_panel_says_that_nothing_is_watched(extensions):
+    shown = open_panel(bare_app(*extensions))
+    assert shown.subtitle == "watches nothing"
+    assert "PlanWatch watches nothing: the app has no engine of Flask-SQLAlchemy" in shown.text
+    assert "ran no statement" not in shown.text
+
+
+def test_panel_says_which_other_database_it_is(toolbar_app):
+    watched = toolbar_app("sqlite://")
+    watched.app.add_url_rule("/", view_func=lambda: PAGE)
+    said = "PlanWatch watches nothing: default (sqlite+pysqlite) is not PostgreSQL through psycopg2"
+    assert said in open_panel(watched.app).section("Found in this request").text
+
+
+def test_panel_says_what_is_watched_and_which_settings_have_no_effect(story, toolbar_app):
+    watched = toolbar_app(story.url)
+    watched.app.config["PLANWATCH_MIN_ROW"] = 5
+    watched.app.add_url_rule("/", view_func=running(watched, login("x")))
+    text = open_panel(watched.app).text
+    assert "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS?" in text
+    version = str(story.scalar("SHOW server_version")).split(" ")[0]
+    assert f"PlanWatch watches 1 engine: default (psycopg2, PostgreSQL {version}, " in text

@@ -169,8 +169,27 @@ def test_a_refused_entry_of_ignore_is_named_with_the_rules_there_are():
 
 @pytest.mark.parametrize("key", ["PLANWATCH_ENABLE", "PLANWATCH_", "PLANWATCH_enabled"])
 def test_an_unknown_key_is_refused(key):
-    with pytest.raises(SettingError, match=f"{key} is not a setting.*PLANWATCH_ENABLED"):
+    with pytest.raises(SettingError, match=f"{key} is unknown.*PLANWATCH_ENABLED"):
         read_settings({key: True}, debug=False, testing=False)
+
+
+def test_an_unknown_key_is_refused_with_the_one_that_was_meant():
+    with pytest.raises(SettingError) as refusal:
+        read(MIN_ROW=5)
+    assert str(refusal.value) == "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS?"
+    with pytest.raises(SettingError, match="'missing-idex' is not a rule: did you mean 'missing-"):
+        read(IGNORE="missing-idex:users")
+
+
+@pytest.mark.parametrize("url", ["mysql+pymysql://u:hunter2@h/d", {"archive": "sqlite:///x"}])
+def test_a_url_of_another_database_kind_is_refused(url):
+    with pytest.raises(SettingError, match=r"names (mysql|sqlite): it must be a URL of PostgreSQL"):
+        read(DATABASE_URL=url)
+    assert read(DATABASE_URL="postgres://h/d").database_url.database == "d"
+
+
+def test_a_blank_after_the_colon_is_no_part_of_a_name():
+    assert read(IGNORE=["missing-index: users"]).ignores("missing-index", "users", "a", "0" * 12)
 
 
 def test_keys_of_others_are_none_of_our_business():

@@ -184,6 +184,11 @@ class Report:
     earlier: tuple[Finding, ...]
     stats: Mapping[str, Any]
     complete: bool
+    #: What is watched, in one line, and whether that is nothing.
+    introduction: str = ""
+    watches_nothing: bool = False
+    #: What is wrong with the settings.
+    problems: tuple[str, ...] = ()
 
     @property
     def cards(self) -> list[tuple[Finding, Statement, bool]]:
@@ -230,6 +235,8 @@ class Report:
         """A few words for the toolbar."""
         if self.found:
             return plural(len(self.found), "finding")
+        if self.watches_nothing:
+            return "watches nothing"
         here = "waiting" if self.waiting else "no findings"
         return f"{here}, {len(self.earlier)} earlier" if self.earlier else here
 
@@ -252,6 +259,9 @@ def collect(app: Flask, watcher: Watcher) -> Report:
         earlier=tuple(one for one in watcher.store.findings() if one.id not in found),
         stats=watcher.stats(),
         complete=record is None or record.complete,
+        introduction=watcher.introduction,
+        watches_nothing=watcher.watches_nothing,
+        problems=watcher.problems,
     )
 
 

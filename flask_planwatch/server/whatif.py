@@ -90,7 +90,7 @@ def on_hypopg(session: Session, query: Query, relations: Iterable[Relation]) -> 
     with session.transaction() as transaction:
         schema = _hypopg_schema(transaction)
         if schema is None:
-            raise Untestable(_no_hypopg(transaction, relations))
+            raise Untestable(no_hypopg(transaction, relations))
         transaction.run(f"SAVEPOINT {_MARK}")
         try:
             yield _HypopgBench(transaction, query, schema)
@@ -143,7 +143,7 @@ def _writable(session: Session, *, hypopg: bool) -> AbstractContextManager[Trans
             if not hypopg:
                 raise Untestable(reason)
             if _hypopg_schema(transaction) is None:
-                raise Untestable(f"{reason}; {_no_hypopg(transaction, ())}")
+                raise Untestable(f"{reason}; {no_hypopg(transaction, ())}")
             raise Untestable(f'{reason}; PLANWATCH_VERIFY = "auto" would ask HypoPG')
     return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
 
@@ -416,7 +416,7 @@ def _refusal(error: ServerError) -> Exception:
     return Untestable(f"the index could not be tried: {error}")
 
 
-def _no_hypopg(transaction: Transaction, relations: Iterable[Relation]) -> str:
+def no_hypopg(transaction: Transaction, relations: Iterable[Relation]) -> str:
     """Return why there is no HypoPG, and what else would let indexes on these tables be tried."""
     options = enabling.options(transaction, relations)
     if options is None:

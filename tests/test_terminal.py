@@ -1,0 +1,346 @@
+"""What a developer sees in the terminal: the line at the start, and all findings, once each."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import logging.handlers
+import queue
+import sys
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask
+from flask_debugtoolbar.panels.logger import ThreadTrackingHandler
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import func
+
+from flask_planwatch import PlanWatch
+from flask_planwatch.server.enabling import options
+
+from .conditions import becomes
+from .models import Badge, User
+
+LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
+SMALL = sa.select(Badge.id).where(func.lower(Badge.owner) == "x")
+
+#: How lines of these findings begin.
+WARNING, INFO = 'warning: Seq Scan on "user" (', "info: Seq Scan on badge ("
+
+#: Makes the first finding a warning, and the second an info, however fast the machine is.
+SEVERITIES = {"PLANWATCH_MIN_ROWS": 50_000, "PLANWATCH_VERIFY": "off"}
+
+
+@pytest.fixture
+def bare_logging():
+    """Return what takes away what pytest adds to the log; undo what a test does to it."""
+    loggers = [logging.getLogger(), logging.getLogger("flask_planwatch")]
+    before = [(one.handlers[:], one.level, one.propagate, one.disabled) for one in loggers]
+
+    def make_bare():
+        # Only the test itself can: pytest adds its handlers after the fixtures.
+        loggers[0].handlers[:] = []
+        loggers[0].setLevel(logging.WARNING)
+
+    yield make_bare
+    for one, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
+        for added in set(one.handlers) - set(handlers):
+            added.close()
+        one.handlers[:] = handlers
+        one.setLevel(level)
+        one.propagate, one.disabled = propagate, disabled
+
+
+def by_toolbar():
+    logging.root.addHandler(ThreadTrackingHandler())
+
+
+def by_toolbar_that_opens_the_level():
+    by_toolbar()
+    logging.root.setLevel(logging.NOTSET)
+
+
+def by_dict():
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "handlers": {"error": {"class": "logging.StreamHandler"}},
+            "root": {"level": "INFO", "handlers": ["error"]},
+        }
+    )
+
+
+def by_dict_with_a_level():
+    by_dict()
+    logging.root.setLevel(logging.ERROR)
+
+
+def by_a_file(folder):
+    logging.basicConfig(filename=folder / "log", level=logging.INFO)
+
+
+SET_UPS = [
+    lambda: None,
+    by_toolbar,
+    by_toolbar_that_opens_the_level,
+    lambda: logging.root.addHandler(logging.NullHandler()),
+    lambda: logging.root.addHandler(logging.handlers.BufferingHandler(100)),
+    logging.basicConfig,
+    lambda: logging.basicConfig(level=logging.INFO),
+    lambda: logging.basicConfig(level=logging.INFO, stream=sys.stdout),
+    by_dict,
+    by_dict_with_a_level,
+]
+
+
+@pytest.mark.parametrize("set_up", SET_UPS)
+def test_findings_of_all_severities_are_printed_once_in_debug_mode(
+    bare_logging, story, watch, capsys, set_up
+):
+    bare_logging()
+    set_up()
+    watched = watch(story.url, DEBUG=True, **SEVERITIES)
+    for statement in (LOGIN, SMALL, LOGIN, SMALL):
+        watched.ask(statement)
+    out, err = capsys.readouterr()
+    assert (out + err).count(WARNING) == 1 or (out + err).count("critical: Seq Scan") == 1
+    assert (out + err).count(INFO) == 1
+    assert (out + err).count("PlanWatch watches 1 engine: ") == 1
+
+
+def test_a_log_that_goes_to_a_file_is_kept_and_printed(
+    bare_logging, story, watch, capsys, tmp_path
+):
+    bare_logging()
+    by_a_file(tmp_path)
+    watch(story.url, DEBUG=True, **SEVERITIES).ask(SMALL)
+    assert capsys.readouterr().err.count(INFO) == 1
+    assert (tmp_path / "log").read_text().count(INFO) == 1
+
+
+class Collected(logging.Handler):
+    """A handler of the application's own, as those that hand records to another logging package."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+def test_a_handler_of_the_applications_own_is_enough(bare_logging, story, watch, capsys):
+    bare_logging()
+    handler = Collected()
+    logging.root.addHandler(handler)
+    logging.root.setLevel(logging.INFO)
+    watch(story.url, DEBUG=True, **SEVERITIES).ask(SMALL)
+    assert capsys.readouterr().err == ""
+    assert sum(INFO in one for one in handler.said) == 1
+
+
+def test_a_queue_is_enough(bare_logging, story, watch, capsys):
+    bare_logging()
+    waiting = queue.Queue()
+    logging.root.addHandler(logging.handlers.QueueHandler(waiting))
+    logging.root.setLevel(logging.INFO)
+    watch(story.url, DEBUG=True, **SEVERITIES).ask(SMALL)
+    assert capsys.readouterr().err == ""
+    assert waiting.qsize() == 2
+
+
+def test_a_level_a_filter_and_disable_silence_it_in_debug_mode(bare_logging, story, watch, capsys):
+    bare_logging()
+    ours = logging.getLogger("flask_planwatch")
+    watched = watch(story.url, DEBUG=True, PLANWATCH_LOG_INTERVAL=0, **SEVERITIES)
+    ours.setLevel(logging.CRITICAL)
+    watched.ask(SMALL)
+    ours.setLevel(logging.NOTSET)
+    logging.disable()
+    try:
+        watched.ask(SMALL)
+    finally:
+        logging.disable(logging.NOTSET)
+    asked = []
+    ours.addFilter(refuse := lambda record: asked.append(record))
+    watched.ask(SMALL)
+    ours.removeFilter(refuse)
+    assert len(asked) == 1
+    assert capsys.readouterr().err == ""
+    watched.ask(SMALL)
+    assert INFO in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("set_up", [lambda: None, by_toolbar])
+def test_in_production_it_stays_with_the_applications_log(
+    bare_logging, story, watch, capsys, set_up
+):
+    bare_logging()
+    set_up()
+    watched = watch(story.url, PLANWATCH_GROWTH=True, **SEVERITIES)
+    watched.ask(SMALL)
+    watched.ask(LOGIN)
+    err = capsys.readouterr().err
+    assert INFO not in err
+    assert "watches" not in err
+    # Python's last resort.
+    assert ("Seq Scan" in err) is (set_up is not by_toolbar)
+
+
+def engine_line(name, driver, database, proof):
+    version = str(database.scalar("SHOW server_version")).split(" ")[0]
+    return f"{name} ({driver}, PostgreSQL {version}, {proof})"
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_the_line_at_the_start_says_how_indexes_are_proved(
+    bare_logging, any_story, watch, capsys, driver
+):
+    bare_logging()
+    watched = watch(any_story.url_for(driver), DEBUG=True)
+    watched.ask(LOGIN)
+    hypopg = any_story.scalar("SELECT extversion FROM pg_extension WHERE extname = 'hypopg'")
+    if hypopg is None:
+        # tests/test_enabling.py has what else may be said of a server.
+        engine = watched.app.extensions["planwatch"]._watched()[0]
+        with engine.session.transaction(own_state=True) as transaction:
+            can = options(transaction, ())
+        proof = f"no proof: {can.hypopg}, or, {can.building}"
+    else:
+        proof = f"proof by HypoPG {hypopg}"
+    first, *_ = capsys.readouterr().err.splitlines()
+    said = engine_line("default", driver, any_story, proof)
+    assert first == f"PlanWatch watches 1 engine: {said}."
+
+
+def test_it_says_what_would_enable_a_proof(bare_logging, hypopg_server, watch, capsys, templates):
+    bare_logging()
+    from .conftest import make_database
+
+    for database in make_database(hypopg_server, templates(hypopg_server)):
+        database.execute("DROP EXTENSION IF EXISTS hypopg")
+        watched = watch(database.url, DEBUG=True)
+        watched.ask(sa.text("SELECT 1"))
+        proof = (
+            "no proof: HypoPG is not installed in this database: CREATE EXTENSION hypopg, or, on a "
+            'database of your own, set PLANWATCH_VERIFY = "build"'
+        )
+        assert engine_line("default", "psycopg2", database, proof) in capsys.readouterr().err
+        with watched.app.app_context():
+            watched.planwatch.unwatch(watched.db.engine)
+            watched.db.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("verify", "proof"),
+    [
+        ("off", 'no proof: PLANWATCH_VERIFY is "off"'),
+        ("build", "proof by building indexes that are rolled back"),
+    ],
+)
+def test_it_says_what_is_set(bare_logging, story, watch, capsys, verify, proof):
+    bare_logging()
+    watch(story.url, DEBUG=True, PLANWATCH_VERIFY=verify).ask(sa.text("SELECT 1"))
+    assert engine_line("default", "psycopg2", story, proof) in capsys.readouterr().err
+
+
+def test_engines_of_all_kinds_are_in_one_line(bare_logging, story, watch, capsys):
+    bare_logging()
+    binds = {"archive": story.url_for("psycopg"), "cache": "sqlite://"}
+    watched = watch(story.url, DEBUG=True, PLANWATCH_VERIFY="off", SQLALCHEMY_BINDS=binds)
+    watched.ask(sa.text("SELECT 1"))
+    (line,) = capsys.readouterr().err.splitlines()
+    proof = 'no proof: PLANWATCH_VERIFY is "off"'
+    first = engine_line("default", "psycopg2", story, proof)
+    second = engine_line("archive", "psycopg", story, proof)
+    assert line == (
+        f"PlanWatch watches 2 engines: {first}, {second}. Not watched: cache (sqlite+pysqlite)."
+    )
+    # An engine that is shown later is told of as soon as it has a statement.
+    engine = sa.create_engine(story.url)
+    watched.planwatch.watch(engine, watched.app)
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1")).all()
+    assert watched.planwatch.flush(30, watched.app)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("PlanWatch watches 3 engines: ")
+    assert engine_line(story.name, "psycopg2", story, proof) in line
+    watched.planwatch.unwatch(engine, watched.app)
+    engine.dispose()
+
+
+def request_of(app):
+    app.add_url_rule("/", view_func=lambda: "x")
+    assert app.test_client().get("/").status_code == 200
+
+
+def test_a_server_that_is_down_is_said(bare_logging, watch, capsys):
+    bare_logging()
+    watched = watch("postgresql+psycopg2://nobody@127.0.0.1:9/nothing", DEBUG=True)
+    request_of(watched.app)
+    line = (
+        "PlanWatch watches 1 engine: default (psycopg2, PlanWatch could not connect to the server)."
+    )
+    said = []
+    assert becomes(lambda: said.append(capsys.readouterr().err) or line in "".join(said))
+
+
+NOTHING = {
+    "sqlite": "PlanWatch watches nothing: default (sqlite+pysqlite) is not PostgreSQL through "
+    "psycopg2, psycopg or asyncpg.",
+    "": "PlanWatch watches nothing: the app has no engine of Flask-SQLAlchemy, and none was given "
+    "to planwatch.watch(engine).",
+}
+
+
+@pytest.mark.parametrize("url", NOTHING)
+@pytest.mark.parametrize("first", ["planwatch", "database"])
+def test_that_nothing_is_watched_is_said_once(bare_logging, capsys, url, first):
+    bare_logging()
+    app = Flask("tests.app")
+    app.config.update(DEBUG=True, SQLALCHEMY_DATABASE_URI="sqlite://")
+    extensions = [PlanWatch] + [SQLAlchemy] * bool(url)
+    for extension in extensions if first == "planwatch" else reversed(extensions):
+        extension(app)
+    request_of(app)
+    said = []
+    assert becomes(lambda: said.append(capsys.readouterr().err) or NOTHING[url] in "".join(said))
+    for _ in range(3):
+        assert app.test_client().get("/").status_code == 200
+    said.append(capsys.readouterr().err)
+    assert "".join(said) == f"{NOTHING[url]}\n"
+
+
+def test_a_server_that_is_reloaded_says_it_before_any_request(
+    bare_logging, story, capsys, monkeypatch
+):
+    bare_logging()
+    monkeypatch.setenv("WERKZEUG_RUN_MAIN", "true")
+    app = Flask("tests.app")
+    app.config["SQLALCHEMY_DATABASE_URI"] = story.url
+    planwatch = PlanWatch(app)
+    db = SQLAlchemy(app)
+    # As app.run(debug=True) does.
+    app.debug = True
+    said = []
+    assert becomes(
+        lambda: (
+            said.append(capsys.readouterr().err) or "PlanWatch watches 1 engine: " in "".join(said)
+        )
+    )
+    with app.app_context():
+        planwatch.unwatch(db.engine)
+        db.engine.dispose()
+
+
+def test_it_asks_on_its_own_thread_and_connection(bare_logging, story, watch, capsys):
+    bare_logging()
+    watched = watch(story.url, DEBUG=True)
+    with watched.app.app_context():
+        asked = []
+        sa.event.listen(
+            watched.db.engine, "before_cursor_execute", lambda *args: asked.append(args[2])
+        )
+    watched.ask(sa.text("SELECT 1"))
+    assert asked == ["SELECT 1"]
+    assert "PlanWatch watches" in capsys.readouterr().err

@@ -6,12 +6,17 @@ import importlib.util
 import inspect
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import sqlalchemy as sa
@@ -61,10 +66,12 @@ def page(name: str) -> str:
 
 def load(path: Path) -> ModuleType:
     """Run a file of the documentation as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    name = f"docs_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look up the module that they are in.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -73,7 +80,9 @@ def example(name: str) -> ModuleType:
     return load(DOCS / "examples" / f"{name}.py")
 
 
-sources = load(DOCS / "sources.py")
+# Its modules import each other, as Sphinx runs them.
+sys.path.insert(0, str(DOCS))
+pictures, sources = load(DOCS / "pictures.py"), load(DOCS / "sources.py")
 
 
 def sections(text: str) -> dict[str, str]:
@@ -147,12 +156,19 @@ def test_each_reason_for_a_skip_is_explained(reason: SkipReason) -> None:
     source = sources.skips_source()
     sentence = source[source.index(f"``{reason}``") + 1]
     assert reason.explanation[1:] in sentence
-    assert ".. planwatch-skips::" in page("logging")
+    assert ".. planwatch-skips::" in page("skips")
+
+
+def test_each_skip_says_what_to_do() -> None:
+    what_to_do = tomllib.loads(sources.SKIPS.read_text("utf-8"))
+    assert list(what_to_do) == [str(reason) for reason in SkipReason]
+    assert all(len(text.split()) > 3 for text in what_to_do.values())
 
 
 def test_the_public_names_are_pinned_and_documented() -> None:
     assert set(flask_planwatch.__all__) == PUBLIC
-    documented = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page("api"), re.MULTILINE)
+    pages = "".join(map(page, ("api", "api-findings", "api-inspections")))
+    documented = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", pages, re.MULTILINE)
     assert set(documented) == PUBLIC
     assert len(documented) == len(PUBLIC)
 
@@ -160,7 +176,7 @@ def test_the_public_names_are_pinned_and_documented() -> None:
 def test_the_signals_are_pinned_and_documented() -> None:
     names = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
     assert names == {"finding_detected", "finding_resolved", "statement_inspected"}
-    assert set(re.findall(r"^``(\w+)``$", page("logging"), re.MULTILINE)) == names
+    assert set(re.findall(r"^``(\w+)``$", page("signals"), re.MULTILINE)) == names
     assert ".. automodule:: flask_planwatch.signals" in page("api")
 
 
@@ -302,10 +318,92 @@ def test_the_counters_and_metrics_are_documented() -> None:
     assert rows == [(metric.name, metric.unit) for metric in telemetry._METRICS]
 
 
+#: Words on a page: what somebody reads in a few minutes.
+MAX_WORDS = 1500
+
+
+class _Article(HTMLParser):
+    """The words of a built page, without what is around them on each page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.pictures = 0
+        self._inside = False
+        self.feed(html)
+
+    @property
+    def words(self) -> int:
+        return len("".join(self.text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = self._inside or (tag == "article" and ("role", "main") in attrs)
+        self.pictures += self._inside and tag == "img"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "article"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, _Article]:
+    """Build the documentation; return each page by its name, the first one as `.`."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-b", "dirhtml"]
+    done = subprocess.run([*command, str(DOCS), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {
+        path.parent.relative_to(folder).as_posix(): _Article(path.read_text("utf-8"))
+        for path in folder.rglob("index.html")
+    }
+
+
+def test_no_page_is_long(built: dict[str, _Article]) -> None:
+    words = {name: article.words for name, article in built.items()}
+    assert {f"rules/{rule.NAME}" for rule in RULES} < set(words)
+    assert words["quickstart"] > 300
+    long = {name: count for name, count in words.items() if count > MAX_WORDS}
+    assert not long, long
+
+
+#: Pages on which nobody looks for a picture.
+WITHOUT_PICTURE = {"changes", "genindex", "py-modindex", "search"}
+
+
+def test_each_page_has_a_picture(built: dict[str, _Article]) -> None:
+    without = {name for name, article in built.items() if not article.pictures}
+    assert without <= WITHOUT_PICTURE
+
+
+def test_the_diagrams_are_those_that_are_drawn() -> None:
+    for name, svg in pictures.drawn().items():
+        path = DOCS / "images" / f"{name}.svg"
+        assert path.read_text("utf-8") == svg, f"python docs/pictures.py writes {path.name}"
+
+
+@by_rule
+def test_a_picture_of_a_plan_has_each_of_its_steps(rule: Rule) -> None:
+    shown = ElementTree.fromstring(sources.rule_pictures()[rule.NAME])
+    heads = [text.text for text in shown.iter("{http://www.w3.org/2000/svg}text")]
+    plans = sources.read_example(rule.NAME)
+    lines = f"{plans['before']}\n{plans.get('after', '')}".splitlines()
+    steps = [line for line in lines if "(cost=" in line]
+    boxes = list(shown.iter("{http://www.w3.org/2000/svg}rect"))
+    # The first one is the sheet.
+    assert len(boxes) - 1 == len(steps)
+    for step in steps:
+        words = step.partition("->  ")[2] or step
+        assert any(words.startswith(head) for head in heads if head), step
+
+
 def test_each_example_is_on_a_page() -> None:
     pages = "".join(path.read_text("utf-8") for path in DOCS.glob("*.rst"))
     included = re.findall(r"^\.\. literalinclude:: examples/(.+)$", pages, re.MULTILINE)
-    assert sorted(included) == sorted(path.name for path in (DOCS / "examples").glob("*.py"))
+    files = [path.name for path in (DOCS / "examples").iterdir() if path.is_file()]
+    assert sorted(included) == sorted(files)
 
 
 def test_the_commands_of_the_readme_are_those_of_tox_and_of_ci() -> None:

@@ -318,6 +318,73 @@ def test_the_counters_and_metrics_are_documented() -> None:
     assert rows == [(metric.name, metric.unit) for metric in telemetry._METRICS]
 
 
+@pytest.fixture
+def json_app(story: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a function that makes the application of the page on JSON APIs, and its PlanWatch."""
+    monkeypatch.setenv("DATABASE_URL", story.url)
+    module, made = example("json_api"), []
+
+    def make(**config: Any) -> Any:
+        made.append(module.create_app(**config))
+        return made[-1], module.planwatch
+
+    yield make
+    for app in made:
+        with app.app_context():
+            module.planwatch.unwatch(module.db.engine)
+            module.db.engine.dispose()
+
+
+def test_a_json_api_answers_with_its_findings(json_app: Callable[..., Any]) -> None:
+    app, _ = json_app(DEBUG=True)
+    client = app.test_client()
+    assert client.get("/users/User7@Example.com").json == {"id": 7}
+    (found,) = client.get("/findings").json
+    (shown,) = json.loads((DOCS / "examples" / "json_api.json").read_text("utf-8"))
+    # These vary: the verdict by the server, the others by the machine.
+    for name in ("problem", "origin", "verdict", "id"):
+        assert type(found.pop(name)) is type(shown.pop(name))
+    assert found == shown
+    page = client.get("/").text
+    assert 'id="planwatch"' in page
+    assert "Found earlier" in page
+    assert "find_user" in page
+
+
+def test_a_json_api_says_nothing_outside_debug_mode(json_app: Callable[..., Any]) -> None:
+    app, planwatch = json_app()
+    client = app.test_client()
+    client.get("/users/User7@Example.com")
+    assert planwatch.flush(30, app)
+    assert planwatch.findings(app)
+    assert client.get("/findings").status_code == 404
+
+
+def test_the_suite_fails_where_something_is_found(database: Any, tmp_path: Path) -> None:
+    names = {
+        "json_api": "json_api",
+        "suite_conftest": "conftest",
+        "suite_test_users": "test_users",
+        "suite_test_watching": "test_watching",
+    }
+    for source, name in names.items():
+        text = (DOCS / "examples" / f"{source}.py").read_text("utf-8")
+        (tmp_path / f"{name}.py").write_text(text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "DATABASE_URL": database.url, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "test_users.py ..E" in done.stdout, done.stdout
+    assert "test_watching.py . " in done.stdout
+    assert "3 passed, 1 error" in done.stdout
+    assert "ERROR at teardown of test_find_user" in done.stdout
+    assert "functional-predicate: the statement reads all of" in done.stdout
+    assert f"{tmp_path}/json_api.py:" in done.stdout
+
+
 #: Words on a page: what somebody reads in a few minutes.
 MAX_WORDS = 1500
 

@@ -21,8 +21,8 @@ IMAGES = DOCS / "images"
 BOX, GAP, MARGIN = 176, 20, 12
 LINE, PADDING = 17, 10
 
-#: Characters that fit into a box, of the text and of a condition in a smaller, fixed font.
-CHARACTERS, CODE_CHARACTERS = 22, 23
+#: Characters that fit into a box: of its title, of the text, and of a condition.
+HEAD_CHARACTERS, CHARACTERS, CODE_CHARACTERS = 20, 22, 23
 
 #: Lines of a condition that are shown; the plan as text has all of it.
 MAX_CODE_LINES = 4
@@ -121,7 +121,7 @@ class Box:
         """Each line with its style."""
         code = [line for text in self.code for line in _cut(wrap(text, CODE_CHARACTERS))]
         return [
-            *((line, "head") for line in wrap(self.title, CHARACTERS)),
+            *((line, "head") for line in wrap(self.title, HEAD_CHARACTERS)),
             *((line, "quiet") for line in wrap(self.words, CHARACTERS)),
             *((line, "code") for line in code),
         ]
@@ -459,7 +459,7 @@ def drawn() -> dict[str, str]:
             ),
             (
                 Box("PlanWatch's thread", "sends the values to your server with EXPLAIN"),
-                [Box("Inspection", "values are replaced by ?")],
+                [Box("Inspection", "the plan, without values")],
             ),
             (
                 Box("With values", "in debug mode only", style="strong"),

@@ -29,6 +29,9 @@ WRITE = "PLANWATCH_TEST_WRITE_SCREENSHOTS"
 #: Pixels. Without the toolbar the panel is then about as wide as the documentation's text.
 WIDTH, HEIGHT = 1000, 760
 
+#: Pixels around what is shown.
+EDGE = 8
+
 #: The others of the toolbar are of no use in a picture.
 PANELS = ("timer.TimerDebugPanel", "request_vars.RequestVarsDebugPanel", "logger.LoggingPanel")
 
@@ -164,9 +167,9 @@ def area(page: Page, selectors: tuple[str, ...]) -> dict[str, float]:
         box = page.locator(selector).first.bounding_box()
         assert box, selector
         boxes.append(box)
-    left, top = (min(box[side] for box in boxes) for side in ("x", "y"))
-    right = max(box["x"] + box["width"] for box in boxes)
-    bottom = max(box["y"] + box["height"] for box in boxes)
+    left, top = (max(0, min(box[side] for box in boxes) - EDGE) for side in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes) + EDGE
+    bottom = max(box["y"] + box["height"] for box in boxes) + EDGE
     return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 

@@ -15,6 +15,7 @@ def app() -> Iterator[Flask]:
         TESTING=True,
         PLANWATCH_SAMPLE_INTERVAL=0,
         PLANWATCH_INSPECTIONS_PER_MINUTE=None,
+        PLANWATCH_STATEMENT_TIMEOUT_MS=30_000,
     )
     with app.app_context():
         Base.metadata.create_all(db.engine)
@@ -31,6 +32,7 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture(autouse=True)
 def no_findings(app: Flask) -> Iterator[None]:
+    assert planwatch.flush(30, app)
     planwatch.clear(app)
     before = planwatch.stats(app)
     yield

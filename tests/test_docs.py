@@ -460,6 +460,27 @@ def test_the_diagrams_are_those_that_are_drawn() -> None:
         assert path.read_text("utf-8") == svg, f"python docs/pictures.py writes {path.name}"
 
 
+@pytest.mark.parametrize(
+    ("rule", "figures"),
+    [
+        ("functional-predicate", {"3618": "cost went from 3618", "8.44": "to 8.44"}),
+        ("implicit-cast", {"((points)::numeric = 7.00)": "((points)::numeric = 7.00)"}),
+        ("limit-trap", {"10175": "of cost 10,175", "product_pkey": "along ``product_pkey``"}),
+        ("repeated-subplan", {"loops=1040": "ran 1,040 times"}),
+        (
+            "row-misestimate",
+            {"loops=300": "300 times", "rows=5000": "gave 5,000 rows", "rows=1500000": "1,500,000"},
+        ),
+    ],
+)
+def test_what_is_said_of_a_plan_is_in_it(rule: str, figures: dict[str, str]) -> None:
+    plans = sources.read_example(rule)
+    said = " ".join(page("reading-a-plan").split())
+    for printed, words in figures.items():
+        assert printed in plans["before"] + plans.get("after", "")
+        assert words in said
+
+
 @by_rule
 def test_a_picture_of_a_plan_has_each_of_its_steps(rule: Rule) -> None:
     shown = ElementTree.fromstring(sources.rule_pictures()[rule.NAME])

@@ -209,7 +209,7 @@ def columns(*groups: tuple[Box, Iterable[Box]], across: bool = False, down: bool
 def bars(title: str, rows: Mapping[str, float], unit: str, strong: str) -> str:
     """Return a bar for each row; those whose name begins with `strong` stand out."""
     sheet, longest = Sheet(), max(rows.values())
-    names = MARGIN + 8 + 7 * max(map(len, rows))
+    names = MARGIN + 8 + 7.4 * max(map(len, rows))
     sheet.text(title, MARGIN, MARGIN + 14, "head")
     for number, (name, value) in enumerate(rows.items()):
         base = MARGIN + 42 + 22 * number

@@ -141,7 +141,8 @@ def skips_source() -> list[str]:
     lines = []
     for reason in SkipReason:
         lines += [f"``{reason}``", f"   {reason.explanation[:1].upper()}{reason.explanation[1:]}."]
-        lines += ["", *(f"   {line}" for line in what_to_do[reason].splitlines()), ""]
+        advice = f"*What to do:* {what_to_do[reason]}"
+        lines += ["", *(f"   {line}" for line in advice.splitlines()), ""]
     return lines
 
 

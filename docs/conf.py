@@ -25,3 +25,5 @@ python_maximum_signature_line_length = 100
 html_theme = "furo"
 html_title = f"Flask-PlanWatch {version}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]

@@ -1,4 +1,4 @@
-"""What the documentation takes from the code, as reStructuredText: settings, rules, skips."""
+"""What the documentation takes from the code and from real plans, as reStructuredText."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pictures import plans_picture
+
 from flask_planwatch import SkipReason
 from flask_planwatch.rules import RULES, Rule
 from flask_planwatch.settings import SETTINGS, Setting
 
 #: Real plans, a file for each rule, which tests/test_docs_plans.py writes.
 PLANS = Path(__file__).parent / "plans"
+
+#: What to do about each reason for a skip.
+SKIPS = Path(__file__).parent / "skips.toml"
 
 
 def shown(value: Any) -> str:
@@ -77,9 +82,14 @@ def rule_pages(rules: Iterable[Rule] = RULES) -> dict[str, str]:
 def pages_with_examples() -> dict[str, str]:
     """Return each rule's page with its example at the end."""
     return {
-        name: "\n".join([text, *example_source(read_example(name)), ""])
+        name: "\n".join([text, *example_source(read_example(name), f"{name}.svg"), ""])
         for name, text in rule_pages().items()
     }
+
+
+def rule_pictures() -> dict[str, str]:
+    """Return each rule's picture of the plans in its example, as SVG."""
+    return {name: plans_picture(read_example(name)) for name in rule_pages()}
 
 
 def read_example(name: str) -> dict[str, str]:
@@ -88,10 +98,11 @@ def read_example(name: str) -> dict[str, str]:
     return {key: value.removesuffix("\n") for key, value in example.items()}
 
 
-def example_source(example: dict[str, str]) -> list[str]:
+def example_source(example: dict[str, str], picture: str) -> list[str]:
     """Return the section that shows a statement's plan before and after its advice was followed."""
     lines = ["Example", "-------", ""]
     lines += ["PlanWatch's tests ran this on a PostgreSQL server, and wrote down what it printed."]
+    lines += ["", f".. image:: {picture}", "   :alt: The plans below as trees of steps"]
     lines += code_block("python", "Statement", example["sqlalchemy"])
     lines += code_block("postgresql", "Statement as SQL", example["sql"])
     lines += code_block("text", "Plan before", example["before"])
@@ -125,8 +136,17 @@ def rules_source() -> list[str]:
 
 
 def skips_source() -> list[str]:
-    """Return the reasons for a skip, each with its sentence."""
+    """Return the reasons for a skip, each with its sentence and what to do about it."""
+    what_to_do = tomllib.loads(SKIPS.read_text(encoding="utf-8"))
     lines = []
     for reason in SkipReason:
         lines += [f"``{reason}``", f"   {reason.explanation[:1].upper()}{reason.explanation[1:]}."]
+        advice = f"*What to do:* {what_to_do[reason]}"
+        lines += ["", *(f"   {line}" for line in advice.splitlines()), ""]
     return lines
+
+
+def plan_source(name: str, which: str) -> list[str]:
+    """Return a plan of a rule's example, `before` or `after`, as a block of code."""
+    lines = [f"   {line}".rstrip() for line in read_example(name)[which].splitlines()]
+    return [".. code-block:: text", "", *lines]

@@ -104,7 +104,7 @@ def test_a_hard_time_takes_no_more_memory_than_is_stated(database, scenario):
 
 
 def test_the_most_memory_is_in_the_docs():
-    text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    text = (ROOT / "docs" / "memory.rst").read_text("utf-8")
     assert f"less than {MOST_MEMORY // 1_000_000} MB" in " ".join(text.split())
     assert sum(BYTES.values()) < MOST_MEMORY
 
@@ -209,7 +209,7 @@ def _until(true) -> None:
 
 # The limits
 
-#: The table in docs/architecture.rst: what all apps of a process keep at most, in bytes.
+#: The table in docs/memory.rst: what all apps of a process keep at most, in bytes.
 BYTES = {
     "Statements that are counted, with their texts": tally.MAX_SIZE,
     "Sets of parameters of statements that a driver may prepare": repetition.MAX_SETS_SIZE,
@@ -262,7 +262,7 @@ LIMITS = {
 
 def stated(header: str) -> dict[str, tuple[float, ...]]:
     """Return the first two columns of a table in the docs, the second one as numbers."""
-    text = (ROOT / "docs" / "architecture.rst").read_text("utf-8")
+    text = (ROOT / "docs" / "memory.rst").read_text("utf-8")
     table = text.partition(f"   * - {header}\n")[2].partition("\n\n")[0]
     rows = [row.split("\n     - ") for row in table.split("   * - ")[1:]]
     return {

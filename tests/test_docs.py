@@ -6,13 +6,18 @@ import importlib.util
 import inspect
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import sqlalchemy as sa
@@ -62,10 +67,12 @@ def page(name: str) -> str:
 
 def load(path: Path) -> ModuleType:
     """Run a file of the documentation as a module of its own."""
-    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    name = f"docs_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look up the module that they are in.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -74,7 +81,9 @@ def example(name: str) -> ModuleType:
     return load(DOCS / "examples" / f"{name}.py")
 
 
-sources = load(DOCS / "sources.py")
+# Its modules import each other, as Sphinx runs them.
+sys.path.insert(0, str(DOCS))
+pictures, sources = load(DOCS / "pictures.py"), load(DOCS / "sources.py")
 
 
 def sections(text: str) -> dict[str, str]:
@@ -148,12 +157,19 @@ def test_each_reason_for_a_skip_is_explained(reason: SkipReason) -> None:
     source = sources.skips_source()
     sentence = source[source.index(f"``{reason}``") + 1]
     assert reason.explanation[1:] in sentence
-    assert ".. planwatch-skips::" in page("logging")
+    assert ".. planwatch-skips::" in page("skips")
+
+
+def test_each_skip_says_what_to_do() -> None:
+    what_to_do = tomllib.loads(sources.SKIPS.read_text("utf-8"))
+    assert list(what_to_do) == [str(reason) for reason in SkipReason]
+    assert all(len(text.split()) > 3 for text in what_to_do.values())
 
 
 def test_the_public_names_are_pinned_and_documented() -> None:
     assert set(flask_planwatch.__all__) == PUBLIC
-    documented = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page("api"), re.MULTILINE)
+    pages = "".join(map(page, ("api", "api-findings", "api-inspections")))
+    documented = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", pages, re.MULTILINE)
     assert set(documented) == PUBLIC
     assert len(documented) == len(PUBLIC)
 
@@ -161,7 +177,7 @@ def test_the_public_names_are_pinned_and_documented() -> None:
 def test_the_signals_are_pinned_and_documented() -> None:
     names = {name for name, value in vars(signals).items() if isinstance(value, Signal)}
     assert names == {"finding_detected", "finding_resolved", "statement_inspected"}
-    assert set(re.findall(r"^``(\w+)``$", page("logging"), re.MULTILINE)) == names
+    assert set(re.findall(r"^``(\w+)``$", page("signals"), re.MULTILINE)) == names
     assert ".. automodule:: flask_planwatch.signals" in page("api")
 
 
@@ -299,10 +315,189 @@ def test_the_counters_and_metrics_are_documented() -> None:
     assert rows == [(metric.name, metric.unit) for metric in telemetry._METRICS]
 
 
+@pytest.fixture
+def json_app(story: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Return a function that makes the application of the page on JSON APIs, and its PlanWatch."""
+    monkeypatch.setenv("DATABASE_URL", story.url)
+    module, made = example("json_api"), []
+
+    def make(**config: Any) -> Any:
+        made.append(module.create_app(**config))
+        return made[-1], module.planwatch
+
+    yield make
+    for app in made:
+        with app.app_context():
+            module.planwatch.unwatch(module.db.engine)
+            module.db.engine.dispose()
+
+
+def test_a_json_api_answers_with_its_findings(json_app: Callable[..., Any]) -> None:
+    app, _ = json_app(DEBUG=True)
+    client = app.test_client()
+    assert client.get("/users/User7@Example.com").json == {"id": 7}
+    (found,) = client.get("/findings").json
+    shown = (DOCS / "examples" / "json_api.json").read_text("utf-8")
+    said = json.dumps([found], indent=2).replace(str(DOCS / "examples"), "/srv/shop")
+    # The verdict varies by the server, and the time by the machine.
+    varying = r"[\d.]+ ms|verified|untested"
+    assert re.sub(varying, "", shown.strip()) == re.sub(varying, "", said), said
+    page = client.get("/").text
+    assert 'id="planwatch"' in page
+    assert "Found earlier" in page
+    assert "find_user" in page
+
+
+def test_a_json_api_says_nothing_outside_debug_mode(json_app: Callable[..., Any]) -> None:
+    app, planwatch = json_app()
+    client = app.test_client()
+    client.get("/users/User7@Example.com")
+    assert planwatch.flush(30, app)
+    assert planwatch.findings(app)
+    assert client.get("/findings").status_code == 404
+
+
+def line_of(name: str, code: str) -> int:
+    """Return the number of the only line of an example that has this code."""
+    lines = (DOCS / "examples" / f"{name}.py").read_text("utf-8").splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if code in line]
+    return number
+
+
+def test_the_suite_fails_where_something_is_found(database: Any, tmp_path: Path) -> None:
+    names = {
+        "json_api": "json_api",
+        "suite_conftest": "conftest",
+        "suite_test_users": "test_users",
+        "suite_test_watching": "test_watching",
+    }
+    for source, name in names.items():
+        text = (DOCS / "examples" / f"{source}.py").read_text("utf-8")
+        (tmp_path / f"{name}.py").write_text(text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "DATABASE_URL": database.url, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "test_users.py ..E" in done.stdout, done.stdout
+    assert "test_watching.py . " in done.stdout
+    assert "3 passed, 1 error" in done.stdout
+    assert "ERROR at teardown of test_find_user" in done.stdout
+    assert "no index" in done.stdout
+    assert f"json_api.py:{line_of('json_api', 'execute(query)')}" in done.stdout
+    assert 'CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email))' in done.stdout
+    assert f"json_api.py:{line_of('json_api', 'execute(query)')} " in page("testing")
+
+
+#: Words on a page: what somebody reads in a few minutes.
+MAX_WORDS = 1500
+
+
+class _Article(HTMLParser):
+    """The words of a built page, without what is around them on each page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.pictures = 0
+        self._inside = False
+        self.feed(html)
+
+    @property
+    def words(self) -> int:
+        return len("".join(self.text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = self._inside or (tag == "article" and ("role", "main") in attrs)
+        self.pictures += self._inside and tag == "img"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "article"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, _Article]:
+    """Build the documentation; return each page by its name, the first one as `.`."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "-b", "dirhtml"]
+    done = subprocess.run([*command, str(DOCS), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {
+        path.parent.relative_to(folder).as_posix(): _Article(path.read_text("utf-8"))
+        for path in folder.rglob("index.html")
+    }
+
+
+def test_no_page_is_long(built: dict[str, _Article]) -> None:
+    words = {name: article.words for name, article in built.items()}
+    assert {f"rules/{rule.NAME}" for rule in RULES} < set(words)
+    assert words["quickstart"] > 300
+    long = {name: count for name, count in words.items() if count > MAX_WORDS}
+    assert not long, long
+
+
+#: Pages on which nobody looks for a picture.
+WITHOUT_PICTURE = {"changes", "genindex", "py-modindex", "search"}
+
+
+def test_each_page_has_a_picture(built: dict[str, _Article]) -> None:
+    without = {name for name, article in built.items() if not article.pictures}
+    assert without <= WITHOUT_PICTURE
+
+
+def test_the_diagrams_are_those_that_are_drawn() -> None:
+    for name, svg in pictures.drawn().items():
+        path = DOCS / "images" / f"{name}.svg"
+        assert path.read_text("utf-8") == svg, f"python docs/pictures.py writes {path.name}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "figures"),
+    [
+        ("functional-predicate", {"3618": "cost went from 3618", "8.44": "to 8.44"}),
+        ("implicit-cast", {"((points)::numeric = 7.00)": "((points)::numeric = 7.00)"}),
+        ("limit-trap", {"10175": "of cost 10,175", "product_pkey": "along ``product_pkey``"}),
+        ("repeated-subplan", {"loops=1040": "ran 1,040 times"}),
+        (
+            "row-misestimate",
+            {"loops=300": "300 times", "rows=5000": "gave 5,000 rows", "rows=1500000": "1,500,000"},
+        ),
+    ],
+)
+def test_what_is_said_of_a_plan_is_in_it(rule: str, figures: dict[str, str]) -> None:
+    plans = sources.read_example(rule)
+    said = " ".join(page("reading-a-plan").split())
+    for printed, words in figures.items():
+        assert printed in plans["before"] + plans.get("after", "")
+        assert words in said
+
+
+@by_rule
+def test_a_picture_of_a_plan_has_each_of_its_steps(rule: Rule) -> None:
+    shown = ElementTree.fromstring(sources.rule_pictures()[rule.NAME])
+    heads = [text.text for text in shown.iter("{http://www.w3.org/2000/svg}text")]
+    plans = sources.read_example(rule.NAME)
+    lines = f"{plans['before']}\n{plans.get('after', '')}".splitlines()
+    steps = [line for line in lines if "(cost=" in line]
+    boxes = list(shown.iter("{http://www.w3.org/2000/svg}rect"))
+    # The first one is the sheet.
+    assert len(boxes) - 1 == len(steps)
+    for step in steps:
+        words = step.partition("->  ")[2] or step
+        assert any(words.startswith(head) for head in heads if head), step
+
+
 def test_each_example_is_on_a_page() -> None:
     pages = "".join(path.read_text("utf-8") for path in DOCS.glob("*.rst"))
     included = re.findall(r"^\.\. literalinclude:: examples/(.+)$", pages, re.MULTILINE)
-    assert sorted(included) == sorted(path.name for path in (DOCS / "examples").glob("*.py"))
+    files = [path.name for path in (DOCS / "examples").iterdir() if path.is_file()]
+    assert sorted(included) == sorted(files)
 
 
 def test_what_runs_a_statement_again_is_told_with_the_promise_not_to() -> None:

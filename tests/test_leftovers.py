@@ -1,4 +1,4 @@
-"""What a build leaves behind in a database, as docs/security.rst says it."""
+"""What a build leaves behind in a database, as docs/build-trial.rst says it."""
 
 from __future__ import annotations
 

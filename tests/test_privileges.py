@@ -14,7 +14,7 @@ from flask_planwatch import VerdictStatus
 from .conftest import make_database
 from .models import Badge, User
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "security.rst"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "privileges.rst"
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 

@@ -207,7 +207,7 @@ class Watched:
     planwatch: PlanWatch
 
     def findings(self) -> list:
-        assert self.planwatch.flush(30), self.planwatch.stats()
+        assert self.planwatch.flush(120), self.planwatch.stats()
         return list(self.planwatch.findings())
 
     def ask(self, statement: sa.sql.expression.Executable, **parameters: object) -> list:
@@ -262,7 +262,7 @@ def held(monkeypatch):
     go, original = threading.Event(), Inspector._inspect
 
     def inspect(self, capture):
-        assert go.wait(30)
+        assert go.wait(240)
         return original(self, capture)
 
     monkeypatch.setattr(Inspector, "_inspect", inspect)

@@ -129,7 +129,7 @@ JOINED = sa.select(Badge.owner, User.email).join(User, User.id == Badge.id)
 
 
 def skipped(watched):
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     return watched.planwatch.stats()["skipped"]
 
 

@@ -80,14 +80,14 @@ def run(engine, *steps):
 def test_a_finding_and_its_fix(driver, each_story, make):
     app, planwatch, engine = make(each_story.url_for(driver), PLANWATCH_VERIFY="build")
     run(engine, LOGIN)
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     (finding,) = planwatch.findings(app)
     assert (finding.rule, finding.relation) == ("functional-predicate", '"user"')
     assert finding.advice[0].verdict.status is VerdictStatus.VERIFIED
     assert finding.location.path == __file__
     each_story.execute(*finding.advice[0].ddl)
     run(engine, LOGIN)
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     assert planwatch.findings(app) == ()
     assert planwatch.stats(app)["errors"] == 0
     each_story.execute("DROP INDEX ix_user_lower_email")
@@ -112,7 +112,7 @@ def test_what_the_application_connects_with(driver, story, make):
         )
         with statement_inspected.connected_to(receive, app):
             run(engine, sa.select(User).where(User.id < 99_000))
-            assert planwatch.flush(30, app)
+            assert planwatch.flush(120, app)
         assert planwatch.stats(app)["errors"] == 0
     assert planned[0] == "Seq Scan"
     assert planned[1] in {"Bitmap Heap Scan", "Index Scan", "Index Only Scan"}
@@ -130,7 +130,7 @@ def test_an_async_view(driver, story, make):
 
     response = app.test_client().get("/login")
     assert response.json == [7]
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     (finding,) = planwatch.findings(app)
     assert finding.endpoint == "login"
     assert (finding.location.path, finding.location.library) == (__file__, False)
@@ -164,13 +164,13 @@ def test_the_connection_is_one_and_closes(driver, database, make):
 def test_a_server_that_ends_the_connection(driver, story, make):
     app, planwatch, engine = make(story.url_for(driver))
     run(engine, LOGIN)
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     story.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     run(engine, LOGIN)
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     stats = planwatch.stats(app)
     assert (stats["inspected"], stats["skipped"], stats["errors"]) == (2, {}, 0)
 
@@ -180,7 +180,7 @@ def test_a_failed_statement_breaks_as_without_planwatch(driver, story, make):
     with pytest.raises(sa.exc.DBAPIError):
         run(engine, sa.text("SELECT nothing FROM nowhere"))
     run(engine, sa.select(User.id).where(User.id == 1))
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     stats = planwatch.stats(app)
     assert (stats["inspected"], stats["skipped"]) == (1, {"statement-invalid": 1})
 
@@ -195,7 +195,7 @@ def test_a_tenant_of_an_async_engine(driver, story, make):
     )
     visits = sa.text("SELECT * FROM visits WHERE id = 7")
     run(engine, sa.select(func.set_config("search_path", "tenant", True)), visits, "rollback")
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     assert [finding.relation for finding in planwatch.findings(app)] == ["tenant.visits"]
 
 
@@ -203,7 +203,7 @@ def test_in_debug_mode_an_async_driver_is_not_asked_what_it_prepared(driver, sto
     app, planwatch, engine = make(story.url_for(driver), DEBUG=True)
     statement = sa.select(User.id).where(User.id == sa.bindparam("wanted", 1))
     run(engine, statement, statement, statement)
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     stats = planwatch.stats(app)
     assert (stats["captured"], stats["inspected"], stats["errors"]) == (3, 3, 0)
 
@@ -231,7 +231,7 @@ def test_generic_plans_of_asyncpg(each_stories, make, name):
         await dispose(engine)
 
     asyncio.run(main())
-    assert planwatch.flush(60, app)
+    assert planwatch.flush(120, app)
     (finding,) = [one for one in planwatch.findings(app) if one.rule == "generic-plan"]
     # What the server did is what PlanWatch says.
     assert seen == [(2, 5)]
@@ -251,5 +251,5 @@ def test_no_generic_plan_without_a_cache_of_prepared_statements(each_stories, ma
         each_stories.url_for("asyncpg"), PLANWATCH_GROWTH=True, engine_options=options
     )
     run(engine, *(case.build(value) for value in [case.first] * 6 + [case.then] * 3))
-    assert planwatch.flush(60, app)
+    assert planwatch.flush(120, app)
     assert all(one.rule != "generic-plan" for one in planwatch.findings(app))

@@ -31,7 +31,7 @@ def test_the_smallest_run(tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ WHERE datname = current_database() AND application_name = 'flask-planwatch'
 def grown(url: str, *options: str) -> int:
     """Return by how much the memory of a process grew, in bytes."""
     command = [sys.executable, "-m", "benchmarks.memory", url, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["growth_bytes"]
 
@@ -94,7 +94,7 @@ def hostile_growth(url: str, scenario: str) -> int:
         for option in ([], ["--without"])
     ]
     with both[0], both[1]:
-        grown = [json.loads(one.communicate(timeout=110)[0])["grown_bytes"] for one in both]
+        grown = [json.loads(one.communicate(timeout=500)[0])["grown_bytes"] for one in both]
     return grown[0] - grown[1]
 
 
@@ -136,7 +136,7 @@ def test_one_connection_for_an_engine_with_many_threads(fresh_story, watch):
     go, at_work = threading.Event(), set()
 
     def ask():
-        assert go.wait(30)
+        assert go.wait(240)
         run(watched, 20)
 
     threads = [threading.Thread(target=ask) for _ in range(5)]
@@ -147,7 +147,7 @@ def test_one_connection_for_an_engine_with_many_threads(fresh_story, watch):
         at_work.add(fresh_story.scalar(AT_WORK))
     for thread in threads:
         thread.join()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     own_connections(watched, fresh_story, 1)
     assert len(at_work - {None}) == 1
 
@@ -159,7 +159,7 @@ def test_one_connection_for_each_engine(fresh_story, watch):
             for _ in range(3):
                 with engine.connect() as connection:
                     connection.execute(sa.select(User.id).where(User.id == 1)).all()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     own_connections(watched, fresh_story, 2)
 
 
@@ -176,14 +176,14 @@ def test_no_connection_where_nothing_is_watched(fresh_story, watch, enabled):
     with watched.app.app_context():
         watched.planwatch.unwatch(watched.db.engine)
     run(watched, 3)
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     own_connections(watched, fresh_story, 0)
 
 
 def test_unwatch_closes_the_connection(fresh_story, watch):
     watched = watch(fresh_story.url)
     run(watched)
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     own_connections(watched, fresh_story, 1)
     with watched.app.app_context():
         watched.planwatch.unwatch(watched.db.engine)
@@ -195,7 +195,7 @@ def test_an_idle_connection_is_closed(fresh_story, watch, monkeypatch):
     watched = watch(fresh_story.url)
     for _ in range(2):
         run(watched)
-        assert watched.planwatch.flush(30)
+        assert watched.planwatch.flush(120)
         own_connections(watched, fresh_story, 0)
         _until(lambda: not watched.planwatch.stats()["worker_alive"])
 
@@ -370,6 +370,6 @@ def test_failed_statements_are_forgotten_once_they_are_done(story, watch):
             with pytest.raises(sa.exc.OperationalError):
                 session.execute(sa.text(f"SELECT pg_sleep(1) AS s{number} FROM badge"))
             session.rollback()
-            assert watched.planwatch.flush(30)
+            assert watched.planwatch.flush(120)
     (engine,) = watched.app.extensions[watcher.EXTENSION]._engines.values()
     assert len(engine._kept) <= 1

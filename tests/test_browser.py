@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from flask_planwatch.report import panel
 
 from .browser import LOW_CONTRAST, chromium, serve
+from .conditions import PATIENCE
 from .conftest import Database, Watched
 from .models import Badge, User
 
@@ -104,6 +105,7 @@ def url(
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
     yield context
     context.close()
 

@@ -31,7 +31,7 @@ def inspections(watched):
         received.append(inspection)
 
     def complete():
-        assert watched.planwatch.flush(10)
+        assert watched.planwatch.flush(120)
         return received
 
     with statement_inspected.connected_to(receive, watched.app):
@@ -120,7 +120,7 @@ def test_same_text_with_other_literals_is_sampled_once(story, watch):
     watched = watch(story.url)
     watched.app.config["PLANWATCH_SAMPLE_INTERVAL"] = 300
     run(watched, *(f"SELECT 1 FROM badge WHERE id = {id_}" for id_ in range(5)))
-    assert watched.planwatch.flush(10)
+    assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert (stats["inspected"], stats["skipped"]) == (1, {"recently-inspected": 4})
 
@@ -131,7 +131,7 @@ def test_a_statement_that_is_always_slow_waits(story, watch, monkeypatch, wait, 
     watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=0)
     for _ in range(3):
         run(watched, LOGIN)
-        assert watched.planwatch.flush(10, watched.app)
+        assert watched.planwatch.flush(120, watched.app)
     assert watched.planwatch.stats(watched.app)["inspected"] == inspected
 
 
@@ -200,7 +200,7 @@ def test_listeners_and_handlers_that_use_the_database_cause_no_loop(watched):
     try:
         with statement_inspected.connected_to(receive, watched.app):
             run(watched, LOGIN)
-            assert watched.planwatch.flush(20)
+            assert watched.planwatch.flush(120)
     finally:
         logging.getLogger("flask_planwatch").removeHandler(handler)
     assert watched.planwatch.stats()["captured"] == 1
@@ -212,7 +212,7 @@ def test_an_autocommit_engine_makes_no_transaction_of_planwatch_writable(fresh_s
     watched = watch(fresh_story.url, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "AUTOCOMMIT"})
     run(watched, "SELECT * FROM badge WHERE owner = claims()")
     written = fresh_story.scalar("SELECT count(*) FROM trace")
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["skipped"] == {"explain-failed": 1}
     assert fresh_story.scalar("SELECT count(*) FROM trace") == written
 
@@ -245,7 +245,7 @@ def test_a_long_text_is_counted_by_its_hash(story, watch, length, known_by_text)
     ((identity, tally),) = engine.watch._tallies.recent.items()
     assert (identity == text) is known_by_text
     assert tally.calls == 5
-    assert watched.planwatch.flush(10)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == 1
 
 

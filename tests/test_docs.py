@@ -284,7 +284,7 @@ def test_the_quick_start_finds_its_query(
     try:
         assert capsys.readouterr().out.endswith("200,000 of 200,000\n")
         assert app.test_client().get("/login/User7@Example.com").text == "You are user 7.\n"
-        assert module.planwatch.flush(30, app)
+        assert module.planwatch.flush(120, app)
         (finding,) = module.planwatch.findings(app)
     finally:
         with app.app_context():
@@ -352,7 +352,7 @@ def test_a_json_api_says_nothing_outside_debug_mode(json_app: Callable[..., Any]
     app, planwatch = json_app()
     client = app.test_client()
     client.get("/users/User7@Example.com")
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     assert planwatch.findings(app)
     assert client.get("/findings").status_code == 404
 

@@ -199,7 +199,7 @@ def ask(watched: Any, case: Case, code: str) -> list[Any]:
             with suppress(sa.exc.OperationalError):
                 session.execute(read(code, value)).all()
             session.rollback() if case.fails else session.commit()
-            assert watched.planwatch.flush(30)
+            assert watched.planwatch.flush(120)
         watched.db.session.remove()
     return watched.findings()
 

@@ -21,6 +21,7 @@ from flask_planwatch.report import panel
 
 from . import servers
 from .browser import chromium, serve
+from .conditions import PATIENCE
 from .conftest import Database, Watched, make_database
 from .test_docs import DOCS
 
@@ -187,10 +188,11 @@ def test_the_picture_shows_what_the_page_says(
     watched = make_app(shop, watch, **shot.config)
     with serve(watched.app) as url:
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+        context.set_default_timeout(PATIENCE * 1000)
         page = context.new_page()
         for path in shot.first:
             page.request.get(f"{url}{path}")
-            assert watched.planwatch.flush(30)
+            assert watched.planwatch.flush(120)
         page.goto(f"{url}{shot.path}")
         page.click("a.flDebugPlanWatchPanel")
         page.wait_for_selector("#planwatch", state="visible")

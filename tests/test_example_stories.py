@@ -15,6 +15,7 @@ from example_app.stories import STORIES
 from example_app.story import Story
 
 from .browser import LOW_CONTRAST, chromium, serve
+from .conditions import PATIENCE
 from .conftest import Database, make_database
 from .servers import Server
 
@@ -82,6 +83,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE * 1000)
     yield context
     context.close()
 

@@ -59,7 +59,7 @@ def app_and_db(request, story):
 def test_either_order_of_initialisation(app_and_db):
     app, db, planwatch = app_and_db
     ask(app, db)
-    assert planwatch.flush(10, app)
+    assert planwatch.flush(120, app)
     assert len(planwatch.findings(app)) == 1
 
 
@@ -70,7 +70,7 @@ def test_database_that_comes_after_a_context_was_pushed_is_found_by_a_request(st
     with app.app_context():
         db.init_app(app)
         app.test_client().get("/")
-        assert planwatch.flush(10)
+        assert planwatch.flush(120)
         assert len(planwatch.findings()) == 1
         db.session.remove()
         db.engine.dispose()
@@ -85,7 +85,7 @@ def test_two_apps_know_only_their_own(story):
         planwatch.init_app(app)
     ask(apps[0], dbs[0])
     ask(other, dbs[2])
-    assert all(planwatch.flush(10, app) for app in apps)
+    assert all(planwatch.flush(120, app) for app in apps)
     assert len(planwatch.findings(apps[0])) == 1
     assert planwatch.findings(apps[1]) == ()
     assert "planwatch" not in other.extensions
@@ -122,7 +122,7 @@ def test_several_binds(story, caplog):
     caplog.set_level(logging.INFO, "flask_planwatch")
     engines = [ask(app, db), ask(app, db, bind="second")]
     engines.append(ask(app, db, sa.text("SELECT 1"), bind="lite"))
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     findings = planwatch.findings()
     assert {finding.statement.bind for finding in findings} == {None, "second"}
     assert len({finding.id for finding in findings}) == 2
@@ -159,7 +159,7 @@ def test_watch_and_unwatch_a_plain_engine(fresh_story, driver):
     planwatch.watch(engine)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert len(planwatch.findings()) == 1
     assert planwatch.stats()["captured"] == 1
     planwatch.unwatch(engine)
@@ -171,7 +171,7 @@ def test_watch_and_unwatch_a_plain_engine(fresh_story, driver):
     planwatch.watch(engine)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert planwatch.stats()["inspected"] == 2
     planwatch.unwatch(engine)
     engine.dispose()
@@ -196,7 +196,7 @@ def test_an_engine_that_is_not_watched_any_more_can_be_collected(story):
     planwatch.watch(engine)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     planwatch.unwatch(engine)
     engine.dispose()
     gone = weakref.ref(engine)
@@ -216,7 +216,7 @@ def test_plain_engines_are_told_apart_and_keep_their_fingerprints(story):
         planwatch.watch(engine)
         with engine.connect() as connection:
             connection.execute(LOGIN).all()
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     first, second = planwatch.findings()
     assert first.fingerprint != second.fingerprint
     expected = fingerprint(str(LOGIN.compile(engines[0])), None)
@@ -254,7 +254,7 @@ def test_debug_may_come_after_init_app(story):
     app.debug = True
     for _ in range(2):
         engine = ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert planwatch.stats()["inspected"] == 2
     engine.dispose()
 
@@ -263,11 +263,11 @@ def test_clear_forgets_and_finds_again(story):
     app = make_app(story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     planwatch.clear()
     assert planwatch.findings() == ()
     engine = ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert len(planwatch.findings()) == 1
     engine.dispose()
 
@@ -278,7 +278,7 @@ def test_what_waits_when_an_engine_is_disposed_of_connects_no_more(fresh_story):
     for number in (1, 2):
         engine = ask(app, db)
         engine.dispose()
-        assert planwatch.flush(10)
+        assert planwatch.flush(120)
         stats = planwatch.stats()
         assert stats["inspected"] + stats["skipped"].get("unwatched", 0) == number
         # The server takes a moment to end one, and longer than a nap no other one may come.
@@ -296,7 +296,7 @@ def test_an_engine_that_is_let_go_stays_so_in_the_next_app_context(fresh_story):
     assert planwatch.stats()["captured"] == 0
     planwatch.watch(engine, app)
     ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert planwatch.stats()["inspected"] == 1
     engine.dispose()
 
@@ -306,7 +306,7 @@ def test_an_app_that_nobody_needs_is_collected_with_its_connection(fresh_story):
     db, planwatch = SQLAlchemy(app), PlanWatch(app)
     app_gone = weakref.ref(app)
     ask(app, db, sa.text("SELECT 1"))
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     del app, db, planwatch
     deadline = time.monotonic() + 60
     while app_gone() is not None and time.monotonic() < deadline:
@@ -323,7 +323,7 @@ def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monk
     for _ in range(2):
         monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 600)
         engine = ask(app, db)
-        assert planwatch.flush(10)
+        assert planwatch.flush(120)
         assert connections(fresh_story) == 2
         monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 1)
         assert connections_become(fresh_story, 1)
@@ -337,11 +337,11 @@ def test_dispose_closes_the_connection_so_that_a_database_can_be_dropped(fresh_s
     app = make_app(fresh_story.url)
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     engine = ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert connections(fresh_story) == 2
     engine.dispose()
     assert connections_become(fresh_story, 0)
     ask(app, db)
-    assert planwatch.flush(10)
+    assert planwatch.flush(120)
     assert planwatch.stats()["inspected"] == 2
     engine.dispose()

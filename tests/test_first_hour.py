@@ -142,7 +142,7 @@ class Newcomer:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+            process.wait(240)
 
     def visit(self) -> str:
         """Return what the README's visit gets, once the app answers."""

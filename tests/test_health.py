@@ -51,13 +51,13 @@ def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, mo
     assert (stats["dropped"], stats["over_budget"]) == (4, 0)
     assert stats["worker_alive"]
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert stats["skipped"] == {"not-visible": 1, "not-analysed": 1}
     assert (stats["sampled"], stats["inspected"], stats["waiting"]) == (4, 3, 0)
     assert stats["sampled"] == stats["inspected"] + whole_skips(stats)
     run(watched, BY_ID, BY_ID, BY_ID, BY_ID)
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert stats["captured"] == 12
     assert stats["captured"] == stats["sampled"] + stats["dropped"] + stats["over_budget"]
@@ -73,7 +73,7 @@ def test_in_an_outage_one_execution_is_taken_for_all(story, watch, held):
     stats = watched.planwatch.stats()
     assert (stats["captured"], stats["sampled"], stats["waiting"]) == (3, 1, 1)
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert stats["sampled"] == stats["inspected"] + whole_skips(stats) == 1
 
@@ -88,7 +88,7 @@ def test_a_capture_that_ends_in_an_error_is_a_skip(story, watch, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("flask_planwatch.describing._statement", broken)
         run(watched, LOGIN)
-        assert watched.planwatch.flush(30)
+        assert watched.planwatch.flush(120)
     run(watched, LOGIN)
     assert len(watched.findings()) == 1
     stats = watched.planwatch.stats()

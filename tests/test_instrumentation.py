@@ -54,7 +54,7 @@ def run(url, *, watched):
         with engine.connect() as connection:
             for _ in range(2):
                 connection.execute(LOGIN).all()
-        assert planwatch.flush(30, app)
+        assert planwatch.flush(120, app)
         engine.dispose()
     planwatch.unwatch(engine, app)
     return planwatch.stats(app)

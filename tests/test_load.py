@@ -253,7 +253,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
 def test_the_smallest_run(folder, tmp_path):
     output = tmp_path / "peak"
     process = start(folder, "--seconds=2", "--window=1", "--people=8", f"--output={output}")
-    printed, errors = process.communicate(timeout=290)
+    printed, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     found = json.loads(output.with_suffix(".json").read_text())
     assert len(found["cases"]) == 4
@@ -280,7 +280,7 @@ def test_an_interrupted_run_leaves_nothing_behind(folder, tmp_path):
         assert monotonic() < deadline
         sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert errors.splitlines()[-1] == "Stopped."
     assert not list(tmp_path.iterdir())

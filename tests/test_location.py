@@ -170,9 +170,9 @@ def test_at_the_login_of_flask_security(story, watch):
         db.session.commit()
         db.session.execute(sa.text("ANALYZE member").execution_options(planwatch=False))
         db.session.commit()
-    planwatch.flush(10, app)
+    planwatch.flush(120, app)
     app.test_client().post("/login", data={"email": "u7@x.org", "password": "wrong"})
-    assert planwatch.flush(10, app)
+    assert planwatch.flush(120, app)
     (finding,) = [f for f in planwatch.findings(app) if f.relation == "member"]
     assert finding.location.library
     assert "flask_security" in finding.location.path
@@ -261,7 +261,7 @@ def test_the_same_statement_from_several_lines(every):
         ask_again(1)
         ask_again(2)
         [watched.db.session.execute(LOGIN) for _ in range(2)]  # in a comprehension
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     deep = line_of("at several depths")
     marks = ["a shared helper", "here", "and there", "through another method"]
     once = [*map(line_of, marks), deep, deep, deep, *[line_of("in a comprehension")] * 2]

@@ -304,7 +304,7 @@ else:
     with app.app_context():
         db.session.execute(sa.text("SELECT id FROM \\"user\\" WHERE lower(email) = 'x'"))
         db.session.rollback()
-    assert planwatch.flush(30, app=app)
+    assert planwatch.flush(120, app=app)
     print(logging.getLogger("flask_planwatch").disabled, flush=True)
     os._exit(0)
 """

@@ -199,7 +199,7 @@ def advised(project: Project, build: Build) -> Advice:
     with app.app_context():
         models.db.session.execute(build(models.User)).all()
         models.db.session.rollback()
-        assert planwatch.flush(30)
+        assert planwatch.flush(120)
         (finding,) = planwatch.findings()
         models.db.engine.dispose()
     return finding.advice[0]

@@ -260,7 +260,7 @@ def test_panel_does_not_wait_for_ever(story, toolbar_app, monkeypatch):
     inspect = Inspector.inspect
 
     def blocked(inspector, capture):
-        assert released.wait(30)
+        assert released.wait(240)
         return inspect(inspector, capture)
 
     monkeypatch.setattr(Inspector, "inspect", blocked)

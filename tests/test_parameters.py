@@ -512,7 +512,7 @@ def test_an_app_may_close_its_buffers(blobs, watch, held, driver, debug):
 
         buffers(insert)
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert stats["errors"] == 0
     assert set(stats["skipped"]) <= {"parameters-too-large", "recently-inspected"}
@@ -536,7 +536,7 @@ def test_an_app_may_close_its_buffers_with_asyncpg(blobs):
         await engine.dispose()
 
     asyncio.run(insert())
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     assert planwatch.stats(app)["errors"] == 0
     planwatch.unwatch(engine, app)
     assert blobs.scalar("SELECT count(*) FROM blob WHERE length(data) = 1000") == 2
@@ -551,7 +551,7 @@ def test_a_statement_that_sqlalchemy_does_not_keep_is_not_kept(blobs, watch, hel
                 watched.db.session.execute(sa.insert(BLOB).values(data=view()))
                 watched.db.session.commit()
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["errors"] == 0
 
 
@@ -574,5 +574,5 @@ def test_lists_that_other_threads_change_hurt_nobody(blobs, watch):
     finally:
         stop.set()
         thread.join()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["errors"] == 0

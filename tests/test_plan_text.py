@@ -252,7 +252,7 @@ def test_panel_shows_the_servers_text_and_its_json(each_story, watch):
     @watched.app.get("/")
     def page():
         watched.db.session.execute(sa.select(User.id, inner).where(User.last == "Last7"))
-        assert watched.planwatch.flush(30)
+        assert watched.planwatch.flush(120)
         return PAGE
 
     shown = open_panel(watched.app).html

@@ -122,7 +122,7 @@ def run(watch: Any, url: str, seed: int, *, debug: bool, **config: Any) -> tuple
                 except sa.exc.SQLAlchemyError as error:
                     everything.said += [type(error).__name__]
                 watched.db.session.rollback()
-            assert watched.planwatch.flush(60)
+            assert watched.planwatch.flush(120)
         everything.said += [*texts(watched.planwatch.stats()), repr(watched.planwatch.findings())]
         everything.said += texts(watched.planwatch.findings())
     finally:

@@ -162,7 +162,7 @@ def run(story: Database, watch: Callable[..., Watched]) -> Callable[..., Ran]:
             watched.planwatch.watch(engine.sync_engine, watched.app)
             async with engine.connect() as connection:
                 rows.extend((await connection.execute(statement)).all())
-            watched.planwatch.flush(30)
+            watched.planwatch.flush(120)
             await engine.dispose()
 
         def page() -> str:
@@ -173,7 +173,7 @@ def run(story: Database, watch: Callable[..., Watched]) -> Callable[..., Ran]:
             watched.planwatch.watch(engine, watched.app)
             with engine.connect() as connection:
                 rows.extend(connection.execute(statement).all())
-            watched.planwatch.flush(30)
+            watched.planwatch.flush(120)
             engine.dispose()
             return PAGE
 

@@ -259,7 +259,7 @@ def test_only_so_many_executions_are_followed_between_two_inspections(
     for _ in range(5):
         connection.execute(ONE)
         connection.rollback()
-    assert watched.planwatch.flush(20, watched.app)
+    assert watched.planwatch.flush(120, watched.app)
     assert (repetition(watched).rollbacks, repetition(watched).followed) == (4, 3)
     (tally,) = watch_of(watched.app)._tallies.plain.values()
     assert tally.calls == 5

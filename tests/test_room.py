@@ -128,11 +128,11 @@ def test_a_child_does_not_wait_for_a_lock_of_its_parent():
     def hold():
         with room.lock:
             held.set()
-            done.wait(30)
+            done.wait(240)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(30)
+    assert held.wait(240)
     child = os.fork()
     if not child:
         latest.keep("a", 1, 10)

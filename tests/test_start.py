@@ -159,7 +159,7 @@ def test_a_url_that_an_engine_of_its_own_uses_has_one(story, warnings):
     planwatch.watch(engine, app)
     with engine.connect() as connection:
         connection.execute(LOGIN).all()
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     planwatch.unwatch(engine, app)
     engine.dispose()
     assert warnings() == []

@@ -85,7 +85,7 @@ def ask(watched, prepare, *arguments, statement=ORDERS):
     with watched.app.app_context(), watched.db.engine.connect() as connection:
         prepare(connection, *arguments)
         connection.execute(statement, {"customer": 7}).all()
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     return [(finding.relation, finding.rule) for finding in watched.planwatch.findings()]
 
 

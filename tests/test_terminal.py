@@ -261,7 +261,7 @@ def test_engines_of_all_kinds_are_in_one_line(bare_logging, story, watch, capsys
     watched.planwatch.watch(engine, watched.app)
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT 1")).all()
-    assert watched.planwatch.flush(30, watched.app)
+    assert watched.planwatch.flush(120, watched.app)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("PlanWatch watches 3 engines: ")
     assert engine_line(story.name, "psycopg2", story, proof) in line

@@ -118,13 +118,13 @@ def look(watched, engine, prepare=lambda connection: None):
             seen.append({scan.qualified_relation for scan in inspection.plan.scans})
 
     with watched.app.app_context():
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
         with statement_inspected.connected_to(receive, watched.app):
             with engine.connect() as connection:
                 prepare(connection)
                 connection.execute(READ).all()
                 really = connection.execute(REALLY).scalar_one()
-            assert watched.planwatch.flush(20)
+            assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["errors"] == 0
     (planned,) = seen
     return planned, {really}
@@ -363,7 +363,7 @@ def test_a_listener_that_rewrites_a_statement(kind, tenants, watch):
             for _ in range(4):
                 with engine.connect() as connection:
                     connection.execute(READ).all()
-            assert watched.planwatch.flush(20)
+            assert watched.planwatch.flush(120)
     assert planned == ["tenant_1.orders", "tenant_2.orders", "public.orders"]
 
 
@@ -862,7 +862,7 @@ def test_the_limits_stay(watched, engine, tenants, sql):
     with watched.app.app_context(), engine.connect() as connection:
         connection.exec_driver_sql(sql)
         connection.exec_driver_sql("SELECT id FROM orders WHERE customer = limits()").all()
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
     stats = watched.planwatch.stats()
     assert (stats["inspected"], stats["skipped"], stats["errors"]) == (
         1 + sql.count("SELECT"),
@@ -892,7 +892,7 @@ def test_a_translated_schema_belongs_to_a_statement(kind, tenants, watch):
             options = {"schema_translate_map": {"per_tenant": schema}}
             with watched.db.engine.connect().execution_options(**options) as connection:
                 connection.execute(query).all()
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
     assert planned == [{f"{schema}.orders"} for schema in SCHEMAS]
     found = {finding.relation: finding for finding in watched.planwatch.findings()}
     assert set(found) == {f"{schema}.orders" for schema in SCHEMAS[1:]}
@@ -912,7 +912,7 @@ def test_translated_schemas_in_one_request(kind, tenants, watch):
         return ""
 
     watched.app.test_client().get("/")
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == len(SCHEMAS)
 
 

@@ -291,9 +291,9 @@ def run(watched: Any, case: Case, form: str) -> None:
                 assert case.fails
                 session.rollback()
             session.commit()
-            assert case.prepared or watched.planwatch.flush(60)
+            assert case.prepared or watched.planwatch.flush(120)
         session.remove()
-    assert watched.planwatch.flush(60)
+    assert watched.planwatch.flush(120)
 
 
 @pytest.mark.usefixtures("spied")

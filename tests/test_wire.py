@@ -87,7 +87,7 @@ class Relay:
     def all_sent(self) -> list[bytes]:
         """Return what each client but PlanWatch sent, once all of them have gone."""
         for thread in self._threads:
-            thread.join(30)
+            thread.join(240)
             assert not thread.is_alive()
         return [NAME.sub(b"", bytes(one)) for one in self.sent if OWN not in one]
 
@@ -172,7 +172,7 @@ def test_not_a_byte_more_is_sent(fresh_story, driver, debug, monkeypatch):
             with app.test_request_context("/"):
                 work(db.engine, states[watched])
                 if planwatch is not None:
-                    assert planwatch.flush(30)
+                    assert planwatch.flush(120)
                     stats = planwatch.stats()
                     assert stats["inspected"] > 0
                     assert stats["errors"] == 0
@@ -218,7 +218,7 @@ def test_not_a_byte_more_is_sent_by_asyncpg(fresh_story):
                 planwatch.watch(engine, app)
             asyncio.run(ask(engine))
             if watched:
-                assert planwatch.flush(30, app)
+                assert planwatch.flush(120, app)
                 assert planwatch.stats(app)["captured"] > 8
                 planwatch.unwatch(engine, app)
             sent[watched] = relay.all_sent()

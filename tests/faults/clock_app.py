@@ -47,13 +47,13 @@ def main(url: str, file: str, jump: str, enabled: str) -> None:
     client = app.test_client()
 
     answers = [client.get("/login").text]
-    flushed = [planwatch.flush(20)]
+    flushed = [planwatch.flush(120)]
     before = time.time()
     Path(file).write_text(jump)
     jumped = time.time() - before
     # Whatever waits now must not wait for the hour that passed, or came back.
     answers += [client.get("/login").text, client.get("/one").text, client.get("/login").text]
-    flushed.append(planwatch.flush(20))
+    flushed.append(planwatch.flush(120))
     stats = planwatch.stats()
     report = {"answers": answers, "flushed": flushed, "jumped": jumped, "rules": messages.rules}
     print(json.dumps(report | {"stats": stats}))

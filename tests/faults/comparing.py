@@ -110,7 +110,7 @@ class Load:
 
     def _get(self, path: str) -> Answer:
         try:
-            with urllib.request.urlopen(self._url + path, timeout=60) as response:
+            with urllib.request.urlopen(self._url + path, timeout=300) as response:
                 return Answer(response.status, response.read().decode())
         except urllib.error.HTTPError as error:
             with error:
@@ -145,7 +145,7 @@ def accounts(visits: Visits, *, stood_for: int = 0) -> dict[str, Any]:
     `stood_for` executions failed while another one of the same statement waited for the server.
     """
     planwatch = visits.watched.planwatch
-    assert planwatch.flush(60), planwatch.stats()
+    assert planwatch.flush(120), planwatch.stats()
     stats = planwatch.stats()
     skips = Counter(str(one.skip.reason) for one in visits.heard if one.skip)
     assert stats["inspected"] == sum(one.skip is None for one in visits.heard)
@@ -172,5 +172,5 @@ def run(watched: Watched, *statements: Any) -> Any:
 
 def skipped(watched: Watched) -> dict[str, int]:
     """Return the skips once all is inspected."""
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     return watched.planwatch.stats()["skipped"]

@@ -48,7 +48,7 @@ class OwnServer:
         with (self.folder / "output").open("a+") as output:
             command = [str(self.binaries / name), *arguments]
             done = subprocess.run(
-                command, user=self.user, cwd=self.folder, stdout=output, stderr=output, timeout=60
+                command, user=self.user, cwd=self.folder, stdout=output, stderr=output, timeout=300
             )
             output.seek(0)
             assert done.returncode == 0, f"{command}: {output.read()}"
@@ -203,5 +203,5 @@ def pooler_for(server: OwnServer, size: int) -> Iterator[Path]:
         yield folder
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(240)
         shutil.rmtree(folder, ignore_errors=True)

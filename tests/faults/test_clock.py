@@ -36,7 +36,7 @@ def report(faketime, url, clock, jump, *, enabled):
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -63,7 +63,7 @@ def inspect(url, statement, **options):
         planwatch.watch(engine, app)
         with engine.connect() as connection:
             connection.execute(statement).all()
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     findings = planwatch.findings(app)
     planwatch.unwatch(engine, app)
     if "asyncpg" not in url:

@@ -60,7 +60,7 @@ def test_an_access_exclusive_lock_that_is_held(small_server, watch, driver, held
         with locker.begin() as connection:
             connection.exec_driver_sql(lock)
             answers = [visits(LOGIN), visits("SET LOCAL lock_timeout = 100", seven), visits(LOGIN)]
-            assert visits.watched.planwatch.flush(20)
+            assert visits.watched.planwatch.flush(120)
         assert [one.status for one in answers] == [200, 500, 200]
         return [*answers, visits(seven)]
 

@@ -96,7 +96,7 @@ def test_a_backend_of_planwatch_that_hangs(server, watch, driver, monkeypatch):
         mine = visits("SELECT pg_backend_pid()").body.strip("[]")
         visits(LOGIN)
         if visits.watched.planwatch.stats()["captured"]:
-            assert visits.watched.planwatch.flush(20)
+            assert visits.watched.planwatch.flush(120)
             hung = [server.scalar(f"{others} ({mine}, pg_backend_pid())")]
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)

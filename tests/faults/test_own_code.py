@@ -128,9 +128,9 @@ def test_a_receiver_that_wants_to_end_the_program_ends_nothing(watched):
 
     with statement_inspected.connected_to(ends, watched.app):
         run(watched, LOGIN)
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
     run(watched, sa.select(Badge.id))
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == 2
 
 
@@ -139,7 +139,7 @@ def test_what_comes_after_init_app_breaks_no_request(fresh_story, watch):
     watched.app.config["PLANWATCH_SAMPLE_INTERVAL"] = "often"
     watched.app.add_url_rule("/", view_func=lambda: str(watched.db.session.execute(LOGIN).all()))
     assert watched.app.test_client().get("/").status_code == 200
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["captured"] == 1
     assert watched.planwatch.stats()["errors"] == 0
 
@@ -159,8 +159,8 @@ def test_two_apps_on_one_engine_do_not_watch_each_other(fresh_story, watch):
         statement_inspected.connected_to(asks, second.app),
     ):
         run(first, sa.select(Badge.id))
-        assert first.planwatch.flush(20, first.app)
-        assert second.planwatch.flush(20, second.app)
+        assert first.planwatch.flush(120, first.app)
+        assert second.planwatch.flush(120, second.app)
     assert first.planwatch.stats(first.app)["captured"] == 1
     assert second.planwatch.stats(second.app)["captured"] == 1
     second.planwatch.unwatch(engine, second.app)
@@ -190,7 +190,7 @@ def test_an_app_whose_log_and_receivers_raise(small_server, watch, driver, broke
     def scenario(visits):
         with statement_inspected.connected_to(raises, visits.watched.app):
             answers = [visits(LOGIN), visits(LOGIN)]
-            visits.watched.planwatch.flush(20)
+            visits.watched.planwatch.flush(120)
             return answers
 
     visits = compare(watch, small_server.url(driver), scenario)

@@ -55,7 +55,7 @@ def test_the_app_and_planwatch_share_its_connections(pooler, watch, driver):
     def scenario(visits):
         with visits.served() as load:
             answers = [load(LOGIN, sa.select(Badge.id).where(Badge.id == 7), times=24)]
-        visits.watched.planwatch.flush(30)
+        visits.watched.planwatch.flush(120)
         answers += [visits(question) for question in STATE]
         assert answers[0] == {Answer(200, "[[7]]"): 24}
         assert {one.status for one in answers[1:]} == {200}

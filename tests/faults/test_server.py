@@ -51,7 +51,7 @@ def test_a_server_that_was_restarted(watch):
             run(watched, sa.select(Badge.id))
         servers.control(server, "start")
         run(watched, sa.select(Badge.id))
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
         stats = watched.planwatch.stats()
         # What failed was kept until the server answered.
         assert stats["inspected"] == 3
@@ -66,7 +66,7 @@ def test_an_engine_that_is_let_go_before_the_inspection(watched, held):
     with watched.app.app_context():
         watched.planwatch.unwatch(watched.db.engine)
     held.set()
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["skipped"]["unwatched"] == 2
 
 
@@ -87,5 +87,5 @@ def test_dispose_in_the_middle_of_an_inspection(watched, fresh_story, held):
     with watched.app.app_context():
         watched.db.engine.dispose()
     held.set()
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["skipped"] == {"unwatched": 1}

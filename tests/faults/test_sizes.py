@@ -77,7 +77,7 @@ def test_a_full_queue_drops_and_counts(watched, monkeypatch, held):
     assert watched.planwatch.stats()["dropped"] == 3
     assert not watched.planwatch.flush(0.1)
     held.set()
-    assert watched.planwatch.flush(20)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == 2
 
 

@@ -116,7 +116,7 @@ def test_only_a_connection_that_nobody_will_miss_is_taken(
         with limited_slots.others(SLOTS - 1 - free):
             answers = [visits(LOGIN), visits(sa.select(Badge.id).where(Badge.id == 7))]
             assert [one.status for one in answers] == [200, 200]
-            assert visits.watched.planwatch.flush(60)
+            assert visits.watched.planwatch.flush(120)
             # One that PlanWatch took may stay if there are enough.
             limited_slots.wait_for(SLOTS - free + (free > FREE_CONNECTIONS))
             try:
@@ -140,7 +140,7 @@ def test_a_connection_is_given_back_when_it_becomes_one_of_the_last(
     def scenario(visits):
         def visit():
             answers.append(visits(LOGIN))
-            assert visits.watched.planwatch.flush(60)
+            assert visits.watched.planwatch.flush(120)
 
         answers = []
         slots.wait_for(0)

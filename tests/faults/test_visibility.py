@@ -66,7 +66,7 @@ def test_ddl_that_is_not_committed(small_server, watch, driver, statements):
                 result = connection.exec_driver_sql(statement)
             answers = [[tuple(row) for row in result]]
             # Before the end of the transaction.
-            visits.watched.planwatch.flush(20)
+            visits.watched.planwatch.flush(120)
             connection.rollback()
         return [*answers, visits("SELECT count(*) FROM badge")]
 

@@ -124,7 +124,7 @@ class App:
             with self.engine.connect() as connection:
                 for statement in statements:
                     self._execute(connection, statement)
-        assert self.planwatch.flush(30, self.app)
+        assert self.planwatch.flush(120, self.app)
 
     async def _run(self, statements):
         async with self.engine.connect() as connection:

@@ -26,14 +26,14 @@ def test_a_frozen_clock(story, watch, moment, driver):
 
     with freeze_time(moment):
         ask()
-        assert watched.planwatch.flush(30)
+        assert watched.planwatch.flush(120)
         assert not watched.planwatch.flush(0) or watched.planwatch.stats()["waiting"] == 0
     (inspected,) = {watched.planwatch.stats()["inspected"]}
     assert inspected == 1
     began = real()
     assert becomes(lambda: real() > began + 1.1)
     ask()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == 2
     assert watched.planwatch.stats()["captured"] == 2
 
@@ -45,7 +45,7 @@ def test_the_thread_ends_though_the_clock_was_frozen_as_it_began(story, watch, m
         with watched.app.app_context():
             watched.db.session.execute(sa.text("SELECT 1")).all()
             watched.db.session.remove()
-        assert watched.planwatch.flush(30)
+        assert watched.planwatch.flush(120)
     assert becomes(lambda: not watched.planwatch.stats()["worker_alive"])
 
 
@@ -57,4 +57,4 @@ def test_a_flush_that_cannot_succeed_ends_though_the_clock_stands(story, watch, 
             watched.db.session.remove()
         assert not watched.planwatch.flush(0.2)
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)

@@ -158,7 +158,7 @@ def test_a_hook_that_is_broken_is_counted_only(watched, monkeypatch):
 
 def test_a_handler_may_raise_while_the_thread_is_started(watched, monkeypatch):
     """It reaches the application, and there are no two threads after it."""
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.1)
     assert becomes(lambda: worker._THREAD._alarm.put(None) or not worker._THREAD.alive)
     original = threading.Thread.start
@@ -179,6 +179,6 @@ def test_a_handler_may_raise_while_the_thread_is_started(watched, monkeypatch):
         signal.signal(signal.SIGUSR1, earlier)
     monkeypatch.undo()
     assert run(watched, 8) == 8
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     own = [one for one in threading.enumerate() if one.name == "flask-planwatch"]
     assert len(own) == 1

@@ -127,7 +127,7 @@ def test_all_apps_share_one_thread_and_two_connections(database):
             with app.app_context():
                 db.session.execute(sa.text(f"SELECT {number} AS c{round_}")).all()
                 db.session.remove()
-            assert planwatch.flush(30)
+            assert planwatch.flush(120)
             assert planwatch.stats()["inspected"] == round_ + 1
             seen |= {one.name for one in threading.enumerate() if "planwatch" in one.name}
             held = [
@@ -148,7 +148,7 @@ def test_an_engine_given_to_watch_can_be_collected_while_its_app_lives(database)
     planwatch.watch(engine, app)
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT 1")).all()
-    assert planwatch.flush(30, app)
+    assert planwatch.flush(120, app)
     gone = weakref.ref(engine)
     del engine, connection
     assert becomes(lambda: gc.collect() is None or gone() is None)
@@ -170,7 +170,7 @@ def test_a_capture_that_waits_keeps_no_app_alive(database, monkeypatch):
     with first_app.app_context():
         first_db.session.execute(sa.text("SELECT 1")).all()
         first_db.session.remove()
-    assert first_planwatch.flush(30)
+    assert first_planwatch.flush(120)
     app, db, planwatch = make_app(database.url)
     with app.app_context():
         db.session.execute(sa.text("SELECT 2")).all()
@@ -181,7 +181,7 @@ def test_a_capture_that_waits_keeps_no_app_alive(database, monkeypatch):
     del app, db, planwatch
     assert becomes(lambda: gc.collect() is None or gone() is None)
     assert engine() is None
-    assert first_planwatch.flush(30)
+    assert first_planwatch.flush(120)
     with first_app.app_context():
         first_db.engine.dispose()
 

@@ -117,7 +117,7 @@ def test_an_execution_is_not_judged_by_slower_ones_with_other_values(each_storie
             for value in [case.then] + [case.first] * 10:
                 watched.db.session.execute(case.build(value)).all()
             go_on.set()
-            assert watched.planwatch.flush(60)
+            assert watched.planwatch.flush(120)
         watched.db.session.remove()
     assert "cost-mismatch" not in said
 

@@ -162,7 +162,7 @@ def test_a_real_deadlock(watched, each_story):
             # The one that waits last is ended.
             connection.exec_driver_sql("SET LOCAL deadlock_timeout = '60s'")
             connection.execute(second)
-            ready.wait(30)
+            ready.wait(240)
             answers.append(connection.execute(first).rowcount)
 
     thread = threading.Thread(target=cross)
@@ -172,12 +172,12 @@ def test_a_real_deadlock(watched, each_story):
             connection.exec_driver_sql("SET LOCAL deadlock_timeout = '500ms'")
             connection.execute(first)
             thread.start()
-            ready.wait(30)
+            ready.wait(240)
             connection.execute(second)
 
     with pytest.raises(sa.exc.DBAPIError):
         cross_back()
-    thread.join(30)
+    thread.join(240)
     assert answers == [1]
     (finding,) = failed(watched)
     assert finding.error.sqlstate == "40P01"
@@ -209,7 +209,7 @@ def test_it_goes_ahead_of_everything_else(story, watch, held):
     with pytest.raises(sa.exc.DBAPIError):
         run(watched, "SET LOCAL statement_timeout = 1", "SELECT pg_sleep(1)")
     held.set()
-    assert watched.planwatch.flush(30)
+    assert watched.planwatch.flush(120)
     places = [number for number, one in enumerate(seen) if one.error]
     # At most one was under way already.
     assert places in ([0], [1])
@@ -241,7 +241,7 @@ def outage(server, watch, driver="psycopg2"):
     run(watched, "CREATE TABLE badge (id int, owner text)")
     with watched.app.app_context(), watched.db.engine.connect() as connection:
         connection.execute(sa.select(Badge.id))
-        assert watched.planwatch.flush(20)
+        assert watched.planwatch.flush(120)
         servers.control(server, "stop")
         with pytest.raises(sa.exc.DBAPIError):
             connection.execute(sa.select(Badge.id))

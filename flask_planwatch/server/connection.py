@@ -12,6 +12,7 @@ import inspect
 import os
 import socket
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -275,17 +276,38 @@ def _returned(code: Any) -> Iterator[object]:
 
 def _is_plain(dialect: Any) -> bool:
     """Whether SQLAlchemy calls the driver itself, and nothing was put in the place of either."""
-    # That of an async dialect is an object around the driver.
-    module, usual = dialect.loaded_dbapi, type(dialect).import_dbapi()
     if "connect" in vars(dialect) or not _comes_from(type(dialect).connect, "sqlalchemy"):
         return False
-    if dialect.is_async:
-        return type(module) is type(usual)
-    return module is usual and _comes_from(module.connect, dialect.driver)
+    module, usual = dialect.loaded_dbapi, type(dialect).import_dbapi()
+    if not dialect.is_async:
+        return module is usual and _comes_from(module.connect, dialect.driver)
+    # That of an async dialect is an object around the driver.
+    if type(module) is not type(usual):
+        return False
+    driver = getattr(module, dialect.driver)
+    connect = getattr(driver, "AsyncConnection", driver).connect
+    return driver is getattr(usual, dialect.driver) and _comes_from(connect, dialect.driver)
 
 
 def _comes_from(thing: Any, package: str) -> bool:
-    return str(getattr(thing, "__module__", "")).partition(".")[0] == package
+    """Whether a class or what can be called is of a package.
+
+    Functions and objects may tell the module of another, as functools.wraps has it. An object of
+    wrapt is taken for what it wraps: tools that watch, such as OpenTelemetry, put it there.
+    """
+    if type(thing) is types.MethodType:
+        return _comes_from(thing.__func__, package)
+    if type(thing) is types.FunctionType:
+        module = thing.__globals__.get("__name__")
+    elif isinstance(thing, type):
+        module = thing.__module__
+    elif "__module__" in getattr(thing, "__dict__", ()):
+        return False
+    elif hasattr(thing, "__wrapped__"):
+        return _comes_from(thing.__wrapped__, package)
+    else:
+        module = getattr(thing, "__module__", None)
+    return str(module).partition(".")[0] == package
 
 
 def _shared(why: str) -> ServerError:

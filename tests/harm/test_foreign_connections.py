@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import cache, wraps
 
+import asyncpg
 import psycopg
 import psycopg2
 import psycopg_pool
 import pytest
 import sqlalchemy as sa
+import wrapt
 from psycopg2.pool import ThreadedConnectionPool
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import (
     AssertionPool,
     NullPool,
@@ -47,6 +50,11 @@ def use(watched, number=5):
             watched.db.session.execute(sa.text("INSERT INTO kept VALUES (:id)"), {"id": one})
             watched.db.session.commit()
     assert watched.planwatch.flush(30)
+
+
+def call(wrapped, instance, arguments, named):
+    """Watch a call, as OpenTelemetry does."""
+    return wrapped(*arguments, **named)
 
 
 def is_skipped_by_name(watched, caplog):
@@ -174,7 +182,7 @@ def test_a_factory_of_connections_is_not_called(filled, watch, caplog):
     only.close()
 
 
-@pytest.mark.parametrize("how", ["driver", "dialect", "creator"])
+@pytest.mark.parametrize("how", ["driver", "like it", "kept", "watched", "dialect", "creator"])
 def test_what_was_put_in_the_place_of_connect_is_not_called(
     filled, watch, caplog, monkeypatch, how
 ):
@@ -186,6 +194,13 @@ def test_what_was_put_in_the_place_of_connect_is_not_called(
         engine = watched.db.engine
     if how == "driver":
         monkeypatch.setattr(psycopg2, "connect", lambda *_, **__: only)
+    elif how == "like it":
+        monkeypatch.setattr(psycopg2, "connect", wraps(psycopg2.connect)(lambda *_, **__: only))
+    elif how == "kept":
+        monkeypatch.setattr(psycopg2, "connect", cache(psycopg2.connect))
+    elif how == "watched":
+        other = wraps(psycopg2.connect)(lambda *_, **__: only)
+        monkeypatch.setattr(psycopg2, "connect", wrapt.FunctionWrapper(other, call))
     elif how == "dialect":
         monkeypatch.setattr(engine.dialect, "connect", lambda *_, **__: only)
     else:
@@ -196,6 +211,27 @@ def test_what_was_put_in_the_place_of_connect_is_not_called(
     assert filled.scalar("SELECT count(*) FROM kept") == 5
     assert is_skipped_by_name(watched, caplog)
     only.close()
+
+
+@pytest.mark.parametrize("how", ["its own", "watched", "like it"])
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql+psycopg2://", psycopg2),
+        ("postgresql+psycopg://", psycopg),
+        ("postgresql+psycopg_async://", psycopg.AsyncConnection),
+        ("postgresql+asyncpg://", asyncpg),
+    ],
+)
+def test_whose_connect_is_known(monkeypatch, url, place, how):
+    make = create_async_engine if "async" in url else sa.create_engine
+    dialect = make(url).dialect
+    original = place.connect
+    if how == "watched":
+        monkeypatch.setattr(place, "connect", wrapt.FunctionWrapper(original, call))
+    elif how == "like it":
+        monkeypatch.setattr(place, "connect", wraps(original)(lambda *_, **__: None))
+    assert connection._is_plain(dialect) is (how != "like it")
 
 
 def test_an_application_that_connects_elsewhere_each_time_is_skipped(filled, watch):

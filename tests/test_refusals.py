@@ -50,10 +50,30 @@ def test_another_text_or_state_is_asked(clock):
     known = Refusals()
     assert ask(known)
     assert not ask(known)
-    assert ask(known, text=TEXT + " ")
+    assert ask(known, text=TEXT + " AS other")
     assert ask(known, state=SessionState(search_path="tenant"))
     known.forget()
     assert ask(known)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "once"),
+    [(one, True) for one in ("42501", "42P01", "3F000", "42703", "42883", "25006")]
+    + [(one, False) for one in ("22012", "22P02", "42804", "54000")],
+)
+def test_values_in_the_text_matter_to_some_only(clock, sqlstate, once):
+    """A privilege is missing whatever is compared; a division by zero is one value's."""
+    known = Refusals()
+    texts = [f"SELECT * FROM secret WHERE id = {number}" for number in range(5)]
+    texts += [f"generic plan: {text}" for text in texts]
+    asked = [ask(known, text=text, sqlstate=sqlstate) for text in texts]
+    assert asked == ([True, False, False, False, False] * 2 if once else [True] * 10)
+    assert not ask(known, text=texts[0], sqlstate=sqlstate)
+    assert ask(known, text=f"{TEXT} WHERE other = 1", sqlstate=sqlstate)
+    clock[0] += FIRST_PAUSE
+    with known.heeded(texts[1], NOTHING_SET):
+        pass
+    assert ask(known, text=texts[1], sqlstate=sqlstate)
 
 
 @pytest.mark.parametrize("sqlstate", ["57014", "55P03", "40P01", "08006", "53300", None])
@@ -77,5 +97,5 @@ def test_an_answer_ends_it(clock):
 def test_they_are_bounded(clock):
     known = Refusals()
     for number in range(MAX_REFUSALS + 10):
-        ask(known, text=f"{TEXT} {number} {'x' * 1000}")
+        ask(known, text=f"{TEXT} {number} {'x' * 1000}", sqlstate="22012")
     assert len(known._known) == MAX_REFUSALS

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..clock import now
+from ..fingerprint import fingerprint
 from ..session_state import SessionState
 from .transaction import ServerError
 
@@ -31,6 +32,12 @@ _LASTING = frozenset(
     {"0A", "21", "22", "23", "25", "2F", "38", "39", "3F", "42", "44", "54", "P0", "XX"}
 )
 
+#: Those that come whatever the values are: what the statement names is missing, ambiguous, or not
+#: for this role or a transaction that only reads.
+_WHATEVER_VALUES = frozenset(
+    {"25006", "3F000", "42501", "42702", "42703", "42704", "42725", "42883", "42P01"}
+)
+
 
 @dataclass
 class _Refusal:
@@ -42,7 +49,10 @@ class _Refusal:
 
 
 class Refusals:
-    """The refusals of one engine's statements, by their text and what was set for them."""
+    """The refusals of one engine's statements, by their text and what was set for them.
+
+    Those that come whatever the values are count for all texts of one fingerprint.
+    """
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, _Refusal] = OrderedDict()
@@ -53,25 +63,28 @@ class Refusals:
 
         Raises the ServerError of then, or what the block raises.
         """
-        key = _key(text, state)
-        known = self._known.get(key)
-        if known is not None and now() < known.until:
-            # A new one each time: an exception collects the frames that it passes.
-            error = known.error
-            raise ServerError(error.reason, error.detail, error.sqlstate)
+        keys = _key(text, state), _key(fingerprint(text, None), state)
+        for key in keys:
+            known = self._known.get(key)
+            if known is not None and now() < known.until:
+                # A new one each time: an exception collects the frames that it passes.
+                error = known.error
+                raise ServerError(error.reason, error.detail, error.sqlstate)
         try:
             yield
         except ServerError as error:
             if (error.sqlstate or "")[:2] in _LASTING:
-                self._remember(key, error, known)
+                self._remember(keys[error.sqlstate in _WHATEVER_VALUES], error)
             raise
-        self._known.pop(key, None)
+        for key in keys:
+            self._known.pop(key, None)
 
     def forget(self) -> None:
         """Let everything be asked again."""
         self._known.clear()
 
-    def _remember(self, key: bytes, error: ServerError, known: _Refusal | None) -> None:
+    def _remember(self, key: bytes, error: ServerError) -> None:
+        known = self._known.get(key)
         pause = FIRST_PAUSE if known is None else min(known.pause * 2, LONGEST_PAUSE)
         bare = ServerError(error.reason, error.detail[:_MAX_DETAIL], error.sqlstate)
         self._known[key] = _Refusal(bare, now() + pause, pause)

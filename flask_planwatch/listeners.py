@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import dis
 import functools
+import inspect
 import logging
 import sys
 import types
@@ -60,7 +61,7 @@ class _Handed(NamedTuple):
     but: bool = False
 
     def allows(self, attribute: str) -> bool:
-        return (attribute in self.safe) is not self.but
+        return attribute == _STORED or (attribute in self.safe) is not self.but
 
 
 #: The driver's connection or cursor, or the pool's record of one.
@@ -136,11 +137,16 @@ _OBSERVERS = words(
 #: Packages whose functions make types known to a driver.
 _DRIVERS = frozenset({"asyncpg", "pgvector", "psycopg", "psycopg2"})
 
+#: Packages whose functions are not the application's.
+_OTHERS = _DRIVERS | _OBSERVERS | sys.stdlib_module_names
+
 #: Attributes that a listener with a cursor may use: those that do nothing but run the SQL which
 #: they are given, and some of loggers and clocks.
 _ALLOWED = words(
     "DatabaseError Error InterfaceError OperationalError ProgrammingError "
     "append autocommit close closed commit connection cursor cursor_factory dbapi_connection "
+    "DictCursor NamedTupleCursor RealDictCursor "
+    "ClientCursor Cursor RawCursor RawServerCursor ServerCursor server_cursor_factory "
     "debug description driver_connection engine error exec_driver_sql execute executemany "
     "extras extensions fetchall fetchmany fetchone get info invalidate monotonic perf_counter "
     "pop reset rollback rowcount scalar scalars setdefault statusmessage time types url "
@@ -149,6 +155,18 @@ _ALLOWED = words(
 
 #: Attributes of SQLAlchemy's objects that lead to the driver's.
 _LEADS_TO_RAW = words("connection cursor dbapi_connection driver_connection")
+
+#: What listeners keep for a connection: it may be a cursor, or SQL.
+_KEPT = words("info record_info")
+
+#: Attributes without which nothing that was kept can be used to set anything.
+_ACTS = words(
+    "callproc copy_expert cursor dbapi_connection driver_connection exec_driver_sql execute "
+    "executemany fetch fetchrow fetchval raw_connection scalar scalars"
+)
+
+#: Attributes that decide what cursors a connection makes.
+_FACTORIES = words("cursor_factory server_cursor_factory")
 
 #: Those without which a listener of a session comes to no cursor of the driver's.
 _RAW_ALONE = words("cursor dbapi_connection driver_connection raw_connection")
@@ -168,13 +186,20 @@ _of_sessions: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def uses_connection(listener: Any) -> bool:
-    """Whether a listener looks at what it is given at all; one that is not understood does."""
+    """Whether a listener to `connect` looks at the connection that it is given.
+
+    One that is not understood does. One that only keeps something in the record's `info` does not.
+    """
     found = _function_of(listener)
     if found is None:
         return not isinstance(_unwrapped(listener), types.BuiltinFunctionType)
     if _package(found.function) == "sqlalchemy":
         return True
-    return bool(list(_loads(found.function.__code__, set(found.parameters))))
+    loads = list(_loads(found.function.__code__, set(found.parameters)))
+    record = found.parameters[1] if found.in_place and found.positional > 1 else None
+    if all(name == record and after in _KEPT | {_STORED} for name, after in loads):
+        return bool(loads) and _uses_kept(listener, found, {name: _RAW for name, _ in loads})
+    return True
 
 
 def is_applications(listener: Any) -> bool:
@@ -228,9 +253,13 @@ def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:
         }
     given = {name: kind for name, kind in given.items() if kind is not _NOTHING}
     loads = list(_loads(found.function.__code__, set(given)))
-    if all(after is not None and given[name].allows(after) for name, after in loads):
+    uses_kept = any(after in _KEPT for _, after in loads) and _uses_kept(listener, found, given)
+    if not uses_kept and all(
+        after is not None and given[name].allows(after) for name, after in loads
+    ):
         return HARMLESS
-    return _Reading(raw=any(given[name].raw for name, _ in loads)).read(found.function)
+    is_raw = uses_kept or any(given[name].raw for name, _ in loads)
+    return _Reading(raw=is_raw).read(found.function)
 
 
 def _of_session(dispatch: Any, events: type) -> Iterator[Listener]:
@@ -246,29 +275,74 @@ def _of_session(dispatch: Any, events: type) -> Iterator[Listener]:
 def _reaches_cursor(listener: Any) -> bool:
     """Whether a listener, or a function that it calls, names what leads to a driver's cursor."""
     found = _function_of(listener)
-    waiting = [] if found is None else [found.function]
-    read: set[types.CodeType] = set()
-    while waiting and len(read) < _MAX_FUNCTIONS:
-        function = waiting.pop()
-        codes = [] if function.__code__ in read else [function.__code__]
-        for code in codes:
-            read.add(code)
-            codes.extend(one for one in code.co_consts if isinstance(one, types.CodeType))
-            attributes = [str(one.argval) for one in dis.get_instructions(code) if _asks(one)]
-            if not _RAW_ALONE.isdisjoint(attributes) or attributes.count("connection") > 1:
-                return True
-            called = (function.__globals__.get(name) for name in code.co_names)
-            waiting.extend(
-                one
-                for one in [*called, *_closure(function).values()]
-                if isinstance(one, types.FunctionType)
-                and _package(one) not in _DRIVERS | _OBSERVERS
-            )
+    for code in () if found is None else _codes(listener, found):
+        attributes = [str(one.argval) for one in dis.get_instructions(code) if _asks(one)]
+        if not _RAW_ALONE.isdisjoint(attributes) or attributes.count("connection") > 1:
+            return True
+    return False
+
+
+def _uses_kept(listener: Any, found: _Found, given: Mapping[str, _Handed]) -> bool:
+    """Whether a listener names what could run something by what was kept for a connection.
+
+    What it asks of the variables that are given is not meant.
+    """
+    for code in _codes(listener, found):
+        by_name = not _BY_NAME.isdisjoint(code.co_names)
+        if by_name and not _ACTS.isdisjoint(map(str, code.co_consts)):
+            return True
+        variable: Any = None
+        for instruction in dis.get_instructions(code):
+            if _asks(instruction) and instruction.argval in _ACTS:
+                attribute = _attribute(instruction)
+                handed = given.get(variable) if isinstance(variable, str) else None
+                if handed is None or attribute is None or not handed.allows(attribute):
+                    return True
+            is_variable = any(one in instruction.opname for one in _VARIABLES)
+            variable = instruction.argval if is_variable else None
+            if isinstance(variable, tuple):
+                variable = variable[-1]
     return False
 
 
 def _asks(instruction: dis.Instruction) -> bool:
     return "ATTR" in instruction.opname or instruction.opname == "LOAD_METHOD"
+
+
+#: Functions that ask for an attribute by its name.
+_BY_NAME = words("attrgetter getattr methodcaller")
+
+
+def _codes(listener: Any, found: _Found) -> Iterator[types.CodeType]:
+    """Yield the code of a listener, and of the application's functions that it names."""
+    plain = _unwrapped(listener)
+    itself = [] if plain is found.function else [getattr(plain, "__self__", plain)]
+    waiting = [found.function]
+    read: set[types.CodeType] = set()
+    functions = 0
+    while waiting and functions < _MAX_FUNCTIONS:
+        function = waiting.pop()
+        if function.__code__ in read:
+            continue
+        functions += 1
+        codes = [function.__code__]
+        for code in codes:
+            read.add(code)
+            yield code
+            codes.extend(one for one in code.co_consts if isinstance(one, types.CodeType))
+            named = (function.__globals__.get(name) for name in code.co_names)
+            objects = [*named, *_closure(function).values(), *itself]
+            waiting.extend(one for each in objects for one in _called(each, code.co_names))
+
+
+def _called(value: Any, names: tuple[str, ...]) -> Iterator[types.FunctionType]:
+    """Yield the functions that an object is or has by some names, if they are the application's."""
+    place = value if isinstance(value, type | types.ModuleType) else type(value)
+    methods = () if isinstance(value, types.FunctionType) else names
+    for one in [value, *(inspect.getattr_static(place, name, None) for name in methods)]:
+        one = getattr(one, "__func__", one) if isinstance(one, staticmethod | classmethod) else one
+        if type(one) is types.FunctionType and _package(one) not in _OTHERS:
+            yield one
 
 
 _NOTHING = _Handed(raw=False, safe=frozenset(), but=True)
@@ -388,14 +462,20 @@ def _loads(code: types.CodeType, names: set[str]) -> Iterator[tuple[str, str | N
 #: What is in the names of operations on variables.
 _VARIABLES = ("FAST", "DEREF", "CLOSURE")
 
-#: To keep something on what is handed out is as harmless as to look at its `info`.
-_STORED = "info"
+#: What stands for keeping something on what is handed out, which is harmless.
+_STORED = "="
 
 
 def _attribute(after: dis.Instruction | None) -> str | None:
     if after is None or after.opname not in {"LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"}:
         return None
-    return _STORED if after.opname == "STORE_ATTR" else str(after.argval)
+    if after.opname == "STORE_ATTR":
+        return None if after.argval in _FACTORIES else _STORED
+    return str(after.argval)
+
+
+#: Methods that take out what was kept.
+_TAKES = words("get pop setdefault")
 
 
 class _Stranger(Exception):
@@ -415,6 +495,8 @@ class _Reading:
         self._texts: set[str] = set()
         #: Texts that are put together, at the most.
         self._made = 0
+        #: Values that are taken out of what was kept, at the most.
+        self._taken = 0
         self._formatted = False
         self._waiting: list[types.FunctionType] = []
 
@@ -452,6 +534,8 @@ class _Reading:
                     self._named(scope.get(value, _MISSING))
             elif "ATTR" in operation or operation == "LOAD_METHOD":
                 self._attribute(str(value))
+                # What was kept may be any text.
+                self._taken += value in _TAKES
             elif operation == "IMPORT_NAME" and value.partition(".")[0] not in _DRIVERS:
                 raise _Stranger
             elif operation in {"BUILD_STRING", "BINARY_OP", "BINARY_SUBSCR"}:
@@ -523,7 +607,7 @@ class _Reading:
                     self._undoes = True
                 else:
                     sets.add(one.name if one.is_setting else SOMETHING)
-        if max(self._made, self._formatted) > beginnings:
+        if max(self._made, self._formatted, self._taken) > beginnings:
             raise _Stranger
         return Effect(frozenset(sets), self._undoes or bool(sets))
 

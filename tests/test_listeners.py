@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 from contextlib import closing, suppress
 
@@ -131,8 +132,65 @@ def is_recursive(connection, *_):
     is_recursive(connection)
 
 
+def counts_in_info(connection, record, *_):
+    record.info["checkouts"] = record.info.get("checkouts", 0) + 1
+    record.info.setdefault("began", []).append(time.time())
+
+
+def checks_the_process(connection, record, proxy):
+    if record.info["pid"] != os.getpid():
+        record.dbapi_connection = proxy.dbapi_connection = None
+        raise sa.exc.DisconnectionError("of another process")
+
+
+def uses_a_kept_cursor(connection, record, *_):
+    record.info["cursor"].execute(MOVE)
+
+
+def uses_a_kept_cursor_later(connection, record, *_):
+    kept = record.info.get("kept")
+    if kept is not None:
+        kept.execute(MOVE)
+
+
+def uses_a_kept_cursor_elsewhere(connection, record, *_):
+    use(record.info["kept"])
+
+
+def use(cursor):
+    cursor.execute(MOVE)
+
+
+def uses_a_kept_cursor_by_name(connection, record, *_):
+    getattr(record.info["kept"], "execute")(MOVE)  # noqa: B009
+
+
+def runs_kept_sql(connection, record, *_):
+    cursor = connection.cursor()
+    cursor.execute(record.info.get("sql"))
+    cursor.close()
+
+
+class Tenants(psycopg2.extensions.cursor):
+    """Cursors that may set anything."""
+
+
+def makes_cursors(connection, *_):
+    connection.cursor_factory = Tenants
+
+
+def makes_cursors_of_the_driver(connection, *_):
+    connection.cursor_factory = psycopg2.extras.RealDictCursor
+
+
 class Listens:
     sql = MOVE
+
+    def uses_kept(self, connection, record, *_):
+        self.use(record.info["kept"])
+
+    def use(self, cursor):
+        cursor.execute(self.sql)
 
     def counts(self, connection, *_):
         seen.append(self.sql)
@@ -156,6 +214,11 @@ class Listens:
         *((one, ANYTHING) for one in (Listens().moves, sets_a_role, calls_a_function)),
         *((one, ANYTHING) for one in (is_recursive, psycopg.Connection.execute)),
         (Listens().counts, HARMLESS),
+        *((one, HARMLESS) for one in (counts_in_info, checks_the_process)),
+        *((one, ANYTHING) for one in (uses_a_kept_cursor, uses_a_kept_cursor_later)),
+        *((one, ANYTHING) for one in (uses_a_kept_cursor_elsewhere, uses_a_kept_cursor_by_name)),
+        *((one, ANYTHING) for one in (Listens().uses_kept, runs_kept_sql, makes_cursors)),
+        (makes_cursors_of_the_driver, HARMLESS),
         (functools.partial(sets), SETTING),
         (functools.partial(counts, 1), HARMLESS),
         (lambda *_: None, HARMLESS),
@@ -188,6 +251,23 @@ def goes_round(conn, cursor, statement, parameters, context, executemany):
     context.cursor.execute(MOVE)
 
 
+def uses_a_kept_connection(conn, *_):
+    conn.info["raw"].cursor().execute("SET LOCAL search_path TO a")
+
+
+def runs_by_what_was_kept(conn, *_):
+    conn.execute(sa.text("SELECT set_config('app.tenant', :t, true)"), {"t": conn.info["tenant"]})
+
+
+class Holder:
+    conn = None
+
+
+def runs_by_another(conn, *_):
+    Holder.conn = conn.info["raw"].cursor
+    Holder.conn.execute(MOVE)
+
+
 def sets_first(conn, cursor, statement, parameters, context, executemany):
     cursor.execute("SET app.tenant = 1")
 
@@ -197,6 +277,9 @@ def sets_first(conn, cursor, statement, parameters, context, executemany):
     [
         ("begin", runs, HARMLESS),
         ("engine_connect", runs, HARMLESS),
+        ("begin", runs_by_what_was_kept, HARMLESS),
+        ("begin", uses_a_kept_connection, ANYTHING),
+        ("begin", runs_by_another, ANYTHING),
         ("begin", runs_raw, PATH),
         ("commit", hands_on, ANYTHING),
         ("before_cursor_execute", marks, HARMLESS),
@@ -230,6 +313,11 @@ def test_a_listener_of_sqlalchemy_is_known():
     [
         *((one, False) for one in (counts, Listens().counts, seen.append, lambda *_: None)),
         *((one, True) for one in (keeps_time, sets, pings, looks_at_all, unpacks, Listens())),
+        *((one, False) for one in (counts_in_info, lambda _, record: record.info.pop("a", None))),
+        *((one, True) for one in (uses_a_kept_cursor, uses_a_kept_cursor_elsewhere)),
+        *((one, True) for one in (moves_by_the_record, checks_the_process, makes_cursors)),
+        (lambda _, record: record.driver_connection, True),
+        (lambda connection, _: connection.info, True),
         (functools.partial(sets), True),
         (object(), True),
     ],

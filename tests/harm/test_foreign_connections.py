@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache, wraps
 
 import asyncpg
@@ -302,6 +303,12 @@ def test_listeners_that_write_do_not_run_for_planwatch(filled, watch):
     for name in counts:
         sa.event.listen(engine, name, count(name))
 
+    @sa.event.listens_for(engine, "connect")
+    def measure(connection, record):
+        record.info["opened"] = time.time()
+        record.info["number"] = record.info.get("number", 0) + 1
+        counts["info"] = counts.get("info", 0) + 1
+
     @sa.event.listens_for(engine, "first_connect")
     def boot(connection, record):
         connection.cursor().execute("INSERT INTO boot VALUES ('first')")
@@ -324,6 +331,7 @@ def test_listeners_that_write_do_not_run_for_planwatch(filled, watch):
         assert watched.planwatch.flush(30)
     assert planned == ["tenant.place"]
     assert filled.scalar("SELECT count(*) FROM boot") == 1
+    assert counts.pop("info") == 1
     assert counts == {"checkout": 1, "checkin": 1, "reset": 1, "close": 0, "connect": 1}
 
 

@@ -13,6 +13,9 @@ import time
 from contextlib import closing, suppress
 
 import flask
+import psycopg
+import psycopg2.extensions
+import psycopg2.extras
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, orm
@@ -235,6 +238,78 @@ def test_a_listener_to_a_cursor(watched, engine, reports_the_path):
     planned, really = look(watched, engine)
     assert really == {"tenant_1.orders"}
     assert planned == (really if reports_the_path else UNKNOWN)
+
+
+def keeps(engine, name, value):
+    """Keep something for each new connection."""
+    event.listen(
+        engine, "connect", lambda connection, record: record.info.update({name: value(connection)})
+    )
+
+
+def uses_a_kept_cursor(connection, record, proxy):
+    record.info["kept"].execute(MOVE)
+
+
+def runs_kept_sql(connection, record, proxy):
+    run(connection, record.info.get("kept"))
+
+
+def uses_a_kept_connection(conn):
+    conn.info["kept"].cursor().execute(MOVE)
+
+
+@pytest.mark.parametrize(
+    ("name", "listener", "value"),
+    [
+        ("checkout", uses_a_kept_cursor, lambda connection: connection.cursor()),
+        ("checkout", runs_kept_sql, lambda _: MOVE),
+        ("begin", uses_a_kept_connection, lambda connection: connection),
+    ],
+)
+def test_a_listener_that_uses_what_was_kept(watched, engine, name, listener, value):
+    keeps(engine, "kept", value)
+    event.listen(engine, name, listener)
+    assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
+class Cursor(psycopg.Cursor):
+    def execute(self, query, *arguments, **named):
+        super().execute(MOVE)
+        return super().execute(query, *arguments, **named)
+
+
+class Cursor2(psycopg2.extensions.cursor):
+    def execute(self, query, *arguments):
+        super().execute(MOVE)
+        return super().execute(query, *arguments)
+
+
+@pytest.mark.parametrize("name", ["connect", "checkout"])
+def test_a_listener_that_chooses_the_class_of_cursors(kind, watched, engine, name):
+    of_the_driver = {"psycopg": psycopg.ClientCursor, "psycopg2": psycopg2.extras.DictCursor}
+    of_the_application = {"psycopg": Cursor, "psycopg2": Cursor2}
+    chosen = [of_the_driver[kind[1]]]
+
+    def choose(connection, *_):
+        connection.cursor_factory = chosen[0]
+
+    def choose_here(connection, *_):
+        if hasattr(connection, "pgconn"):
+            connection.cursor_factory = Cursor
+        else:
+            connection.cursor_factory = Cursor2
+
+    if name == "connect":
+        event.listen(engine, name, choose)
+        assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+        engine.dispose()
+        chosen[0] = of_the_application[kind[1]]
+        expected = "shared-connection"
+    else:
+        event.listen(engine, name, choose_here)
+        expected = UNKNOWN
+    assert look(watched, engine) == (expected, {"tenant_1.orders"})
 
 
 def test_a_listener_that_runs_statements_instead(watched, engine):

@@ -143,9 +143,15 @@ def open_like(engine: Engine, announce: _Announce) -> OwnConnection:
 
     def prepare(connection: OwnConnection) -> None:
         entry = _Entry(connection.dbapi_connection, connection.driver_connection)
+        before = _cursor_factories(connection)
         with _limited(connection) if is_limited else nullcontext():
             for listener in listeners:
                 listener(connection.dbapi_connection, entry)
+        for factory, earlier in zip(_cursor_factories(connection), before, strict=True):
+            if factory in (None, earlier) or _comes_from(factory, dialect.driver):
+                continue
+            # PlanWatch's own cursors are of another class.
+            raise _shared("a listener to connect sets a cursor_factory that may do anything")
 
     return _opened(partial(dialect.connect, *positional, **named), dialect, prepare, announce)
 
@@ -240,6 +246,12 @@ def _refuse_factories(dialect: Any, named: Mapping[str, Any]) -> None:
         factory = named.get(name)
         if factory is not None and not _comes_from(factory, dialect.driver):
             raise _shared(f"its {name} may do anything")
+
+
+def _cursor_factories(connection: OwnConnection) -> list[Any]:
+    """Return what makes the cursors of a connection, None for what the driver alone makes."""
+    names = ("cursor_factory", "server_cursor_factory")
+    return [getattr(connection.driver_connection, name, None) for name in names]
 
 
 def returns_nothing(listener: Any) -> bool:

@@ -61,7 +61,7 @@ MAX_SET_SIZE = 10_000
 #: Statements of more characters are not read: a tokenizer holds the GIL for some µs for each.
 MAX_STATEMENT_SIZE = 25_000
 
-_COMMENTS = re.compile(r"(?:\s++|--[^\r\n]*+(?:[\r\n]|\Z)|/\*(?:[^*]++|\*(?!/))*+\*/)*+;?+\s*+")
+_COMMENTS = re.compile(r"\A(?:\s++|--[^\r\n]*+(?:[\r\n]|\Z)|/\*(?:[^*]++|\*(?!/))*+\*/)*+;?+\s*+\Z")
 
 #: Long texts of which is remembered whether they may change the state, by some 100 bytes each.
 MAX_LONG_TEXTS = 1000
@@ -142,7 +142,7 @@ def _key_of_rewritten(key: str, sent: str, made: str) -> str:
     What only got a comment, such as the identifier of a trace, is the same statement still.
     """
     before, found, after = sent.partition(made)
-    return key if found and _COMMENTS.fullmatch(before) and _COMMENTS.fullmatch(after) else sent
+    return key if found and _COMMENTS.match(before) and _COMMENTS.match(after) else sent
 
 
 def _endpoint() -> str | None:

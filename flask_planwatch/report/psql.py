@@ -35,7 +35,7 @@ _NEAR = 40
 
 #: What PREPARE takes.
 _PREPARABLE = re.compile(
-    r"\s*\(*\s*(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE
+    r"\A\s*+(?:\(\s*+)*+(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE
 )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dis
 import inspect
-import sys
 import threading
 import types
 from collections.abc import Iterator
@@ -18,18 +17,14 @@ from weakref import WeakKeyDictionary
 
 from werkzeug.local import Local, LocalProxy, LocalStack
 
-#: What has another value in each thread, task or request.
-_DIFFERENT = (ContextVar, threading.local, Local, LocalProxy, LocalStack)
+from .location import is_own
 
-_TELL_THREADS_APART = frozenset(
-    {threading.current_thread, threading.get_ident, threading.get_native_id}
-)
+#: What has another value in each thread, task or request. The number or name of a thread alone is
+#: for logs.
+_DIFFERENT = (ContextVar, threading.local, Local, LocalProxy, LocalStack)
 
 #: Functions that are read for one listener.
 _MAX_FUNCTIONS = 50
-
-#: Packages that look at threads for their own sake, as a logger or a lock does.
-_NOT_READ = sys.stdlib_module_names | {"asyncpg", "psycopg", "psycopg2", "sqlalchemy"}
 
 _MISSING = object()
 
@@ -67,7 +62,7 @@ def _reads(function: Any) -> bool:
             continue
         seen.add(called.function.__code__)
         for value in _values(called):
-            if isinstance(value, _DIFFERENT) or _is_one_of(value, _TELL_THREADS_APART):
+            if isinstance(value, _DIFFERENT):
                 return True
             waiting.extend(_functions(value))
     return False
@@ -80,10 +75,9 @@ def _functions(value: Any) -> Iterator[_Called]:
         value, owner = value.__func__, value.__self__
     elif not isinstance(value, types.FunctionType | type) and callable(value):
         value, owner = type(value).__call__, value
-    if isinstance(value, types.FunctionType):
-        package = str(value.__module__).partition(".")[0]
-        if package not in _NOT_READ:
-            yield _Called(value, owner)
+    # Libraries look at threads and contexts for their own sake, as a logger does.
+    if isinstance(value, types.FunctionType) and is_own(value.__code__.co_filename):
+        yield _Called(value, owner)
 
 
 def _values(called: _Called) -> Iterator[Any]:
@@ -136,7 +130,3 @@ def _attribute(value: Any, name: str) -> Any:
     if isinstance(found, types.FunctionType) and not isinstance(value, types.ModuleType | type):
         return types.MethodType(found, value)
     return found
-
-
-def _is_one_of(value: Any, functions: frozenset[Any]) -> bool:
-    return isinstance(value, types.BuiltinFunctionType | types.FunctionType) and value in functions

@@ -66,9 +66,12 @@ class Database:
 
 
 @pytest.fixture(autouse=True)
-def patient_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient_panel() -> Iterator[None]:
     """Let the panel wait longer: what it shows must not depend on how busy this computer is."""
-    monkeypatch.setattr(panel, "PATIENCE", PATIENCE)
+    # Not the test's own, which would be undone later than what was made after this.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panel, "PATIENCE", PATIENCE)
+        yield
 
 
 @pytest.fixture(autouse=True)

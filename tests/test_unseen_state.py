@@ -621,7 +621,7 @@ def test_a_listener_to_new_connections_that_logs(watched, engine):
         with closing(connection.cursor()) as cursor:
             cursor.execute(f"SET search_path TO {TENANT}")
         connection.commit()
-        logger.info("chose %s at %s", TENANT, time.time())
+        logger.info("%s at %s in %s", TENANT, time.time(), threading.current_thread().name)
 
     event.listen(engine, "connect", listener)
     assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})

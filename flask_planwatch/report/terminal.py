@@ -12,24 +12,9 @@ import logging.handlers
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any
 
 from ..location import is_own
-
-
-class _Terminal(logging.StreamHandler[TextIO]):
-    """Writes the messages alone to what is the standard error output by then."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        """The standard error output: it may be replaced at any time."""
-        return sys.stderr
-
-
-_TERMINAL = _Terminal()
 
 
 def log(logger: logging.Logger, level: int, message: str, data: dict[str, Any] | None) -> None:
@@ -45,7 +30,17 @@ def log(logger: logging.Logger, level: int, message: str, data: dict[str, Any] |
     record = kept if isinstance(kept, logging.LogRecord) else record
     if logger.isEnabledFor(level):
         logger.callHandlers(record)
-    _TERMINAL.handle(record)
+    _print(record)
+
+
+def _print(record: logging.LogRecord) -> None:
+    """Write a message alone to what is the standard error output by now.
+
+    It is no handler: at the end of the interpreter, gevent cannot take one out of the log any more.
+    """
+    with suppress(Exception):
+        sys.stderr.write(f"{record.getMessage()}\n")
+        sys.stderr.flush()
 
 
 def _misses(logger: logging.Logger, level: int) -> bool:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from werkzeug.local import Local, LocalProxy, LocalStack
 
+from .bytecode import asks_attribute, closure_of
 from .location import is_own
 
 #: What has another value in each thread, task or request. The number or name of a thread alone is
@@ -42,7 +43,7 @@ class _Called(NamedTuple):
 def reads_context(function: Any) -> bool:
     """Whether a function, or one that it calls, reads a context variable or the like.
 
-    It is told by the names in its bytecode, and by what they stand for now.
+    It is told by the names in its bytecode, and by what these stand for.
     """
     try:
         if function not in _known:
@@ -83,7 +84,7 @@ def _functions(value: Any) -> Iterator[_Called]:
 def _values(called: _Called) -> Iterator[Any]:
     """Yield what the names in a function stand for, with the attributes that are asked of them."""
     function: types.FunctionType = called.function
-    names = {**function.__globals__, **_cells(function)}
+    names = {**function.__globals__, **closure_of(function)}
     parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
     if called.owner is not _MISSING and parameters:
         names[parameters[0]] = called.owner
@@ -93,7 +94,7 @@ def _values(called: _Called) -> Iterator[Any]:
         value: Any = _MISSING
         for instruction in dis.get_instructions(code):
             operation, name = instruction.opname, instruction.argval
-            if "ATTR" in operation or operation == "LOAD_METHOD":
+            if asks_attribute(instruction):
                 value = _attribute(value, name)
             elif operation.startswith("LOAD_") and isinstance(name, str):
                 value = names.get(name, _MISSING) if operation != "LOAD_CONST" else _MISSING
@@ -105,17 +106,6 @@ def _values(called: _Called) -> Iterator[Any]:
 
 #: Instructions that may stand between a name and its attribute.
 _BETWEEN = frozenset({"CACHE", "PUSH_NULL", "COPY", "NOP"})
-
-
-def _cells(function: types.FunctionType) -> dict[str, Any]:
-    known = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            known[name] = cell.cell_contents
-        except ValueError:
-            # It is not bound yet.
-            continue
-    return known
 
 
 def _attribute(value: Any, name: str) -> Any:

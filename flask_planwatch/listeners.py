@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Engine
 
+from .bytecode import asks_attribute, closure_of
 from .context_reads import reads_context
 from .state_change import SOMETHING, Change, Command, changes, may_change_state, words
 
@@ -267,16 +268,14 @@ def _of_session(dispatch: Any, events: type) -> Iterator[Listener]:
     for event in vars(events):
         if event == "after_begin" or event.startswith("_") or not hasattr(dispatch, event):
             continue
-        # What these hand out leads to the driver's connection by a way of many names only.
-        reaching = [one for one in getattr(dispatch, event) if _reaches_cursor(one)]
-        yield from _harmful(event, reaching, None, amidst=True)
+        yield from _harmful(event, getattr(dispatch, event), _OF_A_SESSION, amidst=True)
 
 
 def _reaches_cursor(listener: Any) -> bool:
     """Whether a listener, or a function that it calls, names what leads to a driver's cursor."""
     found = _function_of(listener)
     for code in () if found is None else _codes(listener, found):
-        attributes = [str(one.argval) for one in dis.get_instructions(code) if _asks(one)]
+        attributes = [str(one.argval) for one in dis.get_instructions(code) if asks_attribute(one)]
         if not _RAW_ALONE.isdisjoint(attributes) or attributes.count("connection") > 1:
             return True
     return False
@@ -293,7 +292,7 @@ def _uses_kept(listener: Any, found: _Found, given: Mapping[str, _Handed]) -> bo
             return True
         variable: Any = None
         for instruction in dis.get_instructions(code):
-            if _asks(instruction) and instruction.argval in _ACTS:
+            if asks_attribute(instruction) and instruction.argval in _ACTS:
                 attribute = _attribute(instruction)
                 handed = given.get(variable) if isinstance(variable, str) else None
                 if handed is None or attribute is None or not handed.allows(attribute):
@@ -303,10 +302,6 @@ def _uses_kept(listener: Any, found: _Found, given: Mapping[str, _Handed]) -> bo
             if isinstance(variable, tuple):
                 variable = variable[-1]
     return False
-
-
-def _asks(instruction: dis.Instruction) -> bool:
-    return "ATTR" in instruction.opname or instruction.opname == "LOAD_METHOD"
 
 
 #: Functions that ask for an attribute by its name.
@@ -331,7 +326,7 @@ def _codes(listener: Any, found: _Found) -> Iterator[types.CodeType]:
             yield code
             codes.extend(one for one in code.co_consts if isinstance(one, types.CodeType))
             named = (function.__globals__.get(name) for name in code.co_names)
-            objects = [*named, *_closure(function).values(), *itself]
+            objects = [*named, *closure_of(function).values(), *itself]
             waiting.extend(one for each in objects for one in _called(each, code.co_names))
 
 
@@ -347,6 +342,9 @@ def _called(value: Any, names: tuple[str, ...]) -> Iterator[types.FunctionType]:
 
 _NOTHING = _Handed(raw=False, safe=frozenset(), but=True)
 
+#: What other events of a session hand out leads to the driver's connection by many names only.
+_OF_A_SESSION: Mapping[int, _Handed] = {}
+
 
 def _harmful(
     event: str, listeners: Any, handed: Mapping[int, Any] | None, *, amidst: bool
@@ -358,7 +356,8 @@ def _harmful(
             # It cannot be held weakly, or is no key.
             known = {}
         if event not in known:
-            known[event] = effect_of(listener, handed)
+            far = handed is _OF_A_SESSION and not _reaches_cursor(listener)
+            known[event] = HARMLESS if far else effect_of(listener, handed or None)
         if known[event] != HARMLESS:
             yield Listener(_name(listener), event, known[event], amidst)
 
@@ -395,7 +394,7 @@ class _Found(NamedTuple):
 def _unwrapped(listener: Any) -> Any:
     """Return what the application gave to SQLAlchemy, out of SQLAlchemy's own wrappers."""
     while _package(listener) == "sqlalchemy" and isinstance(listener, types.FunctionType):
-        contents = [one for one in _closure(listener).values() if callable(one)]
+        contents = [one for one in closure_of(listener).values() if callable(one)]
         # Its own helpers come last.
         contents.sort(key=lambda one: _package(one) == "sqlalchemy" or isinstance(one, type))
         if not contents or isinstance(contents[0], type):
@@ -426,15 +425,6 @@ def _function_of(listener: Any) -> _Found | None:
     count = named + bool(code.co_flags & 4) + bool(code.co_flags & 8)
     parameters = code.co_varnames[bound:count]
     return _Found(function, parameters, code.co_argcount - bound, in_place)
-
-
-def _closure(function: types.FunctionType) -> dict[str, Any]:
-    known = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):
-            # A name that is not bound yet has no content.
-            known[name] = cell.cell_contents
-    return known
 
 
 #: Functions that show all variables.
@@ -509,7 +499,7 @@ class _Reading:
                 if read > _MAX_FUNCTIONS:
                     raise _Stranger
                 following = self._waiting.pop()
-                scope = _closure(following)
+                scope = closure_of(following)
                 self._read(following.__code__, following.__globals__, scope)
                 for value in [
                     *(following.__defaults__ or ()),
@@ -532,7 +522,7 @@ class _Reading:
             elif operation == "LOAD_DEREF" and value in code.co_freevars:
                 if scope.get(value, _MISSING) is not _LOCAL:
                     self._named(scope.get(value, _MISSING))
-            elif "ATTR" in operation or operation == "LOAD_METHOD":
+            elif asks_attribute(instruction):
                 self._attribute(str(value))
                 # What was kept may be any text.
                 self._taken += value in _TAKES

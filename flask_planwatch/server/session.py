@@ -273,8 +273,12 @@ class OwnSession:
     def _adopt(self, transaction: Transaction, limits: list[str]) -> None:
         """Set what the application had set, and PlanWatch's own limits once more after it."""
         self._refuse_another()
-        is_other = self._is_other("user"), self._is_other("options")
-        if adopt(transaction, self.state, other_role=is_other[0], other_options=is_other[1]):
+        if adopt(
+            transaction,
+            self.state,
+            other_role=self.other_role,
+            other_options=self._is_other("options"),
+        ):
             transaction.run(*limits)
 
     def _refuse_another(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from . import interference, report, statement_cost
+from . import import_cost, interference, report, statement_cost
 from .server import VARIABLE, database, one_processor, server_version
 from .variants import VARIANTS
 from .workload import MAX_STATEMENTS
@@ -45,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=0.4, help="the length of a window")
     parser.add_argument("--logged", type=int, default=20, help="bad statements to hear of; 0: none")
+    parser.add_argument("--imports", type=int, default=10, help="new processes; 0: none")
     parser.add_argument(
         "--clock",
         choices=statement_cost.CLOCKS,
@@ -65,6 +66,9 @@ def main() -> None:
     drivers = chosen.driver or DRIVERS
     costs, interferences, log_seconds = [], [], {}
     version = ""
+    imported = import_cost.measure(drivers[0], chosen.imports) if chosen.imports else None
+    if imported:
+        print(imported, end="\n\n", flush=True)
     if chosen.rounds:
         # The server that is started here runs on it, too.
         with one_processor(), database() as url:
@@ -95,12 +99,14 @@ def main() -> None:
                 )
                 print(f"{driver}: a bad statement's log line after {median(taken):.2f} s (median)")
     goals = [
+        *(imported.goals() if imported else ()),
         *(goal for cost in costs for goal in statement_cost.goals(cost, chosen.clock)),
         *(goal for one in interferences for goal in one.goals()),
         *(interference.log_goal(driver, taken) for driver, taken in log_seconds.items()),
     ]
     print("", *goals, sep="\n")
     data = {
+        "import": asdict(imported) if imported else None,
         "statement_cost": [report.statement_cost_data(cost) for cost in costs],
         "interference": [asdict(one) for one in interferences],
         "seconds_to_log": log_seconds,

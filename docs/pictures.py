@@ -273,7 +273,7 @@ class Step:
         """The box that stands for it."""
         count = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} expected"
         if self.actual is not None:
-            count += f", {self.actual:,.0f} came"
+            count += f", {self.actual:,.0f} actual"
         if self.loops > 1:
             count += f", {self.loops:,} times"
         return Box(self.title, f"{count}; cost {self.cost:,.0f}", tuple(self.conditions), style)
@@ -367,7 +367,7 @@ def line_picture(line: str) -> str:
         "relation": "the table",
         "first": "cost until the first row",
         "all": "cost until the last row",
-        "rows": "rows that are expected",
+        "rows": "expected rows",
         "width": "bytes of a row",
     }
     # An em of 14 px in a monospaced font is this wide.
@@ -409,7 +409,7 @@ def drawn() -> dict[str, str]:
                 "The application's thread",
                 [
                     Box("Engine event", "a statement was executed"),
-                    Box("Sampling", "is it worth an inspection?"),
+                    Box("Sampling", "should it be inspected?"),
                     Box("Capture", "text, parameters, line of code, state of the connection"),
                     Box("Queue", "at most 100"),
                 ],
@@ -419,14 +419,14 @@ def drawn() -> dict[str, str]:
                 [
                     Box("Plan", "EXPLAIN, on a connection of its own"),
                     Box("Suspect", "each rule says what looks wrong"),
-                    Box("Evidence", "sizes, statistics, further plans"),
+                    Box("Evidence", "sizes, statistics, additional plans"),
                     Box("Judge", "hit or miss, with the reason"),
                 ],
             ),
             (
                 "",
                 [
-                    Box("Advise", "candidates for a fix"),
+                    Box("Advise", "possible fixes"),
                     Box("Prove", "would the planner use it?"),
                     Box("Inspection", "without values", style="good"),
                     Box("Reports", "store, log, signals, panel", style="good"),
@@ -440,7 +440,7 @@ def drawn() -> dict[str, str]:
             ),
             (
                 Box("Is there budget?", "inspections per minute"),
-                [Box("No", "counted as over_budget; it stays due", style="strong")],
+                [Box("No", "counted as over_budget; a later one is inspected", style="strong")],
             ),
             (
                 Box("Is there room?", "at most 100 wait in the queue"),
@@ -472,7 +472,7 @@ def drawn() -> dict[str, str]:
         ),
         "transaction": flow(
             (
-                "Each question, on PlanWatch's own connection",
+                "Each transaction, on PlanWatch's own connection",
                 [
                     Box("Begin", code=("BEGIN READ ONLY",)),
                     Box("Limit", code=("SET LOCAL statement_timeout, lock_timeout",)),
@@ -538,15 +538,17 @@ def drawn() -> dict[str, str]:
                 [
                     Box("watcher"),
                     Box("report"),
-                    Box("inspection, advising, drafting"),
+                    Box("inspection"),
                 ],
             ),
             (
-                Box("remedies"),
-                [Box("hooks, capture"), Box("worker"), Box("server")],
+                Box("fixes"),
+                [Box("server"), Box("capture"), Box("settings, worker")],
             ),
             (
-                Box("rules, advice", "know neither Flask nor SQLAlchemy", style="good"),
+                Box(
+                    "rules, indexes, statement", "import neither Flask nor SQLAlchemy", style="good"
+                ),
                 [Box("plan", "frozen data", style="good")],
             ),
         ),
@@ -555,7 +557,7 @@ def drawn() -> dict[str, str]:
                 "A rule",
                 [
                     Box("Plan", "what the server printed"),
-                    Box("suspect()", "what looks wrong, and what must be known"),
+                    Box("suspect()", "what looks wrong, and the evidence it needs"),
                     Box("Evidence", "asked of the server"),
                     Box("judge()", "hit or miss"),
                 ],
@@ -565,10 +567,29 @@ def drawn() -> dict[str, str]:
                 [
                     Box("Candidates", "all at once"),
                     Box("Trial", "HypoPG, or a build"),
-                    Box("New plan", "is the index in it?"),
+                    Box("New plan", "does the plan use the index?"),
                     Box("Verdict", "verified or rejected", style="good"),
                 ],
             ),
+        ),
+        "proofs": columns(
+            (
+                Box("HypoPG installed?", "in the application's database"),
+                [Box("Yes", "hypothetical index: verified or rejected", style="good")],
+            ),
+            (
+                Box("HypoPG available?", "the server has the package"),
+                [Box("Yes", "run in that database", ("CREATE EXTENSION hypopg",))],
+            ),
+            (
+                Box("A database of yours?", "nobody else writes to it"),
+                [Box("Yes", "let PlanWatch build and roll back", ("PLANWATCH_VERIFY=build",))],
+            ),
+            (
+                Box("Neither"),
+                [Box("untested", "the advice is not proved", style="strong")],
+            ),
+            across=True,
         ),
         "threads": columns(
             (
@@ -636,8 +657,8 @@ def drawn() -> dict[str, str]:
                 Box("With a plan", style="good"),
                 [
                     Box("findings", "what is wrong"),
-                    Box("dismissals", "what only looked wrong"),
-                    Box("unanswered", "Skips of further plans"),
+                    Box("dismissals", "what looked wrong, but is not"),
+                    Box("unanswered", "Skips of additional plans"),
                 ],
             ),
             (Box("Without a plan", style="strong"), [Box("skip", "a Skip, with its SkipReason")]),
@@ -650,7 +671,7 @@ def drawn() -> dict[str, str]:
                     Box("Docstring", "becomes the rule's page"),
                     Box("suspect()", "pure"),
                     Box("judge()", "pure"),
-                    Box("Tests", "story, harmless twins, after the fix", style="good"),
+                    Box("Tests", "the problem, similar statements, after the fix", style="good"),
                 ],
             )
         ),
@@ -677,7 +698,7 @@ def drawn() -> dict[str, str]:
                     Box("Found", "in findings(), by a signal"),
                     Box("Is it due?", "new, or PLANWATCH_ LOG_INTERVAL is over"),
                     Box("Level", "WARNING; info and resolved: INFO"),
-                    Box("Your handler", "a message, and the same as data", style="good"),
+                    Box("Your handler", "a message, with all data as fields", style="good"),
                 ],
             )
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from pictures import plans_picture
 
 from flask_planwatch import SkipReason
-from flask_planwatch.rules import RULES, Rule
+from flask_planwatch.rules import Rule, modules
 from flask_planwatch.settings import SETTINGS, Setting
 
 #: Real plans, a file for each rule, which tests/test_docs_plans.py writes.
@@ -66,7 +66,7 @@ def settings_source(settings: Iterable[Setting] = SETTINGS) -> list[str]:
         entries += [
             "",
             f".. confval:: {setting.key}",
-            f"   :type: {setting.expects}",
+            f"   :type: {setting.kind.expects}",
             f"   :default: {described}",
             "",
             f"   {setting.help}",
@@ -74,9 +74,9 @@ def settings_source(settings: Iterable[Setting] = SETTINGS) -> list[str]:
     return lines + entries
 
 
-def rule_pages(rules: Iterable[Rule] = RULES) -> dict[str, str]:
+def rule_pages(rules: Iterable[Rule] | None = None) -> dict[str, str]:
     """Return each rule's page, the docstring of its module, in order of precedence."""
-    return {rule.NAME: f"{inspect.getdoc(rule) or ''}\n" for rule in rules}
+    return {rule.NAME: f"{inspect.getdoc(rule) or ''}\n" for rule in rules or modules()}
 
 
 def pages_with_examples() -> dict[str, str]:
@@ -101,7 +101,9 @@ def read_example(name: str) -> dict[str, str]:
 def example_source(example: dict[str, str], picture: str) -> list[str]:
     """Return the section that shows a statement's plan before and after its advice was followed."""
     lines = ["Example", "-------", ""]
-    lines += ["PlanWatch's tests ran this on a PostgreSQL server, and wrote down what it printed."]
+    lines += [
+        "PlanWatch's tests ran this statement on a PostgreSQL server, which printed these plans."
+    ]
     lines += ["", f".. image:: {picture}", "   :alt: The plans below as trees of steps"]
     lines += code_block("python", "Statement", example["sqlalchemy"])
     lines += code_block("postgresql", "Statement as SQL", example["sql"])

@@ -71,8 +71,8 @@ def _serve(url: URL, host: str, port: int | None, scale: float) -> None:
         host, _free_port(host) if port is None else port, DebuggedApplication(app), threaded=True
     )
     click.echo(
-        f"\nOpen http://{host}:{server.port} and choose a story. What PlanWatch says of its query "
-        "appears on the\npage, in the page's toolbar, and here. Ctrl-C stops everything."
+        f"\nOpen http://{host}:{server.port} and choose a story. PlanWatch's findings appear on "
+        "the page,\nin its toolbar, and here. Ctrl-C stops everything."
     )
     try:
         server.serve_forever()

@@ -82,7 +82,7 @@ def _refuse_foreign(connection: Connection) -> None:
     if foreign:
         raise click.ClickException(
             "DATABASE_URL names a database with other tables in it "
-            f"({', '.join(sorted(foreign))}). Give the example an empty one."
+            f"({', '.join(sorted(foreign))}). The example needs an empty database."
         )
 
 

@@ -37,15 +37,15 @@ def embedded_server(folder: Path = DEFAULT_FOLDER) -> Iterator[URL]:
     """
     if any(character.isspace() for character in str(folder)):
         raise click.ClickException(
-            f"PostgreSQL cannot be started in a folder with a space in its path, as {folder} has. "
-            "Name another one with --data."
+            f"PostgreSQL cannot be started in {folder}, because the path has a space in it. "
+            "Choose another folder with --data."
         )
     folder.mkdir(parents=True, exist_ok=True)
     lock = InterProcessLock(folder / "example.lock")
     if not lock.acquire(blocking=False):
         raise click.ClickException(
             f"The example already runs on the data in {folder}. Stop it first (Ctrl-C in its "
-            "terminal), or give this one its own place with --data."
+            "terminal), or choose another folder with --data."
         )
     server = None
     try:
@@ -78,7 +78,7 @@ def _start(data: Path) -> PostgresServer:
         server = get_server(data)
     except SubprocessError as error:
         raise click.ClickException(
-            f"PostgreSQL did not start on {data}; above is what it says."
+            f"PostgreSQL did not start on {data}. Its messages are above."
         ) from error
     complete.touch()
     return server

@@ -26,7 +26,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from flask_planwatch import Finding
-from flask_planwatch.fingerprint import fingerprint
+from flask_planwatch.statement.fingerprint import fingerprint
 
 from . import fixes
 from .extensions import db, planwatch
@@ -72,12 +72,24 @@ class Known:
     """What is known of one form of a story's query by now.
 
     `text` is the statement as compiled, None until it was sent. `rules` are those that spoke when
-    PlanWatch saw it last, None if it did not yet since the fix was applied or undone.
+    PlanWatch saw it last, none of them if it was silent, and None until one or the other is known.
+    `is_sent` says whether it was sent since the fix was applied or undone.
     """
 
     text: str | None = None
     measurement: Measurement | None = None
     rules: tuple[str, ...] | None = None
+    is_sent: bool = False
+
+    def note_sent(self) -> None:
+        """Note that the form was sent: PlanWatch is not silent before it has looked once more."""
+        self.is_sent = True
+        self.rules = self.rules or None
+
+    def forget_rules(self) -> None:
+        """Forget what PlanWatch said: the form was not sent since the fix was undone."""
+        self.is_sent = False
+        self.rules = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,10 @@ class State:
         """Where the story stands, in a word or two."""
         if self.now.measurement is None:
             return "not opened yet"
-        return "fixed" if self.applied else "slow"
+        if not self.applied:
+            return "slow"
+        # Until PlanWatch has looked, nobody knows.
+        return "fix applied" if self.now.rules is None else "fixed"
 
     @property
     def now(self) -> Known:
@@ -158,9 +173,8 @@ def ask_story(name: str) -> ResponseReturnValue:
         if which is Which.TWIN or not story.sent_by:
             known = _known(story)[which]
             known.text = ask(db.engines[form.bind], form, TIMES_ASKED)
-            known.rules = ()
-    planwatch.flush(PATIENCE)
-    _remember_rules(story)
+            known.note_sent()
+    _hear(story)
     return _page(story, Step.MEASURE if _unmeasured(story) else None)
 
 
@@ -201,7 +215,7 @@ def undo(name: str) -> ResponseReturnValue:
     if not fixes.is_applied(story):
         abort(404)
     fixes.undo(story)
-    _known(story)[Which.BEFORE].rules = None
+    _known(story)[Which.BEFORE].forget_rules()
     flash("The fix is undone.")
     return redirect(url_for(".story", name=name))
 
@@ -224,11 +238,10 @@ def hold_login_redirect(response: Response) -> Response:
     if request.endpoint == "security.login" and request.method == "POST" and response.location:
         page = render_template("logged_in.html", target=response.location)
         # The panel itself waits half a second, and indexes that are built as a trial take longer.
-        planwatch.flush(PATIENCE)
         for story in STORIES.values():
             if story.sent_by == request.endpoint:
-                _state(story).now.rules = ()
-                _remember_rules(story)
+                _state(story).now.note_sent()
+                _hear(story)
         del response.headers["Location"]
         response.status_code = 200
         response.set_data(page)
@@ -289,12 +302,20 @@ def _findings(form: Form, known: Known) -> list[Finding]:
     return [finding for finding in planwatch.findings() if finding.fingerprint == identity]
 
 
-def _remember_rules(story: Story) -> None:
-    """Remember what PlanWatch says of the forms that it saw, for when they are not in use."""
+def _hear(story: Story) -> None:
+    """Wait for PlanWatch, and remember what it says of the forms that were sent.
+
+    Before it is done, and before the page is complete, it may still say more: that it says nothing
+    does not count until then.
+    """
+    if not planwatch.flush(PATIENCE):
+        return
+    silence = None if _unmeasured(story) else ()
     for which, form in _forms(story).items():
         known = _known(story)[which]
-        if known.rules is not None:
-            known.rules = tuple(dict.fromkeys(one.rule for one in _findings(form, known)))
+        if known.is_sent:
+            named = dict.fromkeys(one.rule for one in _findings(form, known))
+            known.rules = tuple(named) or silence
 
 
 def _known(story: Story) -> dict[Which, Known]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .extension import PlanWatch
+from .failure import StatementError
 from .finding import (
     Advice,
     AdviceKind,
@@ -14,7 +15,6 @@ from .finding import (
     Skip,
     SkipReason,
     Statement,
-    StatementError,
     Verdict,
     VerdictStatus,
 )

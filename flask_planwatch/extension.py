@@ -1,4 +1,4 @@
-"""PlanWatch: settings read, engines listened to, worker and reporters attached."""
+"""The class that applications use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from click import get_current_context
 from flask import Flask, appcontext_pushed, current_app, has_app_context, request_started
+from flask.cli import run_command
+from flask.helpers import get_debug_flag
 from sqlalchemy.engine import Engine
 from werkzeug.serving import is_running_from_reloader
 
 from .finding import Finding
-from .interruption import let_through
 from .report.telemetry import observe
+from .runtime.interruption import let_through
+from .runtime.loading import load, threads_are_greenlets
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher
 
@@ -40,15 +44,16 @@ class PlanWatch:
         settings = read_settings(app.config, debug=app.debug, testing=app.testing)
         watcher = app.extensions[EXTENSION] = Watcher(app, settings)
         self._apps.add(app)
-        if not settings.enabled:
-            return
-        observe(watcher)
+        if _is_served():
+            watcher.begin_without_request()
+        if settings.enabled:
+            if threads_are_greenlets():
+                load()
+            observe(watcher)
+            appcontext_pushed.connect(_attach, app)
         watcher.attach()
-        if is_running_from_reloader():
-            watcher.begin_served()
         # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
-        appcontext_pushed.connect(_attach, app)
-        request_started.connect(_attach_at_last, app)
+        request_started.connect(_attach_at_first_request, app)
 
     def watch(self, engine: Any, app: Flask | None = None) -> None:
         """Listen to an engine that Flask-SQLAlchemy does not own.
@@ -76,22 +81,24 @@ class PlanWatch:
         return self._watcher(app).store.findings()
 
     def clear(self, app: Flask | None = None) -> None:
-        """Forget the active findings, and all that was concluded and tried for them.
+        """Forget the active findings, and the results of earlier inspections and trials.
 
-        The next inspection looks at everything anew; what is still wrong will be found again. It is
-        not logged more often than PLANWATCH_LOG_INTERVAL says.
+        What is still wrong is found again by the next inspection of its statement, and logged again
+        after PLANWATCH_LOG_INTERVAL.
         """
         self._watcher(app).clear()
 
     def stats(self, app: Flask | None = None) -> dict[str, Any]:
         """Return the counters of this process.
 
-        `captured` is how many executions PlanWatch saw, `sampled` how many of them it took to
-        inspect. Those were `inspected`, `skipped`, or are `waiting`; `skipped` maps each SkipReason
+        `captured` is how many executions PlanWatch saw, without those that are `opted_out` by
+        `execution_options(planwatch=False)`; `sampled` how many of them it took to inspect.
+        Those were `inspected`, `skipped`, or are `waiting`; `skipped` maps each SkipReason
         that occurred to its number. `dropped` found the queue full, `over_budget` the minute's
-        budget used up. `errors` counts PlanWatch's own exceptions and those of receivers,
-        `findings` the active ones; `own_ms` is the time that PlanWatch's thread worked,
-        `worker_alive` whether it is running: without work it ends after five seconds.
+        budget used up. `errors` counts PlanWatch's own exceptions, and those of receivers and of
+        the application's logging, `findings` the active ones; `own_ms` is the time that PlanWatch's
+        thread worked, `worker_alive` whether it is running: without work it ends after five
+        seconds.
 
         Once `flush` has returned True, `sampled` is `inspected` plus the skips, without those of
         SkipReasons that are `is_partial`. Before that, a capture whose receivers are just being
@@ -119,23 +126,36 @@ class PlanWatch:
         )
 
 
+def _is_served() -> bool:
+    """Whether this process answers the requests of a development server.
+
+    The reloader has another process, which loads the app as well but only watches the files.
+    """
+    if is_running_from_reloader():
+        return True
+    context = get_current_context(silent=True)
+    if context is None or context.command is not run_command or not get_debug_flag():
+        return False
+    return context.params.get("reload") is False
+
+
 def _attach(app: Flask, **_: Any) -> None:
-    """Attach to what has come since."""
-    _do(app, Watcher.attach)
+    """Attach to engines and the toolbar if they were made since."""
+    _call(app, Watcher.attach)
 
 
-def _do(app: Flask, step: Callable[[Watcher], None]) -> None:
-    """Take a step of the app's watcher, and break no request if that fails."""
+def _call(app: Flask, method: Callable[[Watcher], None]) -> None:
+    """Call a method of the app's watcher; if that fails, count it and break no request."""
     watcher: Watcher = app.extensions[EXTENSION]
     try:
-        step(watcher)
+        method(watcher)
     except Exception as error:  # noqa: BLE001 - an extension of the app's may raise anything
         let_through(error)
         watcher.failed(error)
 
 
-def _attach_at_last(app: Flask, **_: Any) -> None:
+def _attach_at_first_request(app: Flask, **_: Any) -> None:
     _attach(app)
-    _do(app, Watcher.begin_soon)
+    _call(app, Watcher.begin_soon)
     appcontext_pushed.disconnect(_attach, app)
-    request_started.disconnect(_attach_at_last, app)
+    request_started.disconnect(_attach_at_first_request, app)

@@ -7,18 +7,19 @@ frozen and safe to keep, to log and to send to a signal.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .plan.failure import StatementError as StatementError
-from .plan.pattern import is_subject
-from .plan.scrub import mask
-from .plan.tree import Plan
-from .plan.usage import is_gone
+from .failure import StatementError as StatementError
+from .plan.wording import Template, say
+
+if TYPE_CHECKING:
+    from .plan.tree import Plan
 
 #: Characters that repr() shows of a finding or an advice: with its frame, a line of a terminal.
 MAX_REPR = 90
@@ -48,7 +49,7 @@ class AdviceKind(StrEnum):
 
 
 class VerdictStatus(StrEnum):
-    """What the planner said of an advice."""
+    """What the planner did with an advice."""
 
     VERIFIED = "verified"
     REJECTED = "rejected"
@@ -62,83 +63,76 @@ class SkipReason(StrEnum):
     GENERIC_PLAN_UNKNOWN and NOT_ANALYSED tell why one of its further plans is missing.
     """
 
-    PERMISSION_DENIED = "permission-denied"
-    NOT_VISIBLE = "not-visible"
-    SESSION_STATE_UNKNOWN = "session-state-unknown"
-    STATEMENT_INVALID = "statement-invalid"
-    STATEMENT_TIMEOUT = "statement-timeout"
-    LOCK_TIMEOUT = "lock-timeout"
-    SERVER_UNAVAILABLE = "server-unavailable"
-    CONNECTION_LOST = "connection-lost"
-    POOL_LISTENER_FAILED = "pool-listener-failed"
-    SHARED_CONNECTION = "shared-connection"
-    MULTIPLE_STATEMENTS = "multiple-statements"
-    PARAMETERS_TOO_LARGE = "parameters-too-large"
-    PARAMETERS_NOT_COPIED = "parameters-not-copied"
-    STATEMENT_TOO_LARGE = "statement-too-large"
-    RECENTLY_INSPECTED = "recently-inspected"
-    UNREADABLE_PLAN = "unreadable-plan"
-    PLAN_TOO_LARGE = "plan-too-large"
-    GENERIC_PLAN_UNKNOWN = "generic-plan-unknown"
-    NOT_ANALYSED = "not-analysed"
-    EXPLAIN_FAILED = "explain-failed"
-    UNWATCHED = "unwatched"
-    INTERNAL_ERROR = "internal-error"
+    explanation: str
 
-    @property
-    def explanation(self) -> str:
-        """One sentence for a person."""
-        return _EXPLANATIONS[self]
+    PERMISSION_DENIED = (
+        "permission-denied",
+        "PlanWatch's database role may not read one of its tables",
+    )
+    NOT_VISIBLE = (
+        "not-visible",
+        "it names something that only the application's own session sees, such as a temporary "
+        "table, an uncommitted table or a schema of its search_path",
+    )
+    SESSION_STATE_UNKNOWN = (
+        "session-state-unknown",
+        "PlanWatch cannot reproduce the settings, the role or the search_path of the "
+        "application's connection",
+    )
+    STATEMENT_INVALID = "statement-invalid", "the server refused the statement itself"
+    STATEMENT_TIMEOUT = (
+        "statement-timeout",
+        "planning took longer than PLANWATCH_STATEMENT_TIMEOUT_MS",
+    )
+    LOCK_TIMEOUT = "lock-timeout", "a relation stayed locked longer than PLANWATCH_LOCK_TIMEOUT_MS"
+    SERVER_UNAVAILABLE = "server-unavailable", "PlanWatch could not connect to the server"
+    CONNECTION_LOST = "connection-lost", "PlanWatch's connection was lost during the inspection"
+    POOL_LISTENER_FAILED = (
+        "pool-listener-failed",
+        "the application's own listener or creator failed on PlanWatch's connection",
+    )
+    SHARED_CONNECTION = (
+        "shared-connection",
+        "all threads share the one connection of the engine, which PlanWatch does not use",
+    )
+    MULTIPLE_STATEMENTS = (
+        "multiple-statements",
+        "its text holds several statements, or cannot be read",
+    )
+    PARAMETERS_TOO_LARGE = (
+        "parameters-too-large",
+        "its parameters are larger than PlanWatch keeps",
+    )
+    PARAMETERS_NOT_COPIED = (
+        "parameters-not-copied",
+        "its parameters hold an object that PlanWatch cannot copy",
+    )
+    STATEMENT_TOO_LARGE = (
+        "statement-too-large",
+        "its text, or a condition in its plan, is longer than PlanWatch reads",
+    )
+    RECENTLY_INSPECTED = (
+        "recently-inspected",
+        "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL",
+    )
+    UNREADABLE_PLAN = "unreadable-plan", "the server's plan has a form that PlanWatch cannot read"
+    PLAN_TOO_LARGE = "plan-too-large", "its plan has more conditions than PlanWatch reads"
+    GENERIC_PLAN_UNKNOWN = "generic-plan-unknown", "its generic plan could not be obtained"
+    NOT_ANALYSED = "not-analysed", "it was not run once more with EXPLAIN ANALYZE"
+    EXPLAIN_FAILED = "explain-failed", "the server could not explain it"
+    UNWATCHED = "unwatched", "its engine was unwatched or disposed of first"
+    INTERNAL_ERROR = "internal-error", "PlanWatch itself failed on it"
+
+    def __new__(cls, value: str, explanation: str = "") -> SkipReason:
+        """Make a reason with its explanation, part of a sentence for a person."""
+        reason = str.__new__(cls, value)
+        reason._value_, reason.explanation = value, explanation
+        return reason
 
     @property
     def is_partial(self) -> bool:
         """Whether only a further plan is missing: the statement was inspected all the same."""
         return self in {SkipReason.GENERIC_PLAN_UNKNOWN, SkipReason.NOT_ANALYSED}
-
-
-_EXPLANATIONS = {
-    SkipReason.PERMISSION_DENIED: "PlanWatch's database role may not read a relation of it",
-    SkipReason.NOT_VISIBLE: (
-        "it names something that only the application's own session sees, such as a temporary "
-        "table, an uncommitted table or a schema of its search_path"
-    ),
-    SkipReason.SESSION_STATE_UNKNOWN: (
-        "the settings, the role or the search path of the application's connection cannot be had "
-        "on PlanWatch's"
-    ),
-    SkipReason.STATEMENT_INVALID: "the server refused the statement itself",
-    SkipReason.STATEMENT_TIMEOUT: "planning took longer than PLANWATCH_STATEMENT_TIMEOUT_MS",
-    SkipReason.LOCK_TIMEOUT: "a relation stayed locked longer than PLANWATCH_LOCK_TIMEOUT_MS",
-    SkipReason.SERVER_UNAVAILABLE: "PlanWatch could not connect to the server",
-    SkipReason.CONNECTION_LOST: "PlanWatch's connection broke meanwhile",
-    SkipReason.POOL_LISTENER_FAILED: (
-        "the application's own listener or creator failed on PlanWatch's connection"
-    ),
-    SkipReason.SHARED_CONNECTION: (
-        "the application's engine has one connection for all, and that is not PlanWatch's to use"
-    ),
-    SkipReason.MULTIPLE_STATEMENTS: "its text holds several statements, or cannot be read",
-    SkipReason.PARAMETERS_TOO_LARGE: "its parameters are larger than PlanWatch sends again",
-    SkipReason.PARAMETERS_NOT_COPIED: (
-        "its parameters hold an object that may change, that lends its memory or that holds more "
-        "than can be seen, which PlanWatch must not keep"
-    ),
-    SkipReason.STATEMENT_TOO_LARGE: (
-        "its text, or a condition in its plan, is longer than PlanWatch reads"
-    ),
-    SkipReason.RECENTLY_INSPECTED: (
-        "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL"
-    ),
-    SkipReason.UNREADABLE_PLAN: "the server's plan has a form that PlanWatch cannot read",
-    SkipReason.PLAN_TOO_LARGE: "its plan has more conditions than PlanWatch reads",
-    SkipReason.GENERIC_PLAN_UNKNOWN: (
-        "what the server would do with it once it is prepared cannot be told"
-    ),
-    SkipReason.NOT_ANALYSED: "it was not run once more with EXPLAIN ANALYZE",
-    SkipReason.EXPLAIN_FAILED: "the server could not explain it",
-    SkipReason.UNWATCHED: "its engine was let go before it could be inspected",
-    SkipReason.INTERNAL_ERROR: "PlanWatch itself failed on it",
-}
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,16 @@ class Location:
     library: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line} in {self.function}"
+        return f"{self.shown_path}:{self.line} in {self.function}"
+
+    @property
+    def shown_path(self) -> str:
+        """The path as seen from the current directory, as it is wherever people read it."""
+        try:
+            here = os.path.join(os.getcwd(), "")
+        except OSError:
+            return self.path
+        return self.path.removeprefix(here)
 
 
 @dataclass(frozen=True)
@@ -175,16 +178,24 @@ class Statement:
 MAX_REASON, MAX_REASON_WORDS = 70, 8
 
 #: Where a reason goes on to details.
-_CLAUSE = re.compile(r"[:;] | \(|, (?:and|or|as|because|which)\b")
+_CLAUSE = re.compile(r"[:;] | \(|, (?:and|or|as|because|so|which)\b")
 
 
-def _cost(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+#: What is printed of a verdict: in a line of the log, and in full.
+_BRIEF = "{status}[, {costs}][: {reason}]"
+_IN_FULL = "{status}[: {reason}][, {costs}]"
+_BRIEF_COSTS = Template("cost {before:cost} -> {after:cost}")
+_BRIEF_GUESS = Template("cost {before:cost} -> about {after:cost}")
+_COSTS = Template("cost {before:g} -> {after:g}")
+_GUESS = Template(
+    "cost {before:g} -> {after:g} by the planner's default guess, as there are no statistics for "
+    "it yet"
+)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the planner said of an advice, and what the saying rests on.
+    """What the planner did with an advice, and how that was found out.
 
     Costs are the planner's own units, of the whole statement. `guess` is True if `cost_after`
     rests on the planner's default guess because the expression has no statistics yet. `proof`
@@ -202,24 +213,27 @@ class Verdict:
     @property
     def brief(self) -> str:
         """The status with the costs, or with why it is not verified, in a few words."""
-        if self.cost_before is not None and self.cost_after is not None:
-            about = "about " if self.guess else ""
-            return (
-                f"{self.status}, cost {_cost(self.cost_before)} -> {about}{_cost(self.cost_after)}"
-            )
-        first = _CLAUSE.split(self.reason, maxsplit=1)[0]
-        if self.status is VerdictStatus.VERIFIED or not first:
-            return str(self.status)
-        return f"{self.status}: {shorten(first, MAX_REASON, MAX_REASON_WORDS)}"
+        reason = None
+        if not self._has_costs and self.status is not VerdictStatus.VERIFIED:
+            first = _CLAUSE.split(self.reason, maxsplit=1)[0]
+            reason = shorten(first, MAX_REASON, MAX_REASON_WORDS)
+        return self._said(_BRIEF, reason, _BRIEF_GUESS if self.guess else _BRIEF_COSTS)
 
     def __str__(self) -> str:
-        if self.cost_before is None or self.cost_after is None:
-            return f"{self.status}: {self.reason}" if self.reason else str(self.status)
-        costs = f"cost {self.cost_before:g} -> {self.cost_after:g}"
-        if self.guess:
-            costs += " by the planner's default guess, as there are no statistics for it yet"
-        return (
-            f"{self.status}: {self.reason}, {costs}" if self.reason else f"{self.status}, {costs}"
+        return self._said(_IN_FULL, self.reason, _GUESS if self.guess else _COSTS)
+
+    @property
+    def _has_costs(self) -> bool:
+        return self.cost_before is not None and self.cost_after is not None
+
+    def _said(self, template: str, reason: str | None, costs: Template) -> str:
+        return say(
+            template,
+            status=self.status,
+            reason=reason,
+            costs=costs if self._has_costs else None,
+            before=self.cost_before,
+            after=self.cost_after,
         )
 
 
@@ -228,12 +242,15 @@ class Advice:
     """One change that would help, in every form that the application's team may want it.
 
     `summary` is one line: the DDL of an index, or what to write instead. `ddl` holds SQL
-    statements to run one by one outside a transaction; `sqlalchemy` and `alembic` hold Python, and
-    `migration` both as one piece, as neither is enough where Alembic compares models and database.
-    An empty rendering means that this kind of advice has no such form. `index_bytes` is the
-    estimated size of the index. `plan` is the plan that a rewritten statement gets, as text, where
-    it can be derived. `summary` never holds a compared value; if the other renderings do, `public`
-    is the same advice with placeholders. What is printed of an advice leaves those out.
+    statements, to run one by one outside a transaction. `sqlalchemy` is Python for the model, and
+    `alembic` for a migration. `migration` is one text with both, because Alembic compares the
+    models with the database; if the models declare the index already, it has the migration only.
+    A form that this kind of advice does not have is empty.
+
+    `explanation` says what else to know. `index_bytes` is the size of the index in bytes, measured
+    or estimated, or None. `plan` is the plan of the rewritten statement as text, if PlanWatch could
+    get it. `summary` never contains a compared value. If another form does, `public` is the same
+    advice with placeholders. `repr()` and `as_dict` leave the values out.
     """
 
     kind: AdviceKind
@@ -276,11 +293,16 @@ class Advice:
 
 def shorten(text: str, length: int, words: int | None = None) -> str:
     """Return a text on one line, cut to this many characters, and to this many words."""
-    said = text.split()
-    line = " ".join(said[:words])
+    all_words = text.split()
+    line = " ".join(all_words[:words])
     if len(line) <= length:
-        return line if words is None or len(said) <= words else f"{line}…"
+        return line if words is None or len(all_words) <= words else f"{line}…"
     return f"{line[: length - 1].rstrip()}…"
+
+
+def names_table(subject: str, relation: str) -> bool:
+    """Whether a subject is a step of a plan with its table, as `Seq Scan on run`."""
+    return subject.endswith((f" on {relation}", f" on {relation.rpartition('.')[2]}"))
 
 
 def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
@@ -293,7 +315,8 @@ def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
 class Finding:
     """A problem in the plan of one statement.
 
-    `title` says in a few words what is wrong and how much it is, `problem` in full.
+    `title` says in a few words what is wrong and how much it is, `problem` in full, and `hint`
+    what to look at next where there is no advice.
     `relation` is the schema-qualified table, quoted where PostgreSQL would quote it; `subject` is
     the normalised expression, column list or node that the finding is about, and `keys` are the
     columns and expressions of it, one by one. `evidence` holds
@@ -319,12 +342,18 @@ class Finding:
     calls: int = 1
     error: StatementError | None = None
     title: str = ""
+    hint: str = ""
 
     def __repr__(self) -> str:
-        of_what = f"{self.subject} on {self.relation}" if self.relation else self.subject
         first = f" [{self.advice[0].verdict.status}]" if self.advice else ""
-        shown = shorten(f"{self.severity} {self.rule}: {of_what}", MAX_REPR)
+        shown = shorten(f"{self.severity} {self.rule}: {self.about}", MAX_REPR)
         return f"<Finding {self.id} {shown}{first}>"
+
+    @property
+    def about(self) -> str:
+        """The subject, with its table unless that is named in it or the statement reads none."""
+        named = not self.relation or names_table(self.subject, self.relation)
+        return self.subject if named else f"{self.subject} on {self.relation}"
 
     @cached_property
     def id(self) -> str:
@@ -332,14 +361,14 @@ class Finding:
         return finding_id(self.statement.fingerprint, self.rule, self.relation, self.subject)
 
     @cached_property
-    def matter(self) -> Hashable:
-        """What is to be done where: the same for all findings with the same advice.
+    def group(self) -> Hashable:
+        """The table and the advice, which findings may share; without advice, the finding's id.
 
-        Without advice, each finding is a matter of its own.
+        Of a group, one finding is logged in an interval.
         """
         if not self.advice:
             return self.id
-        changes = ((one.kind, one.summary, one.public or one) for one in self.advice)
+        changes = ((advice.kind, advice.summary, advice.public or advice) for advice in self.advice)
         asked = tuple((kind, summary, public.ddl) for kind, summary, public in changes)
         return (self.statement.bind, self.relation, asked)
 
@@ -351,14 +380,14 @@ class Finding:
     @property
     def origin(self) -> str:
         """Where the statement came from; a library's line is led by the endpoint."""
-        place = str(self.location) if self.location else "an unknown line"
+        line = str(self.location) if self.location else "an unknown line"
         if self.location and self.location.library:
-            place = f"library code at {place}"
+            line = f"library code at {line}"
         if self.endpoint is None:
-            return place
+            return line
         if self.location and not self.location.library:
-            return f"{place} (endpoint {self.endpoint})"
-        return f"endpoint {self.endpoint}, {place}"
+            return f"{line} (endpoint {self.endpoint})"
+        return f"endpoint {self.endpoint}, {line}"
 
     @property
     def message(self) -> str:
@@ -369,7 +398,7 @@ class Finding:
         first = self.advice[0]
         rejected = first.verdict.status is VerdictStatus.REJECTED
         label = "Tried" if rejected else "Fix"
-        together = [one.summary for one in self.advice if one.verdict == first.verdict]
+        together = [advice.summary for advice in self.advice if advice.verdict == first.verdict]
         return f"{lead} {label}: {' together with '.join(together)} [{first.verdict}]"
 
 
@@ -411,9 +440,9 @@ class Dismissal:
 class Inspection:
     """The outcome for one captured statement: a plan with its findings, or a Skip.
 
-    `served` are the table and the key of all that indexes served in the plan; `judged` the rules
-    that judged the statement as a whole, on evidence that holds for all values. `unanswered` tells
-    which questions of a rule have no answer.
+    `served` has the table and the column or expression of each condition that an index answers in
+    this plan. `judged` has the rules that judged the statement as a whole, with a result that does
+    not depend on its values. `unanswered` says why a rule did not get an additional plan.
     """
 
     statement: Statement
@@ -449,6 +478,10 @@ class Inspection:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
                 return not dismissal.by_parameters
+        # They read expressions by sqlglot, which the application's thread never loads.
+        from .plan.index_use import is_gone
+        from .plan.pattern import is_subject
+
         # An index that holds the key of a pattern need not answer it.
         keys = () if is_subject(finding.subject) else finding.keys
         return any(
@@ -462,6 +495,8 @@ class Inspection:
         A constant in an expression turned out to be a value, so that it is masked from now on; or a
         rule that judges the whole statement found another step of the plan to blame.
         """
+        from .plan.scrub import mask
+
         return any(
             current.rule == finding.rule
             and current.fingerprint == finding.fingerprint

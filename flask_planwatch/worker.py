@@ -1,4 +1,4 @@
-"""One lazy daemon thread for all apps of a process, a bounded queue, safe across fork."""
+"""PlanWatch's thread, which all apps of a process share, and the queue before it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, NamedTuple
 
-from .clock import now
-from .detail import Detail
 from .finding import Inspection
-from .interruption import let_through
+from .runtime.clock import now
+from .runtime.interruption import let_through
 
-#: Captures that may wait. An inspection takes some ms, so a longer queue is news of yesterday.
+#: Captures that may wait. An inspection takes some ms: anything further back would be stale.
 QUEUE_LIMIT = 100
 
 #: Bytes of statements and parameters that may wait: some of the largest that are looked at.
 QUEUE_BYTES = 16_000_000
 
-#: Seconds between two looks of the thread at what has come in. To wake it up would take the
-#: application's thread longer than all else that it does for a statement, and several captures one
-#: after the other take less than each by itself. Nobody waits so shortly for a log line; who waits
-#: for an inspection wakes it up.
+#: Seconds between two looks of the thread at the queue. To wake it up would take the application's
+#: thread longer than all else that it does for a statement, and several captures in a row take less
+#: than each by itself. A log line may come that late; who waits for an inspection wakes the thread.
 NAP_SECONDS = 0.5
 
-#: Seconds without work after which a connection is given up, and after which the thread ends. A new
-#: connection costs some 3 ms, so holding one for longer buys nothing.
+#: Seconds without work after which a connection is closed, and the thread ends. A new connection
+#: costs only some 3 ms.
 IDLE_SECONDS = 5.0
 
 #: Seconds until the second try of a capture whose advice a lock kept from being proved: by then
@@ -60,14 +58,14 @@ def on_own_thread() -> bool:
 
 
 def threads_run() -> bool:
-    """False under a uWSGI without threads: there, they stand still between the requests."""
+    """Whether threads run between requests: not under uWSGI without `enable-threads`."""
     return bool(getattr(sys.modules.get("uwsgi"), "has_threads", True))
 
 
 def _before_fork() -> bool:
-    """Whether uWSGI is still loading the app, and will fork without a word to Python.
+    """Whether uWSGI is still loading the app, and will fork without calling Python's fork hooks.
 
-    A thread of its master might hold the interpreter's lock just then, and hang the child.
+    A thread of its master might hold the interpreter's lock at that moment, and hang the child.
     """
     uwsgi: Any = sys.modules.get("uwsgi")
     if not hasattr(uwsgi, "worker_id"):
@@ -92,7 +90,7 @@ class Ticket:
     job: Job | None = None
     worker: Worker | None = None
     inspection: Inspection | None = None
-    detail: Detail | None = None
+    detail: Any = None
     done = False
     until = 0.0
     pause = 0.0
@@ -100,7 +98,7 @@ class Ticket:
 
 
 class _Retry(NamedTuple):
-    """Another try; those that are due at the same time come by their number."""
+    """Another try of a job; those due at the same time are ordered by their number."""
 
     due: float
     number: int
@@ -110,15 +108,17 @@ class _Retry(NamedTuple):
 class Worker:
     """Hands the jobs of one app to PlanWatch's thread, and counts them.
 
-    All apps of a process share one thread and one queue, so that a test-suite that makes an app for
-    each test has no more threads than one app. `let_go` is called on the thread now and then with a
-    time: what was not used since shall be given up. `abandon` is called in a forked child, to
-    forget what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
+    All apps of a process share one thread and one queue, so that a test suite that makes an app for
+    each test has no more threads than one app. `close_unused` is called on the thread now and
+    then, with a time: it closes what was not used since. `after_fork` is called in a forked child,
+    to forget what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
     """
 
-    def __init__(self, *, let_go: Callable[[float], None], abandon: Callable[[], None]) -> None:
-        self.let_go = let_go
-        self.abandon = abandon
+    def __init__(
+        self, *, close_unused: Callable[[float], None], after_fork: Callable[[], None]
+    ) -> None:
+        self.close_unused = close_unused
+        self.after_fork = after_fork
         self.accepted = 0
         self.dropped = 0
         _WORKERS.add(self)
@@ -129,8 +129,8 @@ class Worker:
         """Accept a job without waiting; return None, and count it, if too much waits.
 
         The thread sees it after its nap, or at once if it starts with it, or if much is waiting.
-        `size` are the bytes that the job holds. `first` puts it ahead of all others, for which
-        there is room of its own. A job that is not done gets one more try, or, for `patience`
+        `size` are the bytes that the job holds. `first` puts it ahead of all others; for these,
+        the queue is twice as long. A job that is not done gets one more try, or, for `patience`
         seconds, as many as it takes.
         """
         ticket = Ticket()
@@ -144,7 +144,7 @@ class Worker:
         return ticket
 
     def run(self, job: Job) -> None:
-        """Have a job run that is no capture: nobody waits for it, and it is not counted."""
+        """Run a job that is not a capture: nobody waits for it, and it is not counted."""
         ticket = Ticket()
         ticket.job = job
         _THREAD.submit(ticket, first=True)
@@ -198,10 +198,11 @@ class _Thread:
         return self._thread is not None
 
     def submit(self, ticket: Ticket, *, first: bool) -> bool:
-        """Accept a job without waiting; return whether there was room for it."""
-        room, space = (QUEUE_LIMIT * 2, QUEUE_BYTES * 2) if first else (QUEUE_LIMIT, QUEUE_BYTES)
+        """Accept a job without waiting; False if too many wait, or the thread cannot start."""
+        factor = 2 if first else 1
         taken, untouched = len(self._taken), len(self._others) + len(self._first)
-        full = self._closed or taken + untouched >= room or self._bytes + ticket.size > space
+        full = self._closed or taken + untouched >= QUEUE_LIMIT * factor
+        full |= self._bytes + ticket.size > QUEUE_BYTES * factor
         starts = self._thread is None
         # Before the job is there: a greenlet would start with it, and the app wait for it.
         if full or (starts and not self._start()):
@@ -242,7 +243,7 @@ class _Thread:
         with self._changed:
             # A deque becomes part of a list at one stroke: no thread can add to it meanwhile.
             accepted = [*self._taken, *self._first, *self._others]
-        return [one for one in accepted if worker is None or one.worker is worker]
+        return [ticket for ticket in accepted if worker is None or ticket.worker is worker]
 
     def close(self) -> None:
         """Accept no more."""
@@ -269,8 +270,7 @@ class _Thread:
         with self._changed:
             if self._thread is not None:
                 return True
-            # In a context of its own: that of the request that happens to start it is not its own,
-            # and would live as long as the thread.
+            # In a new context: that of the request that starts it would live as long as the thread.
             run = contextvars.Context().run
             thread = threading.Thread(
                 target=run, args=(self._work,), name="flask-planwatch", daemon=True
@@ -320,7 +320,7 @@ class _Thread:
                     return
                 if not retries and not self._others:
                     self._bytes = 0
-                _let_go(moment - IDLE_SECONDS)
+                _close_unused(moment - IDLE_SECONDS)
                 nap = min(NAP_SECONDS, retries[0].due - moment) if retries else NAP_SECONDS
                 with suppress(queue.Empty):
                     self._alarm.get(timeout=max(0.0, nap))
@@ -366,15 +366,15 @@ class _Thread:
                 self._thread = thread
                 return False
             self._bytes = 0
-        _let_go(float("inf"))
+        _close_unused(float("inf"))
         return True
 
 
-def _let_go(since: float) -> None:
-    """Give up, in all apps, what was not used since then."""
+def _close_unused(since: float) -> None:
+    """Close, in all apps, what was not used since then."""
     for worker in list(_WORKERS):
         with suppress(Exception):
-            worker.let_go(since)
+            worker.close_unused(since)
 
 
 #: The workers of all apps that are alive.
@@ -390,7 +390,7 @@ def _after_fork() -> None:
     _THREAD.reset()
     for worker in list(_WORKERS):
         worker.accepted = worker.dropped = 0
-        worker.abandon()
+        worker.after_fork()
 
 
 def _at_exit() -> None:

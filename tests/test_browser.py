@@ -15,8 +15,11 @@ from flask_planwatch.report import panel
 
 from .browser import LOW_CONTRAST, chromium, serve
 from .conditions import PATIENCE
-from .conftest import Database, Watched
+from .conftest import Watched
+from .databases import Database
 from .models import Badge, User
+
+pytestmark = pytest.mark.slow
 
 #: An app with a style of its own for about everything.
 APP_STYLE = """

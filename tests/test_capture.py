@@ -9,10 +9,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from flask_planwatch import hooks, sampling
+from flask_planwatch.capture import hooks, sampling
 from flask_planwatch.signals import statement_inspected
 
 from .models import WRITES_WHILE_PLANNED, Badge, User
+
+pytestmark = pytest.mark.versions
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 
@@ -104,7 +106,11 @@ def test_many_parameter_sets_are_passed_over(watched, inspections):
 def test_one_statement_opts_out(watched, inspections):
     run(watched, LOGIN.execution_options(planwatch=False))
     run(watched, LOGIN, planwatch=False)
+    with pytest.raises(sa.exc.DataError):
+        run(watched, "SELECT 1 / (SELECT 0)", planwatch=False)
     assert inspections() == []
+    stats = watched.planwatch.stats()
+    assert (stats["captured"], stats["opted_out"]) == (0, 3)
     run(watched, LOGIN, planwatch=True)
     assert len(inspections()) == 1
 
@@ -144,7 +150,8 @@ def test_fingerprint_ignores_values_and_length_of_lists(watched, inspections):
     assert "IN (...)" in first.statement.text
 
 
-def test_duration_is_that_of_the_statement(watched, inspections):
+def test_duration_is_that_of_the_statement(watched, inspections, processor_time):
+    processor_time.count_waiting()
     run(watched, sa.select(func.pg_sleep(0.1)))
     (inspection,) = inspections()
     assert inspection.duration_ms >= 100
@@ -242,9 +249,9 @@ def test_a_long_text_is_counted_by_its_hash(story, watch, length, known_by_text)
         # As a driver-level text is: another object each time.
         run(watched, "".join(text))
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    ((identity, tally),) = engine.watch._tallies.recent.items()
+    ((identity, statistics),) = engine.watch._statistics.recent.items()
     assert (identity == text) is known_by_text
-    assert tally.calls == 5
+    assert statistics.calls == 5
     assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["inspected"] == 1
 

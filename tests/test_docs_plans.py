@@ -21,9 +21,12 @@ from sqlalchemy.orm import aliased
 from flask_planwatch.rules import RULES, Rule
 
 from . import servers, stories
-from .conftest import Database, stories_database
+from .conftest import stories_database
+from .databases import Database
 from .models import User, roles_users
 from .test_docs import DOCS, by_rule, page, sources
+
+pytestmark = pytest.mark.slow
 
 PLANS = DOCS / "plans"
 
@@ -280,7 +283,7 @@ def test_the_plans_are_what_the_server_prints(
 
 
 def test_each_rule_has_a_file_and_each_file_a_rule() -> None:
-    rules, files = {rule.NAME for rule in RULES}, {path.stem for path in PLANS.glob("*.toml")}
+    rules, files = set(RULES), {path.stem for path in PLANS.glob("*.toml")}
     assert not rules - files, f"no file in docs/plans: write it with\n\n{COMMAND}\n"
     assert not files - rules, "a file in docs/plans whose rule does not exist: delete it"
 
@@ -314,6 +317,16 @@ def test_the_page_of_a_rule_ends_with_its_example(rule: Rule) -> None:
 )
 def test_only_estimates_may_differ(one: str, other: str, same: bool) -> None:
     assert (without_estimates(one) == without_estimates(other)) == same
+
+
+def test_the_plan_of_the_panel_is_what_the_server_prints(story: Database) -> None:
+    sql = sources.read_example("functional-predicate")["sql"]
+    engine = sa.create_engine(story.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        lines = connection.exec_driver_sql(f"EXPLAIN (VERBOSE) {sql}").scalars().all()
+    plan = "".join(f"   {one}\n" for one in lines if not one.startswith("Query Identifier"))
+    shown = without_estimates(page("reading-a-plan"))
+    assert "\n".join(without_estimates(plan)) in "\n".join(shown), plan
 
 
 def test_contributors_are_told_how_to_write_the_files() -> None:

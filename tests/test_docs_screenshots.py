@@ -22,13 +22,16 @@ from flask_planwatch.report import panel
 from . import servers
 from .browser import chromium, serve
 from .conditions import PATIENCE
-from .conftest import Database, Watched, make_database
+from .conftest import Watched
+from .databases import Database, make_database
 from .test_docs import DOCS
+
+pytestmark = pytest.mark.slow
 
 WRITE = "PLANWATCH_TEST_WRITE_SCREENSHOTS"
 
 #: Pixels. Without the toolbar the panel is then about as wide as the documentation's text.
-WIDTH, HEIGHT = 1000, 760
+WIDTH, HEIGHT = 1000, 840
 
 #: Pixels around what is shown.
 EDGE = 8
@@ -80,6 +83,9 @@ PAGE = """<!doctype html><html><head><title>Shop</title><link rel="icon" href="d
 #: Selects all that is in the window.
 WINDOW = ("body",)
 
+#: Selects the plan of a finding.
+PLAN = "#planwatch article details:has(> summary:text-is('Plan'))"
+
 
 @dataclass(frozen=True)
 class Shot:
@@ -114,14 +120,20 @@ SHOTS = {
         ("#planwatch article > .code", "#planwatch article > .parameters"),
         ('WHERE lower("user".email) = ', "'user7@example.com'"),
     ),
+    "panel-plan": Shot(
+        "/login",
+        (PLAN,),
+        ('Seq Scan on public."user"', "Output: ", "Filter: ", "'user7@example.com'"),
+        opens=PLAN,
+    ),
     "panel-skipped": Shot(
         "/report", ("#planwatch tr:has(.skipped)",), ("SELECT total", "skipped", "not-visible")
     ),
     "panel-dismissed": Shot(
         "/badges",
         ("#planwatch tr:has(.inspected)",),
-        ("1 looked at and found fine", "only 40 rows are read"),
-        opens="#planwatch details:has-text('found fine')",
+        ("1 dismissed", "only 40 rows are read"),
+        opens="#planwatch details:has-text('1 dismissed')",
         config={"PLANWATCH_GROWTH": False},
     ),
     "panel-counters": Shot(

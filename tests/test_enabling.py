@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy import func
 
 from flask_planwatch import VerdictStatus
+from flask_planwatch.server.description import describe
 from flask_planwatch.server.enabling import SERVICES, Options
 
 from . import servers
-from .conftest import make_database
+from .databases import make_database
 from .faults.own_server import own_server, standby_of
 from .models import User
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "proofs.rst"
 
@@ -138,6 +141,60 @@ def test_an_index_that_hypopg_does_not_know_is_built_by_its_owner_only(
         assert said == "HypoPG does not plan with indexes on partitions"
 
 
+def proof(watch, url, verify="auto"):
+    """Return what the line at the start says of proofs on a database."""
+    watched = watch(url)
+    with watched.app.app_context():
+        assert watched.db.engine
+    (engine,) = watched.app.extensions["planwatch"]._watched()
+    return describe(engine.session).proof(verify)
+
+
+def test_the_start_offers_to_build_only_to_whoever_may(without_hypopg, role, watch):
+    missing = "no proof: HypoPG is not installed in this database: "
+    assert BUILD in proof(watch, without_hypopg.url)
+    url = without_hypopg.url_for("psycopg2", username=role)
+    # The role may create in a schema of its own only, and tables do not belong to it.
+    assert proof(watch, url) == f"{missing}a superuser can run {CREATE}"
+    assert proof(watch, url, "build") == (
+        'no proof: PLANWATCH_VERIFY is "build", but PlanWatch\'s role owns no table on which it '
+        "could build an index"
+    )
+    without_hypopg.execute(f'ALTER TABLE "user" OWNER TO {role}')
+    assert BUILD not in proof(watch, url)
+    without_hypopg.execute(f"GRANT CREATE ON SCHEMA public TO {role}")
+    assert BUILD in proof(watch, url)
+    assert proof(watch, url, "build") == "proof by building indexes that are rolled back"
+
+
+def test_the_start_offers_to_build_where_the_role_will_own_the_tables(hypopg_server, watch):
+    """In a database without tables, they belong to whoever creates them."""
+    for database in make_database(hypopg_server, None):
+        name = f"plain_{database.name}"
+        database.execute(f"CREATE ROLE {name} LOGIN", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        url = database.url_for("psycopg2", username=name)
+        refused = proof(watch, url)
+        database.execute(f"GRANT CREATE ON SCHEMA public TO {name}")
+        offered = proof(watch, url)
+        database.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        assert BUILD not in refused
+        assert BUILD in offered
+
+
+def test_the_start_says_that_the_role_may_not_use_hypopg(hypopg_server, templates, watch):
+    for database in make_database(hypopg_server, templates(hypopg_server)):
+        name = f"plain_{database.name}"
+        database.execute(
+            f"CREATE ROLE {name} LOGIN",
+            "DROP EXTENSION hypopg",
+            "CREATE SCHEMA hidden",
+            "CREATE EXTENSION hypopg SCHEMA hidden",
+        )
+        said = proof(watch, database.url_for("psycopg2", username=name))
+        database.execute(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        assert said.startswith("no proof: PlanWatch's role may not use the HypoPG extension: GRANT")
+
+
 @pytest.fixture(scope="module")
 def own():
     """A server of the module's own, as its roles belong to all databases."""
@@ -212,6 +269,9 @@ def test_a_standby_gets_it_from_its_primary(own, watch):
         missing = f"HypoPG is not installed in this database: {CREATE} on the primary"
         building = "the server is a hot standby, where nothing can be built"
         assert reason(watch, standby.url(), BY_EMAIL) == missing
+        assert proof(watch, standby.url()) == f"no proof: {missing}"
+        said = proof(watch, standby.url(), "build")
+        assert said == f'no proof: PLANWATCH_VERIFY is "build", but {building}'
         said = reason(watch, standby.url(), BY_EMAIL, PLANWATCH_VERIFY="build")
         assert said == f"{building}; {missing}"
         own.execute(CREATE)

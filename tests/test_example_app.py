@@ -33,8 +33,11 @@ from example_app.story import Form
 from example_app.views import Known, State, Which
 from flask_planwatch import Finding
 
-from .conftest import make_database
+from .databases import make_database
+from .processor_time import ProcessorTime
 from .servers import Server
+
+pytestmark = pytest.mark.usefixtures("processor_time")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCALE = 0.015
@@ -50,6 +53,8 @@ class Visitor:
         self.client = app.test_client()
         self.page = ""
         self.notes: list[str] = []
+        #: What a page showed while it was filled.
+        self.filling: list[str] = []
 
     def open(self, path: str = LOGIN) -> str:
         return self._read(self.client.get(path))
@@ -102,7 +107,9 @@ class Visitor:
         self.page = response.text
         self.notes = re.findall(r'<p class="note"[^>]*>(.*?)</p>', self.page)
         # As the page's script does.
+        self.filling.clear()
         while step := re.search(r'<main data-next="([^"]+)"', self.page):
+            self.filling.append(self.page)
             response = self.client.get(step[1])
             assert response.status_code == 200
             self.page = response.text
@@ -157,6 +164,7 @@ def test_a_file_tells_each_story() -> None:
     assert {name.replace("-", "_") for name in STORIES} == files
 
 
+@pytest.mark.slow
 def test_the_page_of_the_login_waits_for_a_login(visitor: Visitor) -> None:
     page = visitor.open()
     assert re.findall(r"([\d,]+) rows of\s+<code>(\w+)", page) == [
@@ -164,13 +172,13 @@ def test_the_page_of_the_login_waits_for_a_login(visitor: Visitor) -> None:
         ("3,000", "roles_users"),
     ]
     assert DEMO_PASSWORD in page
-    assert "it has to see a login first" in page
+    assert "PlanWatch has to see a login first" in page
     assert re.search(r"<button[^>]*disabled[^>]*>Apply the fix", page)
     read, _, server, client, said = visitor.row("Before")
     assert read.startswith("Seq Scan on roles_users Seq Scan on role Seq Scan on user")
     assert re.fullmatch(r"[\d.,]+ ms", server)
     assert re.fullmatch(r"[\d.,]+ ms", client)
-    assert said == "not looked at yet"
+    assert said == "not inspected yet"
     assert not visitor.findings()
 
 
@@ -187,6 +195,7 @@ def test_the_query_on_the_page_is_the_one_that_flask_security_sends(visitor: Vis
     assert sent[0] in of_the_login
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORIES)
 def test_a_page_shows_the_code_that_it_runs(visitor: Visitor, name: str) -> None:
     story = STORIES[name]
@@ -197,6 +206,7 @@ def test_a_page_shows_the_code_that_it_runs(visitor: Visitor, name: str) -> None
         assert form.source in page
 
 
+@pytest.mark.slow
 def test_a_time_is_the_median_of_twenty_runs(
     visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +252,7 @@ def test_the_gain_is_that_of_the_server() -> None:
     assert state.client_gain == pytest.approx(80.5, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORIES)
 def test_a_page_answers_before_its_query_is_sent(visitor: Visitor, name: str) -> None:
     sent: list[str] = []
@@ -260,6 +271,49 @@ def test_a_page_answers_before_its_query_is_sent(visitor: Visitor, name: str) ->
     assert 'id="filling"' not in visitor.page
 
 
+#: What a page says where PlanWatch is silent, and not in the code that it shows.
+SILENCE = re.compile(r">\s*nothing\b(?! yet: PlanWatch has to see a login)", re.IGNORECASE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STORIES)
+def test_no_page_says_that_nothing_is_wrong_before_it_is_complete(
+    visitor: Visitor, name: str
+) -> None:
+    for _ in range(2):
+        visitor.open(f"/stories/{name}")
+        # Below are the toolbar's words.
+        filling = [page.partition("</main>")[0] for page in visitor.filling]
+        assert filling
+        assert not [page for page in filling if SILENCE.search(page)]
+        assert visitor.row("Twin")[-1] not in {"inspecting …", "not inspected yet"}
+
+
+@pytest.mark.slow
+def test_the_first_page_does_not_say_that_nothing_is_wrong_while_another_one_is_filled(
+    visitor: Visitor,
+) -> None:
+    # What the page sends at first is too little for PlanWatch to speak on.
+    page = visitor.client.get("/stories/optional-filter").text
+    while step := re.search(r'<main data-next="([^"]+)"', page):
+        first = visitor.client.get("/").text.partition("</main>")[0]
+        assert not SILENCE.search(first)
+        page = visitor.client.get(step[1]).text
+
+
+@pytest.mark.slow
+def test_no_page_says_that_nothing_is_wrong_while_planwatch_is_at_work(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(planwatch, "flush", lambda timeout: False)
+        visitor.open("/stories/feed")
+        assert visitor.row("Twin")[-1] == "not inspected yet"
+    visitor.open("/stories/feed")
+    assert visitor.row("Twin")[-1] != "not inspected yet"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("email", ["user000001@example.com", "USER003000@EXAMPLE.COM"])
 def test_each_user_can_log_in_in_any_case(visitor: Visitor, email: str) -> None:
     assert "You are logged in" in visitor.log_in(email=email)
@@ -270,6 +324,9 @@ def test_the_page_after_the_login_has_the_toolbar_of_the_login_itself(visitor: V
     page = visitor.log_in(email="user000001@example.com")
     assert "flDebug" in page
     assert f'href="{LOGIN}"' in page
+    # Where style.css puts the toolbar.
+    said = " ".join(page.split())
+    assert "it is on the right, in a narrow window at the bottom of the page" in said
 
 
 def test_a_wrong_password_is_refused(visitor: Visitor) -> None:
@@ -282,6 +339,7 @@ def test_a_button_needs_the_token_of_the_page(visitor: Visitor) -> None:
     assert visitor.client.post(f"{LOGIN}/measure-again").status_code == 400
 
 
+@pytest.mark.slow
 def test_nothing_is_created_that_is_not_advised_and_nothing_dropped_that_was_not(
     visitor: Visitor,
 ) -> None:
@@ -313,7 +371,9 @@ def test_the_story_of_the_login(visitor: Visitor) -> None:
     assert "Seq Scan" in visitor.row("Before")[0]
     # What was said before stays; of the fix nothing is known until a login has used it.
     assert set(visitor.row("Before")[-1].split()) == {"functional-predicate", "missing-index"}
-    assert visitor.row("After")[-1] == "not looked at yet"
+    assert visitor.row("After")[-1] == "not inspected yet"
+    assert '<span class="badge">fix applied</span>' in visitor.open("/")
+    visitor.open()
     read = visitor.row("After")[0].split("The whole plan")[0]
     assert "on user" in read
     assert "on roles_users" in read
@@ -327,7 +387,7 @@ def test_the_story_of_the_login(visitor: Visitor) -> None:
     page = visitor.open()
     assert not visitor.findings()
     assert "Nothing any more." in page
-    assert "The login is mended" in page
+    assert "The login is fixed" in page
     assert set(visitor.row("Before")[-1].split()) == {"functional-predicate", "missing-index"}
     assert visitor.row("After")[-1] == "nothing"
     assert '<span class="badge">fixed</span>' in visitor.open("/")
@@ -340,8 +400,12 @@ def test_the_story_of_the_login(visitor: Visitor) -> None:
     assert visitor.found_in_login() == both
 
 
-def test_a_slow_computer_hears_all_rules_of_a_story(database: Any) -> None:
+@pytest.mark.slow
+def test_a_slow_computer_hears_all_rules_of_a_story(
+    database: Any, processor_time: ProcessorTime
+) -> None:
     """A query of more than a second is run once more, too, to count the rows of each step."""
+    processor_time.count_waiting()
     app = create_app(database.url)
     story = STORIES["monitoring"]
     with app.app_context():
@@ -365,6 +429,7 @@ def test_a_slow_computer_hears_all_rules_of_a_story(database: Any) -> None:
     dispose(app)
 
 
+@pytest.mark.slow
 def test_requests_for_static_files_are_not_watched(visitor: Visitor) -> None:
     visitor.log_in(email="user000001@example.com")
     sent: list[str] = []
@@ -378,6 +443,7 @@ def test_requests_for_static_files_are_not_watched(visitor: Visitor) -> None:
     assert planwatch.stats(visitor.app)["captured"] == before
 
 
+@pytest.mark.slow
 def test_seeding_goes_on_where_it_was_interrupted(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +512,7 @@ def test_somebody_elses_database_is_refused(database: Any) -> None:
     dispose(app)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_command_starts_everything_and_a_signal_stops_it(
     tmp_path: Path, number: signal.Signals
@@ -455,8 +522,14 @@ def test_one_command_starts_everything_and_a_signal_stops_it(
     with subprocess.Popen(command, cwd=CHECKOUT, **pipes) as process:
         assert process.stdout
         try:
-            address = next(filter(None, (re.search(r"http://\S+", s) for s in process.stdout)))
-            with urlopen(address[0], timeout=30) as response:
+            printed = []
+            for line in process.stdout:
+                printed.append(line)
+                if address := re.search(r"http://\S+", line):
+                    break
+            else:
+                pytest.fail("".join(printed))
+            with urlopen(address[0], timeout=300) as response:
                 assert response.read().decode().count("not opened yet") == len(STORIES)
             second = subprocess.run(
                 command, cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False
@@ -465,7 +538,7 @@ def test_one_command_starts_everything_and_a_signal_stops_it(
             assert "already runs" in second.stderr
         finally:
             process.send_signal(number)
-            rest, _ = process.communicate(timeout=300)
+            rest, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert rest.endswith("Stopped.\n")
     assert not list(tmp_path.glob("*/postmaster.pid"))

@@ -16,8 +16,10 @@ from example_app.story import Story
 
 from .browser import LOW_CONTRAST, chromium, serve
 from .conditions import PATIENCE
-from .conftest import Database, make_database
+from .databases import Database, make_database
 from .servers import Server
+
+pytestmark = pytest.mark.slow
 
 #: How often a page is loaded until PlanWatch says what is expected: some rules judge a statement by
 #: its ten latest executions, and a page makes three.
@@ -102,12 +104,12 @@ class Guest:
 
     def press(self, label: str) -> None:
         # What fixes a story may build an index first.
-        with self.page.expect_navigation(timeout=120_000):
+        with self.page.expect_navigation(timeout=600_000):
             self.page.click(f"main button:text-is('{label}')")
         self.until_filled()
 
     def until_filled(self) -> None:
-        self.page.wait_for_selector(FILLED, timeout=120_000)
+        self.page.wait_for_selector(FILLED, timeout=600_000)
 
     def can_press(self, label: str) -> bool:
         return self.page.locator(f"main button:text-is('{label}'):enabled").count() == 1
@@ -242,7 +244,7 @@ def test_the_first_page_leads_to_each_story(context: BrowserContext, address: st
         page.goto(address)
         page.click(f"main >> text={story.title}")
         assert page.inner_text("h1") == story.title
-        page.wait_for_selector(FILLED, timeout=120_000)
+        page.wait_for_selector(FILLED, timeout=600_000)
     page.goto(address)
     assert page.locator("main .badge").all_inner_texts() == ["slow"] * len(STORIES)
     for numbers in page.locator(".stories .numbers").all():
@@ -253,7 +255,7 @@ def test_the_first_page_leads_to_each_story(context: BrowserContext, address: st
 def test_pages_can_be_read(context: BrowserContext, address: str, path: str) -> None:
     page = context.new_page()
     page.goto(f"{address}/{path}")
-    page.wait_for_selector(FILLED, timeout=120_000)
+    page.wait_for_selector(FILLED, timeout=600_000)
     page.eval_on_selector_all("main details", "all => all.forEach(one => one.open = true)")
     page.emulate_media(color_scheme="light")
     light = page.eval_on_selector("body", "e => getComputedStyle(e).backgroundColor")
@@ -275,7 +277,7 @@ def test_the_toolbar_covers_nothing(context: BrowserContext, address: str, width
     page = context.new_page()
     page.set_viewport_size({"width": width, "height": 844})
     page.goto(f"{address}/stories/feed")
-    page.wait_for_selector(FILLED, timeout=120_000)
+    page.wait_for_selector(FILLED, timeout=600_000)
     until_toolbar_is_ready(page)
     assert page.evaluate(COVERED) == []
     for label in ("Apply the fix", "Measure again"):
@@ -300,7 +302,7 @@ def test_a_page_is_read_while_its_query_waits(
         assert not page.locator(FILLED).count()
         page.evaluate("scrollTo(0, 100)")
         connection.rollback()
-        page.wait_for_selector(FILLED, timeout=120_000)
+        page.wait_for_selector(FILLED, timeout=600_000)
     engine.dispose()
     assert not page.locator(FILLING).count()
     assert page.url.endswith("/stories/feed")

@@ -10,11 +10,13 @@ from flask import Flask
 from flask_debugtoolbar import DebugToolbarExtension
 
 from flask_planwatch import PlanWatch
+from flask_planwatch.capture.request_record import request_record
 from flask_planwatch.report.toolbar import PANEL
-from flask_planwatch.request_record import request_record
 
 from .models import User
 from .test_panel import PAGE, open_panel
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 LOGIN = sa.select(User.id).where(sa.func.lower(User.email) == "user7@example.com")
 
@@ -74,8 +76,8 @@ def test_a_toolbar_that_is_switched_on_outside_debug_mode_shows_nothing(producti
     shown = open_panel(watched.app)
     assert shown.subtitle == "off"
     assert shown.text == (
-        "PlanWatch shows nothing here, as this app is not in debug mode: everybody who sees this "
-        "toolbar would see the values of your statements. Findings are in the log."
+        "PlanWatch shows nothing here, because this app is not in debug mode: everybody who sees "
+        "this toolbar would see the values of your statements. Findings are in the log."
     )
     for secret in ("user7@example.com", "lower", "functional-predicate", "captured"):
         assert secret not in shown.html, secret

@@ -15,11 +15,13 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
 
 from flask_planwatch import PlanWatch, SettingError
-from flask_planwatch.fingerprint import fingerprint
+from flask_planwatch.statement.fingerprint import fingerprint
 from flask_planwatch.worker import NAP_SECONDS
 
 from .conditions import becomes
 from .models import User, metadata
+
+pytestmark = pytest.mark.versions
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 
@@ -177,16 +179,9 @@ def test_watch_and_unwatch_a_plain_engine(fresh_story, driver):
     engine.dispose()
 
 
-def connections(database):
-    return database.scalar(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-        "AND pid <> pg_backend_pid()"
-    )
-
-
 def connections_become(database, number):
     """Whether there are soon that many: a backend takes a moment to end."""
-    return becomes(lambda: connections(database) == number)
+    return becomes(lambda: len(database.clients()) == number)
 
 
 def test_an_engine_that_is_not_watched_any_more_can_be_collected(story):
@@ -284,7 +279,7 @@ def test_what_waits_when_an_engine_is_disposed_of_connects_no_more(fresh_story):
         # The server takes a moment to end one, and longer than a nap no other one may come.
         assert connections_become(fresh_story, 0)
         time.sleep(NAP_SECONDS + 0.1)
-        assert connections(fresh_story) == 0
+        assert fresh_story.clients() == set()
 
 
 def test_an_engine_that_is_let_go_stays_so_in_the_next_app_context(fresh_story):
@@ -316,6 +311,7 @@ def test_an_app_that_nobody_needs_is_collected_with_its_connection(fresh_story):
     assert connections_become(fresh_story, 0)
 
 
+@pytest.mark.slow
 def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monkeypatch):
     others = threading.enumerate()
     app = make_app(fresh_story.url)
@@ -324,7 +320,7 @@ def test_the_thread_ends_when_idle_and_gives_its_connection_up(fresh_story, monk
         monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 600)
         engine = ask(app, db)
         assert planwatch.flush(120)
-        assert connections(fresh_story) == 2
+        assert len(fresh_story.clients()) == 2
         monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 1)
         assert connections_become(fresh_story, 1)
         assert becomes(lambda: not planwatch.stats()["worker_alive"])
@@ -338,7 +334,7 @@ def test_dispose_closes_the_connection_so_that_a_database_can_be_dropped(fresh_s
     db, planwatch = SQLAlchemy(app, metadata=metadata), PlanWatch(app)
     engine = ask(app, db)
     assert planwatch.flush(120)
-    assert connections(fresh_story) == 2
+    assert len(fresh_story.clients()) == 2
     engine.dispose()
     assert connections_become(fresh_story, 0)
     ask(app, db)

@@ -1,4 +1,4 @@
-"""The README's install and quick start, as printed, in an empty environment.
+"""The install and quick start, as printed, in an empty environment, and what goes on from there.
 
 It installs packages, so it takes longer than other tests, and the environment `min` leaves it out:
 the lowest versions are installed here as well.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import configparser
 import importlib.util
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,8 +29,13 @@ from flask_planwatch.server.enabling import Options
 from .conditions import becomes
 from .servers import Server, missing
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text("utf-8")
+QUICK_START = (DOCS / "quickstart.rst").read_text("utf-8")
+JSON_APIS = (DOCS / "json-apis.rst").read_text("utf-8")
 
 #: What pip writes where it reaches no package index.
 _NO_INDEX = "Retrying (Retry("
@@ -40,6 +47,20 @@ _OWN = re.compile(r"(PYTHON|VIRTUAL_ENV|FLASK_|PLANWATCH_|PG|TOX_|COV_)")
 def blocks(language: str, text: str) -> list[str]:
     """Return the code of the README in a language, in its order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return what a page of the documentation has people type."""
+    return re.findall(r"^   \$ (.*)$", page, re.MULTILINE)
+
+
+def toolbar_code() -> str:
+    """Return what the quick start's page adds for Flask-DebugToolbar."""
+    section = QUICK_START.partition("See it in the browser\n")[2]
+    (code, *_) = re.findall(
+        r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", section, re.MULTILINE
+    )
+    return textwrap.indent(textwrap.dedent(code).strip(), "    ")
 
 
 TRY_IT = README.partition("## Try it\n")[2].partition("\n## ")[0]
@@ -102,11 +123,12 @@ class Newcomer:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def install(self, wheel: Path, constraints: str) -> None:
+    def install(self, printed: str, wheel: Path, constraints: str) -> None:
+        """Run a command that installs PlanWatch with some extras."""
         pinned = self.folder / "constraints.txt"
         pinned.write_text(constraints)
-        assert "/path/to/this/checkout" in INSTALL
-        command = INSTALL.replace("/path/to/this/checkout", str(wheel))
+        assert "/path/to/this/checkout" in printed
+        command = printed.replace("/path/to/this/checkout", str(wheel))
         pip(
             ["bash", "-ec", command],
             self.folder,
@@ -144,9 +166,9 @@ class Newcomer:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(240)
 
-    def visit(self) -> str:
-        """Return what the README's visit gets, once the app answers."""
-        (path,) = re.findall(r"http://127\.0\.0\.1:5000(/\S+)", VISIT)
+    def visit(self, printed: str = VISIT) -> str:
+        """Return what is at an address that is printed, once the app answers."""
+        (path,) = re.findall(r"http://127\.0\.0\.1:5000(/[^\s`]+)", printed)
         answers: list[str] = []
 
         def answered() -> bool:
@@ -178,14 +200,15 @@ def general(text: str) -> str:
     return re.sub(r"(?<=\s)\S*/(?=shop\.py)", "", text)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="the README's lines are for a POSIX shell")
 @pytest.mark.parametrize("versions", ["newest", "lowest"])
 def test_the_quick_start_of_the_readme_shows_its_finding(
     versions: str, wheel: Path, server: Server, tmp_path: Path
 ) -> None:
     newcomer = Newcomer(tmp_path, server)
-    newcomer.install(wheel, lowest_versions() if versions == "lowest" else "")
+    constraints = lowest_versions() if versions == "lowest" else ""
+    newcomer.install(INSTALL, wheel, constraints)
     pinned = f"sqlalchemy=={newcomer.version('sqlalchemy')}" in lowest_versions().split()
     assert pinned is (versions == "lowest")
     (tmp_path / "shop.py").write_text(CODE, "utf-8")
@@ -204,12 +227,42 @@ def test_the_quick_start_of_the_readme_shows_its_finding(
             assert becomes(lambda: "Fix: " in output.read_text()), output.read_text()
             assert general(PROVED.strip()) in general(output.read_text())
             assert "Making users" not in output.read_text()
+        install, *start, call, look = commands(JSON_APIS)
+        newcomer.install(install, wheel, constraints)
+        see_it_in_the_browser(newcomer, f"{url[0]}\n{START.splitlines()[-1]}")
+        see_it_as_json(newcomer, "\n".join(start), call, look)
     finally:
         newcomer.drop()
 
 
+def see_it_in_the_browser(newcomer: Newcomer, start: str) -> None:
+    """Do what the quick start's page says about Flask-DebugToolbar."""
+    last = "    return app\n"
+    assert CODE.endswith(last)
+    code = f"{CODE.removesuffix(last)}{toolbar_code()}\n\n{last}"
+    (newcomer.folder / "shop.py").write_text(code, "utf-8")
+    with newcomer.running(start):
+        page = newcomer.visit(QUICK_START.partition("Open ``")[2].partition("``")[0])
+        assert "You are user 7." in page
+        assert 'id="planwatch"' in page
+
+
+def see_it_as_json(newcomer: Newcomer, start: str, call: str, look: str) -> None:
+    """Do what the page on JSON APIs says, in the same folder and database."""
+    code = (DOCS / "examples" / "json_api.py").read_text("utf-8")
+    (newcomer.folder / "json_api.py").write_text(code, "utf-8")
+    with newcomer.running(start):
+        assert json.loads(newcomer.visit(call)) == {"id": 7}
+        (found,) = json.loads(newcomer.visit(look))
+    (shown,) = json.loads((DOCS / "examples" / "json_api.json").read_text("utf-8"))
+    without_time = [re.sub(r"[\d.,]+ ms", "", one["problem"]) for one in (found, shown)]
+    assert without_time[0] == without_time[1]
+    for key in ("id", "fix", "verdict"):
+        assert found[key] == shown[key]
+
+
 def test_the_readme_prints_the_code_of_the_quick_start() -> None:
-    assert (ROOT / "docs" / "examples" / "quickstart.py").read_text("utf-8") == CODE
+    assert (DOCS / "examples" / "quickstart.py").read_text("utf-8") == CODE
 
 
 def test_the_first_screen_shows_what_a_server_without_hypopg_gets() -> None:
@@ -220,9 +273,8 @@ def test_the_first_screen_shows_what_a_server_without_hypopg_gets() -> None:
 
 
 def test_the_page_of_the_quick_start_has_the_lines_of_the_readme() -> None:
-    page = (ROOT / "docs" / "quickstart.rst").read_text("utf-8")
     for block in (INSTALL, START, VISIT, START_AGAIN):
         for line in block.splitlines():
-            assert f"   $ {line}\n" in page
-    assert " ".join(PRINTED.split()) in " ".join(page.split())
-    assert PROVED.strip() in " ".join(page.split())
+            assert f"   $ {line}\n" in QUICK_START
+    assert " ".join(PRINTED.split()) in " ".join(QUICK_START.split())
+    assert PROVED.strip() in " ".join(QUICK_START.split())

@@ -13,6 +13,8 @@ from flask_planwatch import SkipReason
 
 from .models import Badge, User
 
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
+
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 BY_ID = sa.select(Badge.id).where(Badge.id == 1)
 
@@ -34,7 +36,6 @@ def whole_skips(stats):
     return sum(n for reason, n in stats["skipped"].items() if not SkipReason(reason).is_partial)
 
 
-@pytest.mark.usefixtures("processor_time")
 def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, monkeypatch):
     monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 4)
     # The budget for EXPLAIN ANALYZE is one in six, so that one further plan is missing.
@@ -86,7 +87,7 @@ def test_a_capture_that_ends_in_an_error_is_a_skip(story, watch, monkeypatch):
 
     watched = watch(story.url)
     with monkeypatch.context() as patch:
-        patch.setattr("flask_planwatch.describing._statement", broken)
+        patch.setattr("flask_planwatch.statement.fingerprint.fingerprint", broken)
         run(watched, LOGIN)
         assert watched.planwatch.flush(120)
     run(watched, LOGIN)

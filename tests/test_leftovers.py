@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+pytestmark = pytest.mark.slow
+
 #: What a build may not change.
 LEFT = {
     "relations": "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class",

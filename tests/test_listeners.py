@@ -6,16 +6,20 @@ import functools
 import logging
 import os
 import time
+import types
 from contextlib import closing, suppress
 
 import psycopg
 import psycopg2.extras
 import pytest
 import sqlalchemy as sa
+import wrapt
 from sqlalchemy import event
 
-from flask_planwatch.listeners import _ENGINE_EVENTS as ENGINE_EVENTS
-from flask_planwatch.listeners import ANYTHING, HARMLESS, Effect, effect_of, uses_connection
+from flask_planwatch.server.connecting.effects import ANYTHING, HARMLESS, Effect
+from flask_planwatch.server.connecting.listener_code import reads_context, takes_something
+from flask_planwatch.server.connecting.listeners import _ENGINE_EVENTS as ENGINE_EVENTS
+from flask_planwatch.server.connecting.listeners import effect_of, uses_connection
 
 TENANT = "tenant_1"
 MOVE = "SET search_path TO tenant_1"
@@ -183,6 +187,17 @@ def makes_cursors_of_the_driver(connection, *_):
     connection.cursor_factory = psycopg2.extras.RealDictCursor
 
 
+@wrapt.decorator
+def moving(wrapped, instance, arguments, named):
+    arguments[0].cursor().execute(MOVE)
+    return wrapped(*arguments, **named)
+
+
+@functools.wraps(sa.create_engine)
+def tells_the_module_of_another(connection, *_):
+    connection.cursor().execute("SET search_path TO a")
+
+
 class Listens:
     sql = MOVE
 
@@ -212,6 +227,8 @@ class Listens:
         *((one, RESETS) for one in (resets, resets_by_the_driver)),
         *((one, ANYTHING) for one in (makes_sql, makes_all_sql, hands_on, looks_at_all, unpacks)),
         *((one, ANYTHING) for one in (Listens().moves, sets_a_role, calls_a_function)),
+        *((one, ANYTHING) for one in (moving(counts), moving(seen.append))),
+        (tells_the_module_of_another, PATH),
         *((one, ANYTHING) for one in (is_recursive, psycopg.Connection.execute)),
         (Listens().counts, HARMLESS),
         *((one, HARMLESS) for one in (counts_in_info, checks_the_process)),
@@ -324,3 +341,17 @@ def test_a_listener_of_sqlalchemy_is_known():
 )
 def test_whether_a_listener_looks_at_its_connection(listener, uses):
     assert uses_connection(listener) is uses
+
+
+def test_no_code_of_what_a_listener_names_runs():
+    """Such as what a proxy stands for, which may be made at the first use."""
+    made = []
+    place = types.SimpleNamespace(lazy=wrapt.LazyObjectProxy(lambda: made.append(1)))
+
+    def listener(connection, record):
+        record.info["lazy"] = place.lazy
+
+    assert uses_connection(listener) is False
+    assert not takes_something(listener)
+    assert not reads_context(listener)
+    assert made == []

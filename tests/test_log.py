@@ -27,12 +27,16 @@ from flask_planwatch.finding import (
     Verdict,
     VerdictStatus,
 )
+from flask_planwatch.indexes.verdict import _ALONE
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.report.store import Store
 from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
 
+from .cases import first
 from .models import Badge, User
 from .test_privacy import texts
+
+pytestmark = pytest.mark.versions
 
 FIELDS = {
     "planwatch_id": str,
@@ -86,6 +90,42 @@ def test_fields_and_level(story, watch, log):
     json.dumps({name: record.__dict__[name] for name in FIELDS})
 
 
+def test_a_record_names_the_line_of_code_as_formats_and_collectors_expect(reporter, log):
+    location = Location("/srv/shop/views.py", 35, "find_user")
+    reporter.see(replace(made(), location=location))
+    reporter.log_once(logging.INFO, "PlanWatch watches 1 engine.")
+    finding, start = log.records
+    for name, place in (
+        ("code.file.path", finding.pathname),
+        ("code.line.number", finding.lineno),
+        ("code.function.name", finding.funcName),
+    ):
+        assert finding.__dict__[name] == place
+    assert (finding.pathname, finding.filename) == (location.path, "views.py")
+    formatted = logging.Formatter("%(levelname)s in %(module)s: %(message)s").format
+    assert formatted(start) == "INFO in flask_planwatch: PlanWatch watches 1 engine."
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "location", "origin"),
+    [
+        (None, None, "From an unknown line"),
+        ("login", None, "Endpoint login"),
+        ("login", Location("shop/views.py", 5, "f"), "shop/views.py:5, endpoint login"),
+        (None, Location("pages/page.py", 5, "f", True), "Library code at pages/page.py:5"),
+        (
+            "login",
+            Location("pages/page.py", 5, "f", True),
+            "Endpoint login, library code at pages/page.py:5",
+        ),
+    ],
+)
+def test_where_it_came_from_is_a_sentence(reporter, log, endpoint, location, origin):
+    reporter.see(replace(made(), endpoint=endpoint, location=location))
+    first, _ = log.messages[0].splitlines()
+    assert first.endswith(f". {origin}")
+
+
 def test_message_says_what_where_and_what_to_do(story, watch, log, monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
     watch(story.url).ask(login("x"))
@@ -102,8 +142,8 @@ def test_message_says_what_where_and_what_to_do(story, watch, log, monkeypatch):
     reason = log.records[0].planwatch_advice_data[0]["reason"]
     assert second == (
         '  Fix: CREATE INDEX CONCURRENTLY ix_user_lower_email ON "user" (lower(email)) '
-        f"[untested: {reason.partition(': ')[0]}]  "
-        f"id {log.records[0].planwatch_id} (functional-predicate)"
+        f"[untested: {reason.partition(': ')[0]}], in model+migration  "
+        f"id {log.records[0].planwatch_id}"
     )
     assert "user_email_key" in log.records[0].planwatch_problem
 
@@ -119,9 +159,10 @@ def test_once_in_an_interval_and_resolved_once(fresh_story, watch, log):
     _, resolved = log.records
     assert resolved.levelno == logging.INFO
     assert resolved.getMessage().startswith(
-        'resolved: the latest plan no longer shows lower((email)::text) on "user". '
+        'resolved: the latest execution no longer shows this: Seq Scan on "user" (100,000 rows, '
     )
-    assert resolved.getMessage().endswith(f"\n  id {record.planwatch_id} (functional-predicate)")
+    assert "): no index on lower((email)::text). tests/conftest.py:" in resolved.getMessage()
+    assert resolved.getMessage().endswith(f"\n  id {record.planwatch_id}")
     assert resolved.planwatch_id == record.planwatch_id
 
 
@@ -159,9 +200,10 @@ def test_the_same_advice_is_logged_once_with_the_number_of_statements(story, wat
     watched.ask(of_kind(1))
     _, again = log.records
     assert again.planwatch_statements == 3
-    assert "] for 3 statements  id " in again.getMessage()
+    assert "] for 3 statements, in model+migration  id " in again.getMessage()
 
 
+@pytest.mark.slow
 def test_other_advice_and_other_tables_are_logged(story, watch, log):
     watched = watch(story.url, PLANWATCH_VERIFY="build")
     watched.ask(login("x"))
@@ -247,15 +289,16 @@ def test_of_another_statement_only_a_proof_is_logged(reporter, log):
 
 
 def test_what_is_remembered_of_the_log_is_bounded(reporter, log, monkeypatch):
-    monkeypatch.setattr("flask_planwatch.report.log.MAX_MATTERS", 2)
-    reporter.see(*(made(advised=column) for column in "abacbca"))
+    monkeypatch.setattr(reporter._groups, "_count", 2)
+    reporter.see(*(made(advised=column) for column in "abcbca"))
     said = [record.planwatch_advice.removeprefix("CREATE INDEX ON t ") for record in log.records]
     assert said == ["(a)", "(b)", "(c)", "(a)"]
-    assert len(reporter._matters) == 2
+    assert len(reporter._groups) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configure", ["dictConfig", "fileConfig"])
-@pytest.mark.parametrize("where", ["in the process", "in its child"])
+@pytest.mark.parametrize("where", first(1, ["in the process", "in its child"]))
 def test_a_configuration_that_does_not_name_the_logger_does_not_mute_it(
     story, tmp_path, configure, where
 ):
@@ -344,9 +387,141 @@ def test_a_message_has_two_lines_however_much_there_is_to_say(reporter, log):
     for record in log.records:
         assert len(record.getMessage().splitlines()) == 2
         assert len(record.getMessage()) < 700
-        assert len(record.getMessage().split()) <= 50
-    assert "endpoint login, library code at /srv/shop/app.py:35\n  Tried: " in log.messages[1]
+        assert len(record.getMessage().split()) <= 40
+    assert "Endpoint login, library code at /srv/shop/app.py:35\n  Tried: " in log.messages[1]
     assert log.records[3].__dict__["db.query.text"] == f"SELECT\n{LONG}"
+
+
+def test_an_advice_is_cut_only_where_the_message_would_be_too_long(reporter, log):
+    rewrite = "store lower(email) in a generated column and use it in the statement in its place"
+    verdict = Verdict(VerdictStatus.NOT_APPLICABLE, "a rewrite changes the statement, so there is")
+    short = replace(made(), advice=(Advice(AdviceKind.REWRITE, rewrite, verdict),), title="Short")
+    reporter.see(short, replace(made(2), title=MANY))
+    assert f"  Fix: {rewrite}  id " in log.text
+    assert "word…. " not in log.text
+    assert "word… " in log.text
+
+
+def test_of_an_advice_that_is_too_long_a_whole_sentence_is_logged(reporter, log):
+    rewrite = (
+        "compare coalesce(a, b) with a half-open range: coalesce(a, b) >= start AND "
+        "coalesce(a, b) < end; start is the beginning of the day that is compared with, end that "
+        "of the next one in the time zone that is meant"
+    )
+    advice = Advice(AdviceKind.REWRITE, rewrite, Verdict(VerdictStatus.NOT_APPLICABLE, "so"))
+    for number, title, said in (
+        (1, "Short", rewrite.partition(";")[0]),
+        (2, MANY, rewrite.partition(": ")[0]),
+    ):
+        reporter.see(replace(made(number), relation=str(number), title=title, advice=(advice,)))
+        assert f"\n  Fix: {said}  id " in log.messages[-1]
+
+
+def test_nothing_is_cut_for_one_or_two_words(reporter, log):
+    for number, words in enumerate((30, 31, 32, 33, 34, 35)):
+        advice = Advice(AdviceKind.REWRITE, " ".join(["word"] * words), UNTRIED)
+        reporter.see(replace(made(number), relation=str(number), title="Short", advice=(advice,)))
+    cut = [message.count("…") for message in log.messages]
+    assert cut == sorted(cut)
+    assert {0, 1} == set(cut)
+    for message, words in zip(log.messages, (30, 31, 32, 33, 34, 35), strict=True):
+        left_out = words - message.count("word")
+        assert left_out == 0 or left_out > 2
+
+
+def test_no_clause_in_the_middle_is_cut_off(reporter, log):
+    summary = "store it in a column: an index on it, which holds a value, would serve " + "it " * 30
+    advice = Advice(AdviceKind.REWRITE, summary, UNTRIED)
+    reporter.see(replace(made(), title="Short", advice=(advice,)))
+    assert "\n  Fix: store it in a column  id " in log.messages[0]
+
+
+def test_an_index_that_a_rewrite_needs_is_counted(reporter, log):
+    rewrite = Advice(AdviceKind.REWRITE, "say a @> ARRAY[value]", UNTRIED)
+    index = made().advice[0]
+    rejected = made(verdict=VerdictStatus.REJECTED).advice[0]
+    reporter.see(replace(made(), advice=(rewrite, index, rejected)))
+    assert "\n  Fix: say a @> ARRAY[value] and 1 more  id " in log.messages[0]
+    assert log.records[0].planwatch_verdict == "not-applicable"
+
+
+def test_what_keeps_an_index_from_being_proved_is_said_first():
+    brief = Verdict(VerdictStatus.UNTESTED, _ALONE).brief
+    assert brief == "untested: HypoPG could not show it in the statement"
+
+
+UNTRIED = Verdict(VerdictStatus.NOT_APPLICABLE, "a rewrite changes the statement")
+
+
+@pytest.mark.parametrize("words", [12, 13, 14])
+def test_no_title_is_cut_inside_of_an_expression(reporter, log, words):
+    title = "word " * words + "no index on id % 7"
+    reporter.see(
+        replace(made(), subject="id % 7", title=title),
+        replace(made(2, advised="b"), keys=("a", "id % 7"), title=f"{title} and the others"),
+        replace(made(3, advised="c"), subject="a", title="word " * 15 + "no index on id % 7"),
+    )
+    assert "index on id % 7. From" in log.messages[0]
+    assert "index on id % 7… From" in log.messages[1]
+    assert "index on… From" in log.messages[2]
+
+
+def test_what_is_not_shown_of_an_index_is_to_be_put_in(reporter, log):
+    ddl = "CREATE INDEX i ON t (a) WHERE b = {}::text AND c = ANY ({})"
+    shown = Advice(
+        AdviceKind.CREATE_INDEX, "", Verdict(VerdictStatus.VERIFIED), (ddl.format("'x:y'", 5),)
+    )
+    hidden = ddl.format(":b_1", ":c_1")
+    public = replace(shown, ddl=(hidden,), summary=hidden)
+    advice = replace(shown, summary=hidden, public=public)
+    reporter.see(replace(made(), advice=(advice,)))
+    assert f"Fix: {hidden} (put the value for :b_1 and :c_1) [verified]  id " in log.text
+
+
+def test_where_an_index_is_written_is_said_if_there_are_models(reporter, log):
+    verdict = Verdict(VerdictStatus.VERIFIED)
+    forms = {"ddl": ("CREATE INDEX x",), "migration": "# both"}
+    mapped = Advice(AdviceKind.CREATE_INDEX, "CREATE INDEX x", verdict, **forms, sqlalchemy="Index")
+    for advice, said in (
+        (mapped, "[verified], in model+migration  id "),
+        (replace(mapped, sqlalchemy="", summary="y"), "y [verified], in a migration  id "),
+        (replace(mapped, migration="", summary="z"), "Fix: z [verified]  id "),
+        (
+            replace(mapped, summary="w", verdict=Verdict(VerdictStatus.REJECTED)),
+            "Tried: w [rejected]  id ",
+        ),
+    ):
+        reporter.see(replace(made(), advice=(advice,)))
+        assert said in log.messages[-1]
+
+
+def test_a_finding_without_advice_says_what_to_look_at(reporter, log):
+    reporter.see(replace(made(advised=None), hint="PLANWATCH_ANALYZE shows which step"))
+    assert "\n  Next: PLANWATCH_ANALYZE shows which step  id " in log.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("subject", "relation", "about"),
+    [
+        ("Seq Scan on run", "run", "Seq Scan on run"),
+        ("Seq Scan on run", "shop.run", "Seq Scan on run"),
+        ('Seq Scan on "Run"', 'shop."Run"', 'Seq Scan on "Run"'),
+        ("Hash Join", "run", "Hash Join on run"),
+        ("state", "run", "state on run"),
+        ("statement", "", "statement"),
+    ],
+)
+def test_a_table_is_named_once(subject, relation, about):
+    assert replace(made(), subject=subject, relation=relation).about == about
+
+
+def test_a_path_is_the_same_wherever_people_read_it(reporter, log, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    finding = replace(made(), location=Location(str(tmp_path / "shop" / "app.py"), 35, "login"))
+    reporter.see(finding)
+    shown = os.path.join("shop", "app.py") + ":35"
+    assert log.messages[0].splitlines()[0].endswith(f" {shown}")
+    assert finding.origin == f"{shown} in login"
 
 
 def test_repr_is_one_short_line(story, watch):
@@ -494,7 +669,8 @@ def test_a_partial_index_is_logged_with_a_placeholder(posts, watch, log):
     assert SECRET in advice.alembic
     (record,) = log.records
     message = record.getMessage()
-    assert "ON post (created_at) WHERE state <> :state_1 [verified" in message
+    told = "ON post (created_at) WHERE state <> :state_1 (put the value for :state_1) [verified"
+    assert told in message
     assert "state <> :state_1" in record.planwatch_advice_data[0]["ddl"][0]
     assert SECRET not in message + repr(record.__dict__) + repr(advice.as_dict())
 

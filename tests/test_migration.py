@@ -20,10 +20,14 @@ from flask import Flask
 from flask_planwatch import PlanWatch
 from flask_planwatch.finding import Advice
 
-from .conftest import Database
+from .databases import Database
 
 # The env.py that Flask-Migrate writes asks Flask-SQLAlchemy in the way of its earlier versions.
-pytestmark = pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'get_engine' is deprecated:DeprecationWarning"),
+    pytest.mark.slow,
+    pytest.mark.versions,
+]
 
 MODELS = """
 from flask_sqlalchemy import SQLAlchemy
@@ -72,6 +76,10 @@ CASES: dict[str, tuple[Build, str]] = {
     "json": (lambda u: sa.select(u).where(u.data["type"].astext == "T7"), "->> 'type'::text"),
     "nested json": (lambda u: sa.select(u).where(u.data["a"]["b"].astext == "T7"), "->> 'b'::text"),
     "operator": (lambda u: sa.select(u).where(u.points % 7 == 3), "((points % 7))"),
+    "arithmetic": (
+        lambda u: sa.select(u).where(u.points * 2 + 1 == 7),
+        "(((points * 2) + 1))",
+    ),
     "coalesce": (
         lambda u: sa.select(u).where(sa.func.coalesce(u.nickname, sa.text("''")) == "x"),
         "(COALESCE(nick, ''::text))",
@@ -173,6 +181,16 @@ class Project:
             )
         )
 
+    @property
+    def constraints(self) -> str:
+        """The unique constraints of the table, as the server prints them."""
+        return str(
+            self.database.scalar(
+                "SELECT string_agg(pg_get_constraintdef(oid), '; ') FROM pg_constraint "
+                "WHERE contype = 'u' AND conrelid = '\"user\"'::regclass"
+            )
+        )
+
 
 @pytest.fixture
 def project(
@@ -241,6 +259,90 @@ def test_autogenerate_finds_no_change_after_both(project, name):
     paste(project, model=model, migration=migration)
     assert printed in project.indexes
     assert "may not see" not in advice.migration
+    assert generated(project) == ""
+
+
+#: What the models declare and no migration has created, and the index as the server prints it.
+DECLARED = {
+    "plain": ("db.Index('ix_of_ours', User.nickname)", "CREATE INDEX ix_of_ours"),
+    "unique": ("db.Index('ix_of_ours', User.nickname, unique=True)", "CREATE UNIQUE INDEX ix_of_"),
+    "constraint": (
+        "User.__table__.append_constraint(db.UniqueConstraint('nick', name='ix_of_ours'))",
+        "CREATE UNIQUE INDEX ix_of_ours",
+    ),
+    "INCLUDE": (
+        "db.Index('ix_of_ours', User.nickname, postgresql_include=['email', User.points])",
+        "USING btree (nick) INCLUDE (email, points)",
+    ),
+    "NULLS NOT DISTINCT": (
+        "db.Index('ix_of_ours', User.nickname, unique=True, postgresql_nulls_not_distinct=True)",
+        'CREATE UNIQUE INDEX ix_of_ours ON public."user" USING btree (nick) NULLS NOT DISTINCT',
+    ),
+    "constraint NULLS NOT DISTINCT": (
+        "User.__table__.append_constraint(db.UniqueConstraint('nick', name='ix_of_ours', "
+        "postgresql_nulls_not_distinct=True))",
+        'CREATE UNIQUE INDEX ix_of_ours ON public."user" USING btree (nick) NULLS NOT DISTINCT',
+    ),
+    "DEFERRABLE": (
+        "User.__table__.append_constraint(db.UniqueConstraint('nick', name='ix_of_ours', "
+        "deferrable=True))",
+        "UNIQUE (nick) DEFERRABLE;",
+    ),
+    "INITIALLY DEFERRED": (
+        "User.__table__.append_constraint(db.UniqueConstraint('nick', name='ix_of_ours', "
+        "deferrable=True, initially='deferred'))",
+        "UNIQUE (nick) DEFERRABLE INITIALLY DEFERRED;",
+    ),
+}
+
+
+def declare(project: Project, name: str) -> str:
+    """Add a declaration to the models, and return what the server prints once it is created."""
+    declaration, printed = DECLARED[name]
+    version = int(str(project.database.scalar("SHOW server_version_num")))
+    if "NULLS NOT DISTINCT" in printed and version < 150_000:
+        pytest.skip("NULLS NOT DISTINCT is new in PostgreSQL 15")
+    project.models.write_text(f"{project.models.read_text()}\n{declaration}\n")
+    return printed
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_what_the_model_declares_needs_the_migration_only(project, name):
+    printed = declare(project, name)
+    advice = advised(project, CASES["plain"][0])
+    assert advice.sqlalchemy == ""
+    said = "# User.__table__ declares this index already: if no migration creates it yet, this one"
+    assert advice.migration.startswith(said)
+    paste(project, migration=advice.migration)
+    assert printed in f"{project.indexes}; {project.constraints};"
+    assert generated(project) == ""
+    with project.started() as app, app.app_context():
+        flask_migrate.downgrade()
+    assert "ix_of_ours" not in project.indexes
+
+
+#: What the models declare that an index on the column alone would not be.
+OTHERS = {
+    "USING": "db.Index('ix_of_ours', User.nickname, postgresql_using='hash')",
+    "WHERE": "db.Index('ix_of_ours', User.nickname, postgresql_where=User.points > 7)",
+    "an operator class": "db.Index('ix_of_ours', User.nickname, "
+    "postgresql_ops={'nick': 'text_pattern_ops'})",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_index_that_is_not_what_the_model_declares_has_another_name(project, name):
+    project.models.write_text(f"{project.models.read_text()}\n{OTHERS[name]}\n")
+    advice = advised(project, CASES["plain"][0])
+    assert "ix_of_ours" not in advice.summary
+    assert advice.sqlalchemy
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_the_ddl_of_what_is_declared_creates_just_that(project, name):
+    printed = declare(project, name)
+    project.database.execute(*advised(project, CASES["plain"][0]).ddl)
+    assert printed in f"{project.indexes}; {project.constraints};"
     assert generated(project) == ""
 
 

@@ -37,8 +37,13 @@ from psycopg.types.range import Range
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flask_planwatch import PlanWatch, SkipReason, capture
-from flask_planwatch.capture import NotCopied, copied
+from flask_planwatch import PlanWatch, SkipReason
+from flask_planwatch.capture import parameters
+from flask_planwatch.capture.parameters import NotCopied, copied
+
+from .cases import first
+
+pytestmark = pytest.mark.versions
 
 LIMIT = 100_000
 
@@ -357,7 +362,7 @@ HOLDERS = {
 }
 
 
-@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("name", first(4, HOLDERS))
 def test_what_holds_more_than_is_known_is_refused(name):
     """The refusal holds nothing either: the memory can be closed."""
     with mmap.mmap(-1, 4096) as memory:
@@ -411,7 +416,7 @@ def test_what_closes_something_as_it_goes_is_refused():
 def test_only_so_many_values_are_looked_at(make):
     """Lists that hold one another twice take no memory, and time without end."""
     shared = make([object, object])
-    for _ in range(capture._MAX_DEPTH // 2 - 2):
+    for _ in range(parameters._MAX_DEPTH // 2 - 2):
         shared = make([shared, shared])
     with pytest.raises(NotCopied) as refused:
         # A quarter of a million, within the limit.
@@ -555,6 +560,7 @@ def test_a_statement_that_sqlalchemy_does_not_keep_is_not_kept(blobs, watch, hel
     assert watched.planwatch.stats()["errors"] == 0
 
 
+@pytest.mark.slow
 def test_lists_that_other_threads_change_hurt_nobody(blobs, watch):
     watched, stop, shared = watch(blobs.url_for("psycopg2")), threading.Event(), [[1]]
 

@@ -7,8 +7,8 @@ from time import perf_counter, sleep, thread_time
 
 import pytest
 
-from flask_planwatch import pause
-from flask_planwatch.pause import LONGEST, STEP, give_way
+from flask_planwatch.runtime import pause
+from flask_planwatch.runtime.pause import LONGEST, STEP, give_way
 
 from .test_story import login
 

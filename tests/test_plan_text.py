@@ -15,9 +15,12 @@ from flask_planwatch.plan.scrub import scrub_plan
 from flask_planwatch.plan.tree import Plan
 
 from . import servers
-from .conftest import Database, Watched, make_database
+from .conftest import Watched
+from .databases import Database, make_database
 from .models import User
 from .test_panel import PAGE, open_panel
+
+pytestmark = pytest.mark.slow
 
 TABLES = """
 CREATE EXTENSION IF NOT EXISTS btree_gist;

@@ -11,8 +11,10 @@ from sqlalchemy import func
 
 from flask_planwatch import VerdictStatus
 
-from .conftest import make_database
+from .databases import make_database
 from .models import Badge, User
+
+pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "privileges.rst"
 

@@ -13,6 +13,8 @@ from flask_planwatch.signals import statement_inspected
 
 from .models import User
 
+pytestmark = pytest.mark.slow
+
 LOGIN = sa.select(User).where(func.lower(User.email) == "user7@example.com")
 
 
@@ -51,7 +53,7 @@ def inspections(watched):
 
 @pytest.fixture
 def on_hypopg(hypopg_server, templates):
-    from .conftest import make_database
+    from .databases import make_database
 
     yield from make_database(hypopg_server, templates(hypopg_server))
 

@@ -12,12 +12,14 @@ import psycopg2.extensions
 import pytest
 import sqlalchemy as sa
 
+from flask_planwatch.failure import ServerError
 from flask_planwatch.server.explain import Query, explain
-from flask_planwatch.server.session import OwnSession
-from flask_planwatch.server.transaction import ServerError
+from flask_planwatch.server.session import Session
 
 from .any_statement import FILL, AnyStatement, metadata
-from .conftest import make_database
+from .databases import make_database
+
+pytestmark = pytest.mark.slow
 
 #: Statements of any_statement.py that are compared on each server.
 STATEMENTS = 150
@@ -138,7 +140,7 @@ def engine(samples):
 
 @pytest.fixture(scope="module")
 def session(engine):
-    session = OwnSession(engine, url=None, statement_timeout_ms=30_000, lock_timeout_ms=5000)
+    session = Session(engine, url=None, statement_timeout_ms=30_000, lock_timeout_ms=5000)
     yield session
     session.close()
 
@@ -162,12 +164,12 @@ class Seen:
     """What a session sends, and the plans that come back."""
 
     def __init__(self, monkeypatch):
-        from flask_planwatch.server import client_side, drivers
+        from flask_planwatch.server import client_side, transaction
 
         self.plans, self.sent = [], []
-        read = drivers.Plan.from_json
+        read = transaction.Plan.from_json
         monkeypatch.setattr(
-            drivers.Plan,
+            transaction.Plan,
             "from_json",
             lambda document: (self.plans.append(document), read(document))[1],
         )

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from flask_planwatch.clock import now
-from flask_planwatch.sampling import Budget, Sampler
+from flask_planwatch.capture.sampling import Budget, Sampler
+from flask_planwatch.capture.statistics import StatementStatistics
+from flask_planwatch.runtime.clock import now
 from flask_planwatch.settings import read_settings
-from flask_planwatch.tally import Tally
 
 
 class Clock:
@@ -35,39 +35,39 @@ def make(clock: Clock, **config: object) -> Sampler:
     return Sampler(settings, lambda name, per_minute: Budget(per_minute, clock))
 
 
-def tally() -> Tally:
-    return Tally(explainable=True)
+def statistics() -> StatementStatistics:
+    return StatementStatistics(explainable=True)
 
 
 def allowed(sampler: Sampler, clock: Clock, tries: int = 1000) -> int:
     """Return how many inspections the budget allows now."""
-    return sum(sampler.spend(tally(), clock.now) for _ in range(tries))
+    return sum(sampler.spend(statistics(), clock.now) for _ in range(tries))
 
 
 def test_a_new_statement_is_due(clock):
     sampler = make(clock)
-    assert sampler.is_due(tally(), clock.now)
+    assert sampler.is_due(statistics(), clock.now)
 
 
 @pytest.mark.parametrize(
     ("seconds", "due"), [(0, False), (1, False), (299.9, False), (300, True), (1e6, True)]
 )
 def test_an_inspected_statement_is_due_after_the_interval(clock, seconds, due):
-    sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
+    sampler, one = make(clock, SAMPLE_INTERVAL=300), statistics()
     sampler.spend(one, clock.now)
     clock.now += seconds
     assert sampler.is_due(one, clock.now) is due
 
 
 def test_an_interval_of_one_statement_is_not_that_of_another(clock):
-    sampler, one, other = make(clock), tally(), tally()
+    sampler, one, other = make(clock), statistics(), statistics()
     sampler.spend(one, clock.now)
     assert not sampler.is_due(one, clock.now)
     assert sampler.is_due(other, clock.now)
 
 
 def test_without_an_interval_a_statement_is_always_due(clock):
-    sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
+    sampler, one = make(clock, SAMPLE_INTERVAL=0), statistics()
     sampler.spend(one, clock.now)
     assert sampler.is_due(one, clock.now)
     # Another thread's execution, which ended earlier but is looked at later.
@@ -123,13 +123,15 @@ def test_without_a_budget_all_is_inspected(clock):
 
 
 def test_a_statement_over_budget_stays_due(clock):
-    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=1), tally()
-    assert sampler.spend(tally(), clock.now)
+    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=1), statistics()
+    assert sampler.spend(statistics(), clock.now)
     assert not sampler.spend(one, clock.now)
     assert sampler.is_due(one, clock.now)
 
 
-def slow_samples(clock: Clock, sampler: Sampler, one: Tally, seconds: int) -> list[float]:
+def slow_samples(
+    clock: Clock, sampler: Sampler, one: StatementStatistics, seconds: int
+) -> list[float]:
     """Return when a statement is sampled that is slow eight times in each second."""
     sampled = []
     for eighth in range(8 * seconds):
@@ -140,32 +142,32 @@ def slow_samples(clock: Clock, sampler: Sampler, one: Tally, seconds: int) -> li
 
 
 def test_a_statement_that_is_always_slow_is_inspected_less_and_less(clock):
-    sampler, one = make(clock), tally()
+    sampler, one = make(clock), statistics()
     assert slow_samples(clock, sampler, one, 60) == [0, 1, 3, 7, 15, 31]
 
 
 def test_the_first_slow_execution_does_not_wait(clock):
-    sampler, one = make(clock), tally()
+    sampler, one = make(clock), statistics()
     assert sampler.spend(one, clock.now)
     assert not sampler.is_due(one, clock.now)
     assert not sampler.waits(one, clock.now)
 
 
 def test_a_slow_statement_waits_no_longer_than_the_interval(clock):
-    sampler, one = make(clock, SAMPLE_INTERVAL=10), tally()
+    sampler, one = make(clock, SAMPLE_INTERVAL=10), statistics()
     sampled = slow_samples(clock, sampler, one, 100)
     assert sampled[:4] == [0, 1, 3, 7]
     assert max(after - before for before, after in pairwise(sampled)) <= 10
 
 
 def test_without_an_interval_a_slow_statement_does_not_wait(clock):
-    sampler, one = make(clock, SAMPLE_INTERVAL=0), tally()
+    sampler, one = make(clock, SAMPLE_INTERVAL=0), statistics()
     assert sampler.spend(one, clock.now, slow=True)
     assert not sampler.waits(one, clock.now)
 
 
 def test_a_slow_statement_does_not_wait_for_a_clock_that_was_set_back(clock):
-    sampler, one = make(clock), tally()
+    sampler, one = make(clock), statistics()
     assert sampler.spend(one, clock.now, slow=True)
     assert sampler.waits(one, clock.now)
     clock.now -= 3600
@@ -174,8 +176,8 @@ def test_a_slow_statement_does_not_wait_for_a_clock_that_was_set_back(clock):
 
 def test_slow_and_urgent_executions_are_within_the_budget(clock):
     sampler = make(clock, INSPECTIONS_PER_MINUTE=1)
-    sampler.spend(tally(), clock.now)
-    assert not sampler.spend(tally(), clock.now)
+    sampler.spend(statistics(), clock.now)
+    assert not sampler.spend(statistics(), clock.now)
 
 
 def test_a_clock_that_jumps_back_takes_no_budget_away(clock):
@@ -188,7 +190,7 @@ def test_a_clock_that_jumps_back_takes_no_budget_away(clock):
 
 
 def test_a_clock_that_jumps_back_stops_no_sampling(clock):
-    sampler, one = make(clock, SAMPLE_INTERVAL=300), tally()
+    sampler, one = make(clock, SAMPLE_INTERVAL=300), statistics()
     sampler.spend(one, clock.now)
     clock.now -= 3600
     assert sampler.is_due(one, clock.now)
@@ -198,11 +200,11 @@ def test_apps_share_the_budget_of_their_process():
     settings = read_settings({"PLANWATCH_INSPECTIONS_PER_MINUTE": 77}, debug=False, testing=False)
     samplers = [Sampler(settings) for _ in range(5)]
     moment = now()
-    assert sum(one.spend(tally(), moment) for one in samplers for _ in range(50)) == 77
+    assert sum(one.spend(statistics(), moment) for one in samplers for _ in range(50)) == 77
 
 
 def test_a_clock_that_jumps_ahead_gives_one_minutes_budget(clock):
-    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=60), tally()
+    sampler, one = make(clock, INSPECTIONS_PER_MINUTE=60), statistics()
     sampler.spend(one, clock.now)
     clock.now += 1e9
     assert sampler.is_due(one, clock.now)

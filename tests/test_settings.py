@@ -55,7 +55,7 @@ def test_a_value_counts_in_every_mode():
 
 def test_each_key_has_help_and_says_what_it_expects():
     assert {setting.name for setting in SETTINGS} >= set(DEFAULTS)
-    assert all(setting.help.endswith(".") and setting.expects for setting in SETTINGS)
+    assert all(setting.help.endswith(".") and setting.kind.expects for setting in SETTINGS)
 
 
 #: Key, what the environment holds, and what it means.
@@ -100,7 +100,7 @@ ENVIRONMENT = [
     ),
     ("IGNORE", "123456789012", ("123456789012",)),
     ("IGNORE", "012345678901", ("012345678901",)),
-    ("DATABASE_URL", "postgresql://watch@db/app", make_url("postgresql://watch@db/app")),
+    ("DATABASE_URL", "postgresql://watch@db/app", {None: make_url("postgresql://watch@db/app")}),
     ("DATABASE_URL__archive", "postgresql://w@b/a", {"archive": make_url("postgresql://w@b/a")}),
 ]
 
@@ -158,12 +158,14 @@ def test_a_wrong_value_is_refused_by_name(name, value):
 def test_a_refusal_says_what_was_given_and_what_is_expected(setting):
     with pytest.raises(SettingError) as refusal:
         read(**{setting.name: {"so": "wrong"}})
-    assert f"it must be {setting.expects}." in str(refusal.value)
+    assert f"it must be {setting.kind.expects}." in str(refusal.value)
     assert ("so" in str(refusal.value)) is (setting.name != "DATABASE_URL")
 
 
 def test_a_refused_entry_of_ignore_is_named_with_the_rules_there_are():
-    with pytest.raises(SettingError, match=r"'no-such-rule' is not a rule.*functional-predicate"):
+    with pytest.raises(
+        SettingError, match=r"'no-such-rule' is not a rule\. Rules: .*functional-predicate"
+    ):
         read(IGNORE="functional-predicate, no-such-rule:users")
 
 
@@ -181,11 +183,74 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant():
         read(IGNORE="missing-idex:users")
 
 
+@pytest.mark.parametrize("entry", ["0123456789AB", "0123456789a", "0123456789abc", "0123456789"])
+def test_what_was_meant_to_be_an_id_is_refused_as_one(entry):
+    with pytest.raises(SettingError) as refusal:
+        read(IGNORE=[entry])
+    assert str(refusal.value) == (
+        f"PLANWATCH_IGNORE has {entry!r}: the id of a finding has 12 hexadecimal digits, in lower "
+        "case."
+    )
+
+
+def test_an_id_that_is_read_as_a_number_belongs_in_a_list(monkeypatch):
+    for text in ("12345678e901", "1234567890e1"):
+        with pytest.raises(SettingError, match=r"PLANWATCH_IGNORE is the number .* a JSON list"):
+            from_environment(monkeypatch, IGNORE=text)
+        assert from_environment(monkeypatch, IGNORE=f'["{text}"]').ignore == (text,)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("MIN_ROWS", "MIN_ROWS"), ("MIN_ROW", "MIN_ROWS"), ("VERIFY", "VERIFY")]
+)
+def test_two_underscores_after_the_prefix_are_refused_with_what_was_meant(monkeypatch, name, meant):
+    with pytest.raises(SettingError) as refusal:
+        from_environment(monkeypatch, **{f"_{name}": "10"})
+    assert str(refusal.value) == (
+        f"PLANWATCH is a dict, but each setting has a key of its own: PLANWATCH_{meant}. In the "
+        f"environment write FLASK_PLANWATCH_{meant}, with one underscore after PLANWATCH."
+    )
+
+
+@pytest.mark.parametrize("value", ["off", "on", "0", "false"])
+def test_the_prefix_alone_is_refused_with_the_key_that_was_meant(monkeypatch, value):
+    monkeypatch.setenv("FLASK_PLANWATCH", value)
+    app = Flask("tests.app")
+    app.config.from_prefixed_env()
+    with pytest.raises(SettingError) as refusal:
+        read_settings(app.config, debug=False, testing=False)
+    assert str(refusal.value) == (
+        "PLANWATCH is unknown: did you mean PLANWATCH_ENABLED? In the environment write "
+        "FLASK_PLANWATCH_ENABLED."
+    )
+
+
+def test_all_that_is_refused_is_named_in_one_message():
+    urls = {None: "mysql://h/d", "archive": "sqlite:///x", "reports": "postgresql://h/d"}
+    entries = ["missing-idex", "0123456789AB", "no-rule:user", "missing-index:"]
+    with pytest.raises(SettingError) as refusal:
+        read(MIN_ROW=5, VERFY="x", GROWTH="maybe", DATABASE_URL=urls, IGNORE=entries)
+    unknown, verify, url, growth, ignore = str(refusal.value).splitlines()
+    assert unknown == "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS?"
+    assert verify == "PLANWATCH_VERFY is unknown: did you mean PLANWATCH_VERIFY?"
+    assert url.startswith("PLANWATCH_DATABASE_URL names mysql and sqlite: ")
+    assert growth == "PLANWATCH_GROWTH is 'maybe': it must be a boolean."
+    for entry in entries:
+        assert ignore.count(f"PLANWATCH_IGNORE has {entry!r}") == 1
+    assert ignore.count("Rules: ") == 1
+
+
+def test_a_dict_of_settings_is_refused_and_another_object_is_the_apps_own():
+    with pytest.raises(SettingError, match=r"^PLANWATCH is a dict, .*: PLANWATCH_ANALYZE, "):
+        read_settings({"PLANWATCH": {"zzzzzz": 1}}, debug=False, testing=False)
+    assert read_settings({"PLANWATCH": object()}, debug=False, testing=False) == read()
+
+
 @pytest.mark.parametrize("url", ["mysql+pymysql://u:hunter2@h/d", {"archive": "sqlite:///x"}])
 def test_a_url_of_another_database_kind_is_refused(url):
     with pytest.raises(SettingError, match=r"names (mysql|sqlite): it must be a URL of PostgreSQL"):
         read(DATABASE_URL=url)
-    assert read(DATABASE_URL="postgres://h/d").database_url.database == "d"
+    assert read(DATABASE_URL="postgres://h/d").database_url_for(None).database == "d"
 
 
 def test_a_blank_after_the_colon_is_no_part_of_a_name():
@@ -293,6 +358,40 @@ def test_a_table_is_ignored_by_its_names(relation, entry):
 )
 def test_other_tables_are_not_ignored(relation, entry):
     assert not ignores(f"{RULE}:{entry}", relation)
+
+
+@pytest.mark.parametrize(
+    ("subject", "entry", "same"),
+    [
+        ("state, amount", "state,amount", True),
+        ("(id)::text", "id::text", True),
+        ("lower((email)::text)", "lower( email::text )", True),
+        ("(lower(first) || lower(last))", "lower(first) || lower(last)", True),
+        ('("Id")::text', '"Id"::text', True),
+        ("((a + b) * c)", "(a + b)*c", True),
+        ("((a + b) * c)", "a + b * c", False),
+        ("(data ->> 'a b'::text)", "data ->> 'ab'::text", False),
+        ("(data ->> '(a)'::text)", "data ->> 'a'::text", False),
+        ("state, amount", "amount, state", False),
+        ("lower(email)", "loweremail", False),
+        ("(a)::text, (b)::text", "a::text,b::text", True),
+    ],
+)
+def test_an_expression_is_ignored_whatever_blanks_and_needless_parentheses_it_has(
+    subject, entry, same
+):
+    settings = read(IGNORE=[f"{RULE}:{entry}"])
+    assert settings.ignores(RULE, "users", subject, "0" * 12) is same
+
+
+def test_an_entry_with_nothing_after_the_colon_is_refused():
+    for entry in (f"{RULE}:", f"{RULE}: "):
+        with pytest.raises(SettingError) as refusal:
+            read(IGNORE=[entry])
+        assert str(refusal.value) == (
+            f"PLANWATCH_IGNORE has '{RULE}:', with nothing after the colon: write '{RULE}' to "
+            "ignore all findings of the rule."
+        )
 
 
 def test_a_finding_is_ignored_by_rule_expression_and_id():

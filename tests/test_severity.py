@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from flask_planwatch import Severity, describing
+from flask_planwatch import Severity
+from flask_planwatch.inspection import findings
 
 from .models import User
 
@@ -20,7 +21,8 @@ def test_warning(story, watch, processor_time):
     assert finding.severity is Severity.WARNING
 
 
-def test_critical_if_it_took_a_second(story, watch):
+def test_critical_if_it_took_a_second(story, watch, processor_time):
+    processor_time.count_waiting()
     # An InitPlan runs once.
     wait = sa.select(func.pg_sleep(1.0)).scalar_subquery()
     (finding,) = watch(story.url).ask(LOGIN.where(wait.is_not(None)))
@@ -32,7 +34,7 @@ def test_critical_if_it_takes_a_fifth_of_the_time(story, watch, processor_time, 
     watched = watch(story.url)
     (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.WARNING, "too little time was seen to speak of a share"
-    monkeypatch.setattr(describing, "MEANINGFUL_TOTAL_MS", finding.duration_ms * 2)
+    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", finding.duration_ms * 2)
     for _ in range(3):
         (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.CRITICAL
@@ -40,7 +42,7 @@ def test_critical_if_it_takes_a_fifth_of_the_time(story, watch, processor_time, 
 
 
 def test_warning_if_others_take_the_time(story, watch, processor_time, monkeypatch):
-    monkeypatch.setattr(describing, "MEANINGFUL_TOTAL_MS", 0.0)
+    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", 0.0)
     watched = watch(story.url)
     watched.ask(OTHER)
     (finding,) = watched.ask(LOGIN)

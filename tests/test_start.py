@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from flask_planwatch import PlanWatch
+from flask_planwatch.failure import ServerError
+from flask_planwatch.finding import SkipReason
+from flask_planwatch.report.idle_ignores import idle_ignores
+from flask_planwatch.report.start import Server, introduction, other_databases, unused_urls
+from flask_planwatch.server.description import Description
+from flask_planwatch.server.errors import why_not_connected
+from flask_planwatch.server.session import Session
 from flask_planwatch.settings import read_settings
-from flask_planwatch.start import idle_ignores, unused_urls
 
 from .conditions import becomes
 from .models import User
@@ -103,8 +112,8 @@ def test_entries_that_match_nothing_are_named(story, watch, warnings):
         "missing-index:email",
         "pattern-match",
         "bitmap-overread:user_email_key",
-        "functional-predicate:lower((first)::text)",
-        "functional-predicate:date_trunc('no_name', local_at)",
+        "functional-predicate:lower(first)",
+        "functional-predicate:date_trunc('no_name'::text, local_at)",
         "repeated-subplan:SubPlan 1",
         "row-misestimate:Hash Join",
         "statement-failed:statement",
@@ -117,6 +126,144 @@ def test_entries_that_match_nothing_are_named(story, watch, warnings):
         "index or column of that name."
         for entry in idle
     ]
+
+
+@pytest.mark.parametrize("table", ["user", '"user"', "public.user", 'public."user"'])
+def test_a_table_that_the_search_path_finds_is_ignored_with_its_schema_too(story, watch, table):
+    assert watch(story.url, PLANWATCH_IGNORE=[f"functional-predicate:{table}"]).ask(LOGIN) == []
+
+
+def test_entries_of_no_form_that_matches_are_named(story, watch, warnings):
+    dotted = (
+        "names with a dot are those of a schema and its table, and no watched database has these."
+    )
+    unnamed = "it is neither a name nor an expression. There are no wildcards."
+    unknown = "no watched database has a table, index or column of that name."
+    idle = {
+        "functional-predicate:user.email": dotted,
+        'functional-predicate:"user"."email"': dotted,
+        "missing-index:nosuchschema.user": dotted,
+        f"missing-index:{story.name}.public.user": dotted,
+        "bitmap-overread:public.user_email_key": dotted,
+        "missing-index:*": unnamed,
+        "row-misestimate:*": unnamed,
+        "missing-index:user*": unnamed,
+        "missing-index:public.user*": unnamed,
+        "row-misestimate:user*": unnamed,
+        "missing-index:points%": unnamed,
+        "functional-predicate:lower(email": unnamed,
+        "functional-predicate:lower(user)": "no watched database has a column of that name.",
+        "row-misestimate:Seq Scan on nosuch": unknown,
+        "row-misestimate:Index Scan using user_pkey on nosuch": unknown,
+    }
+    used = [
+        "missing-index:public.user",
+        'missing-index:"public"."user"',
+        "row-misestimate:Seq Scan on user",
+        "row-misestimate:Hash Join",
+        "missing-index:a.dotted",
+    ]
+    story.execute('CREATE TABLE IF NOT EXISTS "a.dotted" (dotted int)')
+    watch(story.url, PLANWATCH_IGNORE=[*idle, *used]).ask(LOGIN)
+    story.execute('DROP TABLE "a.dotted"')
+    assert warnings() == [
+        f"PLANWATCH_IGNORE has {entry!r}, which matches nothing: {why}"
+        for entry, why in idle.items()
+    ]
+
+
+def test_an_expression_that_postgresql_prints_in_another_way_is_named(story, watch, warnings):
+    idle = {
+        "functional-predicate:lower(email)": "lower((email)::text)",
+        "implicit-cast:cast(points as numeric)": "(points)::numeric",
+        "index-only-blocked:lower(email) and first": "lower((email)::text) and first",
+        "limit-trap:state, lower(email)": "state, lower((email)::text)",
+        "missing-index:left(email, 3), points": '"left"((email)::text, 3), points',
+        "pattern-match:email LIKE prefix%": "(email)::text LIKE prefix%",
+        "pattern-match:lower(email) ~*": "lower((email)::text) ~*",
+        "pattern-match:= ANY (string_to_array(email, ','))": (
+            "= ANY (string_to_array((email)::text, ','::text))"
+        ),
+    }
+    used = [
+        "implicit-cast:(points)::numeric",
+        "implicit-cast:points::numeric",
+        "missing-index:state,points",
+        "functional-predicate:lower( (email)::text )",
+        "functional-predicate:lower(first) || lower(last)",
+        "index-only-blocked:lower(first) and last",
+        "limit-trap:state, points",
+        "missing-index:state, points",
+        "missing-index:mod(points, 10), state",
+        "pattern-match:(email)::text ILIKE",
+        "pattern-match:first LIKE %part%",
+        "pattern-match:data @>",
+        "functional-predicate:lower((email)::text)",
+        "functional-predicate:lower(first)",
+        "functional-predicate:no_function(email)",
+        "functional-predicate:(lower(first) || lower(last))",
+        "missing-index:points",
+        "pattern-match:lower(email)",
+    ]
+    watched = watch(story.url, PLANWATCH_IGNORE=[*idle, *used])
+    watched.ask(sa.text("SELECT 1"))
+    assert warnings() == [
+        f"PLANWATCH_IGNORE has {entry!r}, which matches nothing: PostgreSQL prints this as {form}."
+        for entry, form in idle.items()
+    ]
+    # What it names is what findings have, and what is not named matches them.
+    assert watch(story.url, PLANWATCH_IGNORE=used).ask(LOGIN) == []
+    (finding,) = watch(story.url, PLANWATCH_IGNORE=list(idle)).ask(LOGIN)
+    assert finding.subject in idle.values()
+
+
+def test_of_a_partitioned_table_the_columns_are_printed_without_its_name(story, watch, warnings):
+    for sql in (
+        "DROP TABLE IF EXISTS parcel",
+        "CREATE TABLE parcel (city varchar, year int) PARTITION BY LIST (year)",
+        "CREATE TABLE parcel_2024 PARTITION OF parcel FOR VALUES IN (2024)",
+    ):
+        story.execute(sql)
+    entry = "functional-predicate:lower(city)"
+    watch(story.url, PLANWATCH_IGNORE=[entry]).ask(sa.text("SELECT 1"))
+    (warning,) = warnings()
+    assert warning.endswith("matches nothing: PostgreSQL prints this as lower((city)::text).")
+    story.execute("DROP TABLE parcel")
+
+
+def test_a_later_engine_may_have_what_is_named(story, database, watch, warnings):
+    """The panel says no longer that it matches nothing."""
+    watched = watch(database.url, PLANWATCH_IGNORE="functional-predicate:lower(first)")
+    watched.ask(sa.text("SELECT 1"))
+    watcher = watched.app.extensions["planwatch"]
+    assert list(watcher.problems) == warnings()
+    assert len(watcher.problems) == 1
+    engine = sa.create_engine(story.url)
+    watched.planwatch.watch(engine)
+    watched.ask(sa.text("SELECT 2"))
+    assert watcher.problems == ()
+    assert len(warnings()) == 1
+    watched.planwatch.unwatch(engine)
+    engine.dispose()
+
+
+def test_a_key_that_is_put_right_is_no_problem_any_more(story, watch, warnings):
+    watched = watch(story.url)
+    watched.app.config["PLANWATCH_MIN_ROW"] = 5
+    watched.ask(sa.text("SELECT 1"))
+    watcher = watched.app.extensions["planwatch"]
+    assert list(watcher.problems) == warnings()
+    assert len(watcher.problems) == 1
+    del watched.app.config["PLANWATCH_MIN_ROW"]
+    watched.ask(sa.text("SELECT 2"))
+    assert watcher.problems == ()
+
+
+def test_nothing_is_said_of_what_is_named_before_an_engine_is_watched():
+    settings = read_settings(
+        {"PLANWATCH_IGNORE": "missing-index:nothing"}, debug=False, testing=False
+    )
+    assert idle_ignores(settings, []) == []
 
 
 def test_a_database_that_does_not_answer_may_have_what_is_named(watch):
@@ -136,19 +283,159 @@ def test_binds_that_do_not_exist_are_named(story, watch, warnings):
     watched = watch(story.url, PLANWATCH_DATABASE_URL=urls, SQLALCHEMY_BINDS=binds)
     watched.ask(LOGIN)
     assert warnings() == [
-        "PLANWATCH_DATABASE_URL has a URL for the bind 'archve', which there is not: did you mean "
-        "'archive'?",
-        "PLANWATCH_DATABASE_URL has a URL for the bind 'elsewhere', which there is not.",
+        "PLANWATCH_DATABASE_URL has a URL for the bind 'archve', which does not exist: did you "
+        "mean 'archive'?",
+        "PLANWATCH_DATABASE_URL has a URL for the bind 'elsewhere', which does not exist.",
     ]
 
 
 def test_a_bind_that_is_left_alone_exists():
     given = {"PLANWATCH_DATABASE_URL": "postgresql://h/d"}
     settings = read_settings(given, debug=False, testing=False)
-    assert unused_urls(settings, [None], []) == []
-    assert unused_urls(settings, [], [settings.database_url]) == []
-    (problem,) = unused_urls(settings, ["archive"], [])
-    assert problem.endswith("a URL for the default engine, which there is not.")
+    assert unused_urls(settings, [None], [], {}) == []
+    assert unused_urls(settings, [], [settings.database_url_for(None)], {}) == []
+    (problem,) = unused_urls(settings, ["archive"], [], {})
+    assert problem.endswith("a URL for the default engine, which does not exist.")
+
+
+def test_a_url_for_engines_that_are_left_alone_applies_to_nothing(story, warnings):
+    app = Flask("tests.app")
+    urls = {None: story.url, "archive": story.url}
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI="sqlite://",
+        SQLALCHEMY_BINDS={"archive": "sqlite://"},
+        PLANWATCH_DATABASE_URL=urls,
+    )
+    PlanWatch(app)
+    SQLAlchemy(app)
+    app.add_url_rule("/", view_func=lambda: "x")
+    assert app.test_client().get("/").status_code == 200
+    needed = "(sqlite+pysqlite) is not PostgreSQL through psycopg2, psycopg or asyncpg."
+    assert becomes(
+        lambda: (
+            warnings()
+            == [
+                f"PLANWATCH_DATABASE_URL applies to nothing: the default engine {needed}",
+                f"PLANWATCH_DATABASE_URL applies to nothing: the bind 'archive' {needed}",
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_url_of_another_database_is_named(any_story, watch, warnings, driver):
+    other = sa.make_url(any_story.url).set(database="postgres")
+    urls = {None: other, "archive": any_story.url}
+    binds = {"archive": any_story.url_for(driver)}
+    watched = watch(any_story.url_for(driver), PLANWATCH_DATABASE_URL=urls, SQLALCHEMY_BINDS=binds)
+    watched.ask(sa.text("SELECT 1"))
+    assert warnings() == [
+        "PLANWATCH_DATABASE_URL leads to the database 'postgres', but the default engine is "
+        f"connected to {any_story.name!r}. PlanWatch would inspect other tables: use a URL of that "
+        "database."
+    ]
+    watcher = watched.app.extensions["planwatch"]
+    assert list(watcher.problems) == warnings()
+    # A connection pooler may know the database by another name.
+    (_, archive) = watcher._watched()
+    pooled = sa.make_url(any_story.url).set(database="a_name_of_the_pooler")
+    assert other_databases([("default", pooled, archive.session)]) == []
+
+
+#: What is wrong with a URL, and what is said of it; a password is never.
+UNREACHABLE = {
+    "nobody listens": ({"host": "127.0.0.1", "port": 9, "query": {}}, "Connection refused"),
+    "no socket": ({"host": None, "query": {"host": "/nowhere"}}, "No such file or directory"),
+    "no database": ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+    "no role": ({"username": "nobody"}, 'role "nobody" does not exist'),
+    "no host": ({"host": "s3cr3t.invalid", "query": {}}, "the name of its host is not known"),
+}
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("wrong", UNREACHABLE)
+def test_a_url_that_does_not_connect_is_named_with_the_servers_reason(
+    story, watch, caplog, driver, wrong
+):
+    changes, why = UNREACHABLE[wrong]
+    url = sa.make_url(story.url).set(password="s3cr3t").set(**changes)
+    given = url.render_as_string(hide_password=False)
+    watched = watch(story.url_for(driver), PLANWATCH_DATABASE_URL=given)
+    watched.ask(LOGIN)
+    assert watched.planwatch.stats()["skipped"] == {"server-unavailable": 1}
+    assert f"(server-unavailable: PLANWATCH_DATABASE_URL does not connect: {why})" in caplog.text
+    assert "s3cr3t" not in caplog.text
+    engine = watched.app.extensions["planwatch"]._watched()[0]
+    engine.introduce()
+    assert f"PLANWATCH_DATABASE_URL does not connect: {why}" in engine.server.answer("auto")
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_of_several_addresses_the_last_one_tells_why(story, driver):
+    url = sa.make_url(story.url_for(driver))
+    host, port = url.host or url.query["host"], url.port or 5432
+    hosts = ("127.0.0.1:9", f"{host}:{port}")
+    several = url.set(host=None, port=None, database="nowhere", query={"host": hosts})
+    with pytest.raises(sa.exc.OperationalError) as caught:
+        sa.create_engine(several).connect()
+    assert why_not_connected(caught.value.orig, None) == 'database "nowhere" does not exist'
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_a_server_that_does_not_answer_in_time_is_told_alike(driver):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        url = f"postgresql+{driver}://nobody@127.0.0.1:{port}/nothing?connect_timeout=2"
+        with pytest.raises(sa.exc.OperationalError) as caught:
+            sa.create_engine(url).connect()
+    assert why_not_connected(caught.value.orig, None) == "timeout expired"
+
+
+def test_asyncio_tells_of_several_addresses_by_their_numbers():
+    # As asyncio writes it if "localhost" has two addresses.
+    said = (
+        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 5432, 0, 0), "
+        "[Errno 111] Connect call failed ('127.0.0.1', 5432)"
+    )
+    assert why_not_connected(OSError(said), None) == os.strerror(111)
+
+
+@pytest.mark.parametrize("number", [-2, -3, -5])
+def test_any_error_of_a_resolver_is_about_the_name(number):
+    error = socket.gaierror(number, "whatever the system says of s3cr3t.invalid")
+    assert why_not_connected(error, "s3cr3t") == "the name of its host is not known"
+
+
+@pytest.mark.parametrize("wrong", UNREACHABLE)
+def test_asyncpg_tells_the_same_reasons(story, wrong):
+    changes, why = UNREACHABLE[wrong]
+    url = sa.make_url(story.url_for("asyncpg")).set(password="s3cr3t").set(**changes)
+    session = Session(
+        create_async_engine(story.url_for("asyncpg")).sync_engine,
+        url=url,
+        statement_timeout_ms=30_000,
+        lock_timeout_ms=30_000,
+    )
+    with pytest.raises(ServerError) as caught, session.transaction(own_state=True):
+        pass
+    assert caught.value.reason is SkipReason.SERVER_UNAVAILABLE
+    assert caught.value.detail == f"PLANWATCH_DATABASE_URL does not connect: {why}"
+    session.close()
+
+
+def test_in_production_an_engine_of_another_database_is_named_once(caplog):
+    caplog.set_level(logging.INFO, "flask_planwatch")
+    app = Flask("tests.app")
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"cache": "sqlite://"})
+    PlanWatch(app)
+    SQLAlchemy(app)
+    for _ in range(2):
+        assert app.test_client().get("/").status_code == 404
+    needed = "(sqlite+pysqlite) is left alone: it is not PostgreSQL through psycopg2, psycopg or "
+    assert sorted(caplog.messages) == [
+        f"An engine {needed}asyncpg.",
+        f"The engine of bind 'cache' {needed}asyncpg.",
+    ]
 
 
 def test_a_url_that_an_engine_of_its_own_uses_has_one(story, warnings):
@@ -176,3 +463,85 @@ def test_it_is_said_in_production_at_the_first_request(story, warnings):
     with app.app_context():
         planwatch.unwatch(db.engine)
         db.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("left_alone", "said"),
+    [
+        ({"default": "mysql+pymysql"}, "default (mysql+pymysql) is not PostgreSQL through "),
+        (
+            {"reports": "sqlite+pysqlite", "default": "mysql+pymysql"},
+            "default (mysql+pymysql), reports (sqlite+pysqlite) are not PostgreSQL through ",
+        ),
+    ],
+)
+def test_engines_of_other_databases_are_named_the_default_one_first(left_alone, said):
+    line = introduction([], left_alone, "auto")
+    assert line == f"PlanWatch watches nothing: {said}psycopg2, psycopg or asyncpg."
+
+
+def test_a_reason_is_given_once_however_many_engines_have_it(story, watch):
+    binds = {"archive": story.url_for("psycopg"), "reports": story.url_for("psycopg2")}
+    watched = watch(story.url, SQLALCHEMY_BINDS=binds, PLANWATCH_VERIFY="off")
+    with watched.app.app_context():
+        assert watched.db.engine
+    watcher = watched.app.extensions["planwatch"]
+    for one in watcher._watched():
+        one.introduce()
+    version = str(story.scalar("SHOW server_version")).split(" ")[0]
+    assert watcher.introduction == (
+        f"PlanWatch watches 3 engines: default (psycopg2, PostgreSQL {version}, no proof: "
+        f'PLANWATCH_VERIFY is "off"), archive (psycopg, PostgreSQL {version}, no proof, as for '
+        f"default), reports (psycopg2, PostgreSQL {version}, no proof, as for default)."
+    )
+
+
+def test_of_another_reason_each_engine_has_its_own():
+    def server(name, missing):
+        return Server(name, "psycopg", Description("18.1", None if missing else "1.4", missing))
+
+    servers = [
+        server("a", "x: y"),
+        server("b", "z"),
+        server("c", "z"),
+        server("d", ""),
+        server("e", ""),
+    ]
+    assert introduction(servers, {}, "auto") == (
+        "PlanWatch watches 5 engines: a (psycopg, PostgreSQL 18.1, no proof: x: y), "
+        "b (psycopg, PostgreSQL 18.1, no proof: z), c (psycopg, PostgreSQL 18.1, no proof, as for "
+        "b), d (psycopg, PostgreSQL 18.1, proof by HypoPG 1.4), e (psycopg, PostgreSQL 18.1, proof "
+        "by HypoPG 1.4)."
+    )
+
+
+def test_a_server_that_the_app_left_before_it_was_asked(story, watch):
+    watched = watch(story.url)
+    with watched.app.app_context():
+        assert watched.db.engine
+    (engine,) = watched.app.extensions["planwatch"]._watched()
+    engine.disposed()
+    engine.introduce()
+    assert watched.app.extensions["planwatch"].introduction == (
+        "PlanWatch watches 1 engine: default (psycopg2, the app closed its connections before "
+        "PlanWatch could ask the server)."
+    )
+
+
+def test_an_engine_of_another_database_is_named_beside_one_that_is_watched(story):
+    app = Flask("tests.app")
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_BINDS={"story": story.url})
+    db = SQLAlchemy(app)
+    planwatch = PlanWatch(app)
+    with app.app_context():
+        db.session.execute(sa.text("SELECT 1"))
+        db.session.execute(LOGIN, bind_arguments={"bind": db.engines["story"]})
+    assert planwatch.flush(30, app)
+    line = app.extensions["planwatch"].introduction
+    assert line == (
+        "PlanWatch watches 1 engine: story (psycopg2). Not watched: default (sqlite+pysqlite)."
+    )
+    assert planwatch.stats(app)["captured"] == 1
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()

@@ -20,6 +20,8 @@ from flask_planwatch.report.store import Changes, Store
 
 from .plan import read
 
+pytestmark = pytest.mark.versions
+
 STATEMENT = Statement("f" * 16, "SELECT * FROM t WHERE lower(name) = %(name_1)s")
 OTHER = Statement("0" * 16, "SELECT * FROM u WHERE lower(name) = %(name_1)s")
 SUBJECT = "lower(name)"

@@ -14,7 +14,6 @@ def login(email: str) -> sa.Select:
     return sa.select(User).where(sa.func.lower(User.email) == email)
 
 
-@pytest.mark.usefixtures("processor_time")
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_login_scan_is_found_proved_and_resolved(any_story, watch, driver):
     watched = watch(any_story.url_for(driver), PLANWATCH_VERIFY="build")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, func
 
-from flask_planwatch.server.drivers import known_of, search_path_of
+from flask_planwatch.capture.driver import known_of, search_path_of
+from flask_planwatch.capture.state_change import changes
 from flask_planwatch.signals import statement_inspected
 
 from . import servers
-from .conftest import make_database
+from .databases import make_database
+
+pytestmark = pytest.mark.versions
 
 ORDERS = sa.text("SELECT id FROM orders WHERE customer = :customer")
 MISSING = ("tenant_1.orders", "missing-index")
@@ -204,6 +208,7 @@ def test_row_level_security_by_a_setting(driver, tenants, watch):
         release(watched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["BYPASSRLS", "NOBYPASSRLS"])
 def test_row_level_security_that_binds_the_application_only(driver, tenants, watch, option):
     with role(tenants, "app") as app, role(tenants, "planwatch", option) as planwatch:
@@ -219,13 +224,14 @@ def test_row_level_security_that_binds_the_application_only(driver, tenants, wat
             assert ask(watched, by_set_local, "tenant_1") == []
         assert skipped(watched) == {"session-state-unknown": 4}
         # Nothing is learnt from a plan that is not the application's.
-        assert not watched.app.extensions["planwatch"].pace._known
+        assert not watched.app.extensions["planwatch"].calibration._known
         # The other tenant's table has no policies.
         ask(watched, by_set_local, "tenant_2")
         assert skipped(watched) == {"session-state-unknown": 4}
         release(watched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", ["role", "name", "options"])
 def test_the_search_path_that_the_application_starts_with(driver, tenants, watch, own):
     """PlanWatch's own role would find another table of that name."""
@@ -300,3 +306,32 @@ def test_the_search_path_is_what_the_server_says_until_it_ends(story, driver, na
             connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
     assert [one["search_path"] for one in known] == [shown if is_reported else None]
     engine.dispose()
+
+
+#: Values as they may stand in a SET or in a set_config, read or not.
+WRITTEN = [
+    *("x", "X", "'X'", '"X"', "'it''s'", "'a, b'", "x, y", "on", "true", "64", "-3", "+3", "1.5"),
+    *("E'x'", r"E'it\'s'", "$$x$$", "$q$it's$q$", "U&'x'", "'a' 'b'", "'a'\n'b'", r"'a\b'"),
+    *("'100%'", "'x' -- '", "/* ' */ 'x'", "'/* x */'", "'a;b'", "''", "'München'", "München"),
+    *("'x'::text", "'xyz'::varchar(2)", "CAST('x' AS text)", "('x')", "upper('x')"),
+    *("'a' || 'b'", "NULL::text"),
+]
+
+
+@pytest.mark.parametrize("form", ["SET a.b TO {}", "SELECT set_config('a.b', {}\n, false)"])
+def test_what_is_read_is_what_the_server_sets(database, form):
+    read = 0
+    url = sa.make_url(database.url).set(drivername="postgresql")
+    with closing(psycopg.connect(url.render_as_string(hide_password=False))) as connection:
+        for sql in map(form.format, WRITTEN):
+            try:
+                connection.execute(sql)
+            except psycopg.Error:
+                connection.rollback()
+                continue
+            (really,) = connection.execute("SELECT current_setting('a.b')").fetchone()
+            connection.rollback()
+            (change,) = changes(sql, None)
+            assert change.unknown or (change.value or "") == really, sql
+            read += not change.unknown
+    assert read >= 12

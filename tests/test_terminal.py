@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import logging.config
 import logging.handlers
+import os
 import queue
+import signal
+import subprocess
 import sys
+from contextlib import contextmanager
 
+import flask
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -17,9 +22,14 @@ from sqlalchemy import func
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.server.enabling import options
+from flask_planwatch.watcher import OFF
+from flask_planwatch.worker import Worker
 
 from .conditions import becomes
 from .models import Badge, User
+from .test_servers import fetch, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 SMALL = sa.select(Badge.id).where(func.lower(Badge.owner) == "x")
@@ -118,6 +128,87 @@ def test_a_log_that_goes_to_a_file_is_kept_and_printed(
     assert (tmp_path / "log").read_text().count(INFO) == 1
 
 
+def of_the_app(record):
+    return record.name.startswith("shop")
+
+
+def by_a_filter():
+    handler = logging.StreamHandler()
+    handler.addFilter(of_the_app)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def by_a_filter_in_a_dict():
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "filters": {"shop": {"name": "shop"}},
+            "handlers": {"error": {"class": "logging.StreamHandler", "filters": ["shop"]}},
+            "root": {"level": "INFO", "handlers": ["error"]},
+        }
+    )
+
+
+class File(logging.FileHandler):
+    """A class of the application's own, as those that name a file by the day."""
+
+
+def by_a_file_that_is_not_open(folder):
+    logging.basicConfig(level=logging.INFO, handlers=[File(folder / "late", delay=True)])
+
+
+def by_name_to_a_file(folder):
+    logger = logging.getLogger("flask_planwatch")
+    logger.addHandler(logging.FileHandler(folder / "named"))
+    logger.setLevel(logging.INFO)
+
+
+def by_a_queue_to_a_file(folder):
+    handler = logging.handlers.QueueHandler(queue.Queue())
+    # As dictConfig of Python 3.12 does.
+    handler.listener = logging.handlers.QueueListener(
+        handler.queue, logging.FileHandler(folder / "queued", delay=True)
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+@pytest.mark.parametrize(
+    "set_up",
+    [
+        lambda folder: by_a_filter(),
+        lambda folder: by_a_filter_in_a_dict(),
+        by_a_file_that_is_not_open,
+        by_name_to_a_file,
+        by_a_queue_to_a_file,
+    ],
+)
+def test_what_certainly_reaches_no_terminal_is_printed(
+    bare_logging, story, watch, capsys, tmp_path, set_up
+):
+    bare_logging()
+    set_up(tmp_path)
+    watch(story.url, DEBUG=True, **SEVERITIES).ask(SMALL)
+    err = capsys.readouterr().err
+    assert err.count(INFO) == 1
+    assert err.count("PlanWatch watches 1 engine: ") == 1
+
+
+def test_a_filter_is_asked_once_and_one_that_takes_the_record_is_enough(
+    bare_logging, story, watch, capsys
+):
+    bare_logging()
+    asked = []
+    by_a_filter()
+    (handler,) = logging.root.handlers
+    handler.removeFilter(of_the_app)
+    handler.addFilter(lambda record: not asked.append(record))
+    before = handler.filters[:]
+    watch(story.url, DEBUG=True, **SEVERITIES).ask(SMALL)
+    assert capsys.readouterr().err.count(INFO) == 1
+    assert sum(INFO in record.getMessage() for record in asked) == 1
+    assert handler.filters == before
+
+
 class Collected(logging.Handler):
     """A handler of the application's own, as those that hand records to another logging package."""
 
@@ -171,6 +262,122 @@ def test_a_level_a_filter_and_disable_silence_it_in_debug_mode(bare_logging, sto
     assert INFO in capsys.readouterr().err
 
 
+def of_this_request(record):
+    record.request_id = flask.g.get("request_id", "-")
+    return True
+
+
+def a_filter(handler):
+    handler.addFilter(of_this_request)
+
+
+def a_filter_of_the_logger(handler):
+    logging.getLogger("flask_planwatch").addFilter(of_this_request)
+
+
+def a_record_factory(handler):
+    plain = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(lambda *args, **kw: of_this_request(plain(*args, **kw)))
+
+
+class Broken(logging.Handler):
+    def emit(self, record):
+        flask.g.records.append(record)
+
+
+def a_handler(handler):
+    logging.root.addHandler(Broken())
+    logging.root.removeHandler(handler)
+
+
+def a_handler_before_it(handler):
+    logging.root.handlers.insert(0, Broken())
+
+
+def a_handler_after_it(handler):
+    logging.root.addHandler(Broken())
+
+
+def a_handler_after_one_with_a_filter(handler):
+    handler.addFilter(lambda record: True)
+    logging.root.addHandler(Broken())
+
+
+class Unready(logging.Handler):
+    @property
+    def stream(self):
+        return flask.g.stream
+
+    def emit(self, record):
+        self.stream.write(record.getMessage())
+
+
+def a_stream(handler):
+    logging.root.addHandler(Unready())
+    logging.root.removeHandler(handler)
+
+
+RAISING = [
+    a_filter,
+    a_stream,
+    a_filter_of_the_logger,
+    a_record_factory,
+    a_handler,
+    a_handler_before_it,
+    a_handler_after_it,
+    a_handler_after_one_with_a_filter,
+]
+
+NOT_LOGGED = (
+    "PlanWatch could not log a message: the application's logging raised RuntimeError at "
+    f"{__file__}:"
+)
+
+
+@pytest.fixture
+def raising_logging(bare_logging):
+    """Return what sets up logging that raises outside of Flask's contexts."""
+    factory, ours = logging.getLogRecordFactory(), logging.getLogger("flask_planwatch")
+
+    def set_up(raising):
+        bare_logging()
+        handler = logging.StreamHandler()
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        raising(handler)
+
+    yield set_up
+    logging.setLogRecordFactory(factory)
+    ours.removeFilter(of_this_request)
+
+
+@pytest.mark.parametrize("raising", RAISING)
+def test_what_logging_that_raises_does_not_print_is_printed(
+    raising_logging, story, watch, capsys, raising
+):
+    raising_logging(raising)
+    watched = watch(story.url, DEBUG=True, **SEVERITIES)
+    for statement in (LOGIN, SMALL):
+        watched.ask(statement)
+    err = capsys.readouterr().err
+    assert err.count(WARNING) + err.count("critical: Seq Scan") == 1
+    assert err.count(INFO) == 1
+    assert err.count("PlanWatch watches 1 engine: ") == 1
+    assert err.count(NOT_LOGGED) == 1
+    assert watched.planwatch.stats()["errors"] == 3
+
+
+@pytest.mark.parametrize("raising", RAISING)
+def test_in_production_it_is_said_once_that_logging_raises(
+    raising_logging, story, watch, capsys, raising
+):
+    raising_logging(raising)
+    watched = watch(story.url, PLANWATCH_GROWTH=True, **SEVERITIES)
+    for statement in (LOGIN, SMALL):
+        watched.ask(statement)
+    assert capsys.readouterr().err.count(NOT_LOGGED) == 1
+    assert watched.planwatch.stats()["errors"] == 2
+
+
 @pytest.mark.parametrize("set_up", [lambda: None, by_toolbar])
 def test_in_production_it_stays_with_the_applications_log(
     bare_logging, story, watch, capsys, set_up
@@ -215,7 +422,7 @@ def test_the_line_at_the_start_says_how_indexes_are_proved(
 
 def test_it_says_what_would_enable_a_proof(bare_logging, hypopg_server, watch, capsys, templates):
     bare_logging()
-    from .conftest import make_database
+    from .databases import make_database
 
     for database in make_database(hypopg_server, templates(hypopg_server)):
         database.execute("DROP EXTENSION IF EXISTS hypopg")
@@ -252,7 +459,7 @@ def test_engines_of_all_kinds_are_in_one_line(bare_logging, story, watch, capsys
     (line,) = capsys.readouterr().err.splitlines()
     proof = 'no proof: PLANWATCH_VERIFY is "off"'
     first = engine_line("default", "psycopg2", story, proof)
-    second = engine_line("archive", "psycopg", story, proof)
+    second = engine_line("archive", "psycopg", story, "no proof, as for default")
     assert line == (
         f"PlanWatch watches 2 engines: {first}, {second}. Not watched: cache (sqlite+pysqlite)."
     )
@@ -264,7 +471,7 @@ def test_engines_of_all_kinds_are_in_one_line(bare_logging, story, watch, capsys
     assert watched.planwatch.flush(120, watched.app)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("PlanWatch watches 3 engines: ")
-    assert engine_line(story.name, "psycopg2", story, proof) in line
+    assert engine_line(story.name, "psycopg2", story, "no proof, as for default") in line
     watched.planwatch.unwatch(engine, watched.app)
     engine.dispose()
 
@@ -279,7 +486,8 @@ def test_a_server_that_is_down_is_said(bare_logging, watch, capsys):
     watched = watch("postgresql+psycopg2://nobody@127.0.0.1:9/nothing", DEBUG=True)
     request_of(watched.app)
     line = (
-        "PlanWatch watches 1 engine: default (psycopg2, PlanWatch could not connect to the server)."
+        "PlanWatch watches 1 engine: default (psycopg2, PlanWatch could not connect to the server: "
+        "Connection refused)."
     )
     said = []
     assert becomes(lambda: said.append(capsys.readouterr().err) or line in "".join(said))
@@ -311,6 +519,39 @@ def test_that_nothing_is_watched_is_said_once(bare_logging, capsys, url, first):
     assert "".join(said) == f"{NOTHING[url]}\n"
 
 
+def test_that_planwatch_is_off_is_said_once_at_the_first_request(bare_logging, capsys):
+    bare_logging()
+    app = Flask("tests.app")
+    app.config.update(PLANWATCH_ENABLED=False, SQLALCHEMY_DATABASE_URI="sqlite://")
+    planwatch = PlanWatch(app)
+    db = SQLAlchemy(app)
+    # As app.run(debug=True, use_reloader=False) does.
+    app.debug = True
+    app.config["PLANWATCH_MIN_ROW"] = 5
+    app.add_url_rule("/", view_func=lambda: db.session.execute(sa.text("SELECT 'x'")).scalar())
+    said = []
+    for _ in range(3):
+        assert app.test_client().get("/").status_code == 200
+        said.append(capsys.readouterr().err)
+    assert becomes(lambda: said.append(capsys.readouterr().err) or OFF in "".join(said))
+    assert sorted("".join(said).splitlines()) == [
+        "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS? It was set after init_app "
+        "and has no effect.",
+        OFF,
+    ]
+    assert planwatch.stats(app)["captured"] == 0
+
+
+def test_in_production_a_planwatch_that_is_off_has_nothing_to_do(monkeypatch):
+    app = Flask("tests.app")
+    app.config.update(PLANWATCH_ENABLED=False, PLANWATCH_IGNORE="missing-index:nothing")
+    PlanWatch(app)
+    jobs = []
+    monkeypatch.setattr(Worker, "run", lambda worker, job: jobs.append(job))
+    request_of(app)
+    assert jobs == []
+
+
 def test_a_server_that_is_reloaded_says_it_before_any_request(
     bare_logging, story, capsys, monkeypatch
 ):
@@ -331,6 +572,50 @@ def test_a_server_that_is_reloaded_says_it_before_any_request(
     with app.app_context():
         planwatch.unwatch(db.engine)
         db.engine.dispose()
+
+
+@contextmanager
+def flask_run(database, folder, *options, **environment):
+    """Run an app by `flask run`; yield its URL, and what returns PlanWatch's lines so far."""
+    port = free_port()
+    output = folder / "output"
+    flask = (sys.executable, "-u", "-m", "flask", "--app", "tests.served_app")
+    known = {"SERVED_DATABASE_URL": database.url, "SERVED_LOG": str(folder / "log")}
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*flask, "run", "-p", str(port), *options],
+            env=os.environ | known | environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+    def said():
+        return [one for one in output.read_text().splitlines() if one.startswith("PlanWatch ")]
+
+    try:
+        yield f"http://127.0.0.1:{port}/user/1", said
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(240)
+
+
+@pytest.mark.parametrize("reload", ["--reload", "--no-reload"])
+@pytest.mark.parametrize("planwatch", ["on", "off"])
+def test_flask_run_says_it_once_before_any_request(story, tmp_path, reload, planwatch):
+    begin = "PlanWatch watches 1 engine: " if planwatch == "on" else OFF
+    options = ("--debug", reload)
+    with flask_run(story, tmp_path, *options, SERVED_PLANWATCH=planwatch) as (url, said):
+        assert becomes(said)
+        assert fetch(url) == {"found": [1]}
+        (line,) = said()
+    assert line.startswith(begin)
+
+
+def test_flask_run_is_silent_in_production(story, tmp_path):
+    with flask_run(story, tmp_path, "--no-reload", SERVED_PLANWATCH="off") as (url, said):
+        assert fetch(url) == {"found": [1]}
+        assert said() == []
 
 
 def test_it_asks_on_its_own_thread_and_connection(bare_logging, story, watch, capsys):

@@ -22,15 +22,19 @@ from sqlalchemy import event, orm
 from sqlalchemy.pool import NullPool
 from werkzeug.local import LocalProxy
 
-from flask_planwatch.fingerprint import normalise
 from flask_planwatch.signals import statement_inspected
+from flask_planwatch.statement.fingerprint import normalise
 
 from . import servers
-from .conftest import make_database
+from .databases import make_database
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 TENANT = "tenant_1"
 
 READ = sa.text("SELECT count(*) FROM orders WHERE customer = 7")
+#: One whose result tells the table that its columns come from.
+READ_ROWS = sa.text("SELECT o.id FROM orders o WHERE customer = 7")
 REALLY = sa.text(
     "SELECT relnamespace::regnamespace::text || '.' || relname FROM pg_class "
     "WHERE oid = (SELECT tableoid FROM orders LIMIT 1)"
@@ -108,12 +112,12 @@ def engine(watched):
         return watched.db.engine
 
 
-def look(watched, engine, prepare=lambda connection: None):
+def look(watched, engine, prepare=lambda connection: None, read=READ):
     """Read the table on a connection that was prepared; return what was planned, and what read."""
     seen = []
 
     def receive(sender, inspection):
-        if inspection.statement.text != normalise(READ.text):
+        if inspection.statement.text != normalise(read.text):
             return
         if inspection.skip is not None:
             seen.append(str(inspection.skip.reason))
@@ -125,7 +129,7 @@ def look(watched, engine, prepare=lambda connection: None):
         with statement_inspected.connected_to(receive, watched.app):
             with engine.connect() as connection:
                 prepare(connection)
-                connection.execute(READ).all()
+                connection.execute(read).all()
                 really = connection.execute(REALLY).scalar_one()
             assert watched.planwatch.flush(120)
     assert watched.planwatch.stats()["errors"] == 0
@@ -394,6 +398,27 @@ def test_a_pool_of_the_applications_own(kind, tenants, watch):
         assert look(watched, watched.db.engine) == (UNKNOWN, {"tenant_1.orders"})
 
 
+class Tenant(sa.Connection):
+    """Moves whenever it is made."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        run(self.connection, MOVE)
+
+
+@pytest.mark.parametrize("name", ["connect", "raw_connection", "_connection_cls"])
+def test_an_engine_that_hands_out_connections_otherwise(watched, engine, name):
+    original = getattr(engine, name)
+
+    def moved(*arguments, **named):
+        connection = original(*arguments, **named)
+        run(connection if name == "raw_connection" else connection.connection, MOVE)
+        return connection
+
+    setattr(engine, name, Tenant if name == "_connection_cls" else moved)
+    assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
+
+
 def test_a_dialect_that_begins_otherwise(watched, engine):
     engine.dialect.do_begin = lambda connection: run(connection, MOVE)
     assert look(watched, engine) == (UNKNOWN, {"tenant_1.orders"})
@@ -637,7 +662,264 @@ def test_what_the_application_connects_with(kind, tenants, watch):
     assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
 
 
+# What only the result of a statement tells
+
+
+def by_a_cursor(connection):
+    run(connection.connection, MOVE)
+
+
+def by_a_connection(connection):
+    """Listen to this connection alone."""
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def listener(conn, cursor, statement, parameters, context, executemany):
+        cursor.execute(MOVE)
+
+
+def by_a_session(connection):
+    """Listen to this session alone."""
+    session = orm.Session(connection, join_transaction_mode="control_fully")
+    event.listen(
+        session, "after_begin", lambda session, _, connection: run(connection.connection, MOVE)
+    )
+    session.execute(sa.select(1))
+    session.commit()
+
+
+def by_a_mapper(connection):
+    """Listen to a mapper."""
+
+    class Order(orm.declarative_base()):
+        __tablename__ = "orders"
+        id = sa.Column(sa.Integer, primary_key=True)
+        customer = sa.Column(sa.Integer)
+
+    @event.listens_for(Order, "after_insert")
+    def listener(mapper, connection, order):
+        run(connection.connection, MOVE)
+
+    with orm.Session(connection, join_transaction_mode="control_fully") as session:
+        session.add(Order(id=20_000))
+        session.commit()
+
+
+def by_a_table(connection):
+    """Listen to a table."""
+    table = sa.Table("places", sa.MetaData(), sa.Column("id", sa.Integer))
+    event.listen(table, "after_create", lambda _, connection, **__: by_a_cursor(connection))
+    table.create(connection, checkfirst=False)
+    connection.commit()
+    connection.exec_driver_sql("DROP TABLE IF EXISTS public.places")
+    connection.commit()
+
+
+def by_a_kept_cursor(connection):
+    """Keep a cursor for a session."""
+    connection.info["kept"] = connection.connection.cursor()
+    connection.info["kept"].execute(MOVE)
+
+
+def by_a_larger_statement(connection):
+    connection.execute(sa.text("SELECT count(*) FROM (SELECT enter_tenant('tenant_1')) AS one"))
+
+
+UNSEEN = [by_a_cursor, by_a_connection, by_a_session, by_a_mapper, by_a_table, by_a_kept_cursor]
+
+
+@pytest.mark.parametrize("prepare", [*UNSEEN, by_a_larger_statement])
+def test_the_result_tells_the_table(watched, engine, reports_the_path, prepare):
+    planned, really = look(watched, engine, prepare, READ_ROWS)
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+
+
+def test_a_contradiction_counts_for_what_tells_no_table(watched, engine, reports_the_path):
+    """Until it was seen, nothing tells that a statement which only counts meant another table."""
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    assert look(watched, engine, by_a_cursor, READ_ROWS)[1] == {"tenant_1.orders"}
+    planned, really = look(watched, engine, by_a_cursor)
+    assert really == {"tenant_1.orders"}
+    assert planned == (really if reports_the_path else UNKNOWN)
+    qualified = sa.text("SELECT count(*) FROM tenant_2.orders WHERE customer = 7")
+    assert look(watched, engine, by_a_cursor, qualified)[0] == {"tenant_2.orders"}
+    watched.planwatch.clear(watched.app)
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+
+
+def test_a_temporary_table_that_no_hook_saw(watched, engine):
+    """Of one that is not committed it is not even known what it is called."""
+
+    def by_cursor(connection):
+        run(connection.connection, "CREATE TEMP TABLE orders AS SELECT 1 AS id, 7 AS customer")
+
+    assert look(watched, engine, by_cursor, READ_ROWS)[0] == HIDDEN
+
+    def by_committed(connection):
+        by_cursor(connection)
+        connection.connection.commit()
+
+    assert look(watched, engine, by_committed, READ_ROWS)[0] == HIDDEN
+    engine.dispose()
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+
+
+@pytest.fixture
+def parts(tenants):
+    """A view and a partitioned table in two schemas."""
+    for schema in ("public", "tenant_1"):
+        tenants.execute(
+            f"CREATE VIEW {schema}.some_orders AS SELECT * FROM {schema}.orders WHERE id < 100",
+            f"CREATE TABLE {schema}.parts (id int) PARTITION BY RANGE (id)",
+            f"CREATE TABLE {schema}.part_of_{schema} PARTITION OF {schema}.parts "
+            "FOR VALUES FROM (0) TO (100)",
+        )
+    yield
+    for schema in ("public", "tenant_1"):
+        tenants.execute(f"DROP VIEW {schema}.some_orders", f"DROP TABLE {schema}.parts")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT o.id FROM tenant_1.orders o JOIN tenant_2.orders p ON o.id = p.id AND p.id = 7",
+        "SELECT id FROM (SELECT * FROM orders WHERE id = 7) AS o",
+        "WITH o AS MATERIALIZED (SELECT * FROM Orders) SELECT id FROM o WHERE id = 7",
+        "SELECT * FROM public.orders AS orders WHERE false",
+        "SELECT id FROM tenant_1 . orders WHERE id = 7",
+        'SELECT id FROM U&"tenant\\005f1".orders WHERE id = 7',
+        'SELECT id FROM "tenant_1" . some_orders WHERE id = 7',
+        "SELECT id, id, id, id, id, id, id, id, id, id FROM orders WHERE id = 7",
+        "UPDATE orders SET customer = 8 WHERE id = 7 RETURNING id",
+        "SELECT id FROM some_orders WHERE id = 7",
+        "SELECT id FROM parts WHERE id = 7",
+        "SELECT id FROM parts WHERE id = 70000",
+    ],
+)
+def test_what_agrees_is_planned(watched, engine, parts, sql):
+    """Also a view or a partitioned table, which the plan does not name."""
+    assert isinstance(look(watched, engine, read=sa.text(sql))[0], set)
+
+
+@pytest.mark.parametrize("name", ["some_orders", "parts"])
+def test_a_view_or_a_partitioned_table_of_another_tenant(
+    watched, engine, parts, reports_the_path, name
+):
+    planned, _ = look(watched, engine, by_a_cursor, sa.text(f"SELECT id FROM {name} WHERE id = 7"))
+    assert "tenant_1" in str(planned) if reports_the_path else planned == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET ROLE pg_read_all_data", "SET SESSION AUTHORIZATION pg_read_all_data"]
+)
+def test_the_server_tells_a_role(watched, engine, sql):
+    """It tells whether the current one is a superuser, and the one of the session."""
+
+    def by_cursor(connection):
+        run(connection.connection, sql)
+
+    def by_statement(connection):
+        connection.exec_driver_sql("RESET SESSION AUTHORIZATION")
+        connection.exec_driver_sql(sql)
+
+    assert look(watched, engine, by_cursor)[0] == UNKNOWN
+    assert look(watched, engine, by_statement)[0] == {"public.orders"}
+
+
 # What the application does past the hooks
+
+
+@pytest.fixture(params=["search_path TO tenant_1", "enable_bitmapscan TO off"])
+def changed_default(request, kind, tenants, processor_time):
+    """Return what changes a default of the database, which is taken back at the end."""
+    # Which connections are older than the change is a question of the clock.
+    processor_time.count_waiting()
+    name = request.param.partition(" ")[0]
+    yield lambda: tenants.execute(f"ALTER DATABASE {tenants.name} SET {request.param}")
+    tenants.execute(f"ALTER DATABASE {tenants.name} RESET {name}")
+
+
+def end_own_connection(tenants, engine):
+    """End what PlanWatch has open: all but the one connection that the application has."""
+    with engine.connect() as connection:
+        mine = connection.connection.dbapi_connection.info.backend_pid
+    tenants.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+        f"AND datname = current_database() AND pid <> {mine}"
+    )
+
+
+def test_a_default_that_changes_while_connections_live(
+    watched, engine, tenants, reports_the_path, changed_default, request
+):
+    """The application's has the old one, and PlanWatch's next one has the new one."""
+    moves = "search_path" in request.node.name
+    new = {"tenant_1.orders" if moves else "public.orders"}
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    changed_default()
+    end_own_connection(tenants, engine)
+    planned, really = look(watched, engine)
+    assert really == {"public.orders"}
+    assert planned == (really if reports_the_path and moves else UNKNOWN)
+    engine.dispose()
+    assert look(watched, engine) == (new, new)
+
+
+def test_a_default_that_changes_before_a_connection_begins(
+    kind, tenants, watch, reports_the_path, changed_default, request
+):
+    """PlanWatch's has the old one, and the application's next one has the new one."""
+    moves = "search_path" in request.node.name
+    new = {"tenant_1.orders" if moves else "public.orders"}
+    watched = watch(tenants.url_for(kind[1]), SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 2})
+    with watched.app.app_context():
+        engine = watched.db.engine
+    with engine.connect() as first:
+        first.execute(sa.text("SELECT id FROM orders WHERE customer = 8")).all()
+        with watched.app.app_context():
+            assert watched.planwatch.flush(120)
+        changed_default()
+        planned, really = look(watched, engine)
+        assert really == new
+        assert planned == (new if reports_the_path and moves else UNKNOWN)
+        with engine.connect() as second:
+            second.invalidate()
+        assert look(watched, engine) == (new, new)
+
+
+def test_a_default_without_effect_on_plans(watched, engine, tenants):
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    tenants.execute(f"ALTER DATABASE {tenants.name} SET statement_timeout TO '1min'")
+    end_own_connection(tenants, engine)
+    assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+    tenants.execute(f"ALTER DATABASE {tenants.name} RESET statement_timeout")
+
+
+@pytest.fixture(params=["pg_database", "pg_db_role_setting", "pg_roles"])
+def blinkered(request, tenants):
+    """A role that may not read a part of the catalog."""
+    name = f"blinkered_{tenants.name}"
+    tenants.execute(
+        f"CREATE ROLE {name} LOGIN",
+        f"GRANT SELECT ON orders TO {name}",
+        f"REVOKE SELECT ON {request.param} FROM PUBLIC",
+    )
+    yield name
+    tenants.execute(
+        f"GRANT SELECT ON {request.param} TO PUBLIC",
+        f"DROP OWNED BY {name}",
+        f"DROP ROLE {name}",
+    )
+
+
+def test_defaults_that_are_hidden(kind, tenants, watch, blinkered):
+    """Where several customers share a server, some hide the databases and roles of others."""
+    watched = watch(tenants.url_for(kind[1], username=blinkered))
+    with watched.app.app_context():
+        engine = watched.db.engine
+    for _ in range(2):
+        assert look(watched, engine) == ({"public.orders"}, {"public.orders"})
+        engine.dispose()
 
 
 def test_a_session_that_was_dropped(watched, engine, reports_the_path):
@@ -716,7 +998,7 @@ def test_a_procedure_of_the_application_that_moves(watched, engine):
         "SELECT public.\"enter\" ('tenant_1')",
         "SELECT enter/* the tenant */('tenant_1')",
         "SELECT enter -- the tenant\r('tenant_1')",
-        "SELECT /* a /* b */ it's */ enter('tenant_1') -- what's read",
+        "SELECT /* a */ /* it's */ enter('tenant_1') -- what's read",
         "SELECT $$it's$$, enter('tenant_1')",
         "SELECT E'\\'', enter('tenant_1')",
         "SELECT pg_enter('tenant_1')",
@@ -744,6 +1026,7 @@ def test_a_function_however_it_is_called(watched, engine, reports_the_path, sql)
     [
         "SELECT U&\"set\\005fconfig\"('search_path', 'tenant_1', false)",
         "UPDATE pg_settings SET setting = 'tenant_1' WHERE name = 'search_path'",
+        "SELECT /* a /* b */ it's */ enter('tenant_1')",
         [
             "PREPARE move(text) AS SELECT set_config('search_path', $1, false)",
             "SET search_path TO tenant_2",

@@ -1,6 +1,6 @@
-"""Each rule, each remedy and each form of advice is made of marked values, and shows none of them.
+"""Each rule, each fix and each form of advice is made of marked values, and shows none of them.
 
-That there is a case for each is found out by running them: a new rule, a new remedy or a new field
+That there is a case for each is found out by running them: a new rule, a new fix or a new field
 of what leaves PlanWatch has none, and fails here.
 """
 
@@ -18,17 +18,16 @@ import sqlalchemy as sa
 from sqlalchemy import func, select
 
 from flask_planwatch import finding as findings
-from flask_planwatch import inspection
 from flask_planwatch.finding import Advice, Dismissal, Finding, Inspection, Skip, Verdict
-from flask_planwatch.plan.evidence import Remedy
-from flask_planwatch.remedies import REMEDIES
+from flask_planwatch.fixes import FIXES, OF_INDEX_SET, answers
 from flask_planwatch.report.log import extra
 from flask_planwatch.report.telemetry import span_attributes
 from flask_planwatch.rules import RULES
 from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
 
 from .any_statement import WORD
-from .conftest import Database, stories_database
+from .conftest import stories_database
+from .databases import Database
 from .stories import (
     HUGE,
     Address,
@@ -45,6 +44,8 @@ from .stories import (
     visible_amount,
 )
 from .test_privacy import TALKATIVE, Everything, marks_in, texts
+
+pytestmark = pytest.mark.slow
 
 #: A number that bears a mark.
 NUMBER = 918273645
@@ -224,10 +225,10 @@ def marked(server: Any, stories_templates: Any) -> Iterator[Database]:
 
 @dataclasses.dataclass
 class Seen:
-    """What all cases have come by: names of rules, remedies, and fields that had something in."""
+    """What all cases have come by: names of rules, fixes, and fields that had something in."""
 
     rules: set[str] = dataclasses.field(default_factory=set)
-    remedies: set[Remedy] = dataclasses.field(default_factory=set)
+    fixes: set[str] = dataclasses.field(default_factory=set)
     fields: set[str] = dataclasses.field(default_factory=set)
     forms: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
@@ -260,13 +261,13 @@ def seen() -> Seen:
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
     """Take note of what is asked for the hits."""
-    original = inspection.Inspector._answers
+    original = answers.Answers.on
 
-    def answers(self: Any, adviser: Any, hits: Any) -> Any:
-        seen.remedies |= {hit.remedy for hit in hits}
-        return original(self, adviser, hits)
+    def on(self: Any, case: Any, hits: Any) -> Any:
+        seen.fixes |= {hit.fix for hit in hits}
+        return original(self, case, hits)
 
-    monkeypatch.setattr(inspection.Inspector, "_answers", answers)
+    monkeypatch.setattr(answers.Answers, "on", on)
 
 
 def in_form(statement: Any, form: str) -> Any:
@@ -367,19 +368,18 @@ def test_no_value_is_shown_however_short(
 
 
 def test_there_is_a_case_for_each(seen: Seen) -> None:
-    """Of all rules, remedies, and fields of what leaves: add a case for what is named here."""
+    """Of all rules, fixes, and fields of what leaves: add a case for what is named here."""
     if len(seen.forms) < len(CASES) * len(FORMS):
         pytest.skip("this looks at what all the cases have come by")
-    assert {rule.NAME for rule in RULES} == seen.rules
-    assert set(Remedy) == seen.remedies
-    assert set(REMEDIES) < seen.remedies
+    assert set(RULES) == seen.rules
+    assert FIXES.keys() | OF_INDEX_SET == seen.fixes
     fields = {
         f"{one.__name__}.{field.name}" for one in LEAVING for field in dataclasses.fields(one)
     }
     assert fields - seen.fields <= WITHOUT_VALUES
     parts = {one for one in vars(findings).values() if dataclasses.is_dataclass(one)}
     known = {*LEAVING, findings.Location, findings.Statement}
-    assert parts - known <= {findings.Plan, findings.StatementError}
+    assert parts - known <= {findings.StatementError}
 
 
 #: Fields that these cases leave empty: outside a request there is none.

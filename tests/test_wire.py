@@ -19,9 +19,12 @@ from sqlalchemy import event, func
 from sqlalchemy.dialects.postgresql import _psycopg_common
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flask_planwatch import PlanWatch, listeners
+from flask_planwatch import PlanWatch
+from flask_planwatch.server.connecting import listeners
 
 from .models import Badge, User
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == sa.bindparam("email"))
 
@@ -152,7 +155,7 @@ def work(engine: sa.Engine, states: list) -> None:
 @pytest.mark.parametrize("debug", [False, True])
 def test_not_a_byte_more_is_sent(fresh_story, driver, debug, monkeypatch):
     # The listeners of this test look at the driver's connections, and set nothing there.
-    monkeypatch.setattr(listeners, "_OBSERVERS", listeners._OBSERVERS | {"tests"})
+    monkeypatch.setattr(listeners, "OBSERVERS", listeners.OBSERVERS | {"tests"})
     # A message begins with its length, and so tells that of a cursor's name.
     monkeypatch.setattr(_psycopg_common, "_server_side_id", count(0x100).__next__)
     sent, states = {}, {}

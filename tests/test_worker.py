@@ -26,10 +26,12 @@ from flask_planwatch.worker import _THREAD, Ticket, Worker
 
 from .models import User
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture
 def worker():
-    made = Worker(let_go=lambda since: None, abandon=lambda: None)
+    made = Worker(close_unused=lambda since: None, after_fork=lambda: None)
     yield made
     assert made.flush(30)
 
@@ -76,6 +78,7 @@ def test_a_second_try_and_no_third(worker, monkeypatch):
     assert ticket.done
 
 
+@pytest.mark.slow
 def test_other_jobs_do_not_wait_for_a_second_try(worker, monkeypatch):
     monkeypatch.setattr(worker_module, "RETRY_SECONDS", 3)
     ran = []
@@ -186,9 +189,10 @@ def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker, no_thread
     assert alarms == []
 
 
+@pytest.mark.slow
 def test_a_job_that_was_accepted_keeps_what_it_needs(nap, monkeypatch):
     monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
-    worker = Worker(let_go=lambda since: None, abandon=lambda: None)
+    worker = Worker(close_unused=lambda since: None, after_fork=lambda: None)
     nap(worker)
     done = threading.Event()
     worker.submit(lambda ticket, last_try, worker=worker: done.set() or worker.alive)
@@ -224,16 +228,17 @@ def test_a_thread_does_not_end_beside_a_job(worker, no_thread):
     assert _THREAD._thread is None
 
 
-LOCKS = ["sampler._inspections", "store", "_log", "_mappings"]
+LOCKS = ["sampler._inspections._lock", "store._active._bound.lock", "_mappings._lock"]
 
 
-@pytest.mark.parametrize("part", LOCKS)
-def test_a_lock_that_is_held_at_a_fork_hangs_no_child(story, watch, part):
+@pytest.mark.slow
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_that_is_held_at_a_fork_hangs_no_child(story, watch, lock):
     watched = watch(story.url)
     watched.ask(sa.select(User.id).where(func.lower(User.email) == "x"))
     watcher = watched.app.extensions["planwatch"]
     reader, writer = os.pipe()
-    with operator.attrgetter(part)(watcher)._lock:
+    with operator.attrgetter(lock)(watcher):
         pid = os.fork()
         if pid == 0:
             try:
@@ -323,6 +328,7 @@ def test_an_engine_disposed_of_in_a_child_leaves_the_parents_connection(story, w
     assert backend() == before
 
 
+@pytest.mark.slow
 def test_a_command_reports_before_the_interpreter_ends(story):
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "tests.command_app", "report"],

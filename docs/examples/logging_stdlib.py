@@ -2,7 +2,7 @@ import logging.config
 
 LOGGING = {
     "version": 1,
-    # Without this, the logger of PlanWatch falls silent if it was imported before.
+    # Keep the loggers of other libraries that were imported before this.
     "disable_existing_loggers": False,
     "formatters": {
         "planwatch": {
@@ -27,7 +27,7 @@ LOGGING = {
         "planwatch": {"class": "logging.StreamHandler", "formatter": "planwatch"},
     },
     "loggers": {
-        # INFO: also what is small still, and what is resolved.
+        # INFO: also findings of severity info, and resolved ones.
         "flask_planwatch": {"level": "INFO", "handlers": ["planwatch"], "propagate": False},
     },
 }

@@ -82,11 +82,11 @@ _SEEDS = (
 
 STORY = Story(
     name="covering-index",
-    title="An index that almost covers",
+    title="An index that almost covers the query",
     told=(
         "An index holds everything that this query needs, with the type of the event as an "
-        "expression. Yet PostgreSQL reads the whole table, because it thinks that it needs the "
-        "document which the type is taken from."
+        "expression. But PostgreSQL reads the whole table, because it believes that it needs the "
+        "document that contains the type."
     ),
     rules=("index-only-blocked",),
     tables=("event",),

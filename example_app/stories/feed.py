@@ -26,7 +26,7 @@ class Product(Base):
 
 
 def first_active_products(session: Session) -> Sequence[Row[int, str]]:
-    """One product of fifty is active: a thousand should be enough."""
+    """One product in fifty is active: PostgreSQL expects to read a thousand to find 20."""
     query = (
         select(Product.id, Product.title)
         .where(Product.state == "active")
@@ -37,7 +37,7 @@ def first_active_products(session: Session) -> Sequence[Row[int, str]]:
 
 
 def first_products(session: Session) -> Sequence[Row[int, str]]:
-    """The same walk with nothing to look for: it ends after 20 rows."""
+    """The same without the condition: PostgreSQL stops after 20 rows."""
     query = select(Product.id, Product.title).order_by(Product.id).limit(20)
     return session.execute(query).all()
 
@@ -58,11 +58,11 @@ _SEEDS = (
 
 STORY = Story(
     name="feed",
-    title="A LIMIT that makes it slower",
+    title="A LIMIT that makes the query slower",
     told=(
-        "A feed takes the first 20 active products, in the order of their ids. PostgreSQL "
-        "walks along the primary key and expects to be done soon, but it meets the first active "
-        "product only at the far end."
+        "A feed shows the first 20 active products, in the order of their ids. PostgreSQL reads "
+        "along the primary key and expects to find 20 soon, but all active products are at its "
+        "end."
     ),
     rules=("limit-trap", "cost-mismatch"),
     tables=("product",),

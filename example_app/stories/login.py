@@ -98,8 +98,8 @@ STORY = Story(
     title="A login that reads every user",
     told=(
         "Flask-Security looks for lower(email), which the unique index on email cannot serve, and "
-        "joins the roles of users, a table without any index. Each login reads both tables from "
-        "end to end, and the code shows neither."
+        "joins the roles of users, a table without any index. Each login reads both tables "
+        "completely, which the code does not show."
     ),
     rules=("functional-predicate", "missing-index"),
     tables=("user", "roles_users"),

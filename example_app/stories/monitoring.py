@@ -157,9 +157,9 @@ STORY = Story(
     name="monitoring",
     title="A sub-query that runs once for each row",
     told=(
-        "A query for a dashboard counts, for each run that is queued, what else its account has "
-        "at work. The planner expects one such row and gets hundreds, so its estimate is lower "
-        "for the slow form than for the fast one."
+        "For each queued run, the query of a dashboard counts the other runs of its account that "
+        "are at work. The planner expects one queued run, and there are hundreds. So the "
+        "estimated cost of the slow query is lower than that of the fast one."
     ),
     rules=("repeated-subplan", "row-misestimate", "bitmap-overread", "cost-mismatch"),
     tables=("account", "stack", "run"),

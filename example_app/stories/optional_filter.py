@@ -64,11 +64,11 @@ _EARLIER = ((_CUSTOMER,), *[(None,)] * 10)
 
 STORY = Story(
     name="optional-filter",
-    title="A filter that is optional, and a plan that is not",
+    title="An optional filter, and one plan for all values",
     told=(
-        "One statement sums up the tickets of all customers or of one, as a parameter says. When "
-        "psycopg 3 has prepared it, PostgreSQL settles on one plan for both: from then on, this "
-        "connection reads every ticket to find the few of a customer."
+        "One statement adds up the tickets of all customers or of one customer, depending on a "
+        "parameter. After psycopg 3 has prepared it, PostgreSQL uses one plan for both. From then "
+        "on, this connection reads all tickets to find the few of one customer."
     ),
     rules=("generic-plan",),
     tables=("ticket",),

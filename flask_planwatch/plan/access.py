@@ -1,6 +1,6 @@
 """What a statement asks of each relation that it reads: compared, joined, sorted and read columns.
 
-Rules ask which of it no index answers; the candidates for an index are made from all of it.
+Rules ask what no index answers; candidates for an index are made from all of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain
 from typing import TypeAlias
 
 from sqlglot.errors import SqlglotError
@@ -20,18 +20,19 @@ from .memory import kept_for_plans
 from .pattern import access_method
 from .predicate import (
     PARTIAL_OPERATORS,
+    Conjunct,
     Operand,
     bare,
     conjuncts,
     operand,
     predicates,
-    tokenize,
+    tokens_in,
 )
 from .schema import Relation, Schema
 from .scrub import holds_value, mask
 from .tree import Node, Plan
 
-#: A step above which rows are no longer those of the relations below it.
+#: A step that combines the rows below it into others.
 _COMBINES = frozenset({"Aggregate", "Group", "SetOp", "WindowAgg", "ProjectSet"})
 
 #: Comparisons that leave the rows sorted by the index's next key.
@@ -71,8 +72,20 @@ class _Step:
 #: The nearest of some steps, and those above it.
 _Above: TypeAlias = "tuple[_Step, _Above] | None"
 
-#: The columns that are needed of each alias, in the order of these numbers.
-_Needed: TypeAlias = Mapping[str, Mapping[str, int]]
+
+@dataclass(frozen=True)
+class Printed:
+    """A text that a node prints: of its output, what it sorts or groups by, or a predicate.
+
+    `place` is its place among all texts of the plan. `columns` are the alias and the name of each
+    column in it; the star of a whole row is one. `test` is the predicate, if the node tests it.
+    """
+
+    place: int
+    node: Node
+    text: str
+    columns: tuple[tuple[str, str], ...]
+    test: Conjunct | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +95,12 @@ class Access:
     `relation` is the table that a person would name. `equal` are compared by equality with one
     value, `listed` with several, `joined` with other relations' columns, `ranged` by order or by
     the beginning of a text; `matched` need an index of another kind than btree. `sorted_by` is the
-    order that the statement wants of this relation alone, `walked` the one that an index delivers
-    already, and `limited` whether it stops after some rows; `grouped_by` are what groups, DISTINCT,
-    min() and max() would have in order. `alternatives` are the predicates that OR joins, for each
-    branch. `conditions` are those that no btree can find, as a partial index could hold them.
-    `read` are all columns that the statement needs, None if not known.
+    order that the statement wants of this relation alone, `index_order` the order in which an index
+    is read already, and `limited` whether it stops after some rows. `grouped_by` is what GROUP BY,
+    DISTINCT, min() and max() need in order. `alternatives` are the predicates that OR joins, for
+    each branch. `conditions` are the predicates that no btree answers, as a partial index could
+    hold them. `read` are all columns that the statement needs, None if not known; `printed` are
+    then the texts of the plan that name one.
     """
 
     relation: Relation
@@ -97,33 +111,34 @@ class Access:
     ranged: tuple[Comparison, ...] = ()
     matched: tuple[Comparison, ...] = ()
     sorted_by: tuple[SortTerm, ...] = ()
-    walked: tuple[SortTerm, ...] = ()
+    index_order: tuple[SortTerm, ...] = ()
     limited: bool = False
     grouped_by: tuple[Operand, ...] = ()
     alternatives: tuple[tuple[Comparison, ...], ...] = ()
     conditions: tuple[str, ...] = ()
     read: tuple[str, ...] | None = None
-    #: The comparisons that are tested row by row, on many rows.
-    untold: tuple[Comparison, ...] = field(default=(), compare=False)
+    #: The comparisons that no index answers, so that they are tested on many rows.
+    unanswered: tuple[Comparison, ...] = field(default=(), compare=False)
+    printed: tuple[Printed, ...] = field(default=(), compare=False)
 
     @property
-    def asked(self) -> tuple[object, ...]:
-        """What tells two accesses apart but for the alias."""
+    def identity(self) -> tuple[object, ...]:
+        """What is the same for accesses that differ only in their alias."""
         return (
             self.relation.key,
             texts(self.equal),
             texts(self.listed),
             texts(self.joined),
-            texts(one.operand for one in self.ranged),
-            texts(one.operand for one in self.matched),
-            texts(one.operand for one in self.sorted_by),
+            texts(comparison.operand for comparison in self.ranged),
+            texts(comparison.operand for comparison in self.matched),
+            texts(term.operand for term in self.sorted_by),
             self.conditions,
         )
 
 
 def texts(operands: Iterable[Operand]) -> tuple[str, ...]:
     """Return the operands without their aliases, each once."""
-    return tuple(dict.fromkeys(one.without_alias() for one in operands))
+    return tuple(dict.fromkeys(operand.without_alias() for operand in operands))
 
 
 @kept_for_plans(2)
@@ -137,11 +152,15 @@ def accesses(plan: Plan, schema: Schema) -> tuple[Access, ...]:
     for scan in plan.scans:
         if scan.alias and scan.type in SCANS and schema.get(scan.qualified_relation):
             families.setdefault(family_alias(scan, schema), []).append(scan)
-    steps, needed = _steps_above(plan), _needed(plan, schema)
+    steps, printed = _steps_above(plan), _printed(plan)
     found: dict[tuple[object, ...], list[Access]] = {}
     for alias, scans in families.items():
-        access = _access(plan, schema, alias, scans, compared.get(alias, []), steps, needed)
-        found.setdefault(access.asked, []).append(access)
+        relation = schema.relations[scans[0].qualified_relation or ""]
+        aliases = frozenset({alias, *(scan.alias or "" for scan in scans)})
+        access = _access(plan, schema, aliases, scans, compared.get(alias, []), steps)
+        if printed is not None:
+            access = _with_columns(access, relation, aliases, printed)
+        found.setdefault(access.identity, []).append(access)
     return tuple(map(_together, found.values()))
 
 
@@ -151,68 +170,67 @@ def reference_access(relation: Relation, keys: Iterable[str]) -> Access:
 
 
 def _together(alike: list[Access]) -> Access:
-    """Return accesses that ask the same, of several partitions or under several aliases, as one."""
+    """Return accesses that ask the same under several aliases as one."""
+    printed = {text.place: text for access in alike for text in access.printed}
     return replace(
         alike[0],
-        scans=tuple(scan for one in alike for scan in one.scans),
-        untold=tuple(comparison for one in alike for comparison in one.untold),
+        scans=tuple(scan for access in alike for scan in access.scans),
+        unanswered=tuple(comparison for access in alike for comparison in access.unanswered),
+        printed=tuple(printed[place] for place in sorted(printed)),
     )
 
 
 def _access(
     plan: Plan,
     schema: Schema,
-    alias: str,
+    aliases: frozenset[str],
     scans: list[Node],
     compared: list[Comparison],
     steps: Mapping[int, _Above],
-    needed: _Needed | None,
 ) -> Access:
     relation = schema.relations[scans[0].qualified_relation or ""]
-    aliases = frozenset({alias, *(scan.alias or "" for scan in scans)})
-    equal: list[Operand] = []
-    listed: list[Operand] = []
-    joined: list[Operand] = []
-    ranged: list[Comparison] = []
-    matched: list[Comparison] = []
-    alternatives: list[tuple[Comparison, ...]] = []
-    conditions: list[str] = []
+    by_use: defaultdict[str, list[Comparison]] = defaultdict(list)
     for comparison in compared:
-        others = comparison.other.columns
-        if comparison.operator in EQUAL:
-            several = listed if comparison.operator == "= ANY" else equal
-            (joined if others else several).append(comparison.operand)
-        elif comparison.operator in RANGES:
-            ranged.append(comparison)
-        elif (method := access_method(comparison)) is not None:
-            (ranged if method.method == "btree" else matched).append(comparison)
-        elif branches := _branches(comparison):
-            alternatives += branches
-        if not others and not comparison.joins and _is_condition(comparison):
-            conditions.append(comparison.condition)
+        by_use[_use(comparison)].append(comparison)
+    conditions = [test.condition for test in compared if _is_condition(test)]
     above = list(_each(steps[id(scans[0])]))
     sort = _sorted_by(above, aliases)
     return Access(
         relation=schema.root(relation),
         scans=tuple(scans),
-        equal=_once(equal),
-        listed=_once(listed),
-        joined=_once(joined),
-        ranged=tuple({one.operand.without_alias(): one for one in ranged}.values()),
-        matched=tuple({one.operand.without_alias(): one for one in matched}.values()),
+        equal=_once(test.operand for test in by_use["equal"]),
+        listed=_once(test.operand for test in by_use["listed"]),
+        joined=_once(test.operand for test in by_use["joined"]),
+        ranged=_by_operand(by_use["ranged"]),
+        matched=_by_operand(by_use["matched"]),
         sorted_by=sort,
-        walked=_walked(scans[0], relation) if plan.limited and not sort else (),
+        index_order=_index_order(scans[0], relation) if plan.limited and not sort else (),
         limited=bool(sort) and plan.limited,
         grouped_by=_grouped_by(above, scans[0], aliases),
-        alternatives=tuple(alternatives),
+        alternatives=tuple(chain.from_iterable(map(_branches, by_use["alternatives"]))),
         conditions=tuple(dict.fromkeys(conditions)),
-        read=_read(needed, aliases, relation) if needed is not None else None,
-        untold=tuple(one for one in compared if one.costly or one.repeated),
+        unanswered=tuple(test for test in compared if test.costly or test.repeated),
     )
 
 
+def _use(comparison: Comparison) -> str:
+    """Return the field of an Access that a comparison belongs to."""
+    if comparison.operator in EQUAL:
+        if comparison.other.columns:
+            return "joined"
+        return "listed" if comparison.operator == "= ANY" else "equal"
+    if comparison.operator in RANGES:
+        return "ranged"
+    method = access_method(comparison)
+    if method is None:
+        return "alternatives"
+    return "ranged" if method.method == "btree" else "matched"
+
+
 def _is_condition(comparison: Comparison) -> bool:
-    """Whether a partial index may hold a predicate: no value stands in it, or btree has no use."""
+    """Whether a partial index may hold a predicate: it has no value, or btree has no use for it."""
+    if comparison.joins or comparison.other.columns:
+        return False
     if comparison.conjunct.alternatives:
         return not _branches(comparison) or mask(comparison.condition) == comparison.condition
     if comparison.other.text in {"NULL", "true", "false"}:
@@ -221,19 +239,19 @@ def _is_condition(comparison: Comparison) -> bool:
 
 
 def _once(operands: Iterable[Operand]) -> tuple[Operand, ...]:
-    return tuple({one.without_alias(): one for one in operands}.values())
+    return tuple({operand.without_alias(): operand for operand in operands}.values())
+
+
+def _by_operand(comparisons: Iterable[Comparison]) -> tuple[Comparison, ...]:
+    """Return one comparison, the last, of each operand."""
+    return tuple({found.operand.without_alias(): found for found in comparisons}.values())
 
 
 def _branches(comparison: Comparison) -> list[tuple[Comparison, ...]]:
-    """Return what OR joins, or nothing if a branch has no predicate that an index could answer."""
+    """Return what OR joins, nothing if a branch has no predicate that an index could answer."""
     branches = [
-        tuple(
-            one
-            for conjunct in branch
-            for one in comparison.of(conjunct)
-            if one.operator in EQUAL | RANGES
-        )
-        for branch in comparison.conjunct.alternatives
+        tuple(test for test in branch if test.operator in EQUAL | RANGES)
+        for branch in comparison.alternatives
     ]
     return branches if all(branches) else []
 
@@ -241,7 +259,7 @@ def _branches(comparison: Comparison) -> list[tuple[Comparison, ...]]:
 def _steps_above(plan: Plan) -> Mapping[int, _Above]:
     """Return the steps that sort or group the rows of each node, by the id() of the node.
 
-    Above a step that combines rows into others there are none.
+    Above a step that combines rows into others, they are no longer rows of the node.
     """
     above: dict[int, _Above] = {id(plan.root): None}
     for node in plan.nodes:
@@ -263,55 +281,55 @@ def _each(above: _Above) -> Iterator[_Step]:
 
 def _step(node: Node) -> _Step:
     keys = [None if holds_value(key) else _operand(key) for key in node.group_keys]
-    groups = tuple(one for one in keys if one is not None)
-    return _Step(node, _sort_terms(node), groups if len(groups) == len(keys) else ())
+    groups = tuple(key for key in keys if key is not None)
+    return _Step(node, sort_terms(node), groups if len(groups) == len(keys) else ())
 
 
 def _sorted_by(above: Iterable[_Step], aliases: frozenset[str]) -> tuple[SortTerm, ...]:
-    """Return what the nearest step that sorts rows of this relation only sorts them by."""
+    """Return the order of the nearest step that sorts by columns of this relation alone."""
     for step in above:
-        # An incremental one stops with the LIMIT.
+        # An Incremental Sort stops with the LIMIT.
         sorts = step.sorts and step.node.type != "Incremental Sort"
         if sorts and all(_reads(term.operand, aliases) for term in step.sorts):
             return step.sorts
     return ()
 
 
-def _walked(scan: Node, relation: Relation) -> tuple[SortTerm, ...]:
-    """Return the order that a scan delivers by walking a whole index, as a LIMIT lets it."""
-    index = next((one for one in relation.indexes if one.name == scan.index), None)
+def _index_order(scan: Node, relation: Relation) -> tuple[SortTerm, ...]:
+    """Return the order of a scan that reads an index from its start, as a LIMIT lets it."""
+    index = relation.index(scan.index)
     if not scan.reads_all_rows or index is None or not index.plain:
         return ()
     names = [relation.quoted_column(name) for name in index.keys if relation.column(name)]
     operands = [operand(f'"{scan.alias}".{name}') for name in names]
-    return tuple(SortTerm(one, descending=False, nulls_first=False) for one in operands)
+    return tuple(SortTerm(key, descending=False, nulls_first=False) for key in operands)
 
 
-def _sort_terms(node: Node) -> tuple[SortTerm, ...]:
+def sort_terms(node: Node) -> tuple[SortTerm, ...]:
     """Return the sort keys, or nothing if one of them is not what an index sorts by."""
     terms = []
     for key in node.sort_keys:
         direction = _DIRECTION.search(key)
         assert direction is not None
         text = key[: direction.start()]
-        one = _operand(text)
-        if one is None or holds_value(text) or " COLLATE " in text or " USING " in text:
+        sorted_by = _operand(text)
+        if sorted_by is None or holds_value(text) or " COLLATE " in text or " USING " in text:
             return ()
         descending = direction[1] is not None
         nulls_first = direction[2] == "FIRST" if direction[2] else descending
-        terms.append(SortTerm(one, descending, nulls_first))
+        terms.append(SortTerm(sorted_by, descending, nulls_first))
     return tuple(terms)
 
 
 def order_keys(node: Node) -> Iterator[str]:
     """Yield the expressions that a step sorts or groups rows by, without aliases."""
     step = _step(node)
-    for one in (*(term.operand for term in step.sorts), *step.groups):
-        yield one.without_alias()
+    for key in (*(term.operand for term in step.sorts), *step.groups):
+        yield key.without_alias()
 
 
-def _reads(one: Operand, aliases: frozenset[str]) -> bool:
-    return bool(one.aliases) and one.aliases <= aliases
+def _reads(key: Operand, aliases: frozenset[str]) -> bool:
+    return bool(key.aliases) and key.aliases <= aliases
 
 
 def _grouped_by(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> tuple[Operand, ...]:
@@ -320,16 +338,15 @@ def _grouped_by(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> 
         node = step.node
         if node.type not in _GROUPS:
             continue
-        if step.groups and all(_reads(one, aliases) for one in step.groups):
+        if step.groups and all(_reads(key, aliases) for key in step.groups):
             return _once(step.groups)
         extreme = _EXTREME.fullmatch(node.output[0]) if len(node.output) == 1 else None
         if not node.group_keys and extreme is not None:
             text = extreme[1]
             # A plan of one relation prints its output without the alias.
-            one = _operand(text) if "." in text else Operand(f"{scan.alias}.{text}", ())
-            one = one and _operand(one.text)
-            if one is not None and _reads(one, aliases) and not holds_value(one.text):
-                return (one,)
+            key = _operand(text if "." in text else f"{scan.alias}.{text}")
+            if key is not None and _reads(key, aliases) and not holds_value(key.text):
+                return (key,)
     return ()
 
 
@@ -340,53 +357,63 @@ def _operand(text: str) -> Operand | None:
         return None
 
 
-def _needed(plan: Plan, schema: Schema) -> _Needed | None:
-    """Return the columns that a statement needs of each alias, None if it needs whole rows.
+def _printed(plan: Plan) -> Mapping[str, Sequence[Printed]] | None:
+    """Return the texts that name columns, by the alias of their relation.
 
-    A scan below another step may hand on more than is needed, so what counts is what the steps
-    above it print.
+    None if the statement does more than read, or if a text cannot be read.
     """
     if not plan.only_reads:
         return None
-    scan = plan.scans[0] if len(plan.scans) == 1 else None
-    alone = schema.get(scan.qualified_relation) if scan else None
-    needed: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    places, conditions = count(), predicates(plan)
+    found: defaultdict[str, list[Printed]] = defaultdict(list)
+    for place, (node, text, test) in enumerate(_texts(plan)):
+        parts = (test,) if test else conjuncts(text)
+        if not parts:
+            return None
+        printed = Printed(place, node, text, tuple(_columns(plan, text, parts)), test)
+        for alias in {alias for alias, _ in printed.columns}:
+            found[alias].append(printed)
+    return found
+
+
+def _texts(plan: Plan) -> Iterator[tuple[Node, str, Conjunct | None]]:
+    """Yield what the nodes print, and the predicates that they test.
+
+    A scan below another step may print more than is needed: what counts is what is above it.
+    """
     for node in plan.nodes:
-        hands_on = node.output if node is plan.root or node.relation is None else ()
-        texts = [*hands_on, *node.sort_keys, *node.group_keys]
-        printed = [(text, conjuncts(text)) for text in texts]
-        printed += [
-            (text, found)
-            for (_, text), (_, found) in zip(node.conditions, conditions[id(node)], strict=True)
-        ]
-        for text, found in printed:
-            if not found:
-                return None
-            sides = [side for one in found for side in (one.left, one.right)]
-            columns = [column for side in sides for column in side.columns]
-            for alias, name in (*columns, *_whole_rows(text)):
-                needed[alias].setdefault(name, next(places))
-            if scan is not None and alone is not None:
-                words = {token.text for token in tokenize(text).tokens}
-                for column in alone.columns:
-                    if column.name in words:
-                        needed[scan.alias or ""].setdefault(column.name, next(places))
-    return needed
+        output = node.output if node is plan.root or node.relation is None else ()
+        yield from ((node, text, None) for text in (*output, *node.sort_keys, *node.group_keys))
+        for (_, text), (_, tests) in zip(node.conditions, predicates(plan)[id(node)], strict=True):
+            yield from ((node, test.text, test) for test in tests)
+            if not tests:
+                yield node, text, None
 
 
-def _whole_rows(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each alias of which a text has the whole row, as in `t.*`, with that star."""
-    tokens = tokenize(text).tokens if ".*" in text else ()
+def _columns(plan: Plan, text: str, parts: Iterable[Conjunct]) -> Iterator[tuple[str, str]]:
+    """Yield the alias and the name of each column in a text."""
+    for part in parts:
+        yield from (*part.left.columns, *part.right.columns)
+    # The output of a plan of one relation has no alias before a column.
+    alone = plan.scans[0].alias if len(plan.scans) == 1 else None
+    tokens = tokens_in(text) if alone or ".*" in text else ()
     for alias, dot, star in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if dot.token_type is TokenType.DOT and star.token_type is TokenType.STAR:
             yield alias.text, _STAR
+    if alone:
+        yield from ((alone, token.text) for token in tokens if token.text != _STAR)
 
 
-def _read(needed: _Needed, aliases: frozenset[str], relation: Relation) -> tuple[str, ...] | None:
-    """Return the columns that a statement needs of a relation, None if it needs whole rows."""
-    found = [(place, name) for one in aliases for name, place in needed.get(one, {}).items()]
-    names = dict.fromkeys(name for _, name in sorted(found))
-    if _STAR in names:
-        return None
-    return tuple(name for name in names if relation.column(name) is not None)
+def _with_columns(
+    access: Access,
+    relation: Relation,
+    aliases: frozenset[str],
+    printed: Mapping[str, Sequence[Printed]],
+) -> Access:
+    """Return an access with the columns that the statement needs, unless it needs whole rows."""
+    texts = {text.place: text for alias in aliases for text in printed.get(alias, ())}
+    in_order = tuple(texts[place] for place in sorted(texts))
+    named = [name for text in in_order for alias, name in text.columns if alias in aliases]
+    if _STAR in named:
+        return access
+    read = tuple(name for name in dict.fromkeys(named) if relation.column(name) is not None)
+    return replace(access, read=read, printed=in_order)

@@ -7,22 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sqlglot.tokens import TokenType
-
+from .figures import MIN_INDEX_SCAN_COST
 from .memory import kept_for_plans
-from .predicate import FLIPPED, Conjunct, Operand, predicates, tokenize
-from .schema import Relation, Schema
+from .predicate import FLIPPED, Conjunct, Operand, predicates
+from .schema import Relation, Schema, base_type
 from .tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
 
 #: Scans that an index could replace.
 SCANS = frozenset({"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan"})
 
-#: Nobody creates indexes on these.
+#: Schemas in which nobody creates indexes.
 SYSTEM_SCHEMAS = frozenset({"pg_catalog", "information_schema", "pg_toast"})
-
-#: An index scan that costs less finds few rows, so what it filters afterwards is cheap.
-#: dexter (https://github.com/ankane/dexter) leaves statements below this cost alone.
-MIN_INDEX_SCAN_COST = 100.0
 
 #: Casts that change a type's label and nothing else: an index on the column still serves.
 RELABELLED = frozenset(
@@ -35,16 +30,25 @@ _TRUE = Operand("true", ())
 _FALSE = Operand("false", ())
 _NULL = Operand("NULL", ())
 
+#: How PostgreSQL prints tests without an operator, and what they compare with.
+_ENDINGS = {
+    " IS NULL": (_NULL, "IS NULL"),
+    " IS NOT NULL": (_NULL, "IS NOT NULL"),
+    " IS TRUE": (_TRUE, "="),
+    " IS FALSE": (_FALSE, "="),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """One side of a predicate that reads a single relation.
 
     `scan` reads that relation, `relation` is what the catalog says of it; `node` tests the
-    predicate, as a condition of this `kind`. `operator` reads as if `operand` stood on the left:
-    a comparison, `= ANY`, `IS NULL`, `IS NOT NULL`, or nothing if the predicate has none.
-    `conjunct` is the whole predicate, `loops` how often the scan is expected to run. `other_side`
-    is the side of a join that the scan is not on, None if the node compares no two sides.
+    predicate, as a condition of this `kind`. `conjunct` is the whole predicate, with `operand` on
+    one side and `other` on the opposite one. `operator` is a comparison with `operand` on its left,
+    `= ANY`, `IS NULL`, `IS NOT NULL`, or nothing if the predicate has none. `loops` is how often
+    the scan is expected to run. If the node joins two sides, `other_side` is the one without the
+    scan, else None.
     """
 
     scan: Node
@@ -60,12 +64,12 @@ class Comparison:
 
     @property
     def answered(self) -> bool:
-        """Whether an index finds the rows, instead of each row being tested."""
+        """Whether an index finds the rows, so that not each row is tested."""
         return self.kind in INDEX_CONDITIONS
 
     @cached_property
     def column(self) -> str | None:
-        """The column if the operand is nothing but one; see plain_column."""
+        """The column if the operand is just a column; see plain_column."""
         return plain_column(self.operand, self.relation)
 
     @property
@@ -85,13 +89,18 @@ class Comparison:
         """The whole predicate as the condition of a partial index would have it."""
         return self.conjunct.condition
 
-    def of(self, conjunct: Conjunct) -> Iterator[Comparison]:
-        """Yield the comparisons in a part of this predicate, tested at the same place."""
-        for operand, other, operator in _sides(conjunct):
-            if operand.aliases == {self.scan.alias}:
-                yield replace(
-                    self, conjunct=conjunct, operand=operand, other=other, operator=operator
-                )
+    @cached_property
+    def alternatives(self) -> tuple[tuple[Comparison, ...], ...]:
+        """The comparisons of each branch if OR joins several, else nothing."""
+        return tuple(
+            tuple(
+                replace(self, conjunct=test, operand=operand, other=other, operator=operator)
+                for test in branch
+                for operand, other, operator in _sides(test)
+                if operand.aliases == {self.scan.alias}
+            )
+            for branch in self.conjunct.alternatives
+        )
 
     @property
     def costly(self) -> bool:
@@ -106,19 +115,18 @@ class Comparison:
 
     @property
     def repeated(self) -> bool:
-        """Whether it is tested on what an index finds, but so often that this costs a lot."""
+        """Whether it is tested on the few rows that an index finds, but so often that it costs."""
         if self.answered or self.node is not self.scan or self.costly:
             return False
         return self.scan.total_cost * self.loops >= MIN_INDEX_SCAN_COST
 
 
-# The rules ask it of the same few plans, one after the other.
+# All rules ask it of the same plan.
 @kept_for_plans(2)
 def comparisons(plan: Plan, schema: Schema) -> tuple[Comparison, ...]:
     """Return each comparison with one relation's columns on a side, in the order of the plan.
 
-    Relations on which nobody creates an index are left out, and so is what PostgreSQL reads as a
-    sub-query's result.
+    Relations on which nobody creates an index are left out, and so are results of sub-queries.
     """
     return tuple(_comparisons(plan, schema))
 
@@ -129,7 +137,7 @@ def _comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
     for reader in plan.scans:
         if reader.alias and reader.type in SCANS:
             scans[reader.alias] = reader
-            # What joins or sorts the partitions together names their parent.
+            # Steps above the partitions name their parent.
             scans.setdefault(family_alias(reader, schema), reader)
     for node in plan.nodes:
         for kind, conjuncts in predicates(plan)[id(node)]:
@@ -137,7 +145,8 @@ def _comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
                 for operand, other, operator in _sides(conjunct):
                     scan = _scan_of(operand, other, scans)
                     relation = schema.get(scan.qualified_relation) if scan else None
-                    if scan is not None and relation is not None and _can_have_index(relation):
+                    own = relation is not None and relation.schema not in SYSTEM_SCHEMAS
+                    if scan is not None and relation is not None and own and relation.indexable:
                         yield Comparison(
                             scan,
                             relation,
@@ -167,11 +176,8 @@ def plain_column(operand: Operand, relation: Relation) -> str | None:
         return operand.column
     name, target = operand.cast_column
     column = relation.column(name)
-    if column is None:
-        return None
-    base = re.sub(r"\([^()]*+\)", "", column.type)
-    wanted = re.sub(r"\([^()]*+\)", "", target)
-    return name if base == wanted or (base, wanted) in RELABELLED else None
+    types = (column.base_type, base_type(target)) if column else ("", target)
+    return name if types[0] == types[1] or types in RELABELLED else None
 
 
 def key_of(operand: Operand, relation: Relation) -> str:
@@ -185,7 +191,7 @@ def _other_side(join: Node, scan: Node, places: Mapping[int, int]) -> Node | Non
     if len(join.children) < 2:
         return None
     outer, inner = join.children[:2]
-    # What is below the outer side stands before the inner one.
+    # Nodes below the outer side come before the inner one.
     on_outer = places[id(outer)] <= places[id(scan)] < places[id(inner)]
     return inner if on_outer else outer
 
@@ -194,7 +200,7 @@ def _sides(conjunct: Conjunct) -> Iterator[tuple[Operand, Operand, str]]:
     """Yield each operand with its opposite, and the operator between them."""
     operator = conjunct.operator
     if operator == "= ANY":
-        # Of an IN list only the left side; of a column that is an array, the right one.
+        # The left side of IN (...), the right side where a column is the array.
         yield conjunct.left, conjunct.right, operator
         yield conjunct.right, conjunct.left, "ANY ="
     elif operator:
@@ -205,33 +211,18 @@ def _sides(conjunct: Conjunct) -> Iterator[tuple[Operand, Operand, str]]:
 
 
 def _without_operator(conjunct: Conjunct) -> tuple[Operand, Operand, str]:
-    """Read a test for NULL, or a boolean column that stands alone or after NOT."""
-    tokens = tokenize(conjunct.text).tokens
-    kinds = [token.token_type for token in tokens]
+    """Read a test for NULL, or a boolean column alone or after NOT."""
     whole = conjunct.left
-    if kinds[-2:] == [TokenType.IS, TokenType.NULL]:
-        return _cut(whole, 0, tokens[-2].start), _NULL, "IS NULL"
-    if kinds[-3:] == [TokenType.IS, TokenType.NOT, TokenType.NULL]:
-        return _cut(whole, 0, tokens[-3].start), _NULL, "IS NOT NULL"
-    if kinds[-2:-1] == [TokenType.IS] and kinds[-1] in (TokenType.TRUE, TokenType.FALSE):
-        value = _TRUE if kinds[-1] is TokenType.TRUE else _FALSE
-        return _cut(whole, 0, tokens[-2].start), value, "="
-    if kinds[:1] == [TokenType.NOT]:
-        inner = _cut(whole, tokens[0].end + 1, len(whole.text))
-        return (inner, _FALSE, "=") if inner.column else (whole, _NULL, "")
-    return (whole, _TRUE, "=") if whole.column else (whole, _NULL, "")
-
-
-def _cut(operand: Operand, start: int, end: int) -> Operand:
-    return Operand(operand.text[start:end].strip(), operand.columns)
+    for ending, (other, operator) in _ENDINGS.items():
+        if whole.text.endswith(ending):
+            return Operand(whole.text.removesuffix(ending), whole.columns), other, operator
+    inner = Operand(whole.text.removeprefix("NOT "), whole.columns)
+    negated = inner.text != whole.text
+    return (inner, _FALSE if negated else _TRUE, "=") if inner.column else (whole, _NULL, "")
 
 
 def _scan_of(operand: Operand, other: Operand, scans: dict[str, Node]) -> Node | None:
-    """Return the scan whose relation alone the operand reads, and the other side does not."""
+    """Return the scan of the only relation that the operand reads, if the other side does not."""
     if len(operand.aliases) != 1 or operand.aliases & other.aliases:
         return None
     return scans.get(next(iter(operand.aliases)))
-
-
-def _can_have_index(relation: Relation) -> bool:
-    return relation.indexable and relation.schema not in SYSTEM_SCHEMAS

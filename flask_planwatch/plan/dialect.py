@@ -42,18 +42,18 @@ def tokenizer() -> Tokenizer:
 
 
 def read_statement(text: str) -> Structure:
-    """Return the structure of one statement, each call in it as an anonymous function.
+    """Return the structure of one statement, with each call as that of an unknown function.
 
     Raises SqlglotError, or RecursionError for one that is nested too deeply.
     """
     tokens = tokenizer().tokenize(text)
     for token in tokens:
         if token.token_type is TokenType.R_PAREN:
-            # So sqlglot is told to know nothing of the function that was called.
+            # With this comment, sqlglot reads any call as that of a function it does not know.
             token.comments.append(sql.SQLGLOT_ANONYMOUS)
     read = PrintedSQL().parser().parse(tokens, text)
     # A comment after a semicolon is a statement to sqlglot.
-    statements = [one for one in read if one is not None and not isinstance(one, sql.Semicolon)]
+    statements = [found for found in read if found and not isinstance(found, sql.Semicolon)]
     if len(statements) != 1:
         raise ParseError("not one statement")
     return statements[0]

@@ -7,23 +7,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..failure import StatementError
 from .comparison import Comparison
-from .failure import StatementError
+from .figures import MIN_COST, MIN_EXECUTIONS, MS_PER_FETCHED_ROW
 from .predicate import Operand
 from .schema import Relation, Schema, Structural
 from .scrub import mask
 from .tree import Node, Plan
-
-#: Executions that it takes before a time is believed: one alone may have waited for a lock, or for
-#: a busy process.
-MIN_EXECUTIONS = 3
-
-#: Plans of a lower cost take no time but that of the way to the server.
-MIN_COST = 1.0
-
-#: What the driver takes for each row that it fetches, in ms: psycopg2 and psycopg 3 fetch 100 000
-#: rows of some columns in half a second.
-MS_PER_ROW = 0.005
 
 
 class Need(StrEnum):
@@ -41,50 +31,23 @@ class Need(StrEnum):
     ANALYSED = "analysed"
 
 
-class Remedy(StrEnum):
-    """What sort of advice a hit asks for."""
-
-    #: An index that holds the suspicion's keys.
-    INDEX = "index"
-    #: A comparison in the column's own type.
-    OWN_TYPE = "own-type"
-    #: `@>` instead of a value that is looked for in an array.
-    CONTAINMENT = "containment"
-    #: Values that reach the planner although the statement is prepared.
-    PREPARED = "prepared"
-    #: A join in place of a sub-query that runs for each row.
-    JOIN = "join"
-    #: Better knowledge of the rows: ANALYZE, or statistics of several columns together.
-    STATISTICS = "statistics"
-    #: VACUUM of a table.
-    VACUUM = "vacuum"
-    #: One index in place of several that are read to an overlap.
-    COMBINED_INDEX = "combined-index"
-    #: A partial index from which alone the statement can be answered.
-    COVERING_INDEX = "covering-index"
-    #: An index that finds the rows of a LIMIT in their order.
-    ORDERED_INDEX = "ordered-index"
-    #: Nothing: what to do is said by other findings, or by a person who looks.
-    NONE = "none"
-
-
 @dataclass(frozen=True)
 class Suspicion:
     """Something in a plan that looks wrong, before any evidence.
 
-    `relation` is the table that a person would name (a partitioned table for its partitions);
-    `subject` is the normalised expression or column list in the server's words; `keys` are the
-    expressions and columns that an index would have to hold, to be used as SQL. `scans` are the
-    nodes that read the relation, and `comparisons` the predicates that are tested row by row; both
-    are empty if the plan does not show them. `other_rows` is the number of rows that the other side
-    of a join is expected to deliver, None for a predicate of one relation. `holds_value` tells that
-    a constant in the subject is no part of the structure. `method` is the index's access method,
-    with the operator class if it is not the default one, and the extension that this one needs.
+    `relation` is the table that a person would name (a partitioned table for its partitions).
+    `subject` is the expression or the list of columns as the server prints it. `keys` are the
+    expressions and columns that an index would have to hold, as SQL. `scans` are the nodes that
+    read the relation, `comparisons` the predicates that are tested row by row; both are empty if
+    the plan does not show them. `other_rows` is the number of rows that the other side of a join is
+    expected to return, None for a predicate of one relation. `holds_value`: a constant in the
+    subject is a value, and no part of the structure. `method` is the access method of the index,
+    with the `operator_class` if it is not the default one, and the `extension` that provides that.
 
-    `whole` marks a suspicion of the statement as a whole: a rule has one at most, whose Hit may
-    name what it found; it claims no predicate, and if it is not a Hit, earlier findings of the rule
-    on this statement are gone. `node` is the step of the plan that it is about. `exclusive` tells
-    that no rule further down the list may report the same scans once this is a Hit.
+    `whole`: the suspicion is about the statement, not one predicate. A rule yields at most one. Its
+    Hit may name what it found; if it is not a Hit, earlier findings of the rule on this statement
+    are gone. `node` is the step of the plan that it is about. `exclusive`: once this is a Hit, no
+    rule further down the list may report the same scans.
     """
 
     rule: str
@@ -112,24 +75,24 @@ class Suspicion:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What makes two suspicions of one plan the same."""
+        """What is the same for equal suspicions of one plan."""
         return (self.rule, self.relation.key, self.subject)
 
     @property
     def predicate(self) -> tuple[str, str]:
-        """What only one rule may report."""
+        """The predicate, which only one rule may report."""
         return (self.relation.key, self.subject)
 
     @property
     def scanned(self) -> tuple[str, ...]:
         """The relations that the scans read, as `schema.name`, each once."""
         if not self.scans:
-            return (self.relation.key,)
+            return (self.relation.key,) if self.relation.key else ()
         return tuple(sorted({scan.qualified_relation or "" for scan in self.scans}))
 
     @property
     def comparison(self) -> Comparison:
-        """The first comparison; a rule that reports without one must not ask for it."""
+        """The first comparison. Raises IndexError if there is none."""
         return self.comparisons[0]
 
     @property
@@ -160,7 +123,7 @@ class Suspicion:
 class Timings:
     """How long a statement took, in ms, against what is normal for the application's process.
 
-    `recent` are its latest executions. `overhead_ms` is what the way to the server and back takes;
+    `recent` are its latest executions. `overhead_ms` is what a round trip takes,
     `ms_per_cost` what a unit of estimated cost normally takes, None while too few statements are
     known.
     """
@@ -175,13 +138,13 @@ class Timings:
         return min(self.recent, default=0.0)
 
     def spent_ms(self, plan: Plan, returned_rows: int | None) -> float | None:
-        """Return what the fastest execution spent in the plan, without the way and the rows.
+        """Return what the fastest execution spent in the plan, without round trip and fetching.
 
-        None if too few executions or too cheap a plan are known to say so.
+        None after too few executions, or if the plan is too cheap to say so.
         """
         if len(self.recent) < MIN_EXECUTIONS or plan.total_cost < MIN_COST:
             return None
-        rows_ms = (returned_rows or 0) * MS_PER_ROW
+        rows_ms = (returned_rows or 0) * MS_PER_FETCHED_ROW
         return max(self.fastest_ms - self.overhead_ms - rows_ms, 0.0)
 
 
@@ -189,8 +152,8 @@ class Timings:
 class Custom:
     """A plan for the parameters of one execution.
 
-    `parameters` are never shown. `forced_cost` is what the generic plan's way would cost with
-    these, None if the server could not be led to it.
+    `parameters` are never shown. `forced_cost` is what the generic plan would cost with these
+    parameters, None if the server could not be made to choose it.
     """
 
     plan: Plan
@@ -209,12 +172,12 @@ class Custom:
 class Prepared:
     """What the server does with a statement once its driver has prepared it there.
 
-    `driver` is its name, `names` are those of the parameters if its text has numbers for them.
-    `threshold` is the number of executions after which it prepares. `generic` is the plan for all
-    values, `customs` those for the parameters that were seen, each set once, and
-    `order` which of them came one after the other; `planning_cost` is what PostgreSQL adds to a
-    custom plan's cost, `mode` its setting plan_cache_mode. `reached` tells that the
-    statement was executed often enough, in `why`'s words.
+    `driver` is the driver's name, and `threshold` the number of executions after which it prepares.
+    `reached`: the statement was executed so often; `why` says it in words. `generic` is the plan
+    for all values, `customs` has a plan for each set of parameters that was seen, and `order` is
+    the order in which these sets came, by their places in `customs`. `planning_cost` is what
+    PostgreSQL adds to the cost of a custom plan, `mode` its setting plan_cache_mode. `names` are
+    those of the parameters if the text has numbers for them.
     """
 
     threshold: int
@@ -230,21 +193,21 @@ class Prepared:
 
     @property
     def most_generic_cost(self) -> float:
-        """What the generic plan's way costs with the parameters for which it costs most."""
-        return max(self.generic.total_cost, *(one.forced_cost or 0.0 for one in self.customs))
+        """What the generic plan costs with the parameters for which it costs most."""
+        return max(self.generic.total_cost, *(custom.forced_cost or 0.0 for custom in self.customs))
 
 
 @dataclass(frozen=True)
 class Evidence:
     """All that a rule may judge by. Durations are in ms; plans are None if not asked for.
 
-    `parameter_types` names the Python classes of the statement's parameters. `show_values` tells
-    whether a Hit may repeat compared values; for `varying` see scrub_plan. `client_side` tells that
-    the elapsed time includes all rows, as it does without a cursor on the server. `error` is how
-    this execution failed, None if it did not. `not_analysed` is why the statement was not run once
-    more although PLANWATCH_ANALYZE is on, empty if it was or need not be; `analysable_ms` is how
-    long it may take for that. `executions` are the most on one connection so far, 0 if the driver
-    does not prepare the statement.
+    `parameter_types` are the names of the Python classes of the parameters. `show_values`: a Hit
+    may repeat compared values; for `varying` see scrub_plan. `client_side`: the elapsed time
+    includes fetching all rows, as it does without a cursor on the server. `error` is how this
+    execution failed, None if it did not. `not_analysed` is why the statement was not run again
+    although PLANWATCH_ANALYZE is on, empty if it was or need not be. A statement that takes more
+    than `analysable_ms` is never run again. `executions` are the most on one connection so far, 0
+    if the driver does not prepare the statement.
     """
 
     plan: Plan
@@ -274,10 +237,12 @@ class Evidence:
 class Hit:
     """A suspicion that evidence confirmed, on relations with `rows` rows in all.
 
-    `small` marks what costs nothing yet. `remedy` is what the advice is about. `doubt` is what to
-    say instead unless the planner confirms that an index helps: from the plan alone it is not
-    certain. `most_pass` tells that much of the table is needed anyway. `what` and `why`
-    say the problem in a few words: the step of the plan, and what is wrong with it.
+    `small`: the tables are so small that it costs nothing yet. `fix` is the name of what to do
+    about it. `doubt` is what to say instead unless the planner confirms that an index helps: the
+    plan alone does not prove it. `most_pass`: much of the table is needed anyway. `what` and `why`
+    say the problem in a few words: the step of the plan, and what is wrong with it. `hint` is what
+    to look at next where nothing can be advised. `executed`: that step is one of the plan that was
+    executed, so that the execution's time is its own.
     """
 
     suspicion: Suspicion
@@ -285,20 +250,22 @@ class Hit:
     rows: float = 0.0
     evidence: dict[str, Any] = field(default_factory=dict)
     small: bool = False
-    remedy: Remedy = Remedy.INDEX
+    fix: str = "index"
     doubt: Miss | None = None
     most_pass: bool = False
     what: str = field(kw_only=True)
     why: str = field(kw_only=True)
+    hint: str = ""
+    executed: bool = True
 
 
 @dataclass(frozen=True)
 class Miss:
     """A suspicion that evidence refuted, with the reason in a few words.
 
-    `by_parameters` is True if the same plan with other values could be a hit. `foreign` marks what
-    is no matter of this rule: the next one that suspects the same predicate may have it. `quiet`
-    marks what goes without saying.
+    `by_parameters`: the same plan with other values could be a hit. `foreign`: it is a matter of
+    another rule, so that the next one that suspects the same predicate may have it. `quiet`: nobody
+    is told, as it is the normal case.
     """
 
     suspicion: Suspicion

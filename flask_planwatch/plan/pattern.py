@@ -7,6 +7,7 @@ the conditions that a plan shows once there is one.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -14,33 +15,34 @@ from sqlglot import expressions as sql
 
 from .comparison import Comparison, key_of
 from .predicate import BTREE_OPERATORS, FLIPPED, Conjunct, Operand, bare, parse
+from .schema import base_type
 from .scrub import mask
 
-#: PostgreSQL's range and multirange types; those of an application's own are not known here.
-RANGES = frozenset(
+#: PostgreSQL's own range and multirange types.
+RANGE_TYPES = frozenset(
     {"int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"}
     | {"int4multirange", "int8multirange", "nummultirange", "tsmultirange", "tstzmultirange"}
     | {"datemultirange"}
 )
 
-#: Operators that look inside a value which is no text.
+#: Operators that look inside a value that is no text.
 _INSIDE = frozenset({"@@", "@>", "<@", "&&", "-|-", "<<", ">>", "?", "?|", "?&", "@?"})
 
 #: Types of text without a length, and what PostgreSQL prints for `char(n)`.
-TEXTS = frozenset({"text", "character varying"})
+TEXT_TYPES = frozenset({"text", "character varying"})
 CHARACTER = "character"
 
-#: pg_trgm cuts texts into groups of this many characters, and reads a word as if two blanks
-#: stood before it and one behind.
+#: pg_trgm cuts texts into groups of three characters, with two blanks before each word and one
+#: behind it.
 _TRIGRAM, _BEFORE, _BEHIND = 3, 2, 1
 
-#: Stands for a part of a pattern that is not known.
+#: A part of a pattern that is not known.
 _OPEN = "\0"
 
 _CONSTANT = re.compile(r"'((?:[^']|'')*)'(?:::(.+))?", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
 _SEVERAL = re.compile(r"(?:ANY|ALL)\b")
-#: What a function returns that is not named like its result, as those of the ranges are.
+#: What functions return whose name is not that of their type, as it is for ranges.
 _RESULTS = {"to_tsvector": "tsvector"}
 _DOCUMENT_PATH = (sql.JSONExtract, sql.JSONBExtract, sql.Bracket)
 
@@ -48,16 +50,16 @@ _DOCUMENT_PATH = (sql.JSONExtract, sql.JSONBExtract, sql.Bracket)
 _REGEX_PREFIX = re.compile(r"\^([\w @/:;,#&=<>%!~\"'-]+)([*?{]?)")
 #: What in a regular expression is no plain character: classes, escapes, what is optional, signs.
 _REGEX_OPEN = re.compile(r"\[\^?\]?[^\]]*(?:\]|$)|\\.|\w[*?]|\w\{[^}]*(?:\}|$)|[^\w|]")
-#: A group that need not be there, or with a meaning of its own.
+#: A group that is optional, or that has a special meaning.
 _REGEX_OPTIONAL = re.compile(r"\)[*?{]|\(\?")
 
-#: How a subject names an operator, if not by itself: the pattern is a value.
+#: How a subject names these operators: it has words, as the pattern itself is a value.
 _WORDS = {
     "~~": frozenset({"LIKE prefix%", "LIKE %part%"}),
     "~~*": frozenset({"ILIKE"}),
     "~": frozenset({"~", "~ ^prefix"}),
 }
-#: Those that look for how a text begins.
+#: The names of operators that look for how a text begins.
 _PREFIXES = frozenset({"LIKE prefix%", "~ ^prefix", "^@"})
 _SUBJECT = re.compile(r"^= ANY \(| (?:LIKE (?:prefix|%part)%|ILIKE|~ \^prefix|[~*@?|&<>^-]+)$")
 
@@ -128,13 +130,13 @@ def read(comparison: Comparison) -> Pattern | None:
         return _element(comparison)
     if operator in {"~~", "~~*", "~", "~*", "^@"}:
         return _text(comparison)
-    # No index answers a comparison with all values of a list, and that with any is rare.
+    # No index answers a comparison with ALL values of a list, and one with ANY is rare.
     if operator not in _INSIDE or _SEVERAL.match(other.text):
         return None
     type_name = _type(comparison)
     if operator == "@@" and type_name == "tsvector":
         return _words(comparison)
-    if operator == "@@" and type_name in TEXTS:
+    if operator == "@@" and type_name in TEXT_TYPES:
         # PostgreSQL itself puts to_tsvector() around it.
         pattern = _pattern(comparison, Kind.UNNAMED, None)
         return replace(pattern, key=f"to_tsvector({pattern.key})")
@@ -142,7 +144,7 @@ def read(comparison: Comparison) -> Pattern | None:
         return _document(comparison)
     if type_name.endswith("[]") and operator in {"@>", "<@", "&&"}:
         return _pattern(comparison, Kind.ARRAY, _INVERTED)
-    if type_name in RANGES and operator in {"@>", "<@", "&&", "-|-", "<<", ">>"}:
+    if type_name in RANGE_TYPES and operator in {"@>", "<@", "&&", "-|-", "<<", ">>"}:
         return _pattern(comparison, Kind.RANGE, _RANGES)
     return None
 
@@ -152,9 +154,16 @@ def is_subject(text: str) -> bool:
     return _SUBJECT.search(text) is not None
 
 
-def is_tested(subject: str, conjunct: Conjunct, operand: Operand) -> bool:
-    """Whether a predicate is what a Pattern's subject names; its values may be masked."""
-    return subject in subjects(conjunct, operand)
+#: How a subject begins that looks for a value in an array.
+_ANY = "= ANY ("
+
+
+def split_subject(text: str) -> tuple[str, str, str] | None:
+    """Return a Pattern's subject as what precedes its operand, the operand and what follows it."""
+    if text.startswith(_ANY) and text.endswith(")"):
+        return _ANY, text[len(_ANY) : -1], ")"
+    found = _SUBJECT.search(text)
+    return ("", text[: found.start()], found[0]) if found else None
 
 
 def subjects(conjunct: Conjunct, operand: Operand) -> set[str]:
@@ -171,17 +180,12 @@ def subjects(conjunct: Conjunct, operand: Operand) -> set[str]:
     return {f"{spelling} {name}" for spelling in (text, mask(text)) for name in words}
 
 
-def is_prefix_range(subject: str, condition: tuple[Conjunct, ...]) -> bool:
-    """Whether an Index Cond holds the range of texts that begin as a Pattern's subject asks.
+def prefix_subjects(condition: Iterable[Conjunct]) -> set[str]:
+    """Return the subjects of Patterns for which an Index Cond has the range of texts.
 
     The pattern itself then stays a Filter. Only an index that is sorted byte by byte has such a
     range; under the C collation its operators are those that people write, too.
     """
-    return subject in prefix_subjects(condition)
-
-
-def prefix_subjects(condition: tuple[Conjunct, ...]) -> set[str]:
-    """Return the subjects for which is_prefix_range is True."""
     operators: dict[str, set[str]] = {}
     for conjunct in condition:
         operators.setdefault(conjunct.left.without_alias(), set()).add(conjunct.operator)
@@ -199,10 +203,11 @@ def _pattern(
     access: AccessMethod | None,
     example: str = "",
     words: str = "",
+    reason: str = "",
 ) -> Pattern:
-    text = comparison.operand.without_alias()
-    subject = f"{text} {words or comparison.operator}"
-    return Pattern(kind, subject, key_of(comparison.operand, comparison.relation), access, example)
+    subject = f"{comparison.operand.without_alias()} {words or comparison.operator}"
+    key = key_of(comparison.operand, comparison.relation)
+    return Pattern(kind, subject, key, access, example, reason)
 
 
 def _text(comparison: Comparison) -> Pattern | None:
@@ -210,11 +215,11 @@ def _text(comparison: Comparison) -> Pattern | None:
     value, operator, type_name = _constant(comparison), comparison.operator, _type(comparison)
     # On the right of LIKE, a column is the pattern.
     is_left = comparison.operand is comparison.conjunct.left
-    if value is None or not is_left or type_name not in {*TEXTS, CHARACTER}:
+    if value is None or not is_left or type_name not in {*TEXT_TYPES, CHARACTER}:
         return None
     like = operator in {"~~", "~~*"}
     if like and _OPEN not in _like(value):
-        # With nothing left open this compares whole texts.
+        # Without a wildcard this compares whole texts.
         return None
     if _prefix(operator, value):
         example, words = {"~~": ("'abc%'", "LIKE prefix%"), "~": ("'^abc'", "~ ^prefix")}.get(
@@ -227,15 +232,14 @@ def _text(comparison: Comparison) -> Pattern | None:
         return None
     example = "'%abc%'" if like else "'abc'"
     words = {"~~": "LIKE %part%", "~~*": "ILIKE"}.get(operator, "")
-    pattern = _pattern(comparison, Kind.PART, _TRIGRAMS, example, words)
-    if (_like_has_trigram if like else _regex_has_trigram)(value):
-        return pattern
-    reason = "the pattern is too short for trigrams"
-    return replace(pattern, access=None, reason=reason)
+    has_trigram = (_like_has_trigram if like else _regex_has_trigram)(value)
+    reason = "" if has_trigram else "the pattern is too short for trigrams"
+    trigrams = _TRIGRAMS if has_trigram else None
+    return _pattern(comparison, Kind.PART, trigrams, example, words, reason)
 
 
 def _like(pattern: str) -> str:
-    """Return a pattern of LIKE with its wildcards opened and its escapes taken away."""
+    """Return a pattern of LIKE without escapes, with _OPEN for each wildcard."""
     known, characters = [], iter(pattern)
     for character in characters:
         if character == "\\":
@@ -313,9 +317,8 @@ def _document(comparison: Comparison) -> Pattern | None:
             # An index holds values, but not their order.
             example = "'$.a == 1'" if comparison.operator == "@@" else "'$.a ? (@ == 1)'"
             access = _DOCUMENT_VALUES if "==" in value else None
-            pattern = _pattern(comparison, Kind.DOCUMENT, access, example)
             reason = "" if access else "the path compares nothing for equality"
-            return replace(pattern, reason=reason)
+            return _pattern(comparison, Kind.DOCUMENT, access, example, reason=reason)
     return None
 
 
@@ -338,15 +341,15 @@ def _type(comparison: Comparison) -> str:
     """Return the operand's type without its length, or nothing if it cannot be told."""
     operand, relation = comparison.operand, comparison.relation
     if operand.cast_column is not None:
-        return _base(operand.cast_column[1])
+        return base_type(operand.cast_column[1])
     if operand.column is not None:
         column = relation.column(operand.column)
-        return _base(column.type) if column else ""
+        return column.base_type if column else ""
     call = _call(operand)
-    if call is not None and call.name.lower() in {*RANGES, *_RESULTS}:
+    if call is not None and call.name.lower() in {*RANGE_TYPES, *_RESULTS}:
         return _RESULTS.get(call.name.lower(), call.name.lower())
     found = _CONSTANT.fullmatch(bare(comparison.other.text))
-    type_name = _base(found[2] or "") if found else ""
+    type_name = base_type(found[2] or "") if found else ""
     match comparison.operator, type_name:
         case "@@", "tsquery":
             return "tsvector"
@@ -356,8 +359,3 @@ def _type(comparison: Comparison) -> str:
             structure = parse(operand.without_alias())
             return "jsonb" if isinstance(structure, _DOCUMENT_PATH) else ""
     return type_name
-
-
-def _base(type_name: str) -> str:
-    """Return a type's name without a length."""
-    return re.sub(r"\([^()]*+\)", "", type_name).strip()

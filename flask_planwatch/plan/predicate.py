@@ -1,9 +1,9 @@
 """Reads the predicates that PostgreSQL prints in a plan.
 
-PostgreSQL prints each operand in its own parentheses and each constant with its type, so a
-condition can be cut at the level of its tokens, and every piece stays the server's own text. That
-matters: an expression that was printed anew by a parser may name another function, and an index on
-it would never be used. The parser is asked for structure only.
+PostgreSQL prints each operand in its own parentheses and each constant with its type. So a
+condition can be cut between its tokens, and every piece is the server's own text. That matters: an
+expression that a parser prints may name another function, and an index on it would never be used.
+The parser is asked for structure only.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from sqlglot import expressions as sql
 from sqlglot.tokens import Token, TokenType
 
 from .dialect import Structure, read_statement, tokenizer
+from .figures import SUB_QUERIES
 from .memory import kept_for_plans, remembered
 from .tree import Plan
 
 #: Comparisons that a btree index can answer.
 BTREE_OPERATORS = frozenset({"=", "<", "<=", ">", ">=", "= ANY"})
 
-#: Comparisons of which btree has no use, but that may be the condition of a partial index.
+#: Comparisons that no btree index answers, but that may be the condition of a partial index.
 PARTIAL_OPERATORS = frozenset({"<>", "<> ALL"})
 
 #: Comparisons with their sides exchanged.
 FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "@>": "<@", "<@": "@>"}
 
 #: Bytes of all conditions together that each of the functions here remembers, with their parts.
-MAX_REMEMBERED = 2_000_000
+MAX_READ_SIZE = 2_000_000
 
 #: What a character of a condition takes once it is read, in bytes: measured, most of it in tokens.
 PER_CHARACTER = 120
@@ -46,9 +47,7 @@ _QUOTED = re.compile(r"'(?:[^']++|'')*+'")
 #: What a type's name consists of, as in `numeric(10,2)` or `"Mood"[]`.
 _TYPE_NAME = re.compile(r'[\w\s".,()\[\]]+')
 
-#: How PostgreSQL names the sub-queries of a plan, and what a text has that speaks of one or of a
-#: parameter.
-_SUB_QUERIES = frozenset({"SubPlan", "InitPlan"})
+#: What is in a text with a sub-query or a parameter.
 _LATER = re.compile(r"\$\d|SubPlan|InitPlan")
 
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.CASE}
@@ -62,7 +61,7 @@ class Operand:
 
     text: str
     columns: tuple[tuple[str, str], ...]
-    #: What it was cut out of, if that is known: it need not be read again.
+    #: The piece that it was cut out of, if known, so that it need not be read again.
     _piece: _Piece | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -101,7 +100,7 @@ class Operand:
         return (column, tuple(reversed(types))) if column and types else None
 
     def without_alias(self) -> str:
-        """The text as it would stand in CREATE INDEX: columns without the alias."""
+        """Return the text as CREATE INDEX needs it: columns without the alias."""
         return self._without_alias
 
     @cached_property
@@ -132,20 +131,13 @@ class Conjunct:
     operator: str
     left: Operand
     right: Operand
-    #: What it was cut out of, if that is known.
+    #: The piece that it was cut out of, if known.
     _piece: _Piece | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def condition(self) -> str:
         """The text as the condition of a partial index would have it: without aliases."""
         return Operand(self.text, (), self._piece).without_alias()
-
-    @property
-    def sides(self) -> tuple[tuple[Operand, Operand], ...]:
-        """Each operand with its opposite; of an IN list only the left one."""
-        if self.operator == "= ANY":
-            return ((self.left, self.right),)
-        return ((self.left, self.right), (self.right, self.left))
 
     @cached_property
     def alternatives(self) -> tuple[tuple[Conjunct, ...], ...]:
@@ -161,7 +153,7 @@ def is_too_long(condition: str) -> bool:
     return len(condition) > MAX_CONDITION and len(_QUOTED.sub("", condition)) > MAX_CONDITION
 
 
-# Several parts ask it of the same few plans, one after the other.
+# Rules and fixes ask it of the same few plans.
 @kept_for_plans(2)
 def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]], ...]]:
     """Return the conditions of each node, by its id(): the kind, and what it joins by AND."""
@@ -171,11 +163,11 @@ def predicates(plan: Plan) -> Mapping[int, tuple[tuple[str, tuple[Conjunct, ...]
     }
 
 
-@remembered(MAX_REMEMBERED, PER_CHARACTER)
+@remembered(MAX_READ_SIZE, PER_CHARACTER)
 def conjuncts(condition: str) -> tuple[Conjunct, ...]:
     """Return the predicates that `condition`, a Filter or Cond of a plan, joins by AND.
 
-    What cannot be read yields nothing: a rule then has nothing to say.
+    A condition that cannot be read yields nothing, so that no rule reports it.
     """
     try:
         pieces = _whole(condition).bare().split(TokenType.AND)
@@ -184,7 +176,7 @@ def conjuncts(condition: str) -> tuple[Conjunct, ...]:
         return ()
 
 
-@remembered(MAX_REMEMBERED, PER_CHARACTER)
+@remembered(MAX_READ_SIZE, PER_CHARACTER)
 def parse(text: str) -> Structure | None:
     """Return the structure of a printed expression, or None if it cannot be read.
 
@@ -203,8 +195,8 @@ def parse(text: str) -> Structure | None:
 class Tokens:
     """A text and its tokens.
 
-    `around` tells for each token which one opens the parentheses, brackets or CASE that it stands
-    in, or that it closes: its place, or -1 at the top level.
+    `around` has for each token the place of the token that opens the parentheses, brackets or CASE
+    around it, or that it closes; -1 at the top level.
     """
 
     text: str
@@ -212,7 +204,7 @@ class Tokens:
     around: tuple[int, ...]
 
     def at_top_level(self, kind: TokenType) -> list[Token]:
-        """Return the tokens of this kind that stand in no parentheses."""
+        """Return the tokens of this kind that are in no parentheses."""
         pairs = zip(self.tokens, self.around, strict=True)
         return [token for token, around in pairs if around < 0 and token.token_type is kind]
 
@@ -220,12 +212,9 @@ class Tokens:
 def parameters_in(text: str) -> frozenset[int]:
     """Return the numbers of the parameters in a printed text: 1 for `$1`.
 
-    One inside a literal is none, nor is `$1` one in `$10`; what cannot be read has none.
+    A `$1` inside a literal does not count. A text that cannot be read has none.
     """
-    try:
-        tokens = tokenize(text).tokens if "$" in text else ()
-    except sqlglot.errors.SqlglotError:
-        return frozenset()
+    tokens = tokens_in(text) if "$" in text else ()
     return frozenset(
         int(number.text)
         for mark, number in pairwise(tokens)
@@ -236,19 +225,16 @@ def parameters_in(text: str) -> frozenset[int]:
 def waits_for_a_value(text: str) -> bool:
     """Whether a value in a printed text is known only while the statement runs.
 
-    That is a parameter's or a sub-query's; one that cannot be read may be either.
+    That is the value of a parameter or of a sub-query. A text that cannot be read may have either.
     """
     if not _LATER.search(text):
         return False
-    try:
-        tokens = tokenize(text).tokens
-    except sqlglot.errors.SqlglotError:
-        return True
+    tokens = tokens_in(text)
     names = {token.text for token in tokens if token.token_type is TokenType.VAR}
-    return not names.isdisjoint(_SUB_QUERIES) or bool(parameters_in(text))
+    return not tokens or not names.isdisjoint(SUB_QUERIES) or bool(parameters_in(text))
 
 
-@remembered(MAX_REMEMBERED, PER_CHARACTER)
+@remembered(MAX_READ_SIZE, PER_CHARACTER)
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
     tokens, around, opened = tuple(tokenizer().tokenize(text)), [], [-1]
@@ -261,9 +247,17 @@ def tokenize(text: str) -> Tokens:
     return Tokens(text, tokens, tuple(around))
 
 
+def tokens_in(text: str) -> tuple[Token, ...]:
+    """Return the tokens of `text`, or nothing if it cannot be read."""
+    try:
+        return tokenize(text).tokens
+    except sqlglot.errors.SqlglotError:
+        return ()
+
+
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a text that is read only once: its tokens from `start` up to `end`, without it."""
+    """A part of a text that was read once: its tokens from `start` to before `end`."""
 
     reading: Tokens
     start: int
@@ -294,26 +288,23 @@ class _Piece:
 
     @property
     def at_top_level(self) -> Iterator[tuple[int, Token]]:
-        """The tokens that stand in no parentheses of the piece, each with its place."""
+        """The tokens that are in no parentheses of the piece, each with its place."""
         tokens, around = self.reading.tokens, self.reading.around
         for place in range(self.start, self.end):
             if around[place] == around[self.start]:
                 yield place, tokens[place]
 
     def last(self, kind: TokenType) -> int | None:
-        """Return the place of the last token of this kind that stands in no parentheses."""
-        tokens, around = self.reading.tokens, self.reading.around
-        for place in reversed(range(self.start, self.end)):
-            if tokens[place].token_type is kind and around[place] == around[self.start]:
-                return place
-        return None
+        """Return the place of the last token of this kind that is in no parentheses."""
+        found = [place for place, token in self.at_top_level if token.token_type is kind]
+        return found[-1] if found else None
 
     def between(self, start: int, end: int) -> _Piece:
         """Return the piece from one token up to another, which are named by their places."""
         return _Piece(self.reading, start, end)
 
     def split(self, kind: TokenType) -> list[_Piece]:
-        """Return what stands before, between and after the tokens of a kind at the top level."""
+        """Return what is before, between and after the tokens of a kind at the top level."""
         cuts = [place for place, token in self.at_top_level if token.token_type is kind]
         starts = [self.start, *(cut + 1 for cut in cuts)]
         return list(map(self.between, starts, [*cuts, self.end]))

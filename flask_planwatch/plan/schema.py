@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -26,6 +27,11 @@ class Volatility(StrEnum):
     UNKNOWN = "unknown"
 
 
+def base_type(type_name: str) -> str:
+    """Return a type without its length: `character varying` for `character varying(255)`."""
+    return re.sub(r"\([^()]*+\)", "", type_name).strip()
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: its name, and its type as PostgreSQL's format_type prints it.
@@ -44,8 +50,8 @@ class Column:
 
     @property
     def base_type(self) -> str:
-        """The type without its length: `character varying` for `character varying(255)`."""
-        return self.type.partition("(")[0].strip()
+        """The type without its length."""
+        return base_type(self.type)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class Relation:
     topmost partitioned table that this is a part of, or its own. `partitions` lists a partitioned
     table's direct partitions by key. `has_statistics` tells whether it was ever analysed. Of its
     `pages`, `visible_pages` are marked all-visible, so that an Index Only Scan need not read them.
+    `mark` changes with its columns, indexes and statistics.
     """
 
     key: str
@@ -122,6 +129,7 @@ class Relation:
     activity: Activity = Activity()
     pages: int = 0
     visible_pages: int = 0
+    mark: str = ""
 
     @cached_property
     def _by_name(self) -> Mapping[str, Column]:
@@ -146,21 +154,21 @@ class Relation:
         """Return the column of this name."""
         return self._by_name.get(name)
 
-    def has_index_for(self, columns: Collection[str]) -> bool:
-        """Whether a valid index begins with one of the columns; see also `indexes`.
+    def index(self, name: str | None) -> Index | None:
+        """Return the index of this name."""
+        return next((index for index in self.indexes if index.name == name), None)
 
-        One that leaves out only the rows where such a column is NULL counts: no comparison finds
-        these.
+    def has_index_for(self, columns: Collection[str]) -> bool:
+        """Whether a valid index begins with one of the columns.
+
+        A partial index counts if it leaves out only the rows where that column is NULL, which no
+        comparison finds.
         """
         return any(
-            index.valid
-            and index.keys[:1]
-            and index.keys[0] in columns
-            and (
-                index.predicate is None
-                or index.predicate == f"({self.quoted_column(index.keys[0])} IS NOT NULL)"
-            )
+            index.keys[0] in columns
+            and index.predicate in {None, f"({self.quoted_column(index.keys[0])} IS NOT NULL)"}
             for index in self.indexes
+            if index.valid and index.keys
         )
 
     def quoted_column(self, name: str) -> Structural:
@@ -169,7 +177,7 @@ class Relation:
         return column.quoted_name if column else Structural(name)
 
 
-#: What stands for the relation of a statement that reads none.
+#: The relation of a statement that reads none.
 NO_RELATION = Relation(
     key="", schema="", name="", display="", quoted_name="", kind="", rows=0.0, root=""
 )
@@ -179,9 +187,9 @@ NO_RELATION = Relation(
 class Schema:
     """The relations of one plan, their partitioned roots, and the partitions of those.
 
-    If the plan deletes rows, `references` are the foreign keys that PostgreSQL then checks, and the
-    relations that these lead to are there as well. `extensions` changes with what extensions the
-    database has. A schema is equal to itself only.
+    If the plan deletes rows, `references` are the foreign keys that PostgreSQL then checks, and
+    `relations` has the tables that refer. `extensions` is different once the database has other
+    extensions. A schema is equal to itself only.
     """
 
     relations: Mapping[str, Relation] = field(default_factory=dict)
@@ -190,17 +198,21 @@ class Schema:
 
     @property
     def text(self) -> str:
-        """What says whether two schemas are the same: tables, columns and indexes."""
+        """Tables, columns and indexes as text, which is the same for schemas that are alike."""
         return repr(
             [
-                (one.key, one.columns, one.indexes, one.has_statistics)
-                for one in self.relations.values()
+                (relation.key, relation.columns, relation.indexes, relation.has_statistics)
+                for relation in self.relations.values()
             ]
         )
 
     def get(self, key: str | None) -> Relation | None:
         """Return the relation of this key."""
         return self.relations.get(key) if key else None
+
+    def of(self, keys: Iterable[str | None]) -> list[Relation]:
+        """Return the relations of these keys, as far as they are known."""
+        return [relation for key in keys if (relation := self.get(key)) is not None]
 
     def root(self, relation: Relation) -> Relation:
         """Return the topmost partitioned table that the relation is a part of, or itself."""
@@ -209,19 +221,20 @@ class Schema:
     @property
     def largest(self) -> Relation:
         """The relation with the most rows, as a person would name it, or NO_RELATION."""
-        held = max(self.relations.values(), key=lambda one: one.rows, default=NO_RELATION)
-        return self.root(held)
+        largest = max(
+            self.relations.values(), key=lambda relation: relation.rows, default=NO_RELATION
+        )
+        return self.root(largest)
 
     def leaves(self, relation: Relation) -> list[Relation]:
         """Return the relations below a partitioned one that hold rows, or itself."""
         leaves, waiting = [], [relation]
         while waiting:
-            one = waiting.pop()
-            if one.partitioned:
-                children = [self.relations[key] for key in one.partitions if key in self.relations]
-                waiting.extend(reversed(children))
+            current = waiting.pop()
+            if current.partitioned:
+                waiting.extend(reversed(self.of(current.partitions)))
             else:
-                leaves.append(one)
+                leaves.append(current)
         return leaves
 
 

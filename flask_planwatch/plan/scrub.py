@@ -1,8 +1,8 @@
-"""Takes values out of what may leave the process.
+"""Removes values from what may leave the process.
 
-A constant inside an expression around a column is part of the structure if it stands where one
-names a part of the column's value: a JSON key, `date_trunc`'s field, `substr`'s position. Only
-those on the lists below count, and only if they are short. Every other constant becomes `?`.
+A constant in an expression around a column is part of the structure if it names a part of the
+column's value: a JSON key, the field of `date_trunc`, the position of `substr`. Only the cases in
+the lists below count, and only short constants. Every other constant becomes `?`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
-from .predicate import Conjunct, Operand, Tokens, conjuncts, predicates, tokenize
+from .figures import MAX_NAME_BYTES
+from .predicate import Conjunct, Tokens, conjuncts, predicates, tokenize
 from .schema import Structural
+from .text import items
 from .tree import Plan
 
-#: A structural constant is a name of something; PostgreSQL's own names end at 63 bytes.
-MAX_STRUCTURAL_LENGTH = 63
-
-#: What a path into a JSON document or an array follows.
+#: Operators that a path into a JSON document or an array follows.
 _PATHS = frozenset(
     {TokenType.ARROW, TokenType.DARROW, TokenType.HASH_ARROW, TokenType.DHASH_ARROW}
     | {TokenType.L_BRACKET}
@@ -30,14 +29,8 @@ _PATHS = frozenset(
 #: Functions with a field, format, path or configuration among their arguments.
 _CALLS_WITH_NAMES = frozenset(
     {"date_trunc", "date_part", "date_bin", "to_char", "to_date", "to_timestamp", "timezone"}
-    | {
-        "to_tsvector",
-        "setweight",
-        "jsonb_extract_path",
-        "jsonb_extract_path_text",
-        "json_extract_path",
-    }
-    | {"json_extract_path_text", "encode", "decode"}
+    | {"to_tsvector", "setweight", "encode", "decode", "json_extract_path", "jsonb_extract_path"}
+    | {"json_extract_path_text", "jsonb_extract_path_text"}
 )
 
 #: Functions with positions, lengths or precisions among their arguments.
@@ -48,26 +41,26 @@ _CALLS_WITH_POSITIONS = frozenset(
 
 _ARITHMETIC = frozenset({"+", "-", "*", "/", "%"})
 
-#: What stands in for "nothing", as in `coalesce(name, '')`, where it is not what is compared.
+#: Constants that mean "nothing", as in `coalesce(name, '')`, unless a column is compared with them.
 _NEUTRAL = frozenset({"", "0", "1"})
 
-#: Operators that make a value of two. Every other one compares, but for those of paths.
+#: Operators that make a value of two. All others compare, except those of paths.
 _MAKE_A_VALUE = _ARITHMETIC | {"||", "&", "|", "#", "^"}
 
 _OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|?]+")
 _COMPARING = frozenset({TokenType.IS, TokenType.LIKE, TokenType.ILIKE, TokenType.WHEN})
 
-#: What parts expressions that stand in the same parentheses, or ends those.
+#: What separates expressions in the same parentheses, or closes them.
 _APART = frozenset(
     {TokenType.COMMA, TokenType.AND, TokenType.OR, TokenType.WHEN, TokenType.THEN, TokenType.ELSE}
     | {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.END}
 )
 
-#: What compares all that stands in its parentheses with something.
+#: What compares everything in its parentheses with something.
 _COMPARING_CALLS = frozenset({"any", "all", "some", "in", "nullif", "row"})
 
-#: The properties of a node that are names and figures. None but these leaves as it is: what else a
-#: node may hold, such as what it selects, is not needed to understand its plan.
+#: Properties of a node that are names and figures. Only these are kept as they are. What else a
+#: node has, such as its output, is not needed to understand the plan.
 WITHOUT_VALUES = (
     *("Node Type", "Strategy", "Partial Mode", "Parent Relationship", "Operation", "Command"),
     *("Schema", "Relation Name", "Alias", "Index Name", "Scan Direction", "Join Type"),
@@ -79,24 +72,21 @@ WITHOUT_VALUES = (
     *("Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck"),
 )
 
-#: One that lists names.
+#: A property that lists names.
 _NAMES = "Conflict Arbiter Indexes"
 
-#: Those that list expressions around columns.
+#: Properties that list expressions around columns.
 _KEYS = ("Sort Key", "Presorted Key", "Group Key")
 
-#: Those that are expressions of any kind, of which each constant is taken for a value.
+#: Properties that are expressions of any kind: each constant in them may be a value.
 _EXPRESSIONS = ("Order By", "Run Condition", "Window", "Cache Key", "Function Call")
 
-#: What stands for a value, and for a condition that could not be read.
+#: What is shown instead of a value, and instead of a condition that could not be read.
 MASK = "?"
 UNREADABLE = "(not shown: it could not be read)"
 
 #: How a literal begins, or a name in quotes, which may lack its end.
 _LITERAL = re.compile(r"""['"$]|(?<!\w)\d""")
-
-#: One literal and nothing else, with its type: what most columns are compared with.
-_ONE_LITERAL = re.compile(r"(?:\d+|'[^'\\]*')((?:::[a-z ]+)?)")
 
 LITERALS = frozenset(
     kind for kind in TokenType if kind.name.endswith("_STRING") or kind.name in {"STRING", "NUMBER"}
@@ -131,9 +121,9 @@ def _scrubbed(
         elif key in WITHOUT_VALUES and isinstance(value, str | int | float):
             kept[key] = value
         elif key == _NAMES and isinstance(value, list):
-            kept[key] = [one for one in value if isinstance(one, str)]
+            kept[key] = items(value, str)
         elif key in _KEYS and isinstance(value, list):
-            kept[key] = [shown(one, varying) for one in value if isinstance(one, str)]
+            kept[key] = [shown(text, varying) for text in items(value, str)]
         elif key in _EXPRESSIONS and isinstance(value, str):
             kept[key] = mask(value)
     return kept
@@ -148,20 +138,16 @@ def scrub_conjuncts(conjuncts: Iterable[Conjunct], varying: frozenset[str]) -> s
     """Return predicates, joined by AND, without compared values."""
     parts = []
     for conjunct in conjuncts:
-        if conjunct.operator:
-            left = scrub_operand(conjunct.left, varying)
-            right = scrub_operand(conjunct.right, varying)
-            if conjunct.operator == "= ANY":
-                right = f"({right})"
-            parts.append(f"{left} {conjunct.operator} {right}")
-        else:
-            parts.append(mask(conjunct.text))
+        # The constants around a column are structure.
+        left, right = (
+            shown(side.text, varying) if side.columns else mask(side.text)
+            for side in (conjunct.left, conjunct.right)
+        )
+        if conjunct.operator == "= ANY":
+            right = f"({right})"
+        whole = f"{left} {conjunct.operator} {right}"
+        parts.append(whole if conjunct.operator else mask(conjunct.text))
     return " AND ".join(f"({part})" for part in parts)
-
-
-def scrub_operand(operand: Operand, varying: frozenset[str]) -> str:
-    """Return one side of a comparison; the constants around a column are structure."""
-    return shown(operand.text, varying) if operand.columns else mask(operand.text)
 
 
 def shown(expression: str, varying: frozenset[str]) -> Structural:
@@ -179,8 +165,6 @@ def mask(text: str, *, keep_names: bool = False) -> str:
     """Return `text` with each literal replaced; `keep_names` leaves the structural ones."""
     if not _LITERAL.search(text):
         return text
-    if not keep_names and (alone := _ONE_LITERAL.fullmatch(text)):
-        return MASK + alone[1]
     try:
         reading = tokenize(text)
     except SqlglotError:
@@ -194,14 +178,6 @@ def mask(text: str, *, keep_names: bool = False) -> str:
         pieces += [text[position : token.start], MASK]
         position = literal_end(text, token)
     return "".join([*pieces, text[position:]])
-
-
-def masked_condition(conjunct: Conjunct) -> str:
-    """Return `mask` of a predicate's condition, reading no more of it than must be."""
-    condition, value = conjunct.condition, conjunct.right.text
-    if conjunct.operator and condition.endswith(value) and _ONE_LITERAL.fullmatch(value):
-        return mask(condition.removesuffix(value)) + mask(value)
-    return mask(condition)
 
 
 def literal_end(text: str, token: Token) -> int:
@@ -219,11 +195,12 @@ def holds_value(expression: str) -> bool:
 
 
 def is_structural(reading: Tokens, index: int) -> bool:
-    """Whether the literal at this token names a part of what it stands beside."""
+    """Whether the literal at this token names a part of the value beside it."""
     tokens = reading.tokens
     literal, before = tokens[index], tokens[index - 1] if index else None
     after = tokens[index + 1] if index + 1 < len(tokens) else None
-    if len(literal.text) > MAX_STRUCTURAL_LENGTH:
+    # A structural constant names something.
+    if len(literal.text) > MAX_NAME_BYTES:
         return False
     neutral = literal.text in _NEUTRAL or not any(map(str.isalnum, literal.text))
     if neutral and not _is_compared(reading, index):
@@ -255,8 +232,11 @@ def _is_compared(reading: Tokens, index: int) -> bool:
         return True
     operators = [token for token in _beside(reading, index) if _is_operator(token)]
     if operators or opening < 0:
-        return not all(one.text in _MAKE_A_VALUE or one.token_type in _PATHS for one in operators)
-    # What is alone in its parentheses is compared if they are.
+        return not all(
+            operator.text in _MAKE_A_VALUE or operator.token_type in _PATHS
+            for operator in operators
+        )
+    # A literal alone in its parentheses is compared if these are.
     return index == opening + 1 and not before.isidentifier() and _is_compared(reading, opening)
 
 

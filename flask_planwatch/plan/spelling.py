@@ -7,8 +7,8 @@ import re
 from .schema import Relation
 
 _STRING = re.compile(r"'(?:[^']|'')*'")
-_STAND_IN = re.compile("\x00(\\d+)\x00")
-_STAND_IN_TO_TEXT = re.compile("(\x00\\d+\x00)::text\\b(?!\\[)")
+_PLACEHOLDER = re.compile("\x00(\\d+)\x00")
+_PLACEHOLDER_TO_TEXT = re.compile("(\x00\\d+\x00)::text\\b(?!\\[)")
 _TWICE_IN_PARENTHESES = re.compile(r"\(\(([^()]*)\)\)")
 _COLUMN_IN_PARENTHESES = re.compile(r'\((\w+|"[^"]+")\)::')
 
@@ -22,13 +22,13 @@ def shorter_spelling(expression: str, relation: Relation) -> str:
     """
     strings = _STRING.findall(expression)
     numbers = iter(range(len(strings)))
-    # What is inside a string must stay, so a stand-in takes its place meanwhile.
+    # Strings must stay as they are, so placeholders replace them meanwhile.
     shorter = _STRING.sub(lambda _: f"\x00{next(numbers)}\x00", expression)
-    shorter = _STAND_IN_TO_TEXT.sub(r"\1", shorter)
+    shorter = _PLACEHOLDER_TO_TEXT.sub(r"\1", shorter)
     shorter = _TWICE_IN_PARENTHESES.sub(r"(\1)", shorter)
     for column in relation.columns:
         if column.base_type == "character varying":
             name = re.escape(column.name)
             shorter = re.sub(rf'\(({name}|"{name}")\)::text\b(?!\[)', r"\1", shorter)
     shorter = _COLUMN_IN_PARENTHESES.sub(r"\1::", shorter)
-    return _STAND_IN.sub(lambda match: strings[int(match[1])], shorter)
+    return _PLACEHOLDER.sub(lambda match: strings[int(match[1])], shorter)

@@ -1,25 +1,27 @@
 """Prints a plan as `EXPLAIN (VERBOSE)` does: ExplainNode() of src/backend/commands/explain.c.
 
 PostgreSQL writes the JSON from the same properties in the same order, so all but the first line of
-a node is printed as it comes. Left out is what EXPLAIN ANALYZE measures of memory, of input and
-output, and of each worker.
+a node is printed as it comes. What EXPLAIN ANALYZE measures of memory, of input and output, and of
+each worker is left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 #: Columns that a line is indented by at most. A plan of thousands of levels would be mostly white
 #: space.
 MAX_INDENT = 240
 
-#: No figure of a plan is larger, so that products of some stay finite; PostgreSQL itself takes
-#: estimates above 1e100 rows for that many.
-MOST = 1e60
+#: A larger figure of a plan is cut to this, so that products of figures are finite. PostgreSQL
+#: itself cuts estimates to 1e100 rows.
+MAX_FIGURE = 1e60
 
 #: What a node's first line is made of, and what the text format never prints.
 _FIRST_LINE = frozenset(
@@ -37,8 +39,7 @@ _IF_ANY = frozenset(
     | {"Rows Removed by Conflict Filter"}
 )
 
-#: What EXPLAIN ANALYZE measures and is printed here. A rule of the text format's own puts the rest
-#: together in lines.
+#: What EXPLAIN ANALYZE measures. It is left out: the text format has its own lines for it.
 _MEASURED = re.compile(
     r"Actual |Sort (?:Method|Space)|Full-sort |Pre-sorted |Hash (?:Buckets|Batches)|HashAgg |"
     r"Original Hash |Peak Memory|Disk Usage|Exact Heap|Lossy Heap|Cache (?:Hits|Misses|Ev|Ov)|"
@@ -92,7 +93,7 @@ def explain_text(document: Mapping[str, Any]) -> str:
     waiting = [(plan, 0)] if isinstance(plan, Mapping) else []
     while waiting:
         node, level = waiting.pop()
-        if name := _text(node, "Subplan Name"):
+        if name := text_of(node, "Subplan Name"):
             lines.append(_indented(level, name))
             level += 1
         lines.append(_indented(level, "->  " * (level > 0) + _first_line(node)))
@@ -104,10 +105,8 @@ def explain_text(document: Mapping[str, Any]) -> str:
 
 
 def nodes_below(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the nodes of a plan's JSON that hang below this one."""
-    below = node.get("Plans")
-    children = below if isinstance(below, list) else []
-    return [one for one in children if isinstance(one, Mapping) and "Node Type" in one]
+    """Return the nodes of a plan's JSON right below this one."""
+    return [child for child in items(node.get("Plans"), dict) if "Node Type" in child]
 
 
 def quoted_identifier(name: str) -> str:
@@ -134,37 +133,37 @@ def _first_line(node: Mapping[str, Any]) -> str:
 
 def _name(node: Mapping[str, Any]) -> str:
     kind = str(node["Node Type"])
-    strategy, operation = _text(node, "Strategy"), _text(node, "Operation")
+    strategy, operation = text_of(node, "Strategy"), text_of(node, "Operation")
     if kind in _JOINS:
-        join = _text(node, "Join Type")
+        join = text_of(node, "Join Type")
         if join not in {"", "Inner"}:
             return f"{_JOINS[kind]} {join} Join"
         return kind
     if kind == "Aggregate":
-        partial = _text(node, "Partial Mode")
+        partial = text_of(node, "Partial Mode")
         name = _AGGREGATES.get(strategy, kind)
         return f"{partial} {name}" if partial in {"Partial", "Finalize"} else name
     if kind == "SetOp":
-        return f"{'Hash' * (strategy == 'Hashed')}SetOp {_text(node, 'Command')}".rstrip()
+        return f"{'Hash' * (strategy == 'Hashed')}SetOp {text_of(node, 'Command')}".rstrip()
     if kind == "ModifyTable":
         return operation or kind
     if kind == "Foreign Scan" and operation not in {"", "Select"}:
         return f"Foreign {operation}"
     if kind == "Custom Scan":
-        return f"{kind} ({_text(node, 'Custom Plan Provider')})"
+        return f"{kind} ({text_of(node, 'Custom Plan Provider')})"
     return kind
 
 
 def _target(node: Mapping[str, Any]) -> str:
     """Return the index and the relation that a node reads or changes."""
-    index, target = _text(node, "Index Name"), ""
+    index, target = text_of(node, "Index Name"), ""
     if index and node["Node Type"] == "Bitmap Index Scan":
         return f" on {quoted_identifier(index)}"
     if index:
-        backward = " Backward" if _text(node, "Scan Direction") == "Backward" else ""
+        backward = " Backward" if text_of(node, "Scan Direction") == "Backward" else ""
         target = f"{backward} using {quoted_identifier(index)}"
-    schema, alias = _text(node, "Schema"), _text(node, "Alias")
-    relation = next(filter(None, (_text(node, key) for key in _RELATIONS)), "")
+    schema, alias = text_of(node, "Schema"), text_of(node, "Alias")
+    relation = next(filter(None, (text_of(node, key) for key in _RELATIONS)), "")
     if relation or alias:
         target += " on"
     if relation:
@@ -201,8 +200,9 @@ def _details(node: Mapping[str, Any]) -> Iterator[str]:
         elif key == "Grouping Sets":
             yield from _grouping_sets(node, value)
         elif key == "Target Tables":
-            operation = _text(node, "Operation")
-            yield from (operation + _target({**one, "Node Type": ""}) for one in _mappings(value))
+            operation = text_of(node, "Operation")
+            targets = items(value, dict)
+            yield from (operation + _target({**target, "Node Type": ""}) for target in targets)
         elif not _MEASURED.match(key) and not (key in _IF_ANY and not value):
             yield from _property(key, value)
 
@@ -213,33 +213,32 @@ def _property(key: str, value: object) -> Iterator[str]:
         yield f"{key}: true"
     elif isinstance(value, str) or (isinstance(value, int | float) and value is not False):
         yield f"{key}: {value}"
-    elif isinstance(value, list) and all(isinstance(one, str) for one in value):
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
         yield f"{key}: {', '.join(value)}"
 
 
 def _sampling(node: Mapping[str, Any]) -> str:
-    parameters = ", ".join(_texts(node.get("Sampling Parameters")))
-    seed = _text(node, "Repeatable Seed")
+    parameters = ", ".join(items(node.get("Sampling Parameters"), str))
+    seed = text_of(node, "Repeatable Seed")
     repeatable = f" REPEATABLE ({seed})" if seed else ""
-    return f"Sampling: {_text(node, 'Sampling Method')} ({parameters}){repeatable}"
+    return f"Sampling: {text_of(node, 'Sampling Method')} ({parameters}){repeatable}"
 
 
 def _grouping_sets(node: Mapping[str, Any], sets: object) -> Iterator[str]:
-    for one in _mappings(sets):
+    for grouping in items(sets, dict):
         indent = ""
-        if "Sort Key" in one:
-            yield f"Sort Key: {', '.join(_texts(one['Sort Key']))}"
+        if "Sort Key" in grouping:
+            yield f"Sort Key: {', '.join(items(grouping['Sort Key'], str))}"
             indent = "  "
         for key in ("Hash Key", "Group Key"):
-            keys = one.get(f"{key}s")
-            for each in keys if isinstance(keys, list) else ():
-                yield f"{indent}{key}: {', '.join(_texts(each)) or '()'}"
+            for each in items(grouping.get(f"{key}s"), list):
+                yield f"{indent}{key}: {', '.join(items(each, str)) or '()'}"
 
 
 def _summary(document: Mapping[str, Any]) -> Iterator[str]:
     """Yield what follows the plan: what would be compiled.
 
-    The identifier of the query is that of PlanWatch's EXPLAIN, and not of the application's own.
+    The identifier of the query is left out: it is that of PlanWatch's EXPLAIN.
     """
     jit = document.get("JIT")
     if isinstance(jit, Mapping) and isinstance(options := jit.get("Options"), Mapping):
@@ -247,17 +246,15 @@ def _summary(document: Mapping[str, Any]) -> Iterator[str]:
         yield from ("JIT:", f"  Functions: {jit.get('Functions')}", f"  Options: {said}")
 
 
-def _text(node: Mapping[str, Any], key: str) -> str:
+def text_of(node: Mapping[str, Any], key: str) -> str:
+    """Return a text of a plan's JSON, empty if it is none."""
     value = node.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _texts(values: object) -> Sequence[str]:
-    return [one for one in values if isinstance(one, str)] if isinstance(values, list) else []
-
-
-def _mappings(values: object) -> Sequence[Mapping[str, Any]]:
-    return [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+def items(values: object, kind: type[Item]) -> list[Item]:
+    """Return those items of a list in a plan's JSON that are of this type."""
+    return [item for item in values if isinstance(item, kind)] if isinstance(values, list) else []
 
 
 def number(node: Mapping[str, Any], key: str) -> float:
@@ -267,4 +264,4 @@ def number(node: Mapping[str, Any], key: str) -> float:
         figure = float(value) if isinstance(value, int | float | Decimal) else 0.0
     except OverflowError:
         return 0.0
-    return max(-MOST, min(figure, MOST)) if isfinite(figure) else 0.0
+    return max(-MAX_FIGURE, min(figure, MAX_FIGURE)) if isfinite(figure) else 0.0

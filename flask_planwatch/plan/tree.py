@@ -1,7 +1,7 @@
 """The plan tree: what `EXPLAIN (FORMAT JSON, VERBOSE)` prints, as frozen data.
 
-A node carries no more than this module names: unknown nodes and keys are kept out of it, missing
-costs count as 0, and a plan of thousands of levels is read without recursion.
+A node has only what this module names: unknown keys are left out, missing costs are 0. A plan of
+thousands of levels is read without recursion.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .text import explain_text, nodes_below, number
+from .text import explain_text, items, nodes_below, number, quoted_identifier, text_of
 
 #: The fields of a node that hold predicates.
 CONDITIONS = (
@@ -33,14 +33,14 @@ JOIN_CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter")
 
 
 class UnreadablePlan(ValueError):
-    """What was given is not a plan of PostgreSQL's JSON format."""
+    """An object is not a plan of PostgreSQL's JSON format."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One step of a plan. Costs are the planner's units, `rows` are per worker and per loop.
 
-    A node is equal to itself only: to compare or hash all that is below it would be deep.
+    A node is equal to itself only: comparing all that is below it would recurse too deeply.
     """
 
     type: str
@@ -57,9 +57,9 @@ class Node:
     conditions: tuple[tuple[str, str], ...]
     subplan: str | None
     children: tuple[Node, ...]
-    #: How the node hangs below its parent: `Outer`, `Inner`, `SubPlan`, `InitPlan` …
+    #: What the node is to its parent: `Outer`, `Inner`, `SubPlan`, `InitPlan` …
     relationship: str | None = None
-    #: What the node sorts or groups by, and what it hands on, as printed.
+    #: What the node sorts or groups by, and its output, as printed.
     sort_keys: tuple[str, ...] = ()
     group_keys: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
@@ -86,9 +86,9 @@ class Node:
         """The first line of the node in the text format."""
         name = f"Parallel {self.type}" if self.parallel else self.type
         if self.index:
-            name += f" using {self.index}"
+            name += f" using {quoted_identifier(self.index)}"
         if self.relation:
-            name += f" on {self.relation}"
+            name += f" on {quoted_identifier(self.relation)}"
         return name
 
     @property
@@ -101,9 +101,19 @@ class Node:
         return False
 
     @property
-    def ran(self) -> bool:
-        """Whether EXPLAIN ANALYZE saw it run at least once."""
-        return bool(self.actual_loops)
+    def loops(self) -> float:
+        """How often EXPLAIN ANALYZE saw it run, 0 in other plans."""
+        return self.actual_loops or 0.0
+
+    @property
+    def returned_rows(self) -> float:
+        """The rows that EXPLAIN ANALYZE saw it return in all its loops."""
+        return (self.actual_rows or 0.0) * self.loops
+
+    @property
+    def read_rows(self) -> float:
+        """The rows that it returned or discarded in all its loops, as EXPLAIN ANALYZE saw it."""
+        return ((self.actual_rows or 0.0) + (self.removed_rows or 0.0)) * self.loops
 
     def condition(self, kind: str) -> str | None:
         """Return the predicate text of this kind, one of CONDITIONS, or None."""
@@ -152,13 +162,7 @@ class Plan:
     @cached_property
     def documents(self) -> tuple[Mapping[str, Any], ...]:
         """The JSON of all nodes, in their order."""
-        waiting = [self.document["Plan"]]
-        documents = []
-        while waiting:
-            document = waiting.pop()
-            documents.append(document)
-            waiting.extend(reversed(nodes_below(document)))
-        return tuple(documents)
+        return tuple(_walk(self.document["Plan"]))
 
     @cached_property
     def scans(self) -> tuple[Node, ...]:
@@ -172,7 +176,7 @@ class Plan:
 
     @cached_property
     def shape(self) -> tuple[tuple[str, str | None, str | None], ...]:
-        """The steps with what they read: two plans of one shape go the same way."""
+        """The steps with the tables and indexes that they read."""
         return tuple((node.type, node.qualified_relation, node.index) for node in self.nodes)
 
     @cached_property
@@ -195,7 +199,7 @@ class Plan:
         """How often each node is expected to run, by its id(): a join's inner side repeats."""
         counts: dict[int, float] = {id(self.root): 1.0}
         for node in self.nodes:
-            outer = next((one.rows for one in node.children if one.relationship == "Outer"), 1.0)
+            outer = next((side.rows for side in node.children if side.relationship == "Outer"), 1.0)
             for child in node.children:
                 repeats = node.type == "Nested Loop" and child.relationship == "Inner"
                 times = max(outer, 1.0) if repeats else 1.0
@@ -221,20 +225,22 @@ class Plan:
         return explain_text(self.document)
 
 
+def _walk(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the JSON of a node and of all below it, parents first."""
+    waiting = [document]
+    while waiting:
+        current = waiting.pop()
+        yield current
+        waiting.extend(reversed(nodes_below(current)))
+
+
 def _read(document: Mapping[str, Any]) -> Node:
     """Build the node and all below it, children first, without recursion."""
-    waiting: list[tuple[Mapping[str, Any], list[Node], list[Node] | None]] = [(document, [], None)]
-    finished: list[Node] = []
-    while waiting:
-        current, siblings, children = waiting.pop()
-        target = finished if current is document else siblings
-        if children is not None:
-            target.append(_node(current, tuple(children)))
-            continue
-        children = []
-        waiting.append((current, siblings, children))
-        waiting.extend((child, children, None) for child in reversed(nodes_below(current)))
-    return finished[0]
+    nodes: dict[int, Node] = {}
+    for current in reversed(list(_walk(document))):
+        below = tuple(nodes[id(child)] for child in nodes_below(current))
+        nodes[id(current)] = _node(current, below)
+    return nodes[id(document)]
 
 
 def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
@@ -255,9 +261,9 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         ),
         subplan=_text(document, "Subplan Name"),
         children=children,
-        sort_keys=_texts(document, "Sort Key"),
-        group_keys=_texts(document, "Group Key"),
-        output=_texts(document, "Output"),
+        sort_keys=tuple(items(document.get("Sort Key"), str)),
+        group_keys=tuple(items(document.get("Group Key"), str)),
+        output=tuple(items(document.get("Output"), str)),
         operation=_text(document, "Operation"),
         function=_text(document, "Function Name"),
         relationship=_text(document, "Parent Relationship"),
@@ -269,7 +275,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
 
 
 def _removed(document: Mapping[str, Any]) -> float | None:
-    """Return the rows that a node read and threw away, of all its conditions together."""
+    """Return the rows that a node read and discarded, by any of its conditions."""
     counts = [
         _count(document, f"Rows Removed by {kind}")
         for kind in ("Filter", "Join Filter", "Index Recheck")
@@ -283,12 +289,4 @@ def _count(document: Mapping[str, Any], key: str) -> float | None:
 
 
 def _text(document: Mapping[str, Any], key: str) -> str | None:
-    value = document.get(key)
-    return value if isinstance(value, str) else None
-
-
-def _texts(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    values = document.get(key)
-    if not isinstance(values, list):
-        return ()
-    return tuple(value for value in values if isinstance(value, str))
+    return text_of(document, key) or None

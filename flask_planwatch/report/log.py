@@ -8,38 +8,52 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections import OrderedDict, deque
+import re
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..clock import now
-from ..finding import Advice, Finding, Severity, Skip, VerdictStatus, shorten
+from ..capture.location import raised_at
+from ..finding import Advice, Finding, Location, Severity, Skip, VerdictStatus, shorten
+from ..runtime.bounded import LEARNT, RecentlyUsed
+from ..runtime.clock import now
 from . import terminal
 from .store import Changes
 
 logger = logging.getLogger("flask_planwatch")
 
-#: Matters whose time of logging is remembered; the one logged longest ago goes first.
-MAX_MATTERS = 1000
+#: What a record names as its file if it is about no line of code: "WARNING in flask_planwatch".
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
-#: Findings of one matter that are remembered as logged: what was not logged is not resolved aloud.
+#: Groups of findings whose time of logging is remembered; the one seen longest ago goes first.
+MAX_GROUPS = 1000
+
+#: Findings of one group that are remembered as logged: what was not logged is not resolved aloud.
 MAX_LOGGED = 10
 
 #: Messages that are said once and remembered by their hash; the one that came up longest ago goes
 #: first.
-MAX_TOLD = 1000
+MAX_LOGGED_ONCE = 1000
 
 #: Characters of a title, an advice or a statement in a message: the record has them in full.
 MAX_TITLE, MAX_FIX, MAX_TEXT = 200, 240, 120
 
-#: Words of a title, and of an advice that is no DDL, so that a message has about 35.
-MAX_TITLE_WORDS, MAX_FIX_WORDS = 18, 12
+#: Words of a title, and of a message: most have about 30, and SQL is never cut to fit.
+MAX_TITLE_WORDS, MAX_WORDS = 18, 40
+
+#: So many words more are not worth a cut.
+SPARE_WORDS = 2
+
+#: Where the details of a sentence begin, so that it can end there.
+_DETAILS = re.compile(r"[:;] |, (?:and|in|so)\b|, which\b(?=[^,]*$)")
+
+#: What stands for a value that is not shown. Two colons are a cast.
+_PLACEHOLDER = re.compile(r"(?<![:\w]):[a-z_]\w*")
 
 
 @dataclass
-class _Matter:
+class _Group:
     """What was logged of one advice, or of one finding without advice, in the current interval."""
 
     #: When the interval began.
@@ -64,8 +78,9 @@ class _Matter:
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds.
 
-    `statements` tells how many statements a matter concerns. `debug` tells whether the application
-    is being developed: what its log would not show is printed then.
+    `statements` tells how many statements a group concerns. `debug` tells whether the application
+    is being developed: what its log would not show is printed then. `errors` counts what the
+    application's logging raised.
     """
 
     def __init__(
@@ -79,110 +94,112 @@ class LogReporter:
         self._statements = statements
         self._debug = debug
         self._clock = clock
-        self._matters: OrderedDict[Hashable, _Matter] = OrderedDict()
-        self._told: OrderedDict[int, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._groups: RecentlyUsed[Hashable, _Group] = RecentlyUsed(LEARNT, MAX_GROUPS)
+        self._logged_once: RecentlyUsed[int, None] = RecentlyUsed(LEARNT, MAX_LOGGED_ONCE)
+        self.errors = 0
 
     def report(self, changes: Changes) -> None:
         """Log what is new, what is due again, and what is gone."""
         for finding in (*changes.detected, *changes.repeated):
             if self._is_due(finding):
                 level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
-                statements = self._statements(finding.matter)
-                self._log(level, lines(finding, statements), extra(finding, statements))
+                statements = self._statements(finding.group)
+                self._log(
+                    level, lines(finding, statements), extra(finding, statements), finding.location
+                )
         for finding in changes.resolved:
             if self._was_logged(finding):
-                subject = shorten(finding.subject, MAX_TITLE)
                 message = (
-                    f"resolved: the latest plan no longer shows {subject} on {finding.relation}. "
-                    f"{_origin(finding)}\n  {_named(finding)}"
+                    "resolved: the latest execution no longer shows this: "
+                    f"{_said(finding)} {_origin(finding)}\n  {_named(finding)}"
                 )
-                statements = self._statements(finding.matter)
-                self._log(logging.INFO, message, extra(finding, statements))
+                statements = self._statements(finding.group)
+                self._log(logging.INFO, message, extra(finding, statements), finding.location)
 
     def report_skip(self, skip: Skip, text: str) -> None:
-        """Say once for each reason that a statement could not be inspected."""
-        if self._is_first(skip.reason):
-            self._log(
-                logging.WARNING,
-                f"PlanWatch could not inspect a statement ({skip.brief}). {_FURTHER}\n"
-                f"  {shorten(text, MAX_TEXT)}",
-                {"db.query.text": text},
-            )
+        """Say once for each reason that a statement was not inspected, or only partly."""
+        if not self._is_first(skip.reason):
+            return
+        level, what = logging.WARNING, "PlanWatch could not inspect a statement"
+        if skip.reason.is_partial:
+            level, what = logging.INFO, "PlanWatch inspected a statement only partly"
+        message = f"{what} ({skip.brief}). Others are only counted.\n  {shorten(text, MAX_TEXT)}"
+        self._log(level, message, {"db.query.text": text})
 
-    def report_unanswered(self, skip: Skip, text: str) -> None:
-        """Say once for each reason that a question about a statement has no answer."""
-        if self._is_first(skip.reason):
-            self._log(
-                logging.INFO,
-                f"PlanWatch inspected a statement only partly ({skip.brief}). {_FURTHER}\n"
-                f"  {shorten(text, MAX_TEXT)}",
-                {"db.query.text": text},
-            )
-
-    def tell_once(self, level: int, message: str) -> None:
+    def log_once(self, level: int, message: str) -> None:
         """Log a message unless the same was logged before."""
         if self._is_first(message):
             self._log(level, message)
 
-    def renew_lock(self) -> None:
-        """Replace, in a forked child, a lock that a thread of the parent may hold."""
-        self._lock = threading.Lock()
-
     def _is_first(self, what: str) -> bool:
         known_by = hash(what)
-        with self._lock:
-            first = known_by not in self._told
-            self._told[known_by] = None
-            self._told.move_to_end(known_by)
-            while len(self._told) > MAX_TOLD:
-                self._told.popitem(last=False)
-            return first
+        first = known_by not in self._logged_once
+        self._logged_once.keep(known_by, None, 0)
+        return first
 
     def _is_due(self, finding: Finding) -> bool:
-        with self._lock:
-            moment = self._clock()
-            matter = self._matters.get(finding.matter)
-            running = matter is not None and abs(moment - matter.began) < self._interval
-            if matter is not None and running and not matter.is_news(finding):
-                return False
-            if matter is None or not running:
-                logged = matter.logged if matter is not None else ()
-                matter = _Matter(moment)
-                matter.logged.extend(logged)
-            matter.critical = matter.critical or finding.severity is Severity.CRITICAL
-            matter.verdicts.add(_verdict(finding))
-            matter.logged.append(finding.id)
-            self._matters[finding.matter] = matter
-            self._matters.move_to_end(finding.matter)
-            while len(self._matters) > MAX_MATTERS:
-                self._matters.popitem(last=False)
-            return True
+        moment = self._clock()
+        group = self._groups.get(finding.group)
+        running = group is not None and abs(moment - group.began) < self._interval
+        if group is not None and running and not group.is_news(finding):
+            return False
+        if group is None or not running:
+            logged = group.logged if group is not None else ()
+            group = _Group(moment)
+            group.logged.extend(logged)
+        group.critical = group.critical or finding.severity is Severity.CRITICAL
+        group.verdicts.add(_verdict(finding))
+        group.logged.append(finding.id)
+        self._groups.keep(finding.group, group)
+        return True
 
     def _was_logged(self, finding: Finding) -> bool:
         """Whether a finding that is gone was logged; if it comes again, it is logged at once."""
-        with self._lock:
-            matter = self._matters.get(finding.matter)
-            if matter is None or finding.id not in matter.logged:
-                return False
-            matter.began = float("-inf")
-            matter.logged = deque(
-                (one for one in matter.logged if one != finding.id), maxlen=MAX_LOGGED
-            )
-            return True
+        group = self._groups.get(finding.group)
+        if group is None or finding.id not in group.logged:
+            return False
+        group.began = float("-inf")
+        group.logged = deque(
+            (known for known in group.logged if known != finding.id), maxlen=MAX_LOGGED
+        )
+        return True
 
-    def _log(self, level: int, message: str, data: dict[str, Any] | None = None) -> None:
+    def _log(
+        self,
+        level: int,
+        message: str,
+        data: dict[str, Any] | None = None,
+        location: Location | None = None,
+    ) -> None:
+        """Log a message about this line of code; what the application's logging raises is said."""
         # `logging.config` disables each logger that its configuration does not name. The way to
         # silence this one is its level.
         logger.disabled = False
-        if self._debug():
-            terminal.log(logger, level, message, data)
-        else:
-            logger.log(level, "%s", message, extra=data)
+        path, line, function = _PACKAGE, 0, None
+        if location is not None:
+            path, line, function = location.path, location.line, location.function
 
+        def make() -> logging.LogRecord:
+            arguments = (message,)
+            return logger.makeRecord(
+                logger.name, level, path, line, "%s", arguments, None, function, data
+            )
 
-#: What follows the first of a kind.
-_FURTHER = "Others are only counted."
+        try:
+            if self._debug():
+                terminal.log(logger, level, message, make)
+            elif logger.isEnabledFor(level):
+                logger.handle(make())
+        except Exception as error:  # noqa: BLE001 - a filter or handler of the app's may raise
+            self.errors += 1
+            failure = (
+                "PlanWatch could not log a message: the application's logging raised "
+                f"{type(error).__name__} at {raised_at(error)}. PlanWatch logs outside of Flask's "
+                "contexts; PlanWatch.findings() has what it found. Others are only counted, in "
+                "PlanWatch.stats()."
+            )
+            if self._is_first(failure):
+                terminal.write(failure)
 
 
 def _verdict(finding: Finding) -> VerdictStatus | None:
@@ -194,25 +211,87 @@ def lines(finding: Finding, statements: int = 1) -> str:
 
     `statements` have the same advice.
     """
-    title = shorten(finding.title or finding.problem, MAX_TITLE, MAX_TITLE_WORDS)
-    first = f"{finding.severity}: {title}. {_origin(finding)}"
+    first = f"{finding.severity}: {_said(finding)} {_origin(finding)}"
     serves = f" for {statements} statements" if statements > 1 else ""
-    fix = f"{_fix(finding.advice)}{serves}  " if finding.advice else ""
-    return f"{first}\n  {fix}{_named(finding)}"
+    last = f"{serves}{_belongs_in(finding.advice)}  {_named(finding)}"
+    words = MAX_WORDS - len(f"{first} {last}".split())
+    if finding.advice:
+        return f"{first}\n  {_fix(finding.advice, words)}{last}"
+    hint = f"Next: {shorten(finding.hint, MAX_FIX, words - 1)}  " if finding.hint else ""
+    return f"{first}\n  {hint}{_named(finding)}"
 
 
-def _fix(advice: tuple[Advice, ...]) -> str:
+def _said(finding: Finding) -> str:
+    """Return what is wrong and how much it is, as a sentence."""
+    whole = " ".join((finding.title or finding.problem).split())
+    title = _shortened(whole, MAX_TITLE, MAX_TITLE_WORDS)
+    if not title.endswith("…"):
+        return f"{title}."
+    for expression in (finding.subject, *finding.keys):
+        start = whole.find(expression)
+        end = start + len(expression)
+        # A part of an expression may be another one, of which there is an index.
+        if expression and 0 <= start < len(title) - 1 < end <= MAX_TITLE:
+            title = f"{whole[:end]}." if whole[end:] in {"", "."} else f"{whole[:end]}…"
+    return title
+
+
+def _fix(advice: tuple[Advice, ...], words: int) -> str:
     verdict = advice[0].verdict
-    others = sum(one.verdict == verdict for one in advice) - 1
+    # An advice that nothing can try: `not-applicable` would read as if the advice were wrong.
+    untried = verdict.status is VerdictStatus.NOT_APPLICABLE
+    others = sum(
+        change.verdict.status is not VerdictStatus.REJECTED
+        if untried
+        else change.verdict == verdict
+        for change in advice[1:]
+    )
     more = f" and {others} more" if others else ""
     label = "Tried" if verdict.status is VerdictStatus.REJECTED else "Fix"
-    # DDL is there to be copied.
-    summary = shorten(advice[0].summary, MAX_FIX, None if advice[0].ddl else MAX_FIX_WORDS)
-    return f"{label}: {summary}{more} [{verdict.brief}]"
+    proof = more if untried else f"{more} [{verdict.brief}]"
+    if advice[0].ddl:
+        # It is there to be copied.
+        return f"{label}: {shorten(advice[0].summary, MAX_FIX)}{_missing(advice[0])}{proof}"
+    words -= len(f"{label} {proof}".split())
+    return f"{label}: {_whole(advice[0].summary, MAX_FIX, words)}{proof}"
+
+
+def _missing(advice: Advice) -> str:
+    """Return which placeholders a reader has to replace by values before the SQL can be run."""
+    if advice.public is None:
+        return ""
+    given = "; ".join(advice.ddl)
+    hidden = dict.fromkeys(_PLACEHOLDER.findall("; ".join(advice.public.ddl)))
+    names = [name for name in hidden if name not in given]
+    return f" (put the value for {' and '.join(names)})" if names else ""
+
+
+def _whole(text: str, length: int, words: int) -> str:
+    """Return a sentence, without its details if it is too long with them, else cut."""
+    short = _shortened(text, length, words)
+    if not short.endswith("…"):
+        return short
+    ends = [match.start() for match in _DETAILS.finditer(text)]
+    sentences = [text[:end] for end in ends if text.count("(", 0, end) == text.count(")", 0, end)]
+    fitting = [whole for whole in sentences if shorten(whole, length, words) == whole]
+    return fitting[-1] if fitting else short
+
+
+def _shortened(text: str, length: int, words: int) -> str:
+    """Return a text cut to this many words, unless it has one or two more."""
+    whole = shorten(text, length, words + SPARE_WORDS)
+    return shorten(text, length, words) if whole.endswith("…") else whole
+
+
+def _belongs_in(advice: tuple[Advice, ...]) -> str:
+    """Return where an index belongs: in the model and a migration, or in a migration only."""
+    if not advice or not advice[0].migration or advice[0].verdict.status is VerdictStatus.REJECTED:
+        return ""
+    return ", in model+migration" if advice[0].sqlalchemy else ", in a migration"
 
 
 def _named(finding: Finding) -> str:
-    return f"id {finding.id} ({finding.rule})"
+    return f"id {finding.id}"
 
 
 def _origin(finding: Finding) -> str:
@@ -220,20 +299,15 @@ def _origin(finding: Finding) -> str:
     location, said = finding.location, []
     if location is not None:
         library = "library code at " if location.library else ""
-        said.append(f"{library}{_seen_from_here(location.path)}:{location.line}")
+        said.append(f"{library}{location.shown_path}:{location.line}")
     if finding.endpoint is not None:
         said.append(f"endpoint {finding.endpoint}")
     if location is not None and location.library:
         said.reverse()
-    return ", ".join(said) or "from an unknown line"
-
-
-def _seen_from_here(path: str) -> str:
-    try:
-        here = os.path.join(os.getcwd(), "")
-    except OSError:
-        return path
-    return path.removeprefix(here)
+    origin = ", ".join(said) or "from an unknown line"
+    # It follows a full stop; a path is not changed.
+    begins_with_path = location is not None and not location.library
+    return origin if begins_with_path else f"{origin[0].upper()}{origin[1:]}"
 
 
 def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:

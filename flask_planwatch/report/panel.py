@@ -7,29 +7,31 @@ on there, and would show them to every visitor. All it shows is escaped by the t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 from flask import Flask, current_app
 from flask_debugtoolbar.panels import DebugPanel
-from flask_debugtoolbar.utils import format_fname
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
-from ..detail import Detail
-from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason
-from ..interruption import let_through
-from ..request_record import Seen, request_record
+from ..capture.request_record import Seen, request_record
+from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason, names_table
+from ..inspection.detail import Detail, Preparable
+from ..plan.wording import FORMS
+from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
-from .psql import MAX_TEXT_SHOWN, prepared, runnable
+from .psql import Sql, sql_of
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
 PATIENCE = 0.5
+
+_NOT_INITIALISED = "PlanWatch does not watch this app: PlanWatch(app) was never called."
 
 _FAILED = (
     "<p>PlanWatch could not fill its panel. The error was counted, and the log says where it came "
@@ -78,12 +80,15 @@ class PlanWatchPanel(DebugPanel):
         try:
             app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
             watcher = app.extensions.get(EXTENSION)
-            report = None
-            if app.debug and isinstance(watcher, Watcher) and watcher.settings.enabled:
-                report = collect(app, watcher)
+            report, off = None, _NOT_INITIALISED
+            if app.debug and isinstance(watcher, Watcher):
+                if watcher.is_enabled:
+                    report = collect(app, watcher)
+                else:
+                    off = " ".join((watcher.introduction, *watcher.problems))
             self._subtitle = report.summary if report else "off"
             template = _environment().get_template("panel.html")
-            content = template.render(report=report, debug=app.debug)
+            content = template.render(report=report, debug=app.debug, off=off)
             # The toolbar encodes the page strictly; a statement or path may hold a lone surrogate.
             self._content = content.encode("utf-8", "backslashreplace").decode()
         except Exception as error:  # noqa: BLE001 - a page must not break for its panel
@@ -115,6 +120,8 @@ class Statement:
     """All executions of one statement in the request."""
 
     executions: tuple[Execution, ...]
+    #: How it is copied without its values, None if that is not known.
+    form: Preparable | None = None
 
     @property
     def calls(self) -> int:
@@ -132,8 +139,12 @@ class Statement:
 
         Its parameters are shown, as the plan was made with them.
         """
-        inspected = [one for one in self.executions if one.inspection]
-        planned = [one for one in inspected if one.inspection and one.inspection.plan]
+        inspected = [execution for execution in self.executions if execution.inspection]
+        planned = [
+            execution
+            for execution in inspected
+            if execution.inspection and execution.inspection.plan
+        ]
         return (planned or inspected or self.executions[:1])[-1]
 
     @property
@@ -162,10 +173,10 @@ class Statement:
         return self.shown.detail
 
     @property
-    def sql(self) -> str:
+    def sql(self) -> Sql:
         """The statement as psql takes it: with its values, or prepared if they are too long."""
         complete = self.detail.statement if self.detail else ""
-        return runnable(complete) if 0 < len(complete) <= MAX_TEXT_SHOWN else prepared(self.text)
+        return sql_of(complete or self.shown.seen.sql, self.form, self.text)
 
     @property
     def state(self) -> str:
@@ -189,6 +200,12 @@ class Report:
     watches_nothing: bool = False
     #: What is wrong with the settings.
     problems: tuple[str, ...] = ()
+    #: How the statements of `earlier` are copied, by their fingerprints.
+    forms: Mapping[str, Preparable | None] = field(default_factory=dict)
+
+    def sql_of(self, finding: Finding) -> Sql:
+        """Return the statement of a former request, whose values are not known any more."""
+        return sql_of("", self.forms.get(finding.fingerprint), finding.statement.text)
 
     @property
     def cards(self) -> list[tuple[Finding, Statement, bool]]:
@@ -245,36 +262,44 @@ def collect(app: Flask, watcher: Watcher) -> Report:
     """Wait for the findings of the current request, and return what there is to show."""
     record = request_record(app)
     seen = record.seen if record else []
-    watcher.worker.wait([one.ticket for one in seen if one.ticket], PATIENCE, interim=True)
-    statements = _statements(Execution.of(one) for one in seen)
+    tickets = [execution.ticket for execution in seen if execution.ticket]
+    watcher.worker.wait(tickets, PATIENCE, interim=True)
+    statements = _statements(map(Execution.of, seen), watcher.preparable)
     found = {
         finding.id: (finding, statement)
         for statement in statements
         for finding in statement.findings
     }
-    by_weight = sorted(found.values(), key=lambda one: (one[0].severity.rank, -one[1].total_ms))
+    by_weight = sorted(found.values(), key=lambda pair: (pair[0].severity.rank, -pair[1].total_ms))
+    earlier = tuple(finding for finding in watcher.store.findings() if finding.id not in found)
     return Report(
         found=tuple(by_weight),
         others=tuple(statement for statement in statements if not statement.findings),
-        earlier=tuple(one for one in watcher.store.findings() if one.id not in found),
+        earlier=earlier,
         stats=watcher.stats(),
         complete=record is None or record.complete,
         introduction=watcher.introduction,
         watches_nothing=watcher.watches_nothing,
         problems=watcher.problems,
+        forms={finding.fingerprint: watcher.preparable(finding.fingerprint) for finding in earlier},
     )
 
 
-def _statements(executions: Iterable[Execution]) -> list[Statement]:
+def _statements(
+    executions: Iterable[Execution], form_of: Callable[[str], Preparable | None]
+) -> list[Statement]:
     """Group executions by fingerprint; those not inspected follow others of the same text."""
     executions = list(executions)
     fingerprints = {
-        one.seen.key: one.inspection.statement.fingerprint for one in executions if one.inspection
+        execution.seen.key: execution.inspection.statement.fingerprint
+        for execution in executions
+        if execution.inspection
     }
     groups: dict[str, list[Execution]] = {}
-    for one in executions:
-        groups.setdefault(fingerprints.get(one.seen.key, one.seen.key), []).append(one)
-    return [Statement(tuple(group)) for group in groups.values()]
+    for execution in executions:
+        key = execution.seen.key
+        groups.setdefault(fingerprints.get(key, key), []).append(execution)
+    return [Statement(tuple(group), form_of(fingerprint)) for fingerprint, group in groups.items()]
 
 
 @cache
@@ -289,12 +314,11 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         counts=counts,
+        names_table=names_table,
         number=number,
-        place=place,
-        prepared=prepared,
         plural=plural,
         sentence=sentence,
-        size=size,
+        size=FORMS["size"],
         together=together,
     )
     return environment
@@ -326,28 +350,11 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def size(count: int) -> str:
-    """Return a number of bytes as people say it."""
-    if count < 1_000_000:
-        return f"{count / 1000:,.0f} kB"
-    return f"{count / 1_000_000:,.1f} MB"
-
-
 def together(advice: Iterable[Advice]) -> list[tuple[Advice, ...]]:
     """Return each advice on its own, but the indexes that were tried together as one."""
 
     def trial(numbered: tuple[int, Advice]) -> object:
-        number, one = numbered
-        return one.verdict if one.kind is AdviceKind.CREATE_INDEX else number
+        number, change = numbered
+        return change.verdict if change.kind is AdviceKind.CREATE_INDEX else number
 
-    return [tuple(one for _, one in group) for _, group in groupby(enumerate(advice), trial)]
-
-
-def place(path: str) -> str:
-    """Return a path relative to the app or to where Python found the module."""
-    # A virtual environment inside the app's folder would make a library look like the app.
-    installed = path.replace("\\", "/").rpartition("/site-packages/")[2]
-    if installed != path:
-        return installed
-    short: str = format_fname(path)
-    return short if path.startswith("<") else short.strip("<>")
+    return [tuple(change for _, change in group) for _, group in groupby(enumerate(advice), trial)]

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import re
-from itertools import count
 from textwrap import dedent
+from typing import NamedTuple
+
+from ..capture.written import MAX_WRITTEN
+from ..inspection.detail import Preparable
 
 #: Characters of one statement that are shown: a bulk insert has millions.
-MAX_TEXT_SHOWN = 10_000
+MAX_TEXT_SHOWN = MAX_WRITTEN
 
-#: What a driver or PlanWatch has put into a statement in place of a value, with what is in quotes
-#: beside it. A list that goes on, and a mark of SQLAlchemy, stand for several.
-_VALUES = re.compile(
-    r"""(?P<kept> '(?:[^']|'')*' | "(?:[^"]|"")*" | %% )
-    |   (?P<typed> \b(?:interval|date|time|timestamp|timestamptz|uuid|bytea|inet) \s )? (?:
-            %\((?P<name>[^)]+)\)s | (?P<driver>%s) | \$(?P<number>\d+)\b
-          | \((?P<list>\.\.\.)\) | __\[POSTCOMPILE_(?P<mark>\w+)(?:~~.*?~~)?\]
-          | (?P<masked>\?)(?![|&?])
-        )
-    |   (?P<more> ,\s?\.\.\.\s? | \s(?:OR|AND|UNION|UNION\ ALL|WHEN)\s\.\.\.\s? )""",
-    re.IGNORECASE | re.VERBOSE,
-)
+#: Why a statement that has no plan cannot be copied without its values.
+NOT_KNOWN = "the types of its parameters are not known"
 
-#: What a `?` follows that compares: there it is an operator of jsonb.
-_OPERAND = re.compile(r"""[\w)\]"']\s*\Z""")
-_KEYWORD = re.compile(
-    r"\b(?:and|or|not|in|like|ilike|select|where|when|then|else|limit|offset|between|by|on|set|"
-    r"values|having|from|for|to|is|as|returning|distinct|all|any|zone|similar|escape)\s*\Z",
-    re.IGNORECASE,
-)
 
-#: Characters before a `?` that tell what it is.
-_NEAR = 40
+class Sql(NamedTuple):
+    """A statement as it is shown. If psql does not take it, `refusal` says why."""
 
-#: What PREPARE takes.
-_PREPARABLE = re.compile(
-    r"\A\s*+(?:\(\s*+)*+(?:SELECT|INSERT|UPDATE|DELETE|MERGE|VALUES|WITH)\b", re.IGNORECASE
-)
+    text: str
+    refusal: str = ""
+
+
+def sql_of(complete: str, form: Preparable | None, text: str) -> Sql:
+    """Return a statement with its values, else without them, else as a text to be read only.
+
+    `complete` has the values, and is empty if they are not known. `form` is the statement without
+    them, None if that is not known. `text` is the statement with its literals masked.
+    """
+    if 0 < len(complete) <= MAX_TEXT_SHOWN:
+        return Sql(runnable(complete))
+    if form is None or form.refusal:
+        return Sql(lay_out(text), NOT_KNOWN if form is None else form.refusal)
+    return Sql(prepared(form))
 
 
 def runnable(statement: str) -> str:
@@ -48,52 +45,16 @@ def runnable(statement: str) -> str:
     return _ended(lay_out(text) if _is_plain(text) else text)
 
 
-def prepared(text: str) -> str:
-    """Return a statement without values as PREPARE, with `$1` for each; as it is if that fails.
-
-    `text` has the placeholders of a driver, or `?` and `...` for what PlanWatch has masked.
-    """
-    names: dict[str, int] = {}
-    fresh = count(max((int(one) for one in re.findall(r"\$(\d+)", text)), default=0) + 1)
-
-    operators: set[int] = set()
-    values: set[int] = set()
-
-    def is_operator(start: int) -> bool:
-        before = text[max(0, start - _NEAR) : start]
-        end = start - len(before) + len(before.rstrip())
-        if end in operators or end in values:
-            return end in values
-        return bool(_OPERAND.search(before)) and not _KEYWORD.search(before)
-
-    def number(match: re.Match[str]) -> str:
-        if match["kept"]:
-            return "%" if match["kept"] == "%%" else match["kept"]
-        if match["more"]:
-            return ""
-        if match["masked"] and is_operator(match.start()):
-            operators.add(match.end())
-            return match[0]
-        values.add(match.end())
-        name = match["name"] or match["mark"] or match["number"]
-        if match["number"]:
-            place = names.setdefault(f"value_{name}", int(name))
-        elif name:
-            place = names[name] if name in names else names.setdefault(name, next(fresh))
-        else:
-            place = next(fresh)
-            names[f"value_{place}"] = place
-        value = f"${place}::{match['typed'].strip()}" if match["typed"] else f"${place}"
-        return f"({value})" if match["list"] else value
-
-    numbered = _VALUES.sub(number, text)
-    laid_out = lay_out(numbered)
-    if not _PREPARABLE.match(text) or "..." in numbered or len(numbered) > MAX_TEXT_SHOWN:
-        return lay_out(text)
-    if not names:
-        return _ended(laid_out)
-    given = ", ".join(sorted(names, key=lambda name: names[name]))
-    return f"PREPARE planwatch AS\n{_ended(laid_out)}\n-- EXECUTE planwatch ({given});"
+def prepared(form: Preparable) -> str:
+    """Return a statement without values as PREPARE; as it is if it has no parameters."""
+    sql = runnable(form.text)
+    if not form.types:
+        return sql
+    given = ", ".join(
+        f"'{{{name}, ...}}'" if number in form.arrays else name
+        for number, name in enumerate(form.names, start=1)
+    )
+    return f"PREPARE planwatch ({', '.join(form.types)}) AS\n{sql}\n-- EXECUTE planwatch ({given});"
 
 
 def _ended(statement: str) -> str:
@@ -106,8 +67,11 @@ def _ended(statement: str) -> str:
 
 def _is_plain(text: str) -> bool:
     """Whether nothing in a text but single quotes can hold what looks like a clause."""
-    return not any(one in text for one in ("\n", "--", "$", "/*", "\\"))
+    return _NOT_PLAIN.search(text) is None
 
+
+#: Lines, comments, dollar quotes and escapes.
+_NOT_PLAIN = re.compile(r"\n|--|/\*|\\|\$(?!\d)")
 
 _PIECES = re.compile(
     r"""(?P<quoted> "[^"]*" | '[^']*' )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
-from ..room import FINDINGS, Latest
+from ..runtime.bounded import FINDINGS, RecentlyUsed
 
 #: Active findings that are kept. Far more than a team can read; the oldest goes first.
 MAX_FINDINGS = 1000
@@ -23,49 +22,45 @@ class Changes:
 
 
 class Store:
-    """Keeps each active finding by its id. Safe to use from several threads."""
+    """Keeps each active finding by its id.
+
+    PlanWatch's thread records; all else is safe to call from any thread.
+    """
 
     def __init__(self) -> None:
-        self._active: Latest[str, Finding] = Latest(FINDINGS, MAX_FINDINGS)
-        self._lock = threading.Lock()
+        self._active: RecentlyUsed[str, Finding] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
 
     def record(self, inspection: Inspection) -> Changes:
         """Take in an inspection and return what changed."""
         detected: list[Finding] = []
         repeated: list[Finding] = []
-        with self._lock:
-            for finding in inspection.findings:
-                known = self._active.get(finding.id)
-                (detected if known is None else repeated).append(finding)
-                self._active.keep(finding.id, finding)
-            # An inspection says nothing of other statements.
-            fingerprint = inspection.statement.fingerprint
-            earlier = [one for one in self._active.values() if one.fingerprint == fingerprint]
-            resolved = [old for old in earlier if inspection.settles(old)]
-            replaced = [old for old in earlier if inspection.replaces(old)]
-            for finding in (*resolved, *replaced):
-                self._active.pop(finding.id)
+        for finding in inspection.findings:
+            known = self._active.get(finding.id)
+            (detected if known is None else repeated).append(finding)
+            self._active.keep(finding.id, finding)
+        # An inspection says nothing of other statements.
+        fingerprint = inspection.statement.fingerprint
+        earlier = [old for old in self._active.values() if old.fingerprint == fingerprint]
+        resolved = [old for old in earlier if inspection.settles(old)]
+        replaced = [old for old in earlier if inspection.replaces(old)]
+        for finding in (*resolved, *replaced):
+            self._active.pop(finding.id)
         resolved = [replace(old, location=inspection.location or old.location) for old in resolved]
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
     def findings(self) -> tuple[Finding, ...]:
         """Return the active findings: most severe first, then those with advice, then by rows."""
-        with self._lock:
-            active = self._active.values()
-        active.sort(key=lambda one: (one.severity.rank, not one.advice, -one.table_rows, one.id))
-        return tuple(active)
+        return tuple(sorted(self._active.values(), key=_by_weight))
 
-    def statements(self, matter: Hashable) -> int:
-        """Return how many statements have an active finding of this matter."""
-        with self._lock:
-            active = list(self._active.values())
-        return len({one.fingerprint for one in active if one.matter == matter})
-
-    def renew_lock(self) -> None:
-        """Replace, in a forked child, a lock that a thread of the parent may hold."""
-        self._lock = threading.Lock()
+    def statements(self, group: Hashable) -> int:
+        """Return how many statements have an active finding of this group."""
+        active = self._active.values()
+        return len({finding.fingerprint for finding in active if finding.group == group})
 
     def clear(self) -> None:
         """Forget all findings, without calling them resolved."""
-        with self._lock:
-            self._active.clear()
+        self._active.clear()
+
+
+def _by_weight(finding: Finding) -> tuple[int, bool, float, str]:
+    return (finding.severity.rank, not finding.advice, -finding.table_rows, finding.id)

@@ -1,7 +1,7 @@
 """The counters as OpenTelemetry metrics, and findings as events in the trace of their request.
 
-All is done by OpenTelemetry's API, which does nothing until the application sets up an SDK, before
-or after `init_app`. Where the API is not installed, or cannot be imported, nothing happens here.
+OpenTelemetry's API does nothing until the application sets up an SDK, before or after `init_app`.
+Where the API is not installed, or cannot be imported, nothing happens here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..clock import now
 from ..finding import Finding
-from ..room import LEARNT, Latest
+from ..runtime.bounded import LEARNT, RecentlyUsed
+from ..runtime.clock import now
 from .log import extra
 from .store import Changes
 
@@ -29,15 +29,15 @@ SCOPE = "flask_planwatch"
 #: The name of an event on a request's span, and of the span that stands for it.
 FINDING = "planwatch.finding"
 
-#: Findings whose latest span is remembered; the one that was made longest ago goes first.
+#: Findings whose latest span of their own is remembered.
 MAX_MADE = 1000
 
-#: Fields of a log record that no attribute can hold, or that only the log counts.
+#: Fields of a log record that an attribute cannot hold, or that belong to the log only.
 _NO_ATTRIBUTES = frozenset({"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"})
 
 
 class Source(Protocol):
-    """Whose counters are told: a Watcher."""
+    """What has counters: a Watcher."""
 
     @property
     def name(self) -> str:
@@ -49,101 +49,67 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class _Metric:
-    """One instrument. `kind` ends the name of the meter's method; `read` picks from the counters.
+    """One instrument, and the counter that it reads: `key` times `scale`.
 
-    `read` gives the value for each value of the further attribute `by`, or the one for None.
+    `kind` ends the name of the meter's method that makes it.
     """
 
     name: str
-    kind: str
-    unit: str
+    key: str
     description: str
-    read: Callable[[dict[str, Any]], dict[str | None, float]]
-    by: str = ""
+    unit: str = "{statement}"
+    kind: str = "counter"
+    scale: float = 1
+
+    def values(self, stats: dict[str, Any]) -> dict[str | None, float]:
+        """Return the number for each reason, or the only number under None."""
+        value = stats[self.key]
+        return value if isinstance(value, dict) else {None: value * self.scale}
 
 
-def _of(key: str, scale: float = 1) -> Callable[[dict[str, Any]], dict[str | None, float]]:
-    return lambda stats: {None: stats[key] * scale if scale != 1 else int(stats[key])}
-
+_RISES_AND_FALLS = "up_down_counter"
 
 _METRICS = (
-    _Metric(
-        "planwatch.captured",
-        "counter",
-        "{statement}",
-        "Executions of statements that PlanWatch saw.",
-        _of("captured"),
-    ),
-    _Metric(
-        "planwatch.sampled",
-        "counter",
-        "{statement}",
-        "Executions that were taken to be inspected.",
-        _of("sampled"),
-    ),
-    _Metric(
-        "planwatch.inspected",
-        "counter",
-        "{statement}",
-        "Executions whose plan was inspected.",
-        _of("inspected"),
-    ),
+    _Metric("planwatch.captured", "captured", "Executions of statements that PlanWatch saw."),
+    _Metric("planwatch.sampled", "sampled", "Executions that were taken to be inspected."),
+    _Metric("planwatch.inspected", "inspected", "Executions whose plan was inspected."),
     _Metric(
         "planwatch.skipped",
-        "counter",
-        "{statement}",
+        "skipped",
         "Executions that could not be inspected, or not completely, by reason.",
-        lambda stats: dict(stats["skipped"]),
-        by="planwatch.reason",
     ),
     _Metric(
         "planwatch.dropped",
-        "counter",
-        "{statement}",
+        "dropped",
         "Executions that were not taken because too many others were waiting.",
-        _of("dropped"),
     ),
     _Metric(
         "planwatch.over_budget",
-        "counter",
-        "{statement}",
+        "over_budget",
         "Executions that were not taken because the budget of the minute was used up.",
-        _of("over_budget"),
     ),
     _Metric(
         "planwatch.errors",
-        "counter",
-        "{error}",
+        "errors",
         "Exceptions of PlanWatch itself, or of receivers of its signals and its log.",
-        _of("errors"),
+        "{error}",
     ),
     _Metric(
-        "planwatch.own_time",
-        "counter",
-        "s",
-        "Time that PlanWatch's thread worked.",
-        _of("own_ms", 0.001),
+        "planwatch.own_time", "own_ms", "Time that PlanWatch's thread worked.", "s", scale=0.001
     ),
     _Metric(
         "planwatch.waiting",
-        "up_down_counter",
-        "{statement}",
+        "waiting",
         "Executions that wait to be inspected.",
-        _of("waiting"),
+        kind=_RISES_AND_FALLS,
     ),
-    _Metric(
-        "planwatch.findings",
-        "up_down_counter",
-        "{finding}",
-        "Active findings.",
-        _of("findings"),
-    ),
+    _Metric("planwatch.findings", "findings", "Active findings.", "{finding}", _RISES_AND_FALLS),
     _Metric(
         "planwatch.worker.alive",
-        "up_down_counter",
-        "{thread}",
+        "worker_alive",
         "Threads of PlanWatch that run; without work they end.",
-        _of("worker_alive"),
+        "{thread}",
+        _RISES_AND_FALLS,
     ),
 )
 
@@ -151,7 +117,7 @@ _sources: weakref.WeakSet[Source] = weakref.WeakSet()
 
 
 def observe(source: Source) -> None:
-    """Tell the counters of an app whenever metrics are collected, as long as it exists."""
+    """Have the counters of an app read whenever metrics are collected, as long as it exists."""
     _sources.add(source)
     _make_instruments()
 
@@ -178,10 +144,10 @@ def _callback(metric: _Metric) -> Callable[[Any], Iterable[Observation]]:
         # A child that was forked has counters of its own, and the same resource as its parent.
         process = os.getpid()
         for source in list(_sources):
-            for value, number in metric.read(source.stats()).items():
+            for reason, number in metric.values(source.stats()).items():
                 attributes = {"planwatch.app": source.name, "process.pid": process}
-                if value is not None:
-                    attributes[metric.by] = value
+                if reason is not None:
+                    attributes["planwatch.reason"] = reason
                 yield Observation(number, attributes)
 
     return read
@@ -190,18 +156,18 @@ def _callback(metric: _Metric) -> Callable[[Any], Iterable[Observation]]:
 class SpanReporter:
     """Adds findings to the spans in which their statements ran.
 
-    An event cannot be added to a span that has ended, as the request often has by then: a short
-    span of its own, with a link to the request's, stands for it. Each finding has one such span in
-    an `interval`, in seconds; an event it is each time.
+    A span that has ended, as the request's often has by then, takes no events: then a short span
+    of its own, with a link to the request's, stands for the finding. Each finding has one such span
+    in `interval` seconds, but an event each time.
     """
 
     def __init__(self, interval: float, clock: Callable[[], float] = now) -> None:
         self._interval = interval
         self._clock = clock
-        self._made: Latest[str, float] = Latest(LEARNT, MAX_MADE)
+        self._made: RecentlyUsed[str, float] = RecentlyUsed(LEARNT, MAX_MADE)
 
     def report(self, span: Any, changes: Changes) -> None:
-        """Tell a span what is found now. May raise what an exporter raises."""
+        """Add the findings of an inspection to a span. May raise what an exporter raises."""
         for finding in changes.resolved:
             self._made.pop(finding.id)
         if span is None:

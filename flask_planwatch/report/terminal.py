@@ -1,8 +1,8 @@
-"""Whether the log reaches the terminal, and a way there for what does not.
+"""Prints, in debug mode, what no handler of the log prints on the terminal.
 
-Without any set-up Python prints warnings only, and not even those once an extension has given the
-root logger a handler of its own, as Flask-DebugToolbar does. `logging.config` is the application's
-own choice, and what it prints is not printed twice.
+Without any set-up, Python prints only warnings, and not even these if an extension has given the
+root logger a handler, as Flask-DebugToolbar does. What a handler of the application's prints is not
+printed twice.
 """
 
 from __future__ import annotations
@@ -10,49 +10,89 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from traceback import walk_tb
 from typing import Any
 
-from ..location import is_own
+from ..capture.location import is_own
 
 
-def log(logger: logging.Logger, level: int, message: str, data: dict[str, Any] | None) -> None:
-    """Log a message, and print it unless a handler does or the application has silenced it."""
-    if not _misses(logger, level):
-        logger.log(level, "%s", message, extra=data)
+def log(
+    logger: logging.Logger, level: int, message: str, make: Callable[[], logging.LogRecord]
+) -> None:
+    """Log a record, and print it unless a handler does or the application has silenced it.
+
+    `message` is printed if the application's logging raises, which is then raised again.
+    """
+    if logger.level > level or logger.manager.disable >= level:
         return
-    record = logger.makeRecord(logger.name, level, __file__, 0, "%s", (message,), None, extra=data)
-    # A filter is asked once, and may put another record in the place of this one.
-    kept: Any = logger.filter(record)
-    if not kept:
-        return
-    record = kept if isinstance(kept, logging.LogRecord) else record
-    if logger.isEnabledFor(level):
-        logger.callHandlers(record)
-    _print(record)
+    enabled = logger.isEnabledFor(level)
+    handlers = list(_handlers(logger)) if enabled else []
+    printing: list[logging.Handler] = []
+    passed: list[logging.Handler] = []
+    try:
+        printing += (one for one in handlers if one.level <= level and _prints(one))
+        # Whoever has set up this logger by its name has chosen what is printed.
+        chosen = bool(logger.level) and any(map(_prints, logger.handlers))
+        record = make()
+        # A filter is asked once, and may put another record in the place of this one.
+        kept: Any = logger.filter(record)
+        if not kept:
+            return
+        record = kept if isinstance(kept, logging.LogRecord) else record
+        message = record.getMessage()
+        if enabled:
+            with _noted([one for one in printing if one.filters], passed):
+                logger.callHandlers(record)
+    except Exception as error:
+        done = _done_before(error, handlers)
+        if not any(one in done and (not one.filters or one in passed) for one in printing):
+            write(message)
+        raise
+    if not chosen and not passed and all(one.filters for one in printing):
+        write(message)
 
 
-def _print(record: logging.LogRecord) -> None:
+def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logging.Handler]:
+    """Return the handlers that had their turn before one of them raised this."""
+    active = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+    for place, handler in enumerate(handlers):
+        if any(one is handler for one in active):
+            return handlers[:place]
+    return []
+
+
+@contextmanager
+def _noted(handlers: Sequence[logging.Handler], passed: list[logging.Handler]) -> Iterator[None]:
+    """Note which handlers take a record of this thread, as the last of each one's filters."""
+    thread = threading.get_ident()
+    notes = []
+    for handler in handlers:
+
+        def note(record: logging.LogRecord, handler: logging.Handler = handler) -> bool:
+            if threading.get_ident() == thread:
+                passed.append(handler)
+            return True
+
+        handler.addFilter(note)
+        notes.append((handler, note))
+    try:
+        yield
+    finally:
+        for handler, note in notes:
+            handler.removeFilter(note)
+
+
+def write(message: str) -> None:
     """Write a message alone to what is the standard error output by now.
 
     It is no handler: at the end of the interpreter, gevent cannot take one out of the log any more.
     """
     with suppress(Exception):
-        sys.stderr.write(f"{record.getMessage()}\n")
+        sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
-
-
-def _misses(logger: logging.Logger, level: int) -> bool:
-    """Whether no handler would print a record that the application has not silenced."""
-    if logger.level > level or logger.manager.disable >= level:
-        return False
-    if logger.level and logger.handlers:
-        # This logger was set up by its name.
-        return False
-    if not logger.isEnabledFor(level):
-        return True
-    return not any(handler.level <= level and _prints(handler) for handler in _handlers(logger))
 
 
 def _handlers(logger: logging.Logger) -> Iterator[logging.Handler]:
@@ -68,25 +108,29 @@ def _handlers(logger: logging.Logger) -> Iterator[logging.Handler]:
 def _prints(handler: logging.Handler) -> bool:
     """Whether a handler writes to the terminal, as far as that can be seen.
 
-    A handler of the application's own class, or a queue, leads to where the application wants its
-    log. One that a library has attached is believed to do so only if its stream is the terminal's.
+    A handler of the application's own class, or a queue whose listener is not known, leads to where
+    the application wants its log. One that a library has attached is believed to do so only if its
+    stream is the terminal's.
     """
     if isinstance(handler, logging.handlers.MemoryHandler):
         return handler.target is not None and _prints(handler.target)
     if isinstance(handler, logging.handlers.QueueHandler):
-        return True
+        # Python 3.12's dictConfig tells the listener.
+        listener = getattr(handler, "listener", None)
+        return listener is None or any(map(_prints, listener.handlers))
     stream = getattr(handler, "stream", None)
     if stream is None:
         # Rich writes to a console.
         stream = getattr(getattr(handler, "console", None), "file", None)
-    if stream is None:
-        module = sys.modules.get(type(handler).__module__)
-        return is_own(getattr(module, "__file__", None) or "")
-    return _is_terminal(stream)
+    if stream is not None:
+        return _is_terminal(stream)
+    # A class of the application's may leave it to one of Python's, as to a file not yet open.
+    writes = next(one for one in type(handler).__mro__ if {"emit", "handle"} & vars(one).keys())
+    return is_own(getattr(sys.modules.get(writes.__module__), "__file__", None) or "")
 
 
 def _is_terminal(stream: Any) -> bool:
-    if any(stream is one for one in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)):
+    if any(stream is known for known in (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)):
         return True
     # It may be wrapped, as Flask's is, or have been opened anew.
     with suppress(Exception):

@@ -6,25 +6,14 @@ needs; and `judge(suspicion, evidence)`, which returns a Hit, or a Miss with the
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
-from ..plan.evidence import Evidence, Hit, Miss, Suspicion
-from ..plan.schema import Schema
-from ..plan.tree import Plan
-from . import (
-    bitmap_overread,
-    cost_mismatch,
-    functional_predicate,
-    generic_plan,
-    implicit_cast,
-    index_only_blocked,
-    limit_trap,
-    missing_index,
-    pattern_match,
-    repeated_subplan,
-    row_misestimate,
-    statement_failed,
-)
+if TYPE_CHECKING:
+    from ..plan.evidence import Evidence, Hit, Miss, Suspicion
+    from ..plan.schema import Schema
+    from ..plan.tree import Plan
 
 
 class Rule(Protocol):
@@ -39,18 +28,30 @@ class Rule(Protocol):
         """Return whether the evidence confirms a suspicion."""
 
 
-#: All rules, in order of precedence: a predicate belongs to the first that suspects it.
-RULES: tuple[Rule, ...] = (
-    implicit_cast,
-    pattern_match,
-    index_only_blocked,
-    limit_trap,
-    functional_predicate,
-    missing_index,
-    repeated_subplan,
-    row_misestimate,
-    bitmap_overread,
-    generic_plan,
-    cost_mismatch,
-    statement_failed,
+#: All rules, in order of precedence: a predicate belongs to the first that suspects it. A rule is
+#: the module of this package that has its name.
+RULES: tuple[str, ...] = (
+    "implicit-cast",
+    "pattern-match",
+    "index-only-blocked",
+    "limit-trap",
+    "functional-predicate",
+    "missing-index",
+    "repeated-subplan",
+    "row-misestimate",
+    "bitmap-overread",
+    "generic-plan",
+    "cost-mismatch",
+    "statement-failed",
 )
+
+
+@cache
+def modules() -> tuple[Rule, ...]:
+    """Return the modules of all rules.
+
+    They bring sqlglot, which takes a while to load: only PlanWatch's thread calls this.
+    """
+    return tuple(
+        cast(Rule, import_module(f".{name.replace('-', '_')}", __name__)) for name in RULES
+    )

@@ -7,9 +7,9 @@ What it finds
 
 A Bitmap Heap Scan whose indexes read ten times as many entries as rows come out of it. Either two
 indexes are read and only their overlap is wanted (a BitmapAnd), or most of the entries belong to
-rows that were deleted or replaced long ago. It is worked out from the plan, and counted where
-``PLANWATCH_ANALYZE`` lets PlanWatch run the statement once more: only then dead entries show for
-sure.
+rows that were deleted or replaced long ago. PlanWatch works this out from the plan. With
+``PLANWATCH_ANALYZE`` it runs the statement once more and counts: only then are dead entries
+certain.
 
 Why it hurts
 ------------
@@ -24,7 +24,7 @@ How to fix it
 
 One index on the columns of both conditions, those compared by equality first, finds the overlap
 at once. PlanWatch has the planner confirm that the BitmapAnd is gone. Where dead entries are the
-cause, ``VACUUM`` removes them, and autovacuum should come by more often; where the number of
+cause, ``VACUUM`` removes them, and autovacuum should run more often; where the number of
 entries was unexpected and the statistics are old, ``ANALYZE``.
 
 When it stays silent
@@ -41,16 +41,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import MIN_ROWS_READ
+from ..plan.index_use import bitmap_scans
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Node, Plan
-from ..plan.usage import bitmap_scans
-from .loops import MIN_MS, MIN_READ, Work
+from ..plan.wording import Template, Words
+from .loops import Work
+from .worth import took_little
 
 NAME = "bitmap-overread"
 
+WORDS = Words(
+    what="{node}",
+    why="{does} {entries:number} entries of {indexes:list} for {rows:rows}",
+    problem="{node} {does} {entries:number} entries of {indexes:list}[ in {runs:number} runs] for "
+    "{rows:rows}: {cause}.",
+)
+
+_READ = Template("read")
+_EXPECTED = Template("is expected to read")
+
+#: Why so many entries are read, by the fix that helps against it.
+_CAUSES = {
+    "vacuum": Template(
+        "the others belong to rows that were deleted or replaced"
+        "[, of which the table has about {dead_rows:number}]"
+    ),
+    "statistics": Template(
+        "that is {surprise:number} times what was expected, and the statistics are old"
+    ),
+    "combined-index": Template(
+        "only rows that all of these indexes find are wanted, and no single index finds them"
+    ),
+}
+
+_NO_OVERREAD = "no bitmap reads much more than it finds"
+
 #: Entries read for each row that comes out: BitmapAnd is the planner's choice up to about five.
-FACTOR = 10.0
+MIN_OVERREAD = 10.0
 
 #: Dead rows for each that lives, from which on they explain what is read: autovacuum comes at 0.2.
 DEAD_SHARE = 1.0
@@ -73,24 +102,15 @@ class _Overread:
     entries: float
     rows: float
     runs: float
-    factor: float = FACTOR
+    factor: float = MIN_OVERREAD
     surprise: float = 1.0
-
-    @property
-    def anded(self) -> bool:
-        """Whether the overlap of several indexes is wanted."""
-        return any(child.type == "BitmapAnd" for child in self.heap.children)
-
-    @property
-    def names(self) -> str:
-        """The names of the indexes, each once."""
-        return ", ".join(dict.fromkeys(node.index or "?" for node in self.indexes))
 
     @property
     def needless(self) -> float:
         """The entries that led to no row, 0 if that is no problem."""
         many = self.entries >= max(self.rows, 1.0) * self.factor
-        return self.entries - self.rows if many and self.entries - self.rows >= MIN_READ else 0.0
+        needless = self.entries - self.rows
+        return needless if many and needless >= MIN_ROWS_READ else 0.0
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -103,15 +123,13 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
-    """Return a Hit on the bitmap that reads the most for nothing."""
+    """Return a Hit on the bitmap that reads the most entries needlessly."""
     work = Work(evidence.analysed or evidence.plan, evidence.schema)
-    worst = max(_overreads(work), key=lambda one: one.needless, default=None)
+    worst = max(_overreads(work), key=lambda overread: overread.needless, default=None)
     if worst is None or not worst.needless:
-        return Miss(suspicion, "no bitmap reads much more than it finds", quiet=True)
-    expected = evidence.analysed is None and evidence.client_side
-    if expected and evidence.duration_ms < MIN_MS:
-        reason = f"the whole statement took {evidence.duration_ms:,.1f} ms"
-        return Miss(suspicion, reason, by_parameters=True)
+        return Miss(suspicion, _NO_OVERREAD, quiet=True)
+    if evidence.analysed is None and (miss := took_little(suspicion, evidence)) is not None:
+        return miss
     return _hit(suspicion, work, worst)
 
 
@@ -125,19 +143,18 @@ def _overreads(work: Work) -> Iterator[_Overread]:
 
 def _counted(work: Work, heap: Node, relation: Relation) -> _Overread:
     """Return what EXPLAIN ANALYZE counted."""
-    indexes, loops = _indexes(heap), heap.actual_loops or 0.0
-    entries = sum((one.actual_rows or 0.0) * (one.actual_loops or 0.0) for one in indexes)
-    thought = sum(one.rows * (one.actual_loops or 0.0) for one in indexes)
-    rows = ((heap.actual_rows or 0.0) + (heap.removed_rows or 0.0)) * loops
-    surprise = entries / max(thought, 1.0)
-    return _Overread(heap, relation, indexes, entries, rows, loops, surprise=surprise)
+    indexes = tuple(bitmap_scans(heap))
+    entries = sum(index.returned_rows for index in indexes)
+    surprise = entries / max(sum(index.rows * index.loops for index in indexes), 1.0)
+    rows, runs = heap.read_rows, heap.loops
+    return _Overread(heap, relation, indexes, entries, rows, runs, surprise=surprise)
 
 
 def _expected(work: Work, heap: Node, relation: Relation) -> _Overread:
-    """Return what the planner expects, with the dead rows that it does not reckon with."""
-    indexes, runs = _indexes(heap), work.runs[id(heap)]
+    """Return what the planner expects, and add the dead rows, which it does not expect."""
+    indexes, runs = tuple(bitmap_scans(heap)), work.runs[id(heap)]
     rows = heap.children[0].rows * runs
-    entries = sum(one.rows for one in indexes) * runs
+    entries = sum(index.rows for index in indexes) * runs
     dead = _dead_share(relation)
     if dead < DEAD_SHARE:
         return _Overread(heap, relation, indexes, entries, rows, runs)
@@ -148,21 +165,10 @@ def _dead_share(relation: Relation) -> float:
     return relation.activity.dead / max(relation.rows, 1.0)
 
 
-def _indexes(heap: Node) -> tuple[Node, ...]:
-    """Return the Bitmap Index Scans of a heap scan."""
-    return tuple(bitmap_scans(heap))
-
-
 def _hit(suspicion: Suspicion, work: Work, found: _Overread) -> Hit:
     relation = work.schema.root(found.relation)
-    remedy, why = _cause(found)
-    runs = f" in {found.runs:,.0f} runs" if found.runs > 1.5 else ""
-    read = "read" if work.plan.analysed else "is expected to read"
-    problem = (
-        f"{found.heap.title} {read} {found.entries:,.0f} entries of {found.names}{runs} for "
-        f"{found.rows:,.0f} rows: {why}."
-    )
-    facts = {
+    fix = _fix(found)
+    facts: dict[str, object] = {
         "node": found.heap.title,
         "indexes": [node.index for node in found.indexes],
         "entries": round(found.entries),
@@ -172,32 +178,31 @@ def _hit(suspicion: Suspicion, work: Work, found: _Overread) -> Hit:
         "table_rows": round(found.relation.rows),
         "total_cost": work.plan.total_cost,
     }
-    refined = replace(
-        suspicion,
-        relation=relation,
-        subject=found.names,
-        scans=(found.heap,),
-        node=found.heap,
-    )
+    names = tuple(dict.fromkeys(node.index or "?" for node in found.indexes))
+    said: dict[str, object] = {
+        "does": _READ if work.plan.analysed else _EXPECTED,
+        "indexes": names,
+        "runs": found.runs if found.runs > 1.5 else None,
+        "cause": _CAUSES[fix],
+        "dead_rows": found.relation.activity.dead or None,
+        "surprise": found.surprise,
+    }
+    heap, subject = found.heap, ", ".join(names)
     return Hit(
-        refined,
-        problem,
-        found.relation.rows,
-        facts,
-        remedy=remedy,
-        what=found.heap.title,
-        why=f"{read} {found.entries:,.0f} entries of {found.names} for {found.rows:,.0f} rows",
+        replace(suspicion, relation=relation, subject=subject, scans=(heap,), node=heap),
+        rows=found.relation.rows,
+        evidence=facts,
+        fix=fix,
+        **WORDS.of(**facts | said),
     )
 
 
-def _cause(found: _Overread) -> tuple[Remedy, str]:
-    """Return what would help, and why so many entries are read, for people."""
+def _fix(found: _Overread) -> str:
+    """Return what helps against the cause of so many entries."""
     activity, rows = found.relation.activity, found.relation.rows
-    if not found.anded or _dead_share(found.relation) >= DEAD_SHARE:
-        said = "the others belong to rows that were deleted or replaced"
-        known = f", of which the table has about {activity.dead:,}" if activity.dead else ""
-        return Remedy.VACUUM, said + known
-    if found.surprise >= FACTOR and activity.changed >= rows * STALE_SHARE:
-        said = f"that is {found.surprise:,.0f} times what was expected, and the statistics are old"
-        return Remedy.STATISTICS, said
-    return Remedy.COMBINED_INDEX, "only the overlap of the indexes is wanted, and no index holds it"
+    combined = any(child.type == "BitmapAnd" for child in found.heap.children)
+    if not combined or _dead_share(found.relation) >= DEAD_SHARE:
+        return "vacuum"
+    if found.surprise >= MIN_OVERREAD and activity.changed >= rows * STALE_SHARE:
+        return "statistics"
+    return "combined-index"

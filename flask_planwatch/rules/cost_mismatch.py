@@ -7,17 +7,17 @@ What it finds
 
 A plain SELECT that takes far more time for each unit of its estimated cost than the application's
 statements normally do, and that again and again: PlanWatch goes by the fastest of the latest
-executions, less the way to the server and the time to fetch the rows. No EXPLAIN ANALYZE is needed
-for that.
+executions, less the round trip and the time to fetch the rows. No EXPLAIN ANALYZE is needed for
+that.
 
 Why it hurts
 ------------
 
 The cost is what PostgreSQL expects to do. If a statement takes a hundred times longer, it does
-something else: a sub-query that runs for each row, a walk through an index for rows that sit at
-its far end, a hundred times the rows that were expected, dead rows that nobody has vacuumed. The
-planner cannot see it, so it will not choose a better plan by itself; and a comparison of costs
-proves nothing about such a statement.
+something else: a sub-query that runs for each row, an index that is read almost to its end before
+the wanted rows come, a hundred times the rows that were expected, dead rows that nobody has
+vacuumed. The planner cannot see it, so it will not choose a better plan by itself; and a comparison
+of costs proves nothing about such a statement.
 
 How to fix it
 -------------
@@ -40,20 +40,65 @@ When it stays silent
 
 from __future__ import annotations
 
-from ..plan.evidence import MIN_EXECUTIONS, Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import BUSY_PROCESS_MS, MIN_EXECUTIONS, MIN_TIME_FACTOR
 from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
+from ..plan.wording import Template, Words, say
 from .generic_plan import cost_of_execution
 
 NAME = "cost-mismatch"
 
-#: How much longer than normal a unit of cost must take. Measured on PostgreSQL 13 to 18: 0.001 to
-#: 0.025 ms are normal, up to 0.1 occur; a LIMIT that walks past all rows took 0.5 to 2.8 ms, a
-#: sub-query for each row 9 to 25.
-FACTOR = 10.0
+WORDS = Words(
+    what="Statement on {table}",
+    why="{factor:number} times as long as its cost of {own_cost:number} explains",
+    problem="the statement takes {fastest_ms:ms} even in the fastest of its latest {executions} "
+    "executions, at an estimated cost of {total_cost:number}: {ms_per_cost:.2g} ms for each unit, "
+    "where {normal_ms_per_cost:.2g} ms are normal here. {where}",
+    hint="{look}",
+)
 
-#: Below this, in ms, nobody waits for the statement, and a busy process explains it.
-MIN_MS = 10.0
+#: Which step does what was not expected, as far as that is known.
+_NO_STEP = Template(
+    "No step has more rows than expected, so the time goes into something else, such as a "
+    "function whose COST is too low."
+)
+_DISCARDED = Template(
+    "{node} discarded {removed:number} rows to find {returned:number}[ in {loops:number} loops]."
+)
+_RETURNED = Template(
+    "{node} returned {returned:number} rows[ in {loops:number} loops], where the planner "
+    "expected {expected:number} {of_what}."
+)
+_IN_ALL = Template("in all")
+_IN_EACH = Template("in each")
+_ONLY_STEP = Template("The estimate does not match what was executed in the only step, {root}.")
+_NOT_ANALYSED = Template(
+    "The estimate does not match what was executed. PlanWatch did not run it once more with "
+    "EXPLAIN ANALYZE to see in which step: {not_analysed}."
+)
+_TOO_LONG = Template(
+    "The estimate does not match what was executed: PLANWATCH_ANALYZE would show in which step, "
+    "with a longer PLANWATCH_STATEMENT_TIMEOUT_MS."
+)
+_ANALYSABLE = Template(
+    "The estimate does not match what was executed: PLANWATCH_ANALYZE would show which step."
+)
+
+#: How to find what takes the time.
+_LOOK_AT_FUNCTIONS = Template("look at the functions that it calls: the COST of one may be too low")
+_LOOK_AT_ROWS = Template("look at {node}, which has more rows than expected")
+_LOOK_AT_DISCARDED = Template("look at {node}, which discards [{far} ]more rows than it returns")
+_LOOK_AT_STEP = Template("look at {root}, its only step")
+_LOOK_IN_PSQL = Template("EXPLAIN (ANALYZE) in psql shows which step takes the time")
+_ANALYSE = Template("PLANWATCH_ANALYZE shows which step takes the time")
+
+_TOO_FEW = "it must run {times} times for that"
+_UNKNOWN = "its generic plan is not known"
+_AS_EXPECTED = "it takes no longer than its cost explains"
+
+#: From so many rows discarded for each that is returned on, they are far more.
+FAR_MORE = 10.0
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -69,20 +114,14 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     plan, timings = evidence.plan, evidence.timings
     spent = timings.spent_ms(plan, evidence.returned_rows)
     if spent is None or evidence.error is not None or not evidence.client_side:
-        reason = f"it must run {MIN_EXECUTIONS} times for that"
+        reason = say(_TOO_FEW, times=MIN_EXECUTIONS)
         return Miss(suspicion, reason, by_parameters=True, quiet=True)
     normal, cost = timings.ms_per_cost, cost_of_execution(evidence)
     if cost is None:
-        return Miss(suspicion, "its generic plan is not known", by_parameters=True, quiet=True)
+        return Miss(suspicion, _UNKNOWN, by_parameters=True, quiet=True)
     took = spent / cost
-    if spent < MIN_MS or normal is None or took < normal * FACTOR:
-        return Miss(suspicion, "it takes what its cost lets expect", quiet=True)
-    problem = (
-        f"the statement takes {timings.fastest_ms:,.0f} ms even in the fastest of its latest "
-        f"{len(timings.recent)} executions, at an estimated cost of {cost:,.0f}: "
-        f"{took:.2g} ms for each unit, where {normal:.2g} ms are normal here. "
-        f"{_where(evidence)}"
-    )
+    if spent < BUSY_PROCESS_MS or not normal or took < normal * MIN_TIME_FACTOR:
+        return Miss(suspicion, _AS_EXPECTED, quiet=True)
     facts = {
         "fastest_ms": round(timings.fastest_ms, 3),
         "executions": len(timings.recent),
@@ -91,60 +130,69 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "ms_per_cost": float(f"{took:.3g}"),
         "normal_ms_per_cost": float(f"{normal:.3g}"),
     }
-    rows = suspicion.relation.rows
     return Hit(
         suspicion,
-        problem,
-        rows,
-        facts,
-        remedy=Remedy.NONE,
-        what=f"Statement on {suspicion.relation.display}",
-        why=f"{took / normal:,.0f} times as long as its cost of {plan.total_cost:,.0f} explains",
+        rows=suspicion.relation.rows,
+        evidence=facts,
+        fix="none",
+        **WORDS.of(
+            **facts,
+            table=suspicion.relation.display,
+            factor=took / normal,
+            own_cost=plan.total_cost,
+            **_unexpected_step(evidence),
+        ),
     )
 
 
-def _where(evidence: Evidence) -> str:
-    """Return which step does what was not expected, as far as that is known."""
-    if evidence.analysed is not None:
-        ran = [node for node in evidence.analysed.nodes if node.ran]
-        node = max(ran, key=_unexpected, default=None)
-        if node is not None and _unexpected(node) > 1:
-            return _does(node)
-        return (
-            "No step has more rows than expected, so the time goes into something else, such as a "
-            "function whose COST is too low."
-        )
-    surprise = "The planner expects something else than what happens"
-    if len(evidence.plan.nodes) == 1:
-        return f"{surprise} in the only step, {evidence.plan.root.title}."
-    if evidence.not_analysed:
-        return (
-            f"{surprise}. PlanWatch did not run it once more with EXPLAIN ANALYZE to see in which "
-            f"step: {evidence.not_analysed}."
-        )
-    if evidence.duration_ms >= evidence.analysable_ms:
-        return (
-            f"{surprise}: PLANWATCH_ANALYZE would show in which step, with a longer "
-            "PLANWATCH_STATEMENT_TIMEOUT_MS."
-        )
-    return f"{surprise}: PLANWATCH_ANALYZE would show which step."
+def _unexpected_step(evidence: Evidence) -> dict[str, object]:
+    """Return which step did what was not expected, as far as that is known, and how to find it."""
+    plan, analysed = evidence.analysed or evidence.plan, evidence.analysed is not None
+    node = _most_unexpected(plan) if analysed else None
+    if node is not None:
+        return _done(node)
+    where, look = _ANALYSABLE, _ANALYSE
+    if analysed:
+        where, look = _NO_STEP, _LOOK_AT_FUNCTIONS
+    elif len(plan.nodes) == 1:
+        where, look = _ONLY_STEP, _LOOK_AT_STEP
+    elif evidence.not_analysed:
+        where, look = _NOT_ANALYSED, _LOOK_IN_PSQL
+    elif evidence.duration_ms >= evidence.analysable_ms:
+        where, look = _TOO_LONG, _LOOK_IN_PSQL
+    facts = {"root": plan.root.title, "not_analysed": evidence.not_analysed}
+    return {"where": where, "look": look, **facts}
 
 
-def _does(node: Node) -> str:
-    """Return what a step did that was not expected, as a sentence."""
-    loops = node.actual_loops or 0.0
-    handed_on, removed = (node.actual_rows or 0.0) * loops, (node.removed_rows or 0.0) * loops
-    times = "" if loops <= 1 else f" in {loops:,.0f} loops"
-    if removed > handed_on:
-        return f"{node.title} threw {removed:,.0f} rows away to find {handed_on:,.0f}{times}."
-    expected = "in all" if loops <= 1 else "in each"
-    return (
-        f"{node.title} handed on {handed_on:,.0f} rows{times}, where the planner expected "
-        f"{node.rows:,.0f} {expected}."
-    )
+def _done(node: Node) -> dict[str, object]:
+    """Return what a step did that was not expected."""
+    returned, removed = node.returned_rows, node.read_rows - node.returned_rows
+    return {
+        "where": _DISCARDED if _discards(node) else _RETURNED,
+        "look": _LOOK_AT_DISCARDED if _discards(node) else _LOOK_AT_ROWS,
+        "node": node.title,
+        "returned": returned,
+        "removed": removed,
+        "far": "far" if removed >= returned * FAR_MORE else None,
+        "loops": node.loops if node.loops > 1 else None,
+        "expected": node.rows,
+        "of_what": _IN_EACH if node.loops > 1 else _IN_ALL,
+    }
+
+
+def _most_unexpected(analysed: Plan) -> Node | None:
+    """Return the step that had most rows beyond those expected, None if no step had any."""
+    node = max((node for node in analysed.nodes if node.loops), key=_unexpected, default=None)
+    return node if node is not None and _unexpected(node) > 1 else None
 
 
 def _unexpected(node: Node) -> float:
-    """Return the rows of all loops, and those that were thrown away, against those expected."""
-    read = ((node.actual_rows or 0.0) + (node.removed_rows or 0.0)) * (node.actual_loops or 0.0)
-    return read / max(node.rows, 1.0)
+    """Return the rows of a loop, or those that it reads to find them, against those expected."""
+    # PostgreSQL gives all three for one loop.
+    rows, removed = node.actual_rows or 0.0, node.removed_rows or 0.0
+    return (rows + removed if _discards(node) else rows) / max(node.rows, 1.0)
+
+
+def _discards(node: Node) -> bool:
+    """Whether a step discards more rows than it returns."""
+    return (node.removed_rows or 0.0) > (node.actual_rows or 0.0)

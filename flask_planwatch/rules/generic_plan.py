@@ -43,8 +43,8 @@ When it stays silent
 - Each transaction that runs it ends with a ROLLBACK, as a request that only reads does: psycopg
   then forgets what it prepared, and the statement is never executed often enough.
 - The generic plan is as good for all parameters that were seen, or PostgreSQL would not choose it.
-- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear of
-  it as ``info``.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
+  ``info``.
 - The server cannot tell the type of a parameter; that is counted as ``generic-plan-unknown``.
 """
 
@@ -52,17 +52,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..plan.evidence import Custom, Evidence, Hit, Miss, Need, Prepared, Remedy, Suspicion
-from ..plan.schema import Relation, Schema
+from ..plan.evidence import Custom, Evidence, Hit, Miss, Need, Prepared, Suspicion
+from ..plan.figures import CUSTOM_PLANS
+from ..plan.schema import Schema
 from ..plan.scrub import scrub_condition, scrub_plan
 from ..plan.tree import Node, Plan
-from ..repetition import CUSTOM_PLANS
+from ..plan.wording import Template, Words, say
+from .worth import FEW_ROWS
 
 NAME = "generic-plan"
 
+WORDS = Words(
+    what="{node}",
+    why="one plan for all values, cost {cost:number} instead of {own_cost:number}",
+    problem="{driver} prepares the statement {since}, and from execution {chosen_at_execution} on "
+    "a connection PostgreSQL uses one plan for all values: {node} instead of {instead}, at a cost "
+    "of {cost:number} instead of {own_cost:number} for {harmed} of the {seen} sets of parameters "
+    "that were seen ({reached}).",
+)
+
+_AFTER = Template("after {prepare_threshold} executions")
+_AT_ONCE = Template("at once")
+
+_NOT_PREPARED = "its driver does not prepare it"
+_AS_GOOD = "the generic plan is as good for the parameters that were seen"
+_FORCED_CUSTOM = "plan_cache_mode is force_custom_plan"
+_NOT_CHOSEN = (
+    "PostgreSQL would not choose the generic plan: it costs {cost:number}, more than the "
+    "{average:number} of the plans for single values, planning included"
+)
+
 #: How many times the cost of its own plan the generic one must have for some parameters: between
 #: 1 and 2 lie plans of the same quality with other guesses of the rows.
-MIN_FACTOR = 2.0
+MIN_COST_FACTOR = 2.0
 
 #: Executions that the choice is followed for; PostgreSQL goes on to compare at each.
 MAX_EXECUTIONS = 50
@@ -79,26 +101,23 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if PostgreSQL would choose a generic plan that is bad for some parameters."""
     prepared = evidence.prepared
     if prepared is None:
-        return Miss(suspicion, "its driver does not prepare it", quiet=True)
+        return Miss(suspicion, _NOT_PREPARED, quiet=True)
     if not prepared.reached:
         return Miss(suspicion, prepared.why, by_parameters=True)
-    worst = max(prepared.customs, key=lambda one: one.factor)
+    worst = max(prepared.customs, key=lambda custom: custom.factor)
     small = suspicion.relation.rows < evidence.min_rows
-    if worst.factor < MIN_FACTOR and not (small and _loses_index(prepared.generic, worst.plan)):
-        return Miss(suspicion, "the generic plan is as good for the parameters that were seen")
+    loses_index = small and _loses_index(prepared.generic, worst.plan)
+    if worst.factor < MIN_COST_FACTOR and not loses_index:
+        return Miss(suspicion, _AS_GOOD)
     chosen_at = execution_of_choice(prepared)
     if prepared.mode == "force_custom_plan":
-        return Miss(suspicion, "plan_cache_mode is force_custom_plan")
+        return Miss(suspicion, _FORCED_CUSTOM)
     if chosen_at is None:
-        average = _average(prepared)
-        cost = prepared.generic.total_cost
-        reason = (
-            f"PostgreSQL would not choose the generic plan: it costs {cost:,.0f}, more than the "
-            f"{average:,.0f} of the plans for single values, planning included"
-        )
+        cost, average = prepared.generic.total_cost, _average(prepared)
+        reason = say(_NOT_CHOSEN, cost=cost, average=average)
         return Miss(suspicion, reason, by_parameters=True)
     if small and not evidence.growth:
-        return Miss(suspicion, f"only {suspicion.relation.rows:.0f} rows are read")
+        return Miss(suspicion, say(FEW_ROWS, rows=suspicion.relation.rows))
     return _hit(suspicion, evidence, prepared, worst, chosen_at, small=small)
 
 
@@ -165,43 +184,43 @@ def _hit(
 ) -> Hit:
     generic, custom = prepared.generic, worst.plan
     scan, instead = _difference(generic, custom)
-    relation = _relation(scan, suspicion.relation, evidence.schema)
-    suspicion = replace(
-        suspicion, relation=relation, subject=_subject(scan, evidence.varying), node=scan
-    )
-    harmed = sum(one.factor >= MIN_FACTOR for one in prepared.customs)
-    cost = worst.forced_cost or generic.total_cost
-    since = f"after {prepared.threshold} executions" if prepared.threshold else "at once"
-    problem = (
-        f"{prepared.driver} prepares the statement {since}, and from its execution {chosen_at} on "
-        f"a connection PostgreSQL takes one plan for all values: {scan.title} instead of "
-        f"{instead.title}, at a cost of {cost:,.0f} instead of {custom.total_cost:,.0f} for "
-        f"{max(harmed, 1)} of the {len(prepared.customs)} sets of parameters that were seen "
-        f"({prepared.why})."
-    )
-    plans = [generic, custom]
+    found = evidence.schema.get(scan.qualified_relation)
+    relation = evidence.schema.root(found) if found else suspicion.relation
+    # The condition that the values are missing in.
+    conditions = [scrub_condition(text, evidence.varying) for _, text in scan.conditions]
+    subject = conditions[0] if conditions else NAME
+    harmed = sum(seen.factor >= MIN_COST_FACTOR for seen in prepared.customs)
+    plans = {"for all values": generic, "for these values": custom}
     if not evidence.show_values:
-        plans = [scrub_plan(plan, evidence.varying) for plan in plans]
+        plans = {values: scrub_plan(plan, evidence.varying) for values, plan in plans.items()}
     facts: dict[str, object] = {
         "driver": prepared.driver,
         "prepare_threshold": prepared.threshold,
         "generic_cost": generic.total_cost,
-        "custom_costs": [one.plan.total_cost for one in prepared.customs],
+        "custom_costs": [seen.plan.total_cost for seen in prepared.customs],
         "average_custom_cost": round(_average(prepared), 2),
         "planning_cost": prepared.planning_cost,
         "chosen_at_execution": chosen_at,
-        "plans": {"for all values": plans[0].as_text(), "for these values": plans[1].as_text()},
+        "plans": {values: plan.as_text() for values, plan in plans.items()},
     }
-    rows = relation.rows or suspicion.relation.rows
     return Hit(
-        suspicion,
-        problem,
-        rows,
-        facts,
+        replace(suspicion, relation=relation, subject=subject, node=scan),
+        rows=relation.rows or suspicion.relation.rows,
+        evidence=facts,
         small=small,
-        remedy=Remedy.PREPARED,
-        what=scan.title,
-        why=f"one plan for all values, cost {cost:,.0f} instead of {custom.total_cost:,.0f}",
+        fix="generic-plan",
+        executed=False,
+        **WORDS.of(
+            **facts,
+            since=_AFTER if prepared.threshold else _AT_ONCE,
+            node=scan.title,
+            instead=instead.title,
+            cost=worst.forced_cost or generic.total_cost,
+            own_cost=custom.total_cost,
+            harmed=max(harmed, 1),
+            seen=len(prepared.customs),
+            reached=prepared.why,
+        ),
     )
 
 
@@ -213,13 +232,3 @@ def _difference(generic: Plan, custom: Plan) -> tuple[Node, Node]:
         if other is not None and (scan.type, scan.index) != (other.type, other.index):
             return scan, other
     return generic.root, custom.root
-
-
-def _relation(scan: Node, known: Relation, schema: Schema) -> Relation:
-    relation = schema.get(scan.qualified_relation)
-    return schema.root(relation) if relation is not None else known
-
-
-def _subject(scan: Node, varying: frozenset[str]) -> str:
-    """Return the condition that the values are missing in, without constants."""
-    return next((scrub_condition(text, varying) for _, text in scan.conditions), NAME)

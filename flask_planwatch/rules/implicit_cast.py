@@ -17,8 +17,8 @@ Why it hurts
 
 An index on the column holds its values in its own type, so it cannot serve, not even the primary
 key: the plan reads the table, or all rows that another condition left over, and casts the column in
-each of them. Nothing in the Python code shows it, and the same line may behave with one driver, or
-with ``Decimal("5")``, and not with another, or with ``Decimal("5.5")``.
+each of them. Nothing in the Python code shows it: the same line may be fast with one driver, or
+with ``Decimal("5")``, and slow with another, or with ``Decimal("5.5")``.
 
 How to fix it
 -------------
@@ -26,7 +26,7 @@ How to fix it
 Pass a value of the column's own type; PlanWatch says which Python type that is, and what to do with
 a fraction. In a join, give the two columns one type. No index is advised: once the types agree, the
 one on the column serves, and PlanWatch lets the planner confirm that. If there is none yet,
-``missing-index`` speaks of it then.
+``missing-index`` then reports it.
 
 When it stays silent
 --------------------
@@ -38,8 +38,8 @@ When it stays silent
 - The statement itself casts the column, other than a number to text for ``=`` or ``IN``, or the
   column is part of a larger expression: that is ``functional-predicate``.
 - An index on the cast exists.
-- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
-  of it as ``info``.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it
+  as ``info``.
 - A large part of the rows passes or is needed by the join, the column has only a few different
   values, another condition leaves only a few rows, or a LIMIT was reached early.
 - The comparison is one that no btree index answers (``<>``, ``LIKE``), or stands under OR.
@@ -48,21 +48,41 @@ When it stays silent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 
 from sqlglot.tokens import TokenType
 
-from ..plan.comparison import Comparison, comparisons
-from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.comparison import Comparison
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.index_use import cast_in_statement, names_in
 from ..plan.predicate import BTREE_OPERATORS, Operand, tokenize
-from ..plan.schema import Column, Schema
+from ..plan.schema import Column, Schema, base_type
 from ..plan.scrub import LITERALS
 from ..plan.tree import INDEX_CONDITIONS, Plan
-from ..plan.usage import cast_in_statement, names_in
+from ..plan.wording import Template, Words
 from . import worth
 
 NAME = "implicit-cast"
+
+WORDS = Words(
+    what=worth.STEP,
+    why="{column} ({column_type}) is cast to {cast_type}",
+    problem="the statement {reads}, and casts {column}, which is {column_type}, to {cast_type} for "
+    "each of them, {because}: {indexes}.",
+)
+
+_USELESS = Template("{indexes_on_column:and} on {column} cannot serve the cast")
+_NO_INDEX = Template("there is no index on {column} either")
+
+#: Why the column is cast.
+_OTHER_COLUMN = Template(
+    "because it is compared with {other_table}.{other_column}, which is {other_type}"
+)
+_TOO_LARGE = Template("because it is compared with an int that is too large for it")
+_TYPES = Template("because it is compared with {value_types:or_an}")
+_VALUE = Template("because it is compared with a value of that type")
+
+_FOREIGN = "the statement, or a view, casts the column itself"
 
 #: The bits of each integer type.
 INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64}
@@ -85,24 +105,24 @@ _SENT_AS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each column that is cast in a comparison and tested row by row."""
-    return worth.merged(_suspicions(plan, schema))
+    return worth.suspicions(NAME, plan, schema, _cast_column, Need.OWN_TYPE)
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if the other side forces the cast and the bare column would be worth it."""
-    column, target = _cast(suspicion.comparison) or (Column("", ""), "")
-    if _is_foreign(suspicion, evidence.statement):
-        return Miss(suspicion, "the statement, or a view, casts the column itself", foreign=True)
-    rows = worth.rows_read(suspicion, evidence.schema)
+    cast = _cast(suspicion.comparison)
+    assert cast is not None
+    column, target = cast
+    if _is_foreign(suspicion, column, target, evidence.statement):
+        return Miss(suspicion, _FOREIGN, foreign=True)
     served_by = _index_on_bare_column(evidence.own_type)
-    reason = worth.needless(suspicion, evidence, rows, has_index=bool(served_by))
-    if reason is not None:
-        return Miss(suspicion, *reason)
+    if (miss := worth.needless(suspicion, evidence, has_index=bool(served_by))) is not None:
+        return miss
     name = column.quoted_name
-    useless = [index.name for index in worth.indexes_on(suspicion.relation, [column.name])]
+    useless = [index.name for index in worth.indexes_on(suspicion.relation, {column.name})]
     value_types = _value_types(suspicion.other, column, target, evidence.parameter_types)
     other_column = _other_column(suspicion.other, evidence)
-    facts = worth.facts(suspicion, evidence, rows) | {
+    found = {
         "column": name,
         "column_type": column.type,
         "cast_type": target,
@@ -111,47 +131,22 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "indexes_on_column": useless,
         "served_by": served_by,
     }
-    why = f"there is no index on {name} either"
-    if useless:
-        why = f"{' and '.join(useless)} on {name} cannot serve the cast"
-    problem = (
-        f"{worth.reading(suspicion, evidence.schema, rows)}, and casts {name}, which is "
-        f"{column.type}, to {target} for each of them, "
-        f"{_because(suspicion, other_column, value_types)}: {why}."
-    )
-    small = rows < evidence.min_rows
-    return Hit(
-        suspicion,
-        problem,
-        rows,
-        facts,
-        small=small,
-        remedy=Remedy.OWN_TYPE,
-        what=worth.step(suspicion),
-        why=f"{name} ({column.type}) is cast to {target}",
-    )
+    said = {
+        "because": _because(other_column, value_types, number=not _number_as_text(*cast)),
+        "indexes": _USELESS if useless else _NO_INDEX,
+        **{f"other_{key}": text for key, text in (other_column or {}).items()},
+    }
+    return worth.hit(suspicion, evidence, WORDS, found, said, fix="own-type")
 
 
-def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
-    for comparison in comparisons(plan, schema):
-        cast = _cast(comparison)
-        tested = comparison.costly and comparison.operator in BTREE_OPERATORS
-        if not tested or cast is None:
-            continue
-        # A number's text has an order of its own, so a range of texts is no range of numbers.
-        if _number_as_text(*cast) and comparison.operator not in {"=", "= ANY"}:
-            continue
-        subject = comparison.operand.without_alias()
-        yield Suspicion(
-            rule=NAME,
-            relation=schema.root(comparison.relation),
-            subject=subject,
-            keys=(subject,),
-            scans=(comparison.scan,),
-            comparisons=(comparison,),
-            needs=frozenset({Need.SEQSCAN_OFF, Need.PREDICATE_ALONE, Need.OWN_TYPE}),
-            other_rows=worth.other_rows(comparison),
-        )
+def _cast_column(comparison: Comparison) -> str:
+    """Return the column with its cast if it is one of this rule, else nothing."""
+    cast = _cast(comparison)
+    # A number's text has an order of its own, so a range of texts is no range of numbers.
+    equal_only = cast is not None and _number_as_text(*cast)
+    operators = {"=", "= ANY"} if equal_only else BTREE_OPERATORS
+    tested = cast is not None and comparison.operator in operators
+    return comparison.operand.without_alias() if tested else ""
 
 
 def _cast(comparison: Comparison) -> tuple[Column, str] | None:
@@ -164,20 +159,17 @@ def _cast(comparison: Comparison) -> tuple[Column, str] | None:
 
 
 def _number_as_text(column: Column, target: str) -> bool:
-    return column.base_type in NUMBERS and target.partition("(")[0] in TEXTS
+    return column.base_type in NUMBERS and base_type(target) in TEXTS
 
 
-def _is_foreign(suspicion: Suspicion, statement: str) -> bool:
+def _is_foreign(suspicion: Suspicion, column: Column, target: str, statement: str) -> bool:
     """Whether the cast is the statement's own; but a number as text is this rule's matter."""
-    cast, casts = _cast(suspicion.comparison), suspicion.operand.casts
-    if cast is None or casts is None:
-        return True
-    written = cast_in_statement(cast[0].name, casts[1], statement)
-    if _number_as_text(*cast):
+    _, types = suspicion.operand.casts or ("", ())
+    written = cast_in_statement(column.name, types, statement)
+    if _number_as_text(column, target):
         return not written
     # What the statement does not name, it reads through a view, which may cast it.
-    named = names_in(statement, (cast[0].name, suspicion.relation.name))
-    return written or not named
+    return written or not names_in(statement, (column.name, suspicion.relation.name))
 
 
 def _index_on_bare_column(plan: Plan | None) -> str:
@@ -194,7 +186,7 @@ def _value_types(
     """Return the Python classes among the parameters that the compared value may be of."""
     if other.columns or not _is_constant(other.text):
         return []
-    for beginnings in _SENT_AS.get(target.partition("(")[0], ()):
+    for beginnings in _SENT_AS.get(base_type(target), ()):
         if fitting := sorted(name for name in parameter_types if name.startswith(beginnings)):
             return fitting
     bits = INTEGERS.get(column.base_type)
@@ -214,23 +206,17 @@ def _is_constant(text: str) -> bool:
 def _other_column(other: Operand, evidence: Evidence) -> dict[str, str] | None:
     """Return the column that the cast one is compared with, None if it is not a column's."""
     name = other.column or (other.casts[0] if other.casts else None)
-    aliases = other.aliases
-    scan = next((scan for scan in evidence.plan.scans if scan.alias in aliases), None)
-    relation = evidence.schema.get(scan.qualified_relation) if scan else None
-    column = relation.column(name) if relation and name else None
-    if relation is None or column is None:
+    found = worth.other_column(other, evidence, name)
+    if found is None:
         return None
-    root = evidence.schema.root(relation)
-    return {"table": root.display, "column": column.quoted_name, "type": column.type}
+    table = evidence.schema.root(found[0]).display
+    return {"table": table, "column": found[1].quoted_name, "type": found[1].type}
 
 
-def _because(suspicion: Suspicion, other: dict[str, str] | None, value_types: list[str]) -> str:
+def _because(other: dict[str, str] | None, value_types: list[str], *, number: bool) -> Template:
     """Return why the column is cast, as the end of a sentence."""
     if other is not None:
-        return f"because {other['table']}.{other['column']}, its other side, is {other['type']}"
-    cast = _cast(suspicion.comparison)
-    if value_types == ["int"] and not (cast and _number_as_text(*cast)):
-        return "because it is compared with an int that is too large for it"
-    if value_types:
-        return f"because it is compared with a {' or a '.join(value_types)}"
-    return "because it is compared with a value of that type"
+        return _OTHER_COLUMN
+    if value_types == ["int"] and number:
+        return _TOO_LARGE
+    return _TYPES if value_types else _VALUE

@@ -5,19 +5,19 @@ limit-trap
 What it finds
 -------------
 
-``ORDER BY id LIMIT 100`` with a condition that few rows meet. PostgreSQL walks the index on ``id``
-in its order, tests each row, and stops at the hundredth that passes. It takes the rows that pass
-for evenly spread; if they sit at the far end, it reads the whole index and the whole table first.
-The rows may be thrown away by a condition on the table itself, by a join, or by EXISTS.
+``ORDER BY id LIMIT 100`` with a condition that few rows meet. PostgreSQL reads the index on ``id``
+in its order, tests each row, and stops at the hundredth that passes. It assumes that the rows that
+pass are evenly spread; if they sit at the far end, it reads the whole index and the whole table
+first. A condition on the table itself, a join, or EXISTS may discard the rows.
 
 Why it hurts
 ------------
 
-The plan looks cheap, as its cost is that of a small part of the walk, and in development it is. A
+The plan looks cheap, as its cost is that of a small part of the index, and in development it is. A
 feed that is read in batches gets slower and slower and then times out, with a LIMIT of ten just as
 with one of a hundred. ``.first()`` is such a LIMIT. No comparison of costs shows it, so PlanWatch
-goes by structure, and by the elapsed time: a statement that takes as long as the whole walk has
-walked it.
+looks at the structure of the plan and at the elapsed time: a statement that takes as long as
+reading the whole index has read it.
 
 How to fix it
 -------------
@@ -25,221 +25,231 @@ How to fix it
 If the condition compares columns of the same table by equality, create an index that begins with
 them and goes on with the order. PostgreSQL then finds the rows that pass one after the other. A
 partial index with the condition serves where it is not an equality. If the condition is in another
-table, or its value cannot stand in an index, ask for a bounded range in place of a LIMIT, such as
+table, or an index cannot hold its value, ask for a bounded range in place of a LIMIT, such as
 ``Product.id >= start, Product.id < start + 100``: a batch may have fewer rows, even none, but it
 reads no more than its range.
 
 When it stays silent
 --------------------
 
-- No condition and no join throws rows away, or a third of the rows pass.
+- No condition and no join discards rows, or a third of the rows pass.
 - An index finds the rows in the order that is asked for.
 - The condition is on an expression or a pattern: ``functional-predicate`` and ``pattern-match``
   propose the index for these, in the order that is asked for.
-- It took no longer than the expected part of the walk explains. Where ``PLANWATCH_ANALYZE`` is on,
+- It took no longer than the expected part of the index explains. Where ``PLANWATCH_ANALYZE`` is on,
   the rows that were read decide, otherwise several executions, or a single one that took very long.
-- PostgreSQL expects to walk most of the index anyway: its cost then tells the truth.
+- PostgreSQL expects to read most of the index anyway: its cost is then right.
 - The table has fewer rows than ``PLANWATCH_MIN_ROWS``.
 """
 
 from __future__ import annotations
 
+from ..plan import figures
 from ..plan.access import EQUAL
-from ..plan.comparison import MIN_INDEX_SCAN_COST, key_of
-from ..plan.evidence import MIN_EXECUTIONS, Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.comparison import key_of
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.ordered_scan import OrderedScan, ordered_scans
 from ..plan.pattern import read
 from ..plan.schema import Schema
 from ..plan.scrub import shown
 from ..plan.tree import Plan
-from ..plan.usage import MAX_USEFUL_SHARE
-from ..plan.walk import Walk, walks
-from .worth import MIN_MS_PER_COST
+from ..plan.wording import Template, Words, say
+from .worth import MOST_PASS
 
 NAME = "limit-trap"
 
-#: Above this share of the walk the cost hides at most a factor of five.
+WORDS = Words(
+    what="Ordered scan of {index} on {table}",
+    why="reads {much} to find {limit_rows:rows}",
+    problem="to find {limit_rows:rows} in the order of {order:list}, PostgreSQL reads the index "
+    "{index} of {table} in its order and discards rows that {discarded}. It expects to read "
+    "{share:.1%} of the index, about {expected_entries:number} of {table_rows:number} entries, as "
+    "if the rows that pass were evenly spread; if they sit at the end, it reads all. {seen}.",
+)
+
+_COUNTED = Template("It read {entries_read:number} of them")
+_TIMED = Template(
+    "It took {took:ms}, far more than the expected part of the index "
+    "(estimated cost {total_cost:number}) explains"
+)
+_READ = Template("{entries_read:number} entries")
+_FAR_MORE = Template("far more of it than expected")
+
+#: Which rows are discarded.
+_FILTERED = "fail the filter on {tested:and}"
+_UNMATCHED = "have no match in {others:and}"
+_UNKNOWN = "fail its condition"
+
+_FEW_ENTRIES = "the index has only {entries:.0f} entries"
+_CHEAP = "reading all of it costs little"
+_LARGE_PART = "PostgreSQL expects to read {share:percent} of the index"
+_AS_EXPECTED = "it took no longer than the expected part of the index explains"
+
+#: Above this share of the index the cost hides at most a factor of five.
 MAX_EXPECTED_SHARE = 0.2
 
 #: A LIMIT that is a smaller part of the statement's cost does not explain the elapsed time.
-MIN_COST_SHARE = 0.5
+MIN_LIMIT_COST_SHARE = 0.5
 
 #: How many times as many entries as expected must have been read, where they were counted.
-MIN_FACTOR = 3.0
-
-#: What a unit of cost takes, in ms, where nothing else is known: 0.001 to 0.025 are normal.
-USUAL_MS_PER_COST = 0.025
+MIN_ENTRIES_FACTOR = 3.0
 
 #: How many times as long as normal a unit of the statement's cost must have taken.
-MIN_PACE_FACTOR = 2.0
+MIN_MS_PER_COST_FACTOR = 2.0
 
-#: What several executions must have taken at least, in ms, and what a single one must: a busy
-#: process holds one up for some ten ms.
-MIN_MS = 5.0
-MIN_SINGLE_MS = 20.0
+#: What a single execution must have taken, in ms, so that no busy process explains it.
+MIN_SINGLE_MS = 2 * figures.BUSY_PROCESS_MS
 
 #: Of the latest executions so many must have been slow, as other values may find their rows early.
 MIN_SLOW_SHARE = 0.3
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
-    """Return the walk of an index that a LIMIT stops, if something throws rows away on it.
+    """Return the ordered index scan that a LIMIT stops, if something discards rows of it.
 
-    Of several, it is the longest that could explain the elapsed time.
+    Of several, it is the one that costs most.
     """
-    own = [walk for walk in walks(plan, schema) if not _is_anothers(walk)]
-    longest = max(own, key=lambda walk: walk.source.total_cost, default=None)
-    return [] if longest is None else [_suspicion(longest)]
+    own = [scan for scan in ordered_scans(plan, schema) if not _belongs_to_other_rule(scan)]
+    costliest = max(own, key=lambda ordered: ordered.source.total_cost, default=None)
+    return [] if costliest is None else [_suspicion(costliest)]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if far more of the index was read than expected."""
-    walk = walk_of(suspicion, evidence.plan, evidence.schema)
-    if walk.entries < evidence.min_rows:
-        return Miss(suspicion, f"the index has only {walk.entries:.0f} entries")
-    if walk.source.total_cost < MIN_INDEX_SCAN_COST:
-        return Miss(suspicion, "reading all of it costs little", by_parameters=True)
-    if walk.passing > MAX_USEFUL_SHARE:
-        reason = f"{walk.passing:.0%} of the rows are expected to pass"
-        return Miss(suspicion, reason, by_parameters=True)
-    if walk.share > MAX_EXPECTED_SHARE:
-        reason = f"PostgreSQL expects to read {walk.share:.0%} of the index"
-        return Miss(suspicion, reason, by_parameters=True)
-    expected = walk.share * walk.entries
-    read = _entries_read(walk, evidence.analysed)
+    ordered = ordered_scan_of(suspicion, evidence.plan, evidence.schema)
+    if ordered.entries < evidence.min_rows:
+        return Miss(suspicion, say(_FEW_ENTRIES, entries=ordered.entries))
+    if ordered.source.total_cost < figures.MIN_INDEX_SCAN_COST:
+        return Miss(suspicion, _CHEAP, by_parameters=True)
+    if ordered.passing > figures.MAX_USEFUL_SHARE:
+        return Miss(suspicion, say(MOST_PASS, share=ordered.passing), by_parameters=True)
+    if ordered.share > MAX_EXPECTED_SHARE:
+        return Miss(suspicion, say(_LARGE_PART, share=ordered.share), by_parameters=True)
+    expected = ordered.share * ordered.entries
+    read = _entries_read(ordered, evidence.analysed)
     if read is not None:
-        confirmed = read >= max(expected * MIN_FACTOR, evidence.min_rows)
-        seen = f"It read {read:,.0f} of them"
+        confirmed = read >= max(expected * MIN_ENTRIES_FACTOR, evidence.min_rows)
     else:
-        confirmed = _took_the_whole_walk(walk, evidence)
-        seen = (
-            f"It took {evidence.duration_ms:,.0f} ms, as long as reading far more of it takes, at "
-            f"an estimated cost of {evidence.plan.total_cost:,.0f}"
-        )
+        confirmed = _took_the_whole_scan(ordered, evidence)
     if not confirmed:
-        reason = "it took no longer than the expected part of the walk"
-        return Miss(suspicion, reason, by_parameters=True)
-    wanted = f"{walk.limit.rows:,.0f} {'row' if walk.limit.rows == 1 else 'rows'}"
-    order = [shown(key, evidence.varying) for key in walk.order]
-    problem = (
-        f"to find {wanted} in the order of {', '.join(order)}, PostgreSQL walks the index "
-        f"{walk.index.name} of {walk.relation.display} and throws away what {_thrower(walk)}. It "
-        f"expects to read {walk.share:.1%} of the index, about {expected:,.0f} of "
-        f"{walk.entries:,.0f} entries, as if the rows that pass were evenly spread; if they sit at "
-        f"the end, it reads all. {seen}."
-    )
+        return Miss(suspicion, _AS_EXPECTED, by_parameters=True)
+    recent = _recent(evidence)
     facts = {
         "scanned": list(suspicion.scanned),
-        "node": walk.scans[0].title,
-        "index": walk.index.name,
-        "order": order,
-        "limit_rows": round(walk.limit.rows),
-        "table_rows": round(walk.entries),
-        "expected_share": float(f"{walk.share:.3g}"),
+        "node": ordered.scans[0].title,
+        "index": ordered.index.name,
+        "order": [shown(key, evidence.varying) for key in ordered.order],
+        "limit_rows": round(ordered.limit.rows),
+        "table_rows": round(ordered.entries),
+        "expected_share": float(f"{ordered.share:.3g}"),
         "expected_entries": round(expected),
         "entries_read": None if read is None else round(read),
-        "limit_cost": walk.limit.total_cost,
-        "whole_walk_cost": walk.source.total_cost,
+        "limit_cost": ordered.limit.total_cost,
+        "whole_walk_cost": ordered.source.total_cost,
         "total_cost": evidence.plan.total_cost,
-        "fastest_ms": round(min(_recent(evidence)), 3),
-        "executions": len(_recent(evidence)),
+        "fastest_ms": round(min(recent), 3),
+        "executions": len(recent),
     }
-    much = "far more of it than expected" if read is None else f"{read:,.0f} entries"
     return Hit(
         suspicion,
-        problem,
-        walk.entries,
-        facts,
-        remedy=Remedy.ORDERED_INDEX,
-        what=f"Walk of {walk.index.name} on {walk.relation.display}",
-        why=f"reads {much} to find {wanted}",
+        rows=ordered.entries,
+        evidence=facts,
+        fix="ordered-index",
+        **WORDS.of(
+            **facts,
+            table=ordered.relation.display,
+            share=ordered.share,
+            much=_FAR_MORE if read is None else _READ,
+            seen=_TIMED if read is None else _COUNTED,
+            took=evidence.duration_ms,
+            discarded=_discarded(ordered),
+        ),
     )
 
 
-def walk_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> Walk:
-    """Return the walk that a suspicion of this rule is about."""
-    return next(one for one in walks(plan, schema) if one.limit is suspicion.node)
+def ordered_scan_of(suspicion: Suspicion, plan: Plan, schema: Schema) -> OrderedScan:
+    """Return the ordered index scan that a suspicion of this rule is about."""
+    return next(
+        ordered for ordered in ordered_scans(plan, schema) if ordered.limit is suspicion.node
+    )
 
 
-def _is_anothers(walk: Walk) -> bool:
+def _belongs_to_other_rule(ordered: OrderedScan) -> bool:
     """Whether rows are tested by what another rule explains: an expression or a pattern."""
-    tested = [one for one in walk.filtered if one.operator and not one.other.columns]
-    return any(one.column is None or read(one) is not None for one in tested)
+    tested = [
+        comparison
+        for comparison in ordered.filtered
+        if comparison.operator and not comparison.other.columns
+    ]
+    return any(comparison.column is None or read(comparison) is not None for comparison in tested)
 
 
-def _suspicion(walk: Walk) -> Suspicion:
-    tested = [one for one in walk.filtered if not one.other.columns]
-    compared = [key_of(one.operand, walk.relation) for one in tested if one.operator in EQUAL]
+def _suspicion(ordered: OrderedScan) -> Suspicion:
+    tested = [comparison for comparison in ordered.filtered if not comparison.other.columns]
+    compared = [
+        key_of(comparison.operand, ordered.relation)
+        for comparison in tested
+        if comparison.operator in EQUAL
+    ]
     keys = tuple(dict.fromkeys(compared))
     return Suspicion(
         rule=NAME,
-        relation=walk.relation,
-        subject=", ".join((*keys, *walk.order)),
+        relation=ordered.relation,
+        subject=", ".join((*keys, *ordered.order)),
         keys=keys,
-        scans=walk.scans,
+        scans=ordered.scans,
         comparisons=tuple(tested),
         needs=frozenset({Need.ANALYSED}),
-        node=walk.limit,
+        node=ordered.limit,
         exclusive=True,
     )
 
 
-def _thrower(walk: Walk) -> str:
-    """Return what throws rows away, as the end of a sentence."""
-    names = dict.fromkeys(name for one in walk.filtered for name in one.operand.column_names)
-    tested = " and ".join(map(walk.relation.quoted_column, names))
-    joined = dict.fromkeys(
-        scan.relation
-        for join in walk.joins
-        for scan in join.children[-1].walk()
-        if scan.relation is not None
+def _discarded(ordered: OrderedScan) -> str:
+    """Return which rows are discarded."""
+    names = dict.fromkeys(
+        name for comparison in ordered.filtered for name in comparison.operand.column_names
     )
-    others = " and ".join(name for name in joined if name)
-    said = [f"a test of {tested} does not let pass" if tested else ""]
-    said.append(f"has no match in {others}" if others else "")
-    return " or ".join(filter(None, said)) or "its condition does not let pass"
+    tested = list(map(ordered.relation.quoted_column, names))
+    joined = (scan.relation for join in ordered.joins for scan in join.children[-1].walk())
+    others = [name for name in dict.fromkeys(joined) if name]
+    filtered = say(_FILTERED, tested=tested) if tested else ""
+    unmatched = say(_UNMATCHED, others=others) if others else ""
+    return " or ".join(filter(None, (filtered, unmatched))) or _UNKNOWN
 
 
-def _entries_read(walk: Walk, analysed: Plan | None) -> float | None:
+def _entries_read(ordered: OrderedScan, analysed: Plan | None) -> float | None:
     """Return how many entries were read when the statement ran again, None if that is not known."""
     if analysed is None:
         return None
-    names = {(scan.alias, scan.index) for scan in walk.scans}
-    ran = [
-        node
-        for node in analysed.nodes
-        if (node.alias, node.index) in names and node.actual_loops is not None
-    ]
-    if not ran:
-        return None
-    return sum(
-        ((node.actual_rows or 0.0) + (node.removed_rows or 0.0)) * (node.actual_loops or 0.0)
-        for node in ran
-    )
+    names = {(scan.alias, scan.index) for scan in ordered.scans}
+    ran = [node for node in analysed.nodes if (node.alias, node.index) in names]
+    return sum(node.read_rows for node in ran) if ran and analysed.analysed else None
 
 
-def _took_the_whole_walk(walk: Walk, evidence: Evidence) -> bool:
+def _took_the_whole_scan(ordered: OrderedScan, evidence: Evidence) -> bool:
     """Whether the elapsed time can only be explained by reading far more than expected.
 
-    The cost of the whole walk says what that takes at least, the cost of the statement what it
-    should have taken at most.
+    The cost of the whole scan says what reading all of the index takes at least, the cost of the
+    statement what it should have taken at most.
     """
-    if walk.limit.total_cost < evidence.plan.total_cost * MIN_COST_SHARE:
+    if ordered.limit.total_cost < evidence.plan.total_cost * MIN_LIMIT_COST_SHARE:
         return False
     timings, plan = evidence.timings, evidence.plan
-    normal = timings.ms_per_cost or USUAL_MS_PER_COST
+    normal = timings.ms_per_cost or figures.USUAL_MS_PER_COST
     slow_ms = max(
-        MIN_MS,
-        walk.source.total_cost * MIN_MS_PER_COST,
-        plan.total_cost * normal * MIN_PACE_FACTOR,
+        figures.MIN_MS,
+        ordered.source.total_cost * figures.MIN_MS_PER_COST,
+        plan.total_cost * normal * MIN_MS_PER_COST_FACTOR,
     )
     recent = _recent(evidence)
-    way_ms = min(timings.overhead_ms, *recent)
-    if evidence.duration_ms - way_ms < slow_ms:
+    overhead_ms = min(timings.overhead_ms, *recent)
+    if evidence.duration_ms - overhead_ms < slow_ms:
         return False
-    slow = [took for took in recent if took - way_ms >= slow_ms]
-    if len(recent) < MIN_EXECUTIONS:
+    slow = [took for took in recent if took - overhead_ms >= slow_ms]
+    if len(recent) < figures.MIN_EXECUTIONS:
         return len(slow) == len(recent) and min(recent) >= MIN_SINGLE_MS
-    return len(slow) >= max(MIN_EXECUTIONS, len(recent) * MIN_SLOW_SHARE)
+    return len(slow) >= max(figures.MIN_EXECUTIONS, len(recent) * MIN_SLOW_SHARE)
 
 
 def _recent(evidence: Evidence) -> tuple[float, ...]:

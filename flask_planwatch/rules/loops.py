@@ -1,8 +1,8 @@
 """How often the steps of a plan run, and how many rows all their runs read together.
 
-What the planner multiplies out of sight: the inner side of a nested loop runs for each row of the
-outer one, a sub-query for each row that it is tested for or handed on with, and a LIMIT lets the
-steps below it end early. Where EXPLAIN ANALYZE ran the statement, its counts are taken instead.
+A plan shows the rows of one run only. The inner side of a nested loop runs for each row of the
+outer one, a sub-query for each row that is tested or returned, and a LIMIT lets the steps below it
+end early. Where EXPLAIN ANALYZE ran the statement, its counts are taken instead.
 """
 
 from __future__ import annotations
@@ -12,34 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..plan.memory import kept_for_plans
-from ..plan.predicate import Conjunct, conjuncts
+from ..plan.figures import ROWS_PER_LOOKUP, SUB_QUERIES
+from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Node, Plan
-
-#: What it takes to find a place in an index, in rows that could be read meanwhile. Measured on 15
-#: and 18 with data in memory: 1 µs, against 0.07 to 0.25 µs for a row.
-LOOKUP = 4.0
-
-#: How much more than one pass over its tables a step must read before another way is worth it.
-#: Measured on 15 and 18: with lookups counted as above, the share of time that a join saves is
-#: about this ratio, from a loss at 0.2 to a tenth of the time at 20.
-WORTH = 1.5
-
-#: Rows, with lookups counted as above, that take 1.5 to 5 ms: less is not worth a word.
-MIN_READ = 20_000.0
-
-#: A statement that took less, in ms, is not worth a word.
-MIN_MS = 5.0
-
-#: A statement that took less for each row, in ms, did not read what a plan lets expect: measured
-#: with data in memory, the entries of a bitmap took 12 ns each, and nothing is faster.
-MIN_MS_PER_ROW = 0.000005
 
 #: More runs than any statement makes: products of estimates stay finite.
 _MOST_RUNS = 1e15
 
-#: Steps that read all of their input before they hand on the first row.
+#: Steps that read all of their input before they return the first row.
 _BLOCKING = frozenset({"Sort", "Hash", "Aggregate", "SetOp", "BitmapAnd", "BitmapOr"})
 
 #: Conditions that are worked out once in each run of their step, not for each row.
@@ -49,9 +30,6 @@ _ONCE = frozenset({"Index Cond", "Recheck Cond", "TID Cond", "One-Time Filter"})
 #: DEFAULT_EQ_SEL and DEFAULT_INEQ_SEL of src/include/utils/selfuncs.h; half for a boolean.
 _EXPECTED_TO_PASS = {"=": 0.005, "<": 1 / 3, "<=": 1 / 3, ">": 1 / 3, ">=": 1 / 3, "<>": 0.995}
 _HALF = 0.5
-
-#: How sub-queries hang below the step that asks them.
-_SUB_QUERIES = frozenset({"SubPlan", "InitPlan"})
 
 _NAMED = re.compile(r"\b(hashed )?(SubPlan \d+)\b")
 
@@ -65,8 +43,8 @@ class SubPlan:
     """A sub-query that belongs to a step of a plan, its `holder`.
 
     `name` is PostgreSQL's, such as `SubPlan 1`. `kind` is the condition of the holder that it
-    stands in, `Output` if it is handed on, and `text` that condition or output. `hashed` tells that
-    it runs once, for a hash table that is looked into.
+    belongs to, `Output` if its result is returned, and `text` that condition or output. `hashed`
+    tells that it runs once, for a hash table that is looked into.
     """
 
     node: Node
@@ -87,7 +65,7 @@ class Work:
     @cached_property
     def sub_plans(self) -> tuple[SubPlan, ...]:
         """All sub-queries that may run more than once."""
-        return tuple(one for node in self.plan.nodes for one in _sub_plans(node))
+        return tuple(found for node in self.plan.nodes for found in _sub_plans(node))
 
     @cached_property
     def expected_runs(self) -> Mapping[int, float]:
@@ -99,13 +77,15 @@ class Work:
         """How often each step ran, or is expected to run."""
         if not self.plan.analysed:
             return self.expected_runs
-        return {id(node): node.actual_loops or 0.0 for node in self.plan.nodes}
+        return {id(node): node.loops for node in self.plan.nodes}
 
     @cached_property
     def read(self) -> Mapping[int, float]:
         """The rows that all runs of each step and of those below it read, with lookups as rows."""
         runs, shares = self.runs, self._expected[1]
-        stops = {id(one.node): _share_read(one.node) for one in self.sub_plans}
+        nodes = [sub_plan.node for sub_plan in self.sub_plans]
+        # EXISTS stops at the first row.
+        stops = {id(node): 1 / max(node.rows, 1) for node in nodes if node.type != "Materialize"}
         found: dict[int, float] = {}
         for node in reversed(self.plan.nodes):
             share = 1.0 if self.plan.analysed else shares[id(node)]
@@ -131,18 +111,18 @@ class Work:
 
     def largest(self, node: Node) -> Relation | None:
         """Return the largest relation below a step, as a person would name it."""
-        read = [one for below in node.walk() if (one := self.relation(below)) is not None]
-        held = max(read, key=lambda one: one.rows, default=None)
-        return None if held is None else self.schema.root(held)
+        read = [found for below in node.walk() if (found := self.relation(below)) is not None]
+        largest = max(read, key=lambda relation: relation.rows, default=None)
+        return None if largest is None else self.schema.root(largest)
 
     @cached_property
     def _expected(self) -> tuple[dict[int, float], dict[int, float]]:
         """How often each step is expected to run, and the share of its rows that a LIMIT leaves."""
-        held = {id(one.node): one for one in self.sub_plans}
+        held = {id(sub_plan.node): sub_plan for sub_plan in self.sub_plans}
         runs, shares = {id(self.plan.root): 1.0}, {id(self.plan.root): 1.0}
         for node in self.plan.nodes:
-            outer = next((one for one in node.children if one.relationship == "Outer"), None)
-            inputs = [one for one in node.children if one.relationship not in _SUB_QUERIES]
+            outer = next((step for step in node.children if step.relationship == "Outer"), None)
+            inputs = [step for step in node.children if step.relationship not in SUB_QUERIES]
             for child in node.children:
                 times, share = runs[id(node)], shares[id(node)]
                 if (sub_plan := held.get(id(child))) is not None:
@@ -181,7 +161,7 @@ class Work:
             tested = max(holder.rows, below)
         else:
             # The planner charges a step for each row that it tests.
-            own_cost = holder.total_cost - sum(one.total_cost for one in inputs)
+            own_cost = holder.total_cost - sum(step.total_cost for step in inputs)
             most = below or (relation.rows if relation else 0.0)
             tested = max(holder.rows, min(most, own_cost / max(sub_plan.node.total_cost, 0.01)))
         return min(tested, _left_by_others(sub_plan)) if sub_plan.kind == "Filter" else tested
@@ -199,7 +179,7 @@ class Work:
 
 def _sub_plans(holder: Node) -> Iterator[SubPlan]:
     """Yield the sub-queries of a step."""
-    children = [one for one in holder.children if one.relationship == "SubPlan" and one.subplan]
+    children = [step for step in holder.children if step.relationship == "SubPlan" and step.subplan]
     if not children:
         return
     texts = [*holder.conditions, *(("Output", text) for text in holder.output)]
@@ -216,25 +196,18 @@ def _sub_plans(holder: Node) -> Iterator[SubPlan]:
 
 def _left_by_others(sub_plan: SubPlan) -> float:
     """Return how many rows are left when a sub-query is asked: cheaper conditions come first."""
-    count, asking = _asking(sub_plan.text)
-    own = asking.get(sub_plan.name, [])
-    if not own or len(own) == count:
+    predicates = conjuncts(sub_plan.text)
+    own = [test for test in predicates if sub_plan.name in _names(test.text)]
+    if not own or len(own) == len(predicates):
         return float("inf")
     rows = sub_plan.holder.rows
     # An estimate of one row stands for any fewer.
     return rows / _EXPECTED_TO_PASS.get(own[0].operator, _HALF) if rows > 1 else rows
 
 
-# Each sub-query of a condition asks it.
-@kept_for_plans(4)
-def _asking(condition: str) -> tuple[int, Mapping[str, list[Conjunct]]]:
-    """Return how many predicates a condition has, and those that ask each sub-query by its name."""
-    predicates = conjuncts(condition)
-    found: dict[str, list[Conjunct]] = {}
-    for one in predicates:
-        for name in dict.fromkeys(named[2] for named in _NAMED.finditer(one.text)):
-            found.setdefault(name, []).append(one)
-    return len(predicates), found
+def _names(text: str) -> set[str]:
+    """Return the names of the sub-queries in a text."""
+    return {found[2] for found in _NAMED.finditer(text)}
 
 
 def _is_aggregated(sub_plan: SubPlan) -> bool:
@@ -243,12 +216,7 @@ def _is_aggregated(sub_plan: SubPlan) -> bool:
     return call is not None and call[1] not in _NO_AGGREGATES
 
 
-def _share_read(node: Node) -> float:
-    """Return which share of its rows a sub-query is expected to read: EXISTS stops at the first."""
-    return 1.0 if node.type == "Materialize" else 1 / max(node.rows, 1.0)
-
-
 def _lookup(node: Node) -> float:
     """Return what a step takes in each run to find its first row, in rows."""
     finds = node.type == "Bitmap Heap Scan" or node.condition("Index Cond") is not None
-    return LOOKUP if finds and node.relation is not None else 0.0
+    return ROWS_PER_LOOKUP if finds and node.relation is not None else 0.0

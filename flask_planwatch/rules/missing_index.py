@@ -23,18 +23,18 @@ How to fix it
 
 Create the index that PlanWatch proposes. It tries several: one or more columns, those compared by
 equality first, then a range or the order of the result, with direction and NULLS where they matter;
-with ``INCLUDE`` where the table need not be read at all, or with a ``WHERE`` where a condition is
-one that no index finds. What is proposed is the smallest set with which the planner's cost is
-nearly the lowest, and the cost before and after is said. If the index is declared in the model and
-the database does not have it, a migration was not run. If it exists but is invalid, a
-``CREATE INDEX CONCURRENTLY`` has failed, and ``REINDEX`` mends it.
+with ``INCLUDE`` where the table need not be read at all, or with a ``WHERE`` for a condition that
+no index can answer. It proposes the smallest set of indexes with which the estimated cost is nearly
+the lowest, and shows the cost before and after. If the index is declared in the model and the
+database does not have it, a migration was not run. If it exists but is invalid, a
+``CREATE INDEX CONCURRENTLY`` has failed, and ``REINDEX`` repairs it.
 
 When it stays silent
 --------------------
 
 - An index exists that begins with the columns, even if the planner preferred not to use it.
-- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
-  of it as ``info``.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
+  ``info``.
 - A large part of the rows passes, so that no index would help, unless the planner confirms one.
 - An index scan tests the columns on only a few rows that another condition found.
 - A LIMIT was reached before much of the table was read.
@@ -48,23 +48,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
-from ..plan.access import EQUAL, RANGES, Access, accesses
-from ..plan.comparison import MIN_INDEX_SCAN_COST, Comparison, key_of
+from ..plan.access import EQUAL, RANGES, Access, accesses, texts
+from ..plan.comparison import Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
 from ..plan.schema import Schema
 from ..plan.scrub import structural
 from ..plan.tree import Plan
-from ..plan.usage import MAX_USEFUL_SHARE
+from ..plan.wording import Template, Words, say
 from . import worth
 from .worth import MAX_LOOKUP_SHARE
 
 NAME = "missing-index"
 
+WORDS = Words(
+    what=worth.STEP,
+    why="{lacks}",
+    problem="the statement {reads}, and {does}: {lacks}.",
+)
+
+OF_FOREIGN_KEY = Words(
+    what="Each DELETE reads all of {table}",
+    why="no index on {columns:list} for the foreign key {foreign_key}",
+    problem="for each row that is deleted from {parent}, PostgreSQL reads all of {table}, about "
+    "{table_rows:number} rows, to check the foreign key {foreign_key}: no index begins with "
+    "{columns:list}.",
+)
+
+#: What is done with the rows, and what would serve it.
+_Purpose = tuple[Template, Template]
+
+_NO_ORDER = Template("no index ordered by {columns:and}")
+_ORDERS: _Purpose = (Template("sorts or groups them by {columns:and}"), _NO_ORDER)
+_ORDERS_FURTHER: _Purpose = (_ORDERS[0], Template("{existing} lacks further columns"))
+_TESTS_AND_ORDERS: _Purpose = (
+    Template("tests and sorts them by {columns:and}"),
+    Template("no index to find {tested:and} and sort by {sorted:and}"),
+)
+#: What is tested is no column that an index could begin with.
+_TESTS_BY_ORDER: _Purpose = (_TESTS_AND_ORDERS[0], _NO_ORDER)
+_JOINS: _Purpose = (
+    Template("joins them by {columns:and}"),
+    Template("no index on {columns:and} for the join"),
+)
+_TESTS: _Purpose = (
+    Template("tests {columns:and} on each of them"),
+    Template("no index on {columns:and}"),
+)
+
+#: Why an index helps although most rows are needed.
+_SPARED = Template("an index on {columns:and} could spare reading the table")
+
+_ORDER_VARIES = "the order changes with a value"
+_OR = "OR combines conditions that each need an index of their own"
+_ALL_ROWS = "all rows are sorted or grouped"
+_LOOKED_UP = "an index finds each row that is tested"
+_BEGINS = "the index {existing} begins with a column that is compared"
+
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each set of columns that the plan tests or sorts without the help of an index."""
-    found = [one for access in accesses(plan, schema) if (one := _suspicion(access))]
+    found = [known for access in accesses(plan, schema) if (known := _suspicion(access))]
     return worth.merged([*found, *_unchecked_references(schema)])
 
 
@@ -72,47 +118,42 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index serves the columns and one would be worth having."""
     keys = tuple(key for key in suspicion.keys if structural(key, evidence.varying) is not None)
     if not keys:
-        return Miss(suspicion, "the order changes with a value", by_parameters=True)
+        return Miss(suspicion, _ORDER_VARIES, by_parameters=True)
     if keys != suspicion.keys:
         suspicion = replace(suspicion, subject=", ".join(keys), keys=keys, holds_value=False)
     rows = worth.rows_read(suspicion, evidence.schema)
     small = rows < evidence.min_rows
-    if small and not evidence.growth:
-        return Miss(suspicion, f"only {rows:.0f} rows are read")
+    if (miss := worth.too_small(suspicion, evidence, rows)) is not None:
+        return miss
     if not suspicion.scans:
         return _judge_reference(suspicion, evidence.schema, rows, small=small)
-    if small and not any(scan.reads_all_rows for scan in suspicion.scans):
-        return Miss(suspicion, "an index leaves only a few rows to test")
     if worth.limit_reached_early(suspicion, evidence) and not _sorts(suspicion):
-        return Miss(suspicion, "a LIMIT was reached early", by_parameters=True)
+        return Miss(suspicion, worth.LIMITED, by_parameters=True)
     doubt = _doubt(suspicion, evidence, rows, small=small)
     if small and doubt is not None:
         return doubt
-    facts = worth.facts(suspicion, evidence, rows)
-    facts["columns"] = list(suspicion.shown_keys)
-    most = bool(_passing(suspicion, evidence, rows)) and not small
-    does, why = _does(suspicion), _lacks(suspicion)
+    joins = suspicion.other_rows is not None
+    most = not small and not joins and bool(_too_many_pass(suspicion, evidence, rows))
+    existing = _usable_index(suspicion)
+    does, lacks = _purpose(suspicion, existing)
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
-        why = f"an index on {_named(suspicion)} could spare reading the table"
-        does = does.partition(":")[0] + ": an index could spare reading the table, not the rows"
-    problem = f"{worth.reading(suspicion, evidence.schema, rows)}, and {does}."
-    return Hit(
-        suspicion,
-        problem,
-        rows,
-        facts,
-        small=small,
-        doubt=doubt,
-        most_pass=most,
-        what=worth.step(suspicion),
-        why=why,
-    )
+        lacks = _SPARED
+    found = {"columns": list(suspicion.shown_keys)}
+    said = {"does": does, "lacks": lacks, "existing": existing, **_columns_by_use(suspicion)}
+    hit = worth.hit(suspicion, evidence, WORDS, found, said)
+    return replace(hit, doubt=doubt, most_pass=most)
 
 
 def _suspicion(access: Access) -> Suspicion | None:
-    tested = [one for one in access.untold if one.column or one.conjunct.alternatives]
-    tested = [one for one in tested if _columns(one, access) and not _is_looked_up(one)]
-    keys = [name for one in sorted(tested, key=_place) for name in _columns(one, access)]
+    tested = [
+        comparison
+        for comparison in access.unanswered
+        if (comparison.column or comparison.conjunct.alternatives)
+        and _columns(comparison, access)
+        and not _is_looked_up(comparison)
+    ]
+    in_order = sorted(tested, key=_rank)
+    keys = [name for comparison in in_order for name in _columns(comparison, access)]
     reads_much = any(
         scan.reads_all_rows or scan.total_cost >= MIN_INDEX_SCAN_COST for scan in access.scans
     )
@@ -120,13 +161,13 @@ def _suspicion(access: Access) -> Suspicion | None:
         keys += [key_of(term.operand, access.relation) for term in access.sorted_by]
         if not keys:
             # Rows that all have the same value are in any order.
-            bound = {one.without_alias() for one in access.equal}
-            grouped = [one for one in access.grouped_by if one.without_alias() not in bound]
-            keys = [key_of(one, access.relation) for one in grouped]
+            bound = texts(access.equal)
+            grouped = [key for key in access.grouped_by if key.without_alias() not in bound]
+            keys = [key_of(operand, access.relation) for operand in grouped]
     if not keys:
         return None
     keys = list(dict.fromkeys(keys))
-    joins = bool(tested) and all(one.joins for one in tested)
+    joins = bool(tested) and all(comparison.joins for comparison in tested)
     return Suspicion(
         rule=NAME,
         relation=access.relation,
@@ -135,7 +176,7 @@ def _suspicion(access: Access) -> Suspicion | None:
         scans=access.scans,
         comparisons=tuple(tested),
         needs=frozenset({Need.SEQSCAN_OFF}),
-        other_rows=worth.other_rows(tested[0]) if joins else None,
+        other_rows=other.rows if joins and (other := tested[0].other_side) else None,
     )
 
 
@@ -147,28 +188,20 @@ def _is_looked_up(comparison: Comparison) -> bool:
 
 def _columns(comparison: Comparison, access: Access) -> list[str]:
     """Return the plain columns that an index would have to hold for a comparison, as SQL."""
-    if comparison.operator in EQUAL | RANGES:
-        compared = [comparison]
-    else:
-        branches = comparison.conjunct.alternatives
-        compared = [one for branch in branches for part in branch for one in comparison.of(part)]
-        compared = [one for one in compared if one.operator in EQUAL | RANGES]
-    names = [one.column for one in compared]
-    return [access.relation.quoted_column(name) for name in names if name is not None]
+    return [
+        access.relation.quoted_column(compared.column)
+        for compared in (comparison, *chain.from_iterable(comparison.alternatives))
+        if compared.operator in EQUAL | RANGES and compared.column is not None
+    ]
 
 
 def _on_one_column(comparison: Comparison) -> bool:
     """Whether all that OR joins compares the same column, so that one index serves."""
-    columns = {
-        one.column
-        for branch in comparison.conjunct.alternatives
-        for part in branch
-        for one in comparison.of(part)
-    }
-    return len(columns) == 1 and None not in columns
+    columns = {test.column for test in chain.from_iterable(comparison.alternatives)}
+    return not comparison.conjunct.alternatives or (len(columns) == 1 and None not in columns)
 
 
-def _place(comparison: Comparison) -> int:
+def _rank(comparison: Comparison) -> int:
     """Equality first, then joins, then ranges."""
     if comparison.operator not in EQUAL:
         return 2
@@ -176,94 +209,81 @@ def _place(comparison: Comparison) -> int:
 
 
 def _sorts(suspicion: Suspicion) -> bool:
-    if any(one.conjunct.alternatives for one in suspicion.comparisons):
+    if any(comparison.conjunct.alternatives for comparison in suspicion.comparisons):
         return False
-    tested = {key_of(one.operand, suspicion.relation) for one in suspicion.comparisons}
-    return any(key not in tested for key in suspicion.keys)
+    return any(key not in _tested(suspicion) for key in suspicion.keys)
+
+
+def _tested(suspicion: Suspicion) -> set[str]:
+    """Return the keys that are compared, not only sorted by."""
+    return {key_of(comparison.operand, suspicion.relation) for comparison in suspicion.comparisons}
+
+
+def _columns_by_use(suspicion: Suspicion) -> dict[str, object]:
+    """Return the columns by what they are for."""
+    tested, pairs = _tested(suspicion), list(zip(suspicion.keys, suspicion.shown_keys, strict=True))
+    return {
+        "tested": [name for key, name in pairs if key in tested],
+        "sorted": [name for key, name in pairs if key not in tested],
+    }
 
 
 def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool) -> Miss | None:
-    """Return why, but for the planner's word, an index would not be worth having."""
-    if any(one.conjunct.alternatives and not _on_one_column(one) for one in suspicion.comparisons):
-        return Miss(suspicion, "OR joins conditions that need an index each", by_parameters=True)
+    """Return why an index would not be worth having, unless the planner confirms that it helps."""
+    if not all(map(_on_one_column, suspicion.comparisons)):
+        return Miss(suspicion, _OR, by_parameters=True)
     if not suspicion.comparisons and not evidence.plan.limited:
-        return Miss(suspicion, "all rows are sorted or grouped", by_parameters=True)
-    if any(one.repeated for one in suspicion.comparisons):
-        return Miss(suspicion, "an index finds each row that is tested", by_parameters=True)
-    existing = _usable_index(suspicion)
-    if existing:
-        return Miss(suspicion, f"the index {existing} begins with a column that is compared")
+        return Miss(suspicion, _ALL_ROWS, by_parameters=True)
+    if any(comparison.repeated for comparison in suspicion.comparisons):
+        return Miss(suspicion, _LOOKED_UP, by_parameters=True)
+    if existing := _usable_index(suspicion):
+        return Miss(suspicion, say(_BEGINS, existing=existing))
     # What found few rows on the other side was narrower than the index of the join.
     many = suspicion.other_rows is not None and suspicion.other_rows > rows * MAX_LOOKUP_SHARE
     if many and worth.other_side_is_indexed(suspicion, evidence):
-        return Miss(suspicion, "the other side of the join has an index")
+        return Miss(suspicion, worth.OTHER_SIDE)
     if small or not suspicion.comparisons:
         return None
-    reason = _passing(suspicion, evidence, rows)
-    if suspicion.other_rows is not None:
-        reason = worth.share_that_passes(suspicion, evidence, rows)
+    reason = _too_many_pass(suspicion, evidence, rows)
     return Miss(suspicion, reason, by_parameters=True) if reason else None
 
 
-def _passing(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
-    """Return that most rows pass, as far as the driver or the planner knows, or nothing."""
-    if suspicion.other_rows is not None or not suspicion.comparisons:
+def _too_many_pass(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:
+    """Return that too many rows pass, as far as driver and planner know, or nothing."""
+    if not suspicion.comparisons:
         return ""
-    if evidence.returned_rows is not None and worth.counts_its_rows(evidence.plan):
+    counted = evidence.returned_rows is not None and worth.counts_its_rows(evidence.plan)
+    if counted or suspicion.other_rows is not None:
         return worth.share_that_passes(suspicion, evidence, rows)
     # Of plain columns the planner has statistics.
     expected = sum(scan.rows for scan in suspicion.scans) / max(rows, 1)
-    return f"{expected:.0%} of the rows are expected to pass" if expected > MAX_USEFUL_SHARE else ""
+    return say(worth.MOST_PASS, share=expected) if expected > MAX_USEFUL_SHARE else ""
 
 
 def _usable_index(suspicion: Suspicion) -> str:
     """Return the name of an index that begins with one of the columns, or nothing."""
-    names = [one.column for one in suspicion.comparisons if not one.joins]
+    names = {comparison.column for comparison in suspicion.comparisons if not comparison.joins}
     if not suspicion.comparisons:
-        names = [
-            column.name
-            for column in suspicion.relation.columns
-            if column.quoted_name in suspicion.keys[:1]
-        ]
-    indexes = worth.indexes_on(suspicion.relation, [name for name in names if name])
+        columns = suspicion.relation.columns
+        names = {column.name for column in columns if column.quoted_name == suspicion.keys[0]}
+    indexes = worth.indexes_on(suspicion.relation, names)
     return next((index.name for index in indexes if index.predicate is None), "")
 
 
-def _named(suspicion: Suspicion) -> str:
-    return " and ".join(suspicion.shown_keys)
-
-
-def _lacks(suspicion: Suspicion) -> str:
-    """Return which index there is not, in a few words."""
-    columns = _named(suspicion)
+def _purpose(suspicion: Suspicion, existing: str) -> _Purpose:
+    """Return what an index would be for; `existing` begins with one of the columns."""
     if not suspicion.comparisons:
-        existing = _usable_index(suspicion)
-        return f"{existing} holds too little" if existing else f"no index ordered by {columns}"
+        return _ORDERS_FURTHER if existing else _ORDERS
     if _sorts(suspicion):
-        return f"no index on {columns}, in that order"
-    return f"no index on {columns}" + ("" if suspicion.other_rows is None else " for the join")
-
-
-def _does(suspicion: Suspicion) -> str:
-    columns = _named(suspicion)
-    if not suspicion.comparisons:
-        if existing := _usable_index(suspicion):
-            return f"sorts or groups them by {columns}: the index {existing} holds too little"
-        return f"sorts or groups them by {columns}: no index has that order"
-    if _sorts(suspicion):
-        return f"tests and sorts them by {columns}: no index finds them in that order"
-    if suspicion.other_rows is not None:
-        return f"joins them by {columns}: no index finds those that match"
-    return f"tests {columns} on each of them: no index finds the few that match"
+        return _TESTS_AND_ORDERS if _tested(suspicion) & set(suspicion.keys) else _TESTS_BY_ORDER
+    return _TESTS if suspicion.other_rows is None else _JOINS
 
 
 def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
     """Yield each foreign key that a DELETE checks without an index."""
     for reference in schema.references:
         child = schema.get(reference.child)
-        if child is None or not child.indexable:
-            continue
-        if not child.has_index_for(reference.columns):
+        if child is not None and child.indexable and not child.has_index_for(reference.columns):
             keys = tuple(child.quoted_column(name) for name in reference.columns)
             yield Suspicion(
                 rule=NAME,
@@ -279,32 +299,28 @@ def _judge_reference(
     suspicion: Suspicion, schema: Schema, rows: float, *, small: bool
 ) -> Hit | Miss:
     # A foreign key may be a partition's own, while the suspicion names the whole table.
-    reference = next(
-        one
-        for one in schema.references
-        if (child := schema.get(one.child)) is not None
+    foreign_key = next(
+        reference
+        for reference in schema.references
+        if (child := schema.get(reference.child)) is not None
         and schema.root(child).key == suspicion.relation.key
-        and tuple(map(child.quoted_column, one.columns)) == suspicion.keys
+        and tuple(map(child.quoted_column, reference.columns)) == suspicion.keys
     )
-    parent = schema.get(reference.parent)
-    table = suspicion.relation.display
-    problem = (
-        f"for each row that is deleted from {parent.display if parent else reference.parent}, "
-        f"PostgreSQL reads all of {table}, about {rows:,.0f} rows, to check the foreign key "
-        f"{reference.name}: no index begins with {suspicion.subject}."
-    )
+    parent = schema.get(foreign_key.parent)
     facts = {
         "scanned": list(suspicion.scanned),
-        "foreign_key": reference.name,
+        "foreign_key": foreign_key.name,
         "columns": list(suspicion.keys),
         "table_rows": round(rows),
     }
     return Hit(
         suspicion,
-        problem,
-        rows,
-        facts,
+        rows=rows,
+        evidence=facts,
         small=small,
-        what=f"Each DELETE reads all of {table}",
-        why=f"no index on {suspicion.subject} for the foreign key {reference.name}",
+        **OF_FOREIGN_KEY.of(
+            **facts,
+            table=suspicion.relation.display,
+            parent=parent.display if parent else foreign_key.parent,
+        ),
     )

@@ -29,11 +29,11 @@ table gains.
 How to fix it
 -------------
 
-There is another sort of index for each of these, and PlanWatch names it: a btree index with
+Each of these needs an index of its own kind, and PlanWatch names it: a btree index with
 ``text_pattern_ops`` for how a text begins, a GIN index with ``gin_trgm_ops`` for a part of it, GIN
 for words, documents and arrays, and GiST for ranges. ``gin_trgm_ops`` belongs to the extension
 ``pg_trgm``, which comes with PostgreSQL: if the server has it but the database does not, the advice
-begins with ``CREATE EXTENSION``; if the server has it not either, the verdict says so.
+begins with ``CREATE EXTENSION``; if the server does not have it either, the verdict says so.
 
 HypoPG can try the first of these only. The others are ``untested``, unless ``PLANWATCH_VERIFY`` is
 ``"build"``.
@@ -46,58 +46,66 @@ When it stays silent
 --------------------
 
 - An index answers the comparison, even if the planner preferred not to use it this time.
-- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks to hear
-  of it as ``info``.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it
+  as ``info``.
 - An index scan tests the comparison on only a few rows that another condition found.
 - A large part of the rows passed, or is expected to pass, so that an index would not help.
 - A LIMIT was reached before much of the table was read.
-- The pattern leaves nothing open, or has neither a beginning nor three known characters in a row,
+- The pattern has no wildcard, or has neither a beginning nor three known characters in a row,
   which trigrams need; or it comes from another column.
 - The comparison is negated, stands under OR, or compares with all or any of several patterns.
 - A JSON path compares nothing by ``==``: an index holds values, but not their order.
 - The type is one that PostgreSQL has no such index for, such as ``json``, or one that an
   extension or the application has defined.
 - The table is one of PostgreSQL's own, or a foreign one.
-- PostgreSQL says, with an index to choose, that it would rather not use it.
+- The planner does not use the index even when it exists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..plan.comparison import comparisons
-from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import MAX_USEFUL_SHARE
 from ..plan.pattern import AccessMethod, Kind, read
 from ..plan.schema import Schema
 from ..plan.tree import Plan
-from ..plan.usage import MAX_USEFUL_SHARE
+from ..plan.wording import Template, Words, say
 from . import worth
 
 NAME = "pattern-match"
 
+WORDS = Words(
+    what=worth.STEP,
+    why="{lacks}",
+    problem="the statement {reads}, and {tests} for each of them: {lacks}"
+    "[; {useless:and} cannot serve].",
+)
+
 #: What is done to each row.
-_TESTED = {
-    Kind.PREFIX: "looks how {key} begins",
-    Kind.PART: "searches the text of {key}",
-    Kind.WORDS: "looks for words in {key}",
-    Kind.UNNAMED: "makes {key} anew to look for words in it",
-    Kind.DOCUMENT: "looks into the document {key}",
-    Kind.ARRAY: "looks through the array {key}",
-    Kind.ELEMENT: "looks through the array {key}",
-    Kind.RANGE: "compares the range {key}",
+_TESTS = {
+    Kind.PREFIX: Template("looks how {key} begins"),
+    Kind.PART: Template("searches the text of {key}"),
+    Kind.WORDS: Template("looks for words in {key}"),
+    Kind.UNNAMED: Template("computes {key} to look for words in it"),
+    Kind.DOCUMENT: Template("looks into the document {key}"),
+    Kind.ARRAY: Template("looks through the array {key}"),
+    Kind.ELEMENT: Template("looks through the array {key}"),
+    Kind.RANGE: Template("compares the range {key}"),
 }
 
 #: Why the plan does it.
-_WHY = {
-    Kind.PREFIX: "no index on it is sorted byte by byte, as LIKE needs it",
-    Kind.PART: "no index on it holds parts of the text",
-    Kind.WORDS: "no index on it holds the words",
-    Kind.UNNAMED: "no index can hold the words, because which ones they are depends on a setting "
-    "of the session",
-    Kind.DOCUMENT: "no index on it holds what is inside",
-    Kind.ARRAY: "no index on it holds the elements",
-    Kind.ELEMENT: "no index answers = ANY (…) on an array",
-    Kind.RANGE: "no index on it tells which ranges meet",
+_LACKS = {
+    Kind.PREFIX: Template("no index on {key} is sorted byte by byte, as LIKE needs it"),
+    Kind.PART: Template("no index on {key} holds parts of the text"),
+    Kind.WORDS: Template("no index on {key} holds the words"),
+    Kind.UNNAMED: Template("no index can hold the words, which depend on a setting of the session"),
+    Kind.DOCUMENT: Template("no index on {key} holds what the documents contain"),
+    Kind.ARRAY: Template("no index on {key} holds the elements"),
+    Kind.ELEMENT: Template("no index answers = ANY (…) on an array"),
+    Kind.RANGE: Template("no index on {key} finds the ranges that overlap"),
 }
 
 #: Those that no index answers as they are written.
@@ -115,37 +123,22 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     assert pattern is not None
     if pattern.reason:
         return Miss(suspicion, pattern.reason, by_parameters=True)
+    if (miss := worth.needless(suspicion, evidence)) is not None:
+        return miss
     rows = worth.rows_read(suspicion, evidence.schema)
-    if (reason := worth.needless(suspicion, evidence, rows)) is not None:
-        return Miss(suspicion, *reason)
-    small = rows < evidence.min_rows
-    if not small and (share := _expected_share(suspicion, rows)) > MAX_USEFUL_SHARE:
-        return Miss(suspicion, f"{share:.0%} of the rows are expected to pass", by_parameters=True)
-    facts = worth.facts(suspicion, evidence, rows)
-    useless = [
-        index.name for index in worth.indexes_on(suspicion.relation, suspicion.operand.column_names)
-    ]
-    facts["indexes_on_column"] = useless
-    (key,) = suspicion.shown_keys
-    why = _WHY[pattern.kind]
-    shortly = why.partition(",")[0].replace("on it", f"on {key}")
-    if useless and pattern.kind not in _NEVER_ANSWERED:
-        why += f"; {' and '.join(useless)} cannot serve"
-    problem = (
-        f"{worth.reading(suspicion, evidence.schema, rows)}, and "
-        f"{_TESTED[pattern.kind].format(key=key)} for each of them: {why}."
-    )
-    remedy = Remedy.CONTAINMENT if pattern.kind is Kind.ELEMENT else Remedy.INDEX
-    return Hit(
-        suspicion,
-        problem,
-        rows,
-        facts,
-        small=small,
-        remedy=remedy,
-        what=worth.step(suspicion),
-        why=shortly,
-    )
+    share = _expected_share(suspicion, rows)
+    if rows >= evidence.min_rows and share > MAX_USEFUL_SHARE:
+        return Miss(suspicion, say(worth.MOST_PASS, share=share), by_parameters=True)
+    columns = suspicion.operand.column_names
+    useless = [index.name for index in worth.indexes_on(suspicion.relation, columns)]
+    said = {
+        "tests": _TESTS[pattern.kind],
+        "lacks": _LACKS[pattern.kind],
+        "key": suspicion.shown_keys[0],
+        "useless": [] if pattern.kind in _NEVER_ANSWERED else useless,
+    }
+    fix = "containment" if pattern.kind is Kind.ELEMENT else "index"
+    return worth.hit(suspicion, evidence, WORDS, {"indexes_on_column": useless}, said, fix)
 
 
 def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
@@ -154,18 +147,11 @@ def _suspicions(plan: Plan, schema: Schema) -> Iterator[Suspicion]:
         if pattern is None:
             continue
         access = pattern.access or AccessMethod("btree")
-        answerable = pattern.kind not in _NEVER_ANSWERED
-        yield Suspicion(
-            rule=NAME,
-            relation=schema.root(comparison.relation),
-            subject=pattern.subject,
+        answerable = pattern.access is not None and pattern.kind not in _NEVER_ANSWERED
+        needs = (Need.SEQSCAN_OFF, Need.PREDICATE_ALONE) if answerable else ()
+        yield replace(
+            worth.suspicion_of(NAME, comparison, schema, pattern.subject, needs),
             keys=(pattern.key,),
-            scans=(comparison.scan,),
-            comparisons=(comparison,),
-            needs=frozenset(
-                {Need.SEQSCAN_OFF, Need.PREDICATE_ALONE} if answerable and pattern.access else ()
-            ),
-            other_rows=worth.other_rows(comparison),
             method=access.method,
             operator_class=access.operator_class,
             extension=access.extension,

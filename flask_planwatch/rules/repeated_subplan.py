@@ -15,19 +15,18 @@ elapsed time tells.
 Why it hurts
 ------------
 
-The same rows are read again and again. A sub-query of a fifth of a millisecond is nothing; half a
-million of them are twenty seconds. The planner has no other way: a sub-query around an aggregate,
-or beside an OR, is a little program that is called for each row, and it cannot be turned into a
-join.
+The same rows are read again and again. A sub-query of a twenty-fifth of a millisecond is nothing;
+half a million of them take twenty seconds. PostgreSQL turns many sub-queries into joins by itself,
+but not one around an aggregate, or beside an OR.
 
 How to fix it
 -------------
 
-Say it as a join. An aggregate for each row becomes one sub-query with GROUP BY, joined by the
-columns that tied it to the outer row; an EXISTS that stands beside an OR becomes ``IN`` with a
-sub-query of its own, which is hashed; ``NOT IN`` becomes ``NOT EXISTS``. PlanWatch has the planner
-plan the statement in the form of a join, where it can derive that, and believes in it if the loops
-are gone from the plan: the cost of both forms may well be the same.
+Write it as a join. An aggregate for each row becomes one sub-query with GROUP BY, joined by the
+columns that connected it to the outer row; an EXISTS beside an OR becomes ``IN`` with a sub-query
+of its own, which is hashed; ``NOT IN`` becomes ``NOT EXISTS``. Where PlanWatch can derive the join,
+it asks for its plan. The advice is verified if nothing runs for each row any more: the estimated
+cost of both forms may well be the same.
 
 When it stays silent
 --------------------
@@ -41,15 +40,43 @@ When it stays silent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan import figures
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
+from ..plan.wording import Template, Words, say
 from .generic_plan import cost_of_execution
-from .loops import MIN_MS, MIN_MS_PER_ROW, MIN_READ, WORTH, SubPlan, Work
+from .loops import SubPlan, Work
+from .worth import took_little
 
 NAME = "repeated-subplan"
+
+WORDS = Words(
+    what="{sub_query}[ on {table}]",
+    why="runs again for each row of {outer}",
+    problem="the sub-query[ on {table}] ({sub_query}) runs again for each row that {node} {does}: "
+    "{known}.",
+)
+
+_RETURNS = Template("returns")
+_TESTS = Template("tests")
+_ITS_STEP = Template("its {holder_type}")
+
+_COUNTED = Template(
+    "that is {runs:times}[, where the planner expected {expected:times}]. Together the runs read "
+    "as much as {rows_read:number} rows, of tables with {rows_of_tables:number} in all"
+)
+_TIMED = Template(
+    "the planner expects that to be {runs:times}, but even the fastest of the latest {executions} "
+    "executions took {fastest:ms}, {factor:number} times as long as its cost explains"
+)
+
+_EACH_ONCE = "each of its sub-queries runs once"
+_FEW_RUNS = "the sub-query runs {runs:times}"
+_NO_GAIN = "a join would hardly read less than its {runs:number} runs do"
 
 #: A page of results has up to a hundred rows, and a sub-query for each of them is what people do on
 #: purpose. If each run is slow by itself, an index is missing, and that is another rule's to say.
@@ -58,14 +85,11 @@ MIN_RUNS = 100.0
 #: The elapsed time can be the sub-query's only if the planner, too, expects it to take this share.
 MIN_SHARE = 0.5
 
-#: How much longer than its cost lets expect a statement must take, and how many ms, so that the
+#: How much longer than its cost explains a statement must take, and how many ms, so that the
 #: sub-query explains it: twice what cost-mismatch asks, as that names no cause. In the story it is
 #: five hundred times as long.
-SLOW_FACTOR = 20.0
-SLOW_MS = 20.0
-
-#: What a row takes that is read once, in ms, with some room: 0.07 to 0.25 µs were measured.
-MS_PER_ROW_READ = 0.0005
+SLOW_FACTOR = 2 * figures.MIN_TIME_FACTOR
+SLOW_MS = 2 * figures.BUSY_PROCESS_MS
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -79,16 +103,15 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit on the sub-query whose runs read the most, if that is worth another way."""
     work = Work(evidence.analysed or evidence.plan, evidence.schema)
-    repeated = [one for one in work.sub_plans if not one.hashed]
+    repeated = [sub_plan for sub_plan in work.sub_plans if not sub_plan.hashed]
     if not repeated:
-        return Miss(suspicion, "each of its sub-queries runs once", quiet=True)
-    worst = max(repeated, key=lambda one: (_wasted(work, one), _cost(work, one)))
+        return Miss(suspicion, _EACH_ONCE, quiet=True)
+    worst = max(repeated, key=lambda sub_plan: (_wasted(work, sub_plan), _cost(work, sub_plan)))
     runs = work.runs[id(worst.node)]
     if _wasted(work, worst):
-        least_ms = max(MIN_MS, work.read[id(worst.node)] * MIN_MS_PER_ROW)
-        if evidence.client_side and evidence.duration_ms < least_ms:
-            reason = f"the whole statement took {evidence.duration_ms:,.1f} ms"
-            return Miss(suspicion, reason, by_parameters=True)
+        least_ms = max(figures.MIN_MS, work.read[id(worst.node)] * figures.MIN_MS_PER_READ_ROW)
+        if (miss := took_little(suspicion, evidence, least_ms)) is not None:
+            return miss
         return _hit(suspicion, work, worst, _counted(work, worst))
     if evidence.analysed is None and (hit := _by_time(suspicion, evidence, work, worst)):
         return hit
@@ -96,8 +119,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         # Of an expected number, only the time tells whether it is true.
         timed = evidence.timings.spent_ms(evidence.plan, evidence.returned_rows) is not None
         unknown = evidence.analysed is not None or not timed
-        return Miss(suspicion, f"the sub-query runs {_times(runs)}", by_parameters=unknown)
-    return Miss(suspicion, f"a join would hardly read less than its {runs:,.0f} runs do")
+        return Miss(suspicion, say(_FEW_RUNS, runs=runs), by_parameters=unknown)
+    return Miss(suspicion, say(_NO_GAIN, runs=runs))
 
 
 def _wasted(work: Work, sub_plan: SubPlan) -> float:
@@ -105,7 +128,7 @@ def _wasted(work: Work, sub_plan: SubPlan) -> float:
     runs, read = work.runs[id(sub_plan.node)], work.read[id(sub_plan.node)]
     # A join reads the outer rows as well, to compare them.
     once = work.once[id(sub_plan.node)] + runs
-    worth = runs >= MIN_RUNS and read >= MIN_READ and read >= once * WORTH
+    worth = runs >= MIN_RUNS and read >= figures.MIN_ROWS_READ and read >= once * figures.MIN_PASSES
     return read - once if worth else 0.0
 
 
@@ -119,7 +142,7 @@ def _by_time(suspicion: Suspicion, evidence: Evidence, work: Work, sub_plan: Sub
     plan, timings = evidence.plan, evidence.timings
     spent = timings.spent_ms(plan, evidence.returned_rows)
     normal, cost = timings.ms_per_cost, cost_of_execution(evidence)
-    if spent is None or normal is None or not evidence.client_side or evidence.error is not None:
+    if spent is None or not normal or not evidence.client_side or evidence.error is not None:
         return None
     if cost is None:
         return None
@@ -128,45 +151,30 @@ def _by_time(suspicion: Suspicion, evidence: Evidence, work: Work, sub_plan: Sub
         SLOW_MS,
         cost * normal * SLOW_FACTOR,
         # A join has to read the tables, too.
-        work.once[id(plan.root)] * MS_PER_ROW_READ * WORTH,
+        work.once[id(plan.root)] * figures.MS_PER_READ_ROW * figures.MIN_PASSES,
     )
     if not dear or not slow:
         return None
-    times = spent / (cost * normal)
-    said = (
-        f"the planner expects that to be {_times(work.runs[id(sub_plan.node)])}, but even the "
-        f"fastest of the latest {len(timings.recent)} executions took {timings.fastest_ms:,.0f} "
-        f"ms, {times:,.0f} times what its cost lets expect"
-    )
-    return _hit(suspicion, work, sub_plan, said)
+    known = {
+        "known": _TIMED,
+        "executions": len(timings.recent),
+        "fastest": timings.fastest_ms,
+        "factor": spent / (cost * normal),
+    }
+    return _hit(suspicion, work, sub_plan, known)
 
 
-def _counted(work: Work, sub_plan: SubPlan) -> str:
-    """Return how often a sub-query runs and what that takes, for people."""
-    node = sub_plan.node
-    runs, expected = work.runs[id(node)], work.expected_runs[id(node)]
-    said = f"that is {_times(runs)}"
-    if work.plan.analysed and runs > expected * 2:
-        said += f", where the planner expected {_times(expected)}"
-    return (
-        f"{said}, and as much work as reading {work.read[id(node)]:,.0f} rows, of tables with "
-        f"{work.once[id(node)]:,.0f} in all"
-    )
+def _counted(work: Work, sub_plan: SubPlan) -> dict[str, object]:
+    """Return that the runs of a sub-query were counted, or worked out from the plan."""
+    runs, expected = work.runs[id(sub_plan.node)], work.expected_runs[id(sub_plan.node)]
+    unexpected = work.plan.analysed and runs > expected * 2
+    return {"known": _COUNTED, "expected": expected if unexpected else None}
 
 
-def _times(runs: float) -> str:
-    return "once" if round(runs) == 1 else f"{runs:,.0f} times"
-
-
-def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, said: str) -> Hit:
+def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, known: Mapping[str, object]) -> Hit:
     node, holder = sub_plan.node, sub_plan.holder
     relation = work.largest(node) or suspicion.relation
-    does = "hands on" if sub_plan.kind == "Output" else "tests"
-    on = f" on {relation.display}" if relation.display else ""
-    problem = (
-        f"the sub-query{on} ({sub_plan.name}) runs again for each row that {holder.title} {does}: "
-        f"{said}."
-    )
+    held = work.relation(holder)
     facts = {
         "sub_query": sub_plan.name,
         "node": holder.title,
@@ -177,13 +185,18 @@ def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, said: str) -> Hit:
         "cost_of_a_run": node.total_cost,
         "total_cost": work.plan.total_cost,
     }
-    found = replace(suspicion, relation=relation, subject=sub_plan.name, node=node)
     return Hit(
-        found,
-        problem,
-        relation.rows,
-        facts,
-        remedy=Remedy.JOIN,
-        what=f"{sub_plan.name}{on}",
-        why=f"runs again for each row of {holder.title}",
+        replace(suspicion, relation=relation, subject=sub_plan.name, node=node),
+        rows=relation.rows,
+        evidence=facts,
+        fix="join",
+        **WORDS.of(
+            **facts,
+            table=relation.display,
+            outer=held.display if held else _ITS_STEP,
+            holder_type=holder.type,
+            does=_RETURNS if sub_plan.kind == "Output" else _TESTS,
+            runs=work.runs[id(node)],
+            **known,
+        ),
     )

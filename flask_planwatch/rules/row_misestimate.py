@@ -5,8 +5,8 @@ row-misestimate
 What it finds
 -------------
 
-A step whose rows are ten times as many, or as few, as PostgreSQL expected, where that made it
-choose the wrong way: a nested loop or a sub-query that runs for each of many rows instead of a few,
+A step whose rows are ten times as many, or as few, as PostgreSQL expected, where that led to a bad
+plan: a nested loop or a sub-query that runs for each of many rows instead of a few,
 a sort or a hash that no longer fits into memory, or a whole table that is read for a join although
 a few lookups would do. It names the lowest step that went wrong; what is above follows from it.
 This rule needs ``PLANWATCH_ANALYZE``: how many rows there really are is known only to a statement
@@ -21,15 +21,15 @@ factor, the cheapest plan is cheap on paper only.
 How to fix it
 -------------
 
-If the table was never analysed, or as many rows were written since as were not expected:
-``ANALYZE``. If several conditions on one table go together, such as a city and its ZIP code,
-PostgreSQL multiplies their shares as if they had nothing to do with each other: ``CREATE
-STATISTICS`` tells it otherwise, and the same for an expression of which nothing is known. With
-``PLANWATCH_VERIFY = "build"`` both are tried in a transaction that is rolled back, on tables that
-have statistics already: an advice is verified if the new estimate comes within a factor of ten of
-the rows that there are. Where a value is known only while the statement runs, as in a join with a
-column whose values are not equally frequent, no statistics help; then it says so. Statistics of an
-expression that holds a value would serve only that value, and are not advised.
+If the table was never analysed, or enough rows were written since to explain the difference:
+``ANALYZE``. If conditions on one table are correlated, such as a city and its ZIP code, PostgreSQL
+multiplies their selectivities as if they were independent: ``CREATE STATISTICS`` corrects that, and
+also describes the values of an expression. With ``PLANWATCH_VERIFY = "build"`` both are tried in a
+transaction that is rolled back, on tables that have statistics already: an advice is verified if
+the new estimate comes within a factor of ten of the rows that there are. Where a value is known
+only while the statement runs, as in a join with a column whose values are not equally frequent, no
+statistics help; then it says so. Statistics of an expression that holds a value would serve only
+that value, and are not advised.
 
 When it stays silent
 --------------------
@@ -48,16 +48,40 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ..plan.comparison import Comparison, comparisons
-from ..plan.evidence import Evidence, Hit, Miss, Need, Remedy, Suspicion
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import MIN_PASSES, MIN_ROWS_READ, ROWS_PER_LOOKUP, SUB_QUERIES
 from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
-from .loops import LOOKUP, MIN_MS, MIN_READ, WORTH, Work
+from ..plan.wording import Template, Words
+from .loops import Work
+from .worth import took_little
 
 NAME = "row-misestimate"
 
+WORDS = Words(
+    what="{node}",
+    why="{expected_rows:rows} expected, {actual_rows:number} returned",
+    problem="PostgreSQL expected {expected_rows:rows} of {node}[ in {runs:number} runs] and got "
+    "{actual_rows:number}, {factor:number} times {compared}: {harm}.",
+)
+
+_AS_MANY = Template("as many")
+_FEWER = Template("fewer")
+
+#: What the wrong estimate did.
+_REPEATED = Template(
+    "{repeated} ran {times_run:number} times, as much work as reading {read:number} rows"
+)
+_INNER_SIDE = Template("the inner side of a {step}")
+_SPILLED = Template("a {step} had to hold {read:number} rows")
+_NEEDLESS = Template("a {step} read {read:number} rows of {table} to match {wanted:number}")
+
+_NOT_ANALYSED = "it was not run once more"
+_NO_HARM = "no estimate is so wrong that it did harm"
+
 #: How many times more or fewer rows than expected are too many: pgMustard flags a factor of ten
 #: (https://medium.com/pgmustard/row-count-estimates-in-postgres-8540087a826e).
-FACTOR = 10.0
+MIN_MISESTIMATE = 10.0
 
 #: work_mem's default, in bytes: what a sort or a hash may hold before it writes to disk.
 WORK_MEM = 4 * 1024 * 1024
@@ -86,17 +110,14 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
-    """Return a Hit on the lowest step whose rows led the planner the wrong way."""
+    """Return a Hit on the lowest step whose wrong estimate led to a bad plan."""
     if evidence.analysed is None:
-        return Miss(suspicion, "it was not run once more", by_parameters=True, quiet=True)
+        return Miss(suspicion, _NOT_ANALYSED, by_parameters=True, quiet=True)
     work = Work(evidence.analysed, evidence.schema)
-    worst = max(_harms(work), key=lambda one: one.rows, default=None)
+    worst = max(_harms(work), key=lambda harm: harm.rows, default=None)
     if worst is None:
-        return Miss(suspicion, "no estimate is so wrong that it did harm", quiet=True)
-    if evidence.client_side and evidence.duration_ms < MIN_MS:
-        reason = f"the whole statement took {evidence.duration_ms:,.1f} ms"
-        return Miss(suspicion, reason, by_parameters=True)
-    return _hit(suspicion, work, worst)
+        return Miss(suspicion, _NO_HARM, quiet=True)
+    return took_little(suspicion, evidence) or _hit(suspicion, work, worst)
 
 
 @dataclass(frozen=True)
@@ -106,19 +127,19 @@ class Estimates:
     plan: Plan
 
     def expected(self, node: Node) -> float:
-        """Return how many rows all runs of a step were expected to hand on, at least one."""
+        """Return how many rows all runs of a step were expected to return, at least one."""
         gather = self._shared.get(id(node))
         if gather is not None:
             # The rows of a worker are expected to be its share.
             share = node.rows / max(gather.children[0].rows, 1.0)
             return max(gather.rows * share * (gather.actual_loops or 1.0), 1.0)
-        return max(node.rows * (node.actual_loops or 0.0), 1.0)
+        return max(node.rows * node.loops, 1.0)
 
     def actual(self, node: Node) -> float:
-        """Return how many rows all its runs handed on, at least one."""
-        loops, rows = node.actual_loops or 0.0, node.actual_rows or 0.0
+        """Return how many rows all its runs returned, at least one."""
         # Up to 17 the rows of a run are rounded.
-        return max(rows * loops if rows or loops <= 1 else loops / 2, 1.0)
+        rounded_off = node.loops > 1 and not node.actual_rows
+        return max(node.loops / 2 if rounded_off else node.returned_rows, 1.0)
 
     @cached_property
     def grown(self) -> Mapping[int, Node]:
@@ -136,9 +157,9 @@ class Estimates:
         factors = {id(node): wrong_by(node) for node in self.plan.nodes}
         found: dict[int, Node] = {}
         for node in reversed(self.plan.nodes):
-            if factors[id(node)] >= FACTOR:
-                below = [one for one in _inputs(node) if id(one) in found]
-                worst = max(below, key=lambda one: factors[id(one)], default=node)
+            if factors[id(node)] >= MIN_MISESTIMATE:
+                below = [step for step in _inputs(node) if id(step) in found]
+                worst = max(below, key=lambda step: factors[id(step)], default=node)
                 found[id(node)] = found.get(id(worst), node)
         return found
 
@@ -147,27 +168,27 @@ class Estimates:
         """The Gather above each step that several workers share the rows of."""
         partial: set[int] = set()
         for node in reversed(self.plan.nodes):
-            below = [one for one in node.children if not _is_gather(one)]
-            if node.parallel or any(id(one) in partial for one in below):
+            below = [step for step in node.children if not _is_gather(step)]
+            if node.parallel or any(id(step) in partial for step in below):
                 partial.add(id(node))
         found: dict[int, Node] = {}
         for node in self.plan.nodes:
             gather = node if _is_gather(node) else found.get(id(node))
             if gather is not None:
-                found |= {id(one): gather for one in node.children if id(one) in partial}
+                found |= {id(step): gather for step in node.children if id(step) in partial}
         return found
 
     @cached_property
     def _ended(self) -> frozenset[int]:
-        """The steps that handed on all of their rows in each run."""
+        """The steps that returned all of their rows in each run."""
         ended = {id(self.plan.root)}
         for node in self.plan.nodes:
             empty = any(
-                one.relationship == "Inner" and not one.actual_rows for one in node.children
+                step.relationship == "Inner" and not step.actual_rows for step in node.children
             )
             for child in node.children:
                 inner = child.relationship == "Inner"
-                if child.relationship in {"SubPlan", "InitPlan"} or node.type in _STOPS:
+                if child.relationship in SUB_QUERIES or node.type in _STOPS:
                     continue
                 # A join reads no further than the first match, and not if there can be none.
                 first = node.type == "Nested Loop" and node.join_type in {"Semi", "Anti"}
@@ -187,7 +208,7 @@ def _inputs(node: Node) -> Iterator[Node]:
     """
     for child in node.children:
         reread = node.type == "Merge Join" and child.relationship == "Inner"
-        taken = child.relationship not in {"SubPlan", "InitPlan"} and not reread
+        taken = child.relationship not in SUB_QUERIES and not reread
         if taken and node.type != "Bitmap Heap Scan":
             yield child
 
@@ -198,43 +219,49 @@ def _is_gather(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class _Harm:
-    """What a wrong estimate led to: rows that were read or held for nothing, and how that came."""
+    """What a wrong estimate led to: rows that were read or held needlessly, and the cause."""
 
     node: Node
     rows: float
-    said: str
+    facts: Mapping[str, object]
 
 
 def _harms(work: Work) -> Iterator[_Harm]:
     """Yield what wrong estimates did harm to."""
     estimates = Estimates(work.plan)
     for node in work.plan.nodes:
-        sides = {one.relationship: one for one in node.children}
+        sides = {step.relationship: step for step in node.children}
         outer, inner = sides.get("Outer"), sides.get("Inner")
         if node.type == "Nested Loop" and outer is not None and inner is not None:
-            yield from _repeated(work, estimates, outer, inner, f"the inner side of a {node.type}")
+            repeated = {"repeated": _INNER_SIDE, "step": node.type}
+            yield from _repeated(work, estimates, outer, inner, repeated)
         if node.type in _HOLDS and outer is not None:
             yield from _spilled(estimates, node, outer)
     for sub_plan in work.sub_plans:
         holder = sub_plan.holder
-        below = next((one for one in holder.children if one.relationship == "Outer"), None)
+        below = next((step for step in holder.children if step.relationship == "Outer"), None)
         driver = holder if sub_plan.kind == "Output" else below
         if driver is not None and not sub_plan.hashed:
-            yield from _repeated(work, estimates, driver, sub_plan.node, sub_plan.name)
+            repeated = {"repeated": sub_plan.name}
+            yield from _repeated(work, estimates, driver, sub_plan.node, repeated)
     if estimates.shrunk:
         for comparison in comparisons(work.plan, work.schema):
             yield from _needless(work, estimates, comparison)
 
 
 def _repeated(
-    work: Work, estimates: Estimates, driver: Node, inner: Node, name: str
+    work: Work,
+    estimates: Estimates,
+    driver: Node,
+    inner: Node,
+    repeated: Mapping[str, object],
 ) -> Iterator[_Harm]:
     """Yield that something ran for each of many rows where a few were expected."""
-    cause, runs = estimates.grown.get(id(driver)), inner.actual_loops or 0.0
+    cause = estimates.grown.get(id(driver))
     read, once = work.read[id(inner)], work.once[id(inner)]
-    if cause is not None and read >= MIN_READ and read >= once * WORTH:
-        said = f"{name} ran {runs:,.0f} times, as much work as reading {read:,.0f} rows"
-        yield _Harm(cause, read - once, said)
+    if cause is not None and read >= MIN_ROWS_READ and read >= once * MIN_PASSES:
+        facts = {"harm": _REPEATED, "times_run": inner.loops, "read": read, **repeated}
+        yield _Harm(cause, read - once, facts)
 
 
 def _spilled(estimates: Estimates, node: Node, below: Node) -> Iterator[_Harm]:
@@ -242,23 +269,23 @@ def _spilled(estimates: Estimates, node: Node, below: Node) -> Iterator[_Harm]:
     cause, rows = estimates.grown.get(id(below)), estimates.actual(below)
     fitted = estimates.expected(below) * below.width <= WORK_MEM
     if cause is not None and fitted and rows * below.width > WORK_MEM:
-        yield _Harm(cause, rows, f"a {node.type} had to hold {rows:,.0f} rows")
+        yield _Harm(cause, rows, {"harm": _SPILLED, "step": node.type, "read": rows})
 
 
 def _needless(work: Work, estimates: Estimates, comparison: Comparison) -> Iterator[_Harm]:
     """Yield that a join read all of a table although an index finds what a few rows need."""
     join, scan, column = comparison.node, comparison.scan, comparison.column
     read, few = work.read[id(scan)], comparison.other_side
-    if few is None or column is None or scan.type != "Seq Scan" or read < MIN_READ:
+    if few is None or column is None or scan.type != "Seq Scan" or read < MIN_ROWS_READ:
         return
     if join.type == "Nested Loop" or not comparison.relation.has_index_for([column]):
         return
     cause, wanted = estimates.shrunk.get(id(few)), estimates.actual(few)
     if cause is None or comparison.keeps_every_row or not _is_passed_on(work.plan, scan, join):
         return
-    if read >= wanted * LOOKUP * WORTH:
-        said = f"a {join.type} read {read:,.0f} rows of {scan.relation} to match {wanted:,.0f}"
-        yield _Harm(cause, read, said)
+    if read >= wanted * ROWS_PER_LOOKUP * MIN_PASSES:
+        facts = {"harm": _NEEDLESS, "step": join.type, "read": read}
+        yield _Harm(cause, read, facts | {"table": scan.relation, "wanted": wanted})
 
 
 def _is_passed_on(plan: Plan, scan: Node, join: Node) -> bool:
@@ -273,33 +300,20 @@ def _hit(suspicion: Suspicion, work: Work, harm: _Harm) -> Hit:
     node, estimates = harm.node, Estimates(work.plan)
     relation = work.largest(node) or suspicion.relation
     expected, actual = estimates.expected(node), estimates.actual(node)
-    factor = max(actual / expected, expected / actual)
-    loops = node.actual_loops or 0.0
-    runs = f" in {loops:,.0f} runs" if loops > 1 else ""
-    came = f"{factor:,.0f} times {'as many' if actual > expected else 'fewer'}"
-    problem = (
-        f"PostgreSQL expected {_rows(expected)} of {node.title}{runs} and got {actual:,.0f}, "
-        f"{came}: {harm.said}."
-    )
     facts = {
         "node": node.title,
         "expected_rows": round(expected),
         "actual_rows": round(actual),
-        "runs": round(loops),
-        "factor": round(factor, 1),
+        "runs": round(node.loops),
+        "factor": round(max(actual / expected, expected / actual), 1),
         "total_cost": work.plan.total_cost,
     }
-    found = replace(suspicion, relation=relation, subject=node.title, node=node)
+    compared = _AS_MANY if actual > expected else _FEWER
+    runs = node.loops if node.loops > 1 else None
     return Hit(
-        found,
-        problem,
-        relation.rows,
-        facts,
-        remedy=Remedy.STATISTICS,
-        what=node.title,
-        why=f"{_rows(expected)} expected, {actual:,.0f} came",
+        replace(suspicion, relation=relation, subject=node.title, node=node),
+        rows=relation.rows,
+        evidence=facts,
+        fix="statistics",
+        **WORDS.of(**{**facts, **harm.facts, "compared": compared, "runs": runs}),
     )
-
-
-def _rows(count: float) -> str:
-    return f"{count:,.0f} {'row' if round(count) == 1 else 'rows'}"

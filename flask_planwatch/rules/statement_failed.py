@@ -14,15 +14,15 @@ Why it hurts
 ------------
 
 The request that ran it failed as well. And when the database is overloaded, the statements that
-fail first are seldom the innocent ones: what failed is what anybody wants explained first.
+fail first are often the cause: they are what you want explained first.
 
 How to fix it
 -------------
 
-PlanWatch keeps the statement with its parameters, explains it as soon as the server answers again,
-ahead of everything else, and tells the plan together with what other rules found in it: mostly that
-is the cause. If nothing was found, look at the plan, at what else ran at that time, and at locks
-that another transaction held.
+PlanWatch keeps the statement with its parameters and explains it as soon as the server answers
+again, before everything else. It reports the plan together with what other rules find in it, which
+is mostly the cause. If nothing was found, look at the plan, at what else ran at that time, and at
+locks that another transaction held.
 
 When it stays silent
 --------------------
@@ -36,14 +36,26 @@ When it stays silent
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..plan.evidence import Evidence, Hit, Miss, Remedy, Suspicion
-from ..plan.failure import StatementError
+from ..failure import StatementError
+from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import NO_RELATION, Relation, Schema
 from ..plan.tree import Node, Plan
+from ..plan.wording import Words, say
 
 NAME = "statement-failed"
+
+WORDS = Words(
+    what="Statement[ on {table}] failed",
+    why="{meaning} ({error})",
+    problem="the statement failed: {meaning} ({error}).[ Its plan, explained afterwards: {plan}.]",
+    hint="[look at {costliest}, the costliest step of its plan]",
+)
+
+_PLAN = "cost {cost:number}, {steps:list}"
+_STEP = "{node} for {rows:number} rows at cost {cost:number}"
+
+_SUCCEEDED = "it succeeded"
+_OWN_FAULT = "it failed by its own fault"
 
 #: Steps of the plan that its summary names: the costliest that read a table.
 MAX_STEPS = 3
@@ -58,15 +70,10 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if this execution failed for a reason that means load."""
     error = evidence.error
     if error is None:
-        return Miss(suspicion, "it succeeded", quiet=True)
+        return Miss(suspicion, _SUCCEEDED, quiet=True)
     if not error.means_load:
-        return Miss(suspicion, "it failed by its own fault", by_parameters=True, quiet=True)
-    hit = _failed(suspicion, error)
-    plan = evidence.plan
-    facts = hit.evidence | {"plan": _summary(plan), "total_cost": plan.total_cost}
-    problem = f"{hit.problem} Its plan, explained afterwards: {_summary(plan)}."
-    rows = suspicion.relation.rows
-    return replace(hit, problem=problem, rows=rows, evidence=facts)
+        return Miss(suspicion, _OWN_FAULT, by_parameters=True, quiet=True)
+    return _failed(suspicion, error, evidence.plan)
 
 
 def without_plan(error: StatementError) -> Hit:
@@ -78,27 +85,35 @@ def _suspicion(relation: Relation) -> Suspicion:
     return Suspicion.of_statement(NAME, relation, "statement")
 
 
-def _failed(suspicion: Suspicion, error: StatementError) -> Hit:
-    problem = f"the statement failed: {error.meaning} ({error})."
-    facts = {"error": error.name, "sqlstate": error.sqlstate}
-    on = f" on {suspicion.relation.display}" if suspicion.relation.display else ""
+def _failed(suspicion: Suspicion, error: StatementError, plan: Plan | None = None) -> Hit:
+    facts: dict[str, object] = {"error": error.name, "sqlstate": error.sqlstate}
+    if plan is not None:
+        facts |= {"plan": _summary(plan), "total_cost": plan.total_cost}
+    costliest = _costliest(plan)[:1] if plan is not None else []
     return Hit(
         suspicion,
-        problem,
-        0.0,
-        facts,
-        remedy=Remedy.NONE,
-        what=f"Statement{on} failed",
-        why=f"{error.meaning} ({error})",
+        rows=0.0 if plan is None else suspicion.relation.rows,
+        evidence=facts,
+        fix="none",
+        **WORDS.of(
+            table=suspicion.relation.display,
+            meaning=error.meaning,
+            error=error,
+            plan=facts.get("plan"),
+            costliest=next((scan.title for scan in costliest), None),
+        ),
     )
+
+
+def _costliest(plan: Plan) -> list[Node]:
+    """Return the steps that read a table, the costliest first."""
+    return sorted(plan.scans, key=lambda scan: -scan.total_cost)
 
 
 def _summary(plan: Plan) -> str:
     """Return a plan in one line: its cost, and the costliest steps that read a table."""
-    scans = sorted(plan.scans, key=lambda scan: -scan.total_cost)[:MAX_STEPS]
-    steps = ", ".join(map(_step, scans)) or plan.root.title
-    return f"cost {plan.total_cost:,.0f}, {steps}"
-
-
-def _step(scan: Node) -> str:
-    return f"{scan.title} for {scan.rows:,.0f} rows at cost {scan.total_cost:,.0f}"
+    steps = [
+        say(_STEP, node=scan.title, rows=scan.rows, cost=scan.total_cost)
+        for scan in _costliest(plan)[:MAX_STEPS]
+    ]
+    return say(_PLAN, cost=plan.total_cost, steps=steps or [plan.root.title])

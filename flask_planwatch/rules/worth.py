@@ -1,28 +1,50 @@
 """Whether an index for what a plan tests row by row would be worth having.
 
-What the rules that end in an index ask in common, so that all keep silent in the same cases.
+The rules that advise an index share this, so that all of them keep silent in the same cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from ..plan.comparison import Comparison
-from ..plan.evidence import Evidence, Suspicion
-from ..plan.schema import Index, Relation, Schema
+from ..plan.comparison import Comparison, comparisons
+from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.figures import MAX_USEFUL_SHARE, MIN_MS, MIN_MS_PER_COST
+from ..plan.index_use import indexed_in
+from ..plan.predicate import Operand
+from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.scrub import scrub_conjuncts
 from ..plan.tree import Plan
-from ..plan.usage import MAX_USEFUL_SHARE, indexed_in
+from ..plan.wording import Template, Words, say
 
 #: A join that looks up more than this share of a table's rows is faster by hashing it whole:
 #: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
 #: tables with wide rows shift that by a factor of ten.
 MAX_LOOKUP_SHARE = 0.02
 
-#: A scan takes 0.001 to 0.025 ms for each unit of estimated cost. One that took less cannot have
-#: read the whole table, so a LIMIT stopped it.
-MIN_MS_PER_COST = 0.0005
+#: Reasons that several rules give.
+FEW_ROWS = "only {rows:.0f} rows are read"
+FEW_LEFT = "an index leaves only a few rows to test"
+LIMITED = "a LIMIT was reached early"
+MOST_PASS = "{share:percent} of the rows are expected to pass"
+OTHER_SIDE = "the other side of the join has an index"
+
+_TOOK_LITTLE = "the whole statement took {took:exact_ms}"
+_INDEXED = "an index on it exists"
+_LARGE_PART = "the join needs too large a part of the table"
+_MANY_PASS = "{share:percent} of the rows pass"
+_FEW_VALUES = "the column has only {values:.0f} values"
+
+#: The step of the plan that reads a table, in a few words.
+STEP = "{step}[ using {index}] on {table}"
+
+#: What the statement does to the table, by the same facts.
+_READS_PART = Template("reads a large part of {table} by {way}")
+_READS_PARTITIONS = Template(
+    "reads {scanned} of the {leaves} partitions of {table}, about {rows:number} rows"
+)
+_READS_ALL = Template("reads all of {table}, about {rows:number} rows")
 
 
 def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
@@ -33,72 +55,134 @@ def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
     return [_merged(same) for same in found.values()]
 
 
-def other_rows(comparison: Comparison) -> float | None:
-    """Return how many rows the other side of a join delivers, None if there is no join."""
-    return comparison.other_side.rows if comparison.other_side is not None else None
-
-
 def rows_read(suspicion: Suspicion, schema: Schema) -> float:
     """Return the rows of all relations that the suspicious scans read."""
-    return sum(relation.rows for key in suspicion.scanned if (relation := schema.get(key)))
+    return sum(relation.rows for relation in schema.of(suspicion.scanned))
 
 
-def needless(
-    suspicion: Suspicion, evidence: Evidence, rows: float, *, has_index: bool = False
-) -> tuple[str, bool] | None:
-    """Return why an index is not worth having, and whether that holds for these values only.
+def suspicions(
+    rule: str, plan: Plan, schema: Schema, subject: Callable[[Comparison], str], *further: Need
+) -> list[Suspicion]:
+    """Return the comparisons that are tested row by row, as no index on their subject exists.
 
-    `rows` is what `rows_read` returned. `has_index` tells that the column has an index that only
-    its cast keeps from being used. None if nothing speaks against an index.
+    `subject` names the expression that an index would hold; it is empty for a comparison that is
+    not the rule's. Besides two plans without sequential scans, the rule needs `further` ones.
+    """
+    needs = (Need.SEQSCAN_OFF, Need.PREDICATE_ALONE, *further)
+    return merged(
+        suspicion_of(rule, comparison, schema, named, needs)
+        for comparison in comparisons(plan, schema)
+        if comparison.costly and (named := subject(comparison))
+    )
+
+
+def suspicion_of(
+    rule: str, comparison: Comparison, schema: Schema, subject: str, needs: Iterable[Need]
+) -> Suspicion:
+    """Return the suspicion that a comparison is tested row by row, as no index exists."""
+    return Suspicion(
+        rule=rule,
+        relation=schema.root(comparison.relation),
+        subject=subject,
+        keys=(subject,),
+        scans=(comparison.scan,),
+        comparisons=(comparison,),
+        needs=frozenset(needs),
+        other_rows=comparison.other_side.rows if comparison.other_side is not None else None,
+    )
+
+
+def too_small(suspicion: Suspicion, evidence: Evidence, rows: float) -> Miss | None:
+    """Return that the table is too small for an index to matter, None if it is not.
+
+    `rows` is what `rows_read` returned. Where PLANWATCH_GROWTH asks for them, small tables count if
+    they are read as a whole.
+    """
+    if rows >= evidence.min_rows:
+        return None
+    if not evidence.growth:
+        return Miss(suspicion, say(FEW_ROWS, rows=rows))
+    whole = not suspicion.scans or any(scan.reads_all_rows for scan in suspicion.scans)
+    return None if whole else Miss(suspicion, FEW_LEFT)
+
+
+def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = False) -> Miss | None:
+    """Return why an index is not worth having, None if it may be.
+
+    `has_index` tells that the column has an index that only its cast keeps from being used.
     """
     if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
-        return "an index on it exists", False
-    small = rows < evidence.min_rows
-    if small and not evidence.growth:
-        return f"only {rows:.0f} rows are read", False
-    if small and not any(scan.reads_all_rows for scan in suspicion.scans):
-        return "an index leaves only a few rows to test", False
-    lookup = suspicion.other_rows is not None and (small or not has_index)
-    if lookup and other_side_is_indexed(suspicion, evidence):
-        return "the other side of the join has an index", False
+        return Miss(suspicion, _INDEXED)
+    rows = rows_read(suspicion, evidence.schema)
+    if (miss := too_small(suspicion, evidence, rows)) is not None:
+        return miss
+    small, joins = rows < evidence.min_rows, suspicion.other_rows is not None
+    if joins and (small or not has_index) and other_side_is_indexed(suspicion, evidence):
+        return Miss(suspicion, OTHER_SIDE)
     reason = "" if small else share_that_passes(suspicion, evidence, rows)
-    if not small and not reason and suspicion.other_rows is None:
-        reason = "a LIMIT was reached early" if limit_reached_early(suspicion, evidence) else ""
-    return (reason, True) if reason else None
+    if not small and not reason and not joins and limit_reached_early(suspicion, evidence):
+        reason = LIMITED
+    return Miss(suspicion, reason, by_parameters=True) if reason else None
 
 
-def reading(suspicion: Suspicion, schema: Schema, rows: float) -> str:
-    """Return what the scans do to the table, as the beginning of a sentence."""
-    scan, table = suspicion.scans[0], suspicion.relation.display
-    scanned, leaves = len(suspicion.scanned), len(schema.leaves(suspicion.relation))
-    if not scan.reads_all_rows:
-        return f"the statement reads a large part of {table} by {scan.index or scan.type}"
-    if scanned < leaves:
-        return (
-            f"the statement reads {scanned} of the {leaves} partitions of {table}, "
-            f"about {rows:,.0f} rows"
-        )
-    return f"the statement reads all of {table}, about {rows:,.0f} rows"
+def took_little(suspicion: Suspicion, evidence: Evidence, least_ms: float = MIN_MS) -> Miss | None:
+    """Return that the statement took too little time to be reported, None if it did not."""
+    if not evidence.client_side or evidence.duration_ms >= least_ms:
+        return None
+    reason = say(_TOOK_LITTLE, took=evidence.duration_ms)
+    return Miss(suspicion, reason, by_parameters=True)
 
 
-def step(suspicion: Suspicion) -> str:
-    """Return the step of the plan that reads the table, in a few words."""
+def hit(
+    suspicion: Suspicion,
+    evidence: Evidence,
+    words: Words,
+    found: Mapping[str, object],
+    said: Mapping[str, object],
+    fix: str = "index",
+) -> Hit:
+    """Return the Hit of a rule that advises an index.
+
+    `found` is what it is based on, besides what all of them are. The templates are filled in from
+    that, from `said`, and from the facts of the scan, such as `reads`: what it reads of the table.
+    """
+    rows = rows_read(suspicion, evidence.schema)
+    return Hit(
+        suspicion,
+        rows=rows,
+        evidence={**_facts(suspicion, evidence, rows), **found},
+        small=rows < evidence.min_rows,
+        fix=fix,
+        **words.of(**{**found, **said, **_reading(suspicion, evidence.schema, rows)}),
+    )
+
+
+def _reading(suspicion: Suspicion, schema: Schema, rows: float) -> dict[str, object]:
     scan = suspicion.scans[0]
-    by = f" using {scan.index}" if scan.index else ""
-    return f"{scan.type}{by} on {suspicion.relation.display}"
+    scanned, leaves = len(suspicion.scanned), len(schema.leaves(suspicion.relation))
+    reads = _READS_PARTITIONS if scanned < leaves else _READS_ALL
+    return {
+        "step": scan.type,
+        "index": scan.index,
+        "table": suspicion.relation.display,
+        "reads": reads if scan.reads_all_rows else _READS_PART,
+        "way": scan.index or scan.type,
+        "scanned": scanned,
+        "leaves": leaves,
+        "rows": rows,
+    }
 
 
-def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
+def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
     """Return what a finding is based on, JSON-ready and without compared values."""
     # Each partition says the same under an alias of its own.
     predicates = {
-        (one.operand.without_alias(), one.operator, one.other.text): one.conjunct
-        for one in reversed(suspicion.comparisons)
+        (tested.operand.without_alias(), tested.operator, tested.other.text): tested.conjunct
+        for tested in reversed(suspicion.comparisons)
     }
     conditions = list(dict.fromkeys(reversed(predicates.values())))
-    if evidence.show_values:
-        condition = " AND ".join(one.text for one in conditions)
-    else:
+    condition = " AND ".join(predicate.text for predicate in conditions)
+    if not evidence.show_values:
         condition = scrub_conjuncts(conditions, evidence.varying)
     return {
         "scanned": list(suspicion.scanned),
@@ -110,18 +194,27 @@ def facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, ob
     }
 
 
-def indexes_on(relation: Relation, columns: Iterable[str]) -> Iterator[Index]:
-    """Yield the valid indexes whose first key is one of the columns."""
-    names = set(columns)
-    return (index for index in relation.indexes if index.valid and set(index.keys[:1]) & names)
+def indexes_on(relation: Relation, columns: Collection[str | None]) -> list[Index]:
+    """Return the valid indexes whose first key is one of the columns."""
+    return [i for i in relation.indexes if i.valid and i.keys[:1] and i.keys[0] in columns]
+
+
+def other_column(
+    other: Operand, evidence: Evidence, name: str | None
+) -> tuple[Relation, Column] | None:
+    """Return the relation that the opposite side of a comparison reads, and its column `name`."""
+    scan = next((scan for scan in evidence.plan.scans if scan.alias in other.aliases), None)
+    relation = evidence.schema.get(scan.qualified_relation) if scan else None
+    column = relation.column(name) if relation and name else None
+    return (relation, column) if relation and column else None
 
 
 def _merged(same: list[Suspicion]) -> Suspicion:
     first = same[0]
     # The rows of another join are not those of this one.
-    alike = [one for one in same if one is first or one.other_rows is first.other_rows is None]
-    scans = dict.fromkeys(scan for one in alike for scan in one.scans)
-    comparisons = dict.fromkeys(comparison for one in alike for comparison in one.comparisons)
+    alike = [first, *(each for each in same[1:] if each.other_rows is first.other_rows is None)]
+    scans = dict.fromkeys(scan for suspicion in alike for scan in suspicion.scans)
+    comparisons = dict.fromkeys(tested for suspicion in alike for tested in suspicion.comparisons)
     return replace(first, scans=tuple(scans), comparisons=tuple(comparisons))
 
 
@@ -132,13 +225,13 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
     """
     if suspicion.other_rows is not None:
         too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
-        return "the join needs too large a part of the table" if too_many else ""
+        return _LARGE_PART if too_many else ""
     if evidence.returned_rows is not None and counts_its_rows(evidence.plan):
         share = evidence.returned_rows / max(rows, 1)
         if share > MAX_USEFUL_SHARE:
-            return f"{share:.0%} of the rows pass"
+            return say(_MANY_PASS, share=share)
     elif 0 < (distinct := _distinct_values(suspicion)) < 1 / MAX_USEFUL_SHARE:
-        return f"the column has only {distinct:.0f} values"
+        return say(_FEW_VALUES, values=distinct)
     return ""
 
 
@@ -146,18 +239,14 @@ def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether the elapsed time shows that a LIMIT spared most of the scan."""
     full_cost = sum(scan.total_cost for scan in suspicion.scans)
     # What makes one execution slow, such as a busy process, spares no other.
-    fastest = min(evidence.duration_ms, *evidence.timings.recent, evidence.duration_ms)
+    fastest = min((evidence.duration_ms, *evidence.timings.recent))
     return evidence.plan.limited and fastest < full_cost * MIN_MS_PER_COST
 
 
 def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether a join compares with a column that has an index of its own."""
-    column, aliases = suspicion.other.column, suspicion.other.aliases
-    scan = next((scan for scan in evidence.plan.scans if scan.alias in aliases), None)
-    relation = evidence.schema.get(scan.qualified_relation) if scan else None
-    if column is None or relation is None:
-        return False
-    return any(True for _ in indexes_on(relation, [column]))
+    found = other_column(suspicion.other, evidence, suspicion.other.column)
+    return found is not None and bool(indexes_on(found[0], {found[1].name}))
 
 
 def _distinct_values(suspicion: Suspicion) -> float:
@@ -166,18 +255,14 @@ def _distinct_values(suspicion: Suspicion) -> float:
     A function of one column has no more values than the column. Of several comparisons, the one
     with the most values leaves the fewest rows.
     """
-    counts = [
-        _values(one, suspicion.relation) for one in suspicion.comparisons if not one.other.columns
-    ]
+    counts = list[float]()
+    for comparison in suspicion.comparisons:
+        names = comparison.operand.column_names
+        column = suspicion.relation.column(names[0]) if len(names) == 1 else None
+        known = column.distinct if column and comparison.operator == "=" else 0.0
+        if not comparison.other.columns:
+            counts.append(max(known, 0.0))
     return max(counts) if counts and all(counts) else 0.0
-
-
-def _values(comparison: Comparison, relation: Relation) -> float:
-    names = comparison.operand.column_names
-    column = relation.column(names[0]) if len(names) == 1 else None
-    if column is None or comparison.operator != "=":
-        return 0.0
-    return max(column.distinct, 0.0)
 
 
 def counts_its_rows(plan: Plan) -> bool:

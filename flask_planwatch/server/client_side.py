@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from ..capture.literals import Literal, constant, read_literal, written_anew
+from ..capture.numbered import Numbered, Parameters, stand_for_values
+from ..failure import ServerError
 from ..finding import SkipReason
-from .connection import OwnConnection
-from .drivers import MARK, PREPARED, UNKNOWN, Answer, Call, DriverTransaction, Result
-from .literals import Literal, constant, read_literal, written_anew
-from .numbered import Numbered, stand_for_values
-from .single import in_brackets, is_single, without_end
-from .transaction import Parameters, ServerError
+from ..statement.single import in_brackets, is_single, without_end
+from .transaction import MARK, PREPARED, UNKNOWN, UNTYPED, Answer, Transaction, unlimited
 
-#: Parameters that psycopg2's values are made into at most: a SELECT has 1664 columns at most.
+#: The most values that become parameters: one SELECT sets them all, and may have 1664 columns.
 _MAX_PARAMETERS = 1000
 
-#: Texts of which is remembered, for one engine, that their values cannot be parameters.
-MAX_LITERAL_ONLY = 1000
-
-#: States that say what is wrong with a statement, and would with any form of its values.
+#: SQLSTATEs of errors that do not depend on how the values are sent.
 _OF_THE_STATEMENT = frozenset({"42501", "42P01", "42703", "3F000"})
-
-#: The name under which a connection's `info` has its session's LiteralOnly.
-LITERAL_ONLY = "planwatch literal only"
 
 #: Whether PlanWatch's role may see the types that the server gave the parameters.
 _MAY_ASK_TYPES = """
@@ -33,21 +26,24 @@ SELECT has_table_privilege('pg_catalog.pg_prepared_statements', 'SELECT')
 AND has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE')
 """
 
+#: The key of the answer in a connection's `info`.
+_MAY_ASK_KEY = "planwatch may ask types"
 
-class _Given(NamedTuple):
+
+class _Statement(NamedTuple):
     """A statement of psycopg2's with its values as parameters, or written into its text.
 
-    `foreign` is the SQL that is not a constant which means the same under each setting.
+    `uncertain` is all of its SQL except constants that mean the same under every setting.
     """
 
     text: str
-    foreign: str
+    uncertain: str
     types: tuple[str, ...] = ()
     values: tuple[str | None, ...] = ()
 
 
 class _Sql:
-    """SQL that stands for a value, as psycopg2 asks for it."""
+    """SQL in the place of a value, as an adapter of psycopg2's."""
 
     def __init__(self, sql: bytes) -> None:
         self._sql = sql
@@ -60,63 +56,16 @@ class _Sql:
         return self._sql
 
 
-class LiteralOnly:
-    """Texts, by their hashes, whose values the server does not take as parameters.
+class Psycopg2Transaction(Transaction):
+    """A Transaction on a connection of psycopg2.
 
-    An engine's session keeps them, whichever of its connections the server refused them on.
+    The application's text is prepared, and its EXECUTE explained. Values become parameters where
+    possible: `set_config` sends them, whose constants pg_stat_statements does not store, and
+    `current_setting` reads them.
+
+    PlanWatch's own commands contain values only as `constant` writes them. What the driver or an
+    adapter writes may mean something else, or end earlier, under other settings.
     """
-
-    def __init__(self) -> None:
-        self._texts: dict[int, None] = {}
-
-    def add(self, text: str) -> None:
-        """Remember a text; the one that was refused longest ago goes first."""
-        self._texts[hash(text)] = None
-        while len(self._texts) > MAX_LITERAL_ONLY:
-            self._texts.pop(next(iter(self._texts)))
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._texts.clear()
-
-    def __contains__(self, text: str) -> bool:
-        return hash(text) in self._texts
-
-
-class _Knowledge:
-    """What was learnt of one connection of psycopg2's, for as long as it is open."""
-
-    def __init__(self) -> None:
-        self.may_ask_types: bool | None = None
-
-
-class Psycopg2Transaction(DriverTransaction):
-    """A Transaction on a connection of psycopg2, which writes values into the text it sends.
-
-    The text of the application is the body of PREPARE, and the plan that of EXECUTE. The values are
-    parameters where they can be: they travel by `set_config`, of which pg_stat_statements keeps no
-    constants, and come back by `current_setting`.
-
-    Nothing of a value is in a command of PlanWatch's own but as `constant` writes it: what the
-    driver or an adapter writes may mean another thing, or end earlier, under other settings.
-    """
-
-    def __init__(self, connection: OwnConnection, dialect: Any, call: Call) -> None:
-        super().__init__(connection, dialect, call)
-        #: How to execute what was prepared in this transaction.
-        self._executions: dict[_Given, str] = {}
-        self._made: Any = None
-        self._asked = 0
-        #: How much was asked when the latest savepoint was made.
-        self._saved = -1
-
-    def begin(self, mode: str, *settings: str) -> None:
-        super().begin(mode, *settings, f"SAVEPOINT {PREPARED}")
-        self._saved = self._asked
-
-    def _ask(self, send: Callable[..., Result], sql: str, *arguments: Any) -> Result:
-        self._asked += 1
-        return super()._ask(send, sql, *arguments)
 
     def _state(self) -> int:
         driver: Any = self._connection.driver_connection
@@ -147,13 +96,13 @@ class Psycopg2Transaction(DriverTransaction):
     def _execute(self, sql: str) -> Any:
         """Send a text that is complete; return the cursor."""
         sent = sql.encode(self._encoding)
-        # Some encodings write another character as a backslash or a quote, or in two bytes of which
-        # one looks like it; at a NUL the text would end.
+        # In some encodings, a byte of another character looks like a backslash or a quote. A NUL
+        # would end the text.
         if "\0" in sql or sent.decode("ascii", "ignore") != sql.encode("ascii", "ignore").decode():
             raise ServerError(
-                SkipReason.EXPLAIN_FAILED, "the client encoding may hide what ends a string"
+                SkipReason.EXPLAIN_FAILED, "in this client encoding, a character may end a string"
             )
-        cursor = self._cursor()
+        cursor = self._cursor
         cursor.execute(sql)
         return cursor
 
@@ -161,35 +110,26 @@ class Psycopg2Transaction(DriverTransaction):
         text = without_end(text)
         given = self._parametrised(text, parameters)
         if given is not None:
-            if self._asked != self._saved:
-                self.run(f"SAVEPOINT {PREPARED}")
-                self._saved = self._asked
             try:
-                return self._explain_prepared(explain, given, accepted)
+                with self.savepoint(PREPARED):
+                    return self._explain_prepared(explain, given, accepted)
             except ServerError as error:
                 if not _is_about_values(error):
                     raise
-                self.run(f"ROLLBACK TO SAVEPOINT {PREPARED}")
-                self._literal_only.add(text)
+                self._literal_only.keep(hash(text), True)
         return self._explain_prepared(explain, self._written(text, parameters), accepted)
 
-    def _explain_prepared(self, explain: str, given: _Given, accepted: bool) -> Any:
-        execution = self._executions.get(given)
-        if execution is None:
-            execution = self._prepare_given(given, accepted)
-            # Without parameters the server keeps its first plan, whatever is set or built later.
-            if given.types:
-                self._executions[given] = execution
-        return self._ask_json(f"{explain}EXECUTE {execution}")
+    def _explain_prepared(self, explain: str, given: _Statement, accepted: bool) -> Any:
+        return self._ask_json(f"{explain}EXECUTE {self._prepare_with_values(given, accepted)}")
 
-    def _prepare_given(self, given: _Given, accepted: bool) -> str:
+    def _prepare_with_values(self, given: _Statement, accepted: bool) -> str:
         """Prepare a statement and set its values; return how to execute it."""
-        if "\\" in given.foreign and self._backslash != _STANDARD:
+        if "\\" in given.uncertain and self._backslash != _STANDARD:
             raise _other_backslash()
         if not is_single(given.text):
-            # What the server never read as SQL may have a bracket too many, and a backslash may
-            # mean another thing on this connection than on the application's.
-            if not accepted or "\\" in given.foreign:
+            # A text that the server never accepted may have a bracket too many. A backslash may
+            # mean something else on this connection than on the application's.
+            if not accepted or "\\" in given.uncertain:
                 raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
             super()._prepare(in_brackets(given.text), given.types)
         name = super()._prepare(given.text, given.types)
@@ -212,87 +152,105 @@ class Psycopg2Transaction(DriverTransaction):
             raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
         return super()._prepare(text, types)
 
-    def _set(self, name: str, settings: Mapping[str, str], given: _Given) -> Sequence[str]:
+    def types_of_parameters(self, text: str, types: Sequence[str]) -> list[str]:
+        text = without_end(text)
+        if is_single(text):
+            return super().types_of_parameters(text, types)
+        if "\\" in text:
+            raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
+        # The server refuses this if there is a second statement.
+        super()._prepare(in_brackets(text), types)
+        return self._declared(super()._prepare(text, types), types)
+
+    def _set(self, name: str, settings: Mapping[str, str], given: _Statement) -> Sequence[str]:
         """Set the values of a prepared statement; return the types of its parameters."""
         calls = [
             f"pg_catalog.set_config('{setting}', {constant(value)}, true)"
             for setting, value in {"plan_cache_mode": "force_custom_plan", **settings}.items()
         ]
-        if _UNTYPED in given.types:
+        if UNTYPED in given.types:
             calls.append(
                 "(SELECT parameter_types::pg_catalog.text[] "
                 f"FROM pg_catalog.pg_prepared_statements WHERE name = '{name}')"
             )
         (row,) = self._ask(self._send_query, f"{MARK}SELECT {', '.join(calls)}", None)
-        return list(map(_unlimited, row[-1])) if _UNTYPED in given.types else given.types
+        return list(map(unlimited, row[-1])) if UNTYPED in given.types else given.types
 
-    def _parametrised(self, text: str, parameters: Parameters) -> _Given | None:
+    def _parametrised(self, text: str, parameters: Parameters) -> _Statement | None:
         """Return a statement with its values as parameters, None if they cannot be."""
         if not parameters or len(parameters) > _MAX_PARAMETERS:
             return None
-        if text in self._literal_only or not stand_for_values(text):
+        if hash(text) in self._literal_only or not stand_for_values(text):
             return None
         try:
             numbered = Numbered(text, parameters)
         except ServerError:
             return None
         standard = self._backslash == _STANDARD
-        read = [read_literal(one, standard=standard) for one in self._quoted(numbered.values)]
-        literals = [one for one in read if one is not None]
+        read = [read_literal(quoted, standard=standard) for quoted in self._quoted(numbered.values)]
+        literals = [literal for literal in read if literal is not None]
         if len(literals) < len(read) or not read or not self._may_be_typed(literals):
             return None
-        types = tuple(one.type for one in literals)
-        values = tuple(one.value for one in literals)
-        return _Given(numbered.text, numbered.text, types, values)
+        types = tuple(literal.type for literal in literals)
+        values = tuple(literal.value for literal in literals)
+        return _Statement(numbered.text, numbered.text, types, values)
 
     def _may_be_typed(self, literals: Sequence[Literal]) -> bool:
         """Whether the type of each parameter is known, or may be asked for."""
-        known = self._knowledge
-        if known.may_ask_types is None and any(one.type == _UNTYPED for one in literals):
-            ((known.may_ask_types,),) = self.fetch(_MAY_ASK_TYPES)
-        return bool(known.may_ask_types) or all(one.type != _UNTYPED for one in literals)
+        if all(literal.type != UNTYPED for literal in literals):
+            return True
+        info = self._connection.info
+        if _MAY_ASK_KEY not in info:
+            ((info[_MAY_ASK_KEY],),) = self.fetch(_MAY_ASK_TYPES)
+        return bool(info[_MAY_ASK_KEY])
 
-    def _written(self, text: str, parameters: Parameters) -> _Given:
+    def _written(self, text: str, parameters: Parameters) -> _Statement:
         """Return a statement with its values in its text, as the driver writes them."""
         if parameters is None:
-            return _Given(text, text)
+            return _Statement(text, text)
         values = parameters.values() if isinstance(parameters, Mapping) else parameters
         quoted = self._quoted(list(values))
-        foreign = quoted
+        uncertain = quoted
         if stand_for_values(text):
             if self._backslash == _STANDARD:
                 quoted = list(map(written_anew, quoted))
-            # A constant in the place of a value hides no statement.
-            foreign = [one for one in quoted if read_literal(one, standard=False) is None]
-        sql = [_Sql(one.encode(self._encoding)) for one in quoted]
+            # A constant that stands where a value does cannot hide a second statement.
+            uncertain = [value for value in quoted if read_literal(value, standard=False) is None]
+        sql = [_Sql(value.encode(self._encoding)) for value in quoted]
         named = isinstance(parameters, Mapping)
         given = dict(zip(parameters, sql, strict=True)) if named else sql
-        written = self._cursor().mogrify(text, given).decode(self._encoding)
-        return _Given(written, "\n".join([text, *foreign]))
+        written = self._cursor.mogrify(text, given).decode(self._encoding)
+        return _Statement(written, "\n".join([text, *uncertain]))
 
     def written(self, text: str, parameters: Parameters) -> str:
         return self._ask(self._write, text, parameters)
 
     def _write(self, text: str, parameters: Parameters) -> str:
-        return self._written(text, parameters).text
+        if not parameters:
+            return self._written(text, parameters).text
+        numbered = Numbered(text, parameters)
+        literals = dict(enumerate(self._quoted(numbered.values)))
+        # A value with the end of a line would leave a comment.
+        return numbered.with_literals(literals, in_quotes=True)
 
     def _quoted(self, values: Sequence[Any]) -> list[str]:
         """Return values as the driver writes them into a text.
 
         Raises ServerError if it writes backslashes in another way than the connection reads them.
         """
-        cursor, encoding = self._cursor(), self._encoding
+        cursor, encoding = self._cursor, self._encoding
         quoted = [cursor.mogrify("%s", (value,)).decode(encoding) for value in values]
-        if self._backslash not in (_STANDARD, _ESCAPED) and any("\\" in one for one in quoted):
+        has_backslash = any("\\" in value for value in quoted)
+        if has_backslash and self._backslash not in (_STANDARD, _ESCAPED):
             raise _other_backslash()
         return quoted
 
     @property
     def _backslash(self) -> bytes:
-        """A backslash as psycopg2 writes it here.
+        """A backslash as psycopg2 writes it on this connection.
 
-        It writes E or not for what was set when it connected, and doubles what is doubled under
-        what is set now.
+        Whether it writes E was decided when it connected; whether it doubles the backslash depends
+        on the present setting.
         """
         from psycopg2 import extensions
 
@@ -301,58 +259,36 @@ class Psycopg2Transaction(DriverTransaction):
         return bytes(string.getquoted())
 
     @cached_property
-    def _knowledge(self) -> _Knowledge:
-        knowledge: _Knowledge = self._connection.info.setdefault("planwatch", _Knowledge())
-        return knowledge
-
-    @cached_property
-    def _literal_only(self) -> LiteralOnly:
-        kept: LiteralOnly = self._connection.info.setdefault(LITERAL_ONLY, LiteralOnly())
-        return kept
-
-    @cached_property
     def _encoding(self) -> str:
         from psycopg2 import extensions
 
         driver: Any = self._connection.driver_connection
         return extensions.encodings[driver.encoding]
 
+    @cached_property
     def _cursor(self) -> Any:
-        """Return a cursor of psycopg2's own class, whatever the application has configured."""
-        if self._made is None:
-            from psycopg2 import extensions
+        """A cursor of psycopg2's own class, whatever the application has configured."""
+        from psycopg2 import extensions
 
-            driver: Any = self._connection.driver_connection
-            self._made = driver.cursor(cursor_factory=extensions.cursor)
-            # One that is wrapped for somebody's measurements cannot be told.
-            with suppress(TypeError):
-                extensions.register_type(_json_as_text(), self._made)
-        return self._made
-
-
-def _unlimited(kind: str) -> str:
-    """Return the name of a type that cuts nothing off: `character` alone is one character long."""
-    name, array, end = kind.partition("[]")
-    return _WITHOUT_LENGTH.get(name, name) + array + end
+        driver: Any = self._connection.driver_connection
+        cursor = driver.cursor(cursor_factory=extensions.cursor)
+        # It refuses a cursor that a tool for measurements has wrapped.
+        with suppress(TypeError):
+            extensions.register_type(_json_as_text(), cursor)
+        return cursor
 
 
-#: Types whose names mean a length of one where no length is given.
-_WITHOUT_LENGTH = {"character": "bpchar", "bit": '"bit"'}
-
-#: A backslash under `standard_conforming_strings = on`, and in a form that means the same if off.
+#: A backslash as a constant if standard_conforming_strings is on, and one that needs no setting.
 _STANDARD, _ESCAPED = b"'\\'", b"E'\\\\'"
-
-#: The type of a string that bears none.
-_UNTYPED = "unknown"
 
 
 def _other_backslash() -> ServerError:
-    detail = "with standard_conforming_strings = off, a backslash may mean another thing"
+    detail = "with standard_conforming_strings = off, a backslash may mean something else"
     return ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
 
 
 def _is_about_values(error: ServerError) -> bool:
-    """Whether the server may take the same statement with its values in the text."""
+    """Whether the server may accept the same statement with literals in place of parameters."""
     state = error.sqlstate or ""
     return (
         state[:2] in {"22", "23", "42"}

@@ -1,20 +1,23 @@
-"""Asks a server what it is, and how an index can be tried on it."""
+"""Asks a server for its version, which names it has, and how it prints expressions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..failure import ServerError
 from ..settings import VERIFY_BUILD, VERIFY_OFF
+from .enabling import options
+from .errors import SYNTAX_ERROR
 from .session import Session
-from .whatif import no_hypopg
+from .transaction import NO_SERVER
 
 _DESCRIPTION = """
 SELECT current_setting('server_version'),
     (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'hypopg')
 """
 
-#: Names of tables, indexes and columns. Those of PostgreSQL's own are in no finding.
+#: Names of tables, indexes and columns, except those of PostgreSQL's own, which no finding has.
 _KNOWN = """
 SELECT c.relname FROM pg_catalog.pg_class c
 WHERE c.relname = ANY (%s::name[])
@@ -27,36 +30,122 @@ WHERE a.attname = ANY (%s::name[]) AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 
+#: The tables of these names with their schemas.
+_TABLES = """
+SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = ANY (%s::name[]) AND c.relkind IN ('r', 'p', 'm', 'f')
+"""
+
+#: The tables with columns of these names, the largest first; partitions are among them.
+_TABLES_WITH = """
+SELECT a.attrelid::regclass::text FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+WHERE a.attname = ANY (%s::name[]) AND a.attnum > 0 AND NOT a.attisdropped
+    AND c.relkind IN ('r', 'p', 'm', 'f')
+    AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+GROUP BY a.attrelid, c.reltuples ORDER BY c.reltuples DESC LIMIT %s
+"""
+
+#: Tables over which an expression is printed. If there are more, there is no answer.
+_MAX_TABLES = 50
+
+
+#: The name of the connected database, if it is not the wanted one and the wanted one exists: a
+#: connection pooler may have databases under names that the server does not know.
+_OTHER_DATABASE = """
+SELECT pg_catalog.current_database()::text FROM pg_catalog.pg_database
+WHERE datname = %s AND datname <> pg_catalog.current_database()
+"""
+
+
 @dataclass(frozen=True)
 class Description:
-    """A server's version, and HypoPG's, or why it is missing and what else would prove an index."""
+    """A server's version, and HypoPG's.
+
+    `missing` tells why HypoPG cannot be used, and what would let indexes be tried; `no_building`
+    tells why no index can be built. Each is empty if it can be done.
+    """
 
     version: str
     hypopg: str | None
     missing: str
+    no_building: str = ""
 
     def proof(self, verify: str) -> str:
-        """How indexes are tried with this PLANWATCH_VERIFY, or what would let them be."""
+        """How indexes are tried with this PLANWATCH_VERIFY, or why they are not."""
         if verify == VERIFY_OFF:
             return 'no proof: PLANWATCH_VERIFY is "off"'
         if verify == VERIFY_BUILD:
+            if self.no_building:
+                return f'no proof: PLANWATCH_VERIFY is "build", but {self.no_building}'
             return "proof by building indexes that are rolled back"
-        return (
-            f"no proof: {self.missing}" if self.hypopg is None else f"proof by HypoPG {self.hypopg}"
-        )
+        return f"no proof: {self.missing}" if self.missing else f"proof by HypoPG {self.hypopg}"
 
 
 def describe(session: Session) -> Description:
     """Return what the server is; raises ServerError."""
     with session.transaction(own_state=True) as transaction:
         ((version, hypopg),) = transaction.fetch(_DESCRIPTION)
-        missing = no_hypopg(transaction, ()) if hypopg is None else ""
-    # A package adds its own version in parentheses.
-    return Description(version.partition(" ")[0], hypopg, missing)
+        # Imported here: it loads plans and indexes, which the application's thread never needs.
+        from .hypopg import without_hypopg
+
+        missing = without_hypopg(transaction)
+        could = options(transaction, ())
+    no_building = could.no_building if could is not None else ""
+    # Packages append their own version in parentheses.
+    return Description(version.partition(" ")[0], hypopg, missing, no_building)
+
+
+def tables_with(session: Session, columns: Iterable[str]) -> list[str] | None:
+    """Return the tables that have any of these columns, the largest first.
+
+    None if there are too many to ask about all of them. Raises ServerError.
+    """
+    with session.transaction(own_state=True) as transaction:
+        tables = transaction.fetch(_TABLES_WITH, (sorted(columns), _MAX_TABLES + 1))
+    return None if len(tables) > _MAX_TABLES else [table for (table,) in tables]
+
+
+def printed(
+    session: Session, expressions: Sequence[str], tables: Iterable[str]
+) -> set[tuple[str, ...]]:
+    """Return how the server prints the expressions, for each table that has all their columns.
+
+    Raises ServerError if the server does not answer, or finds an error in their syntax.
+    """
+    found = set()
+    with session.transaction(own_state=True) as transaction:
+        for table in tables:
+            # In a query of several tables, PostgreSQL would print qualified columns.
+            queries = [f"SELECT ({expression}) FROM ONLY {table}" for expression in expressions]
+            try:
+                with transaction.savepoint("planwatch_printed"):
+                    found.add(tuple(str(transaction.output(query)) for query in queries))
+            except ServerError as error:
+                if error.reason in NO_SERVER or error.sqlstate == SYNTAX_ERROR:
+                    raise
+    return found
 
 
 def known_names(session: Session, names: Iterable[str]) -> set[str]:
-    """Return which names a table, an index or a column of the database has; raises ServerError."""
+    """Return which of the names a table, index or column has; raises ServerError."""
     asked = sorted(names)
     with session.transaction(own_state=True) as transaction:
         return {name for (name,) in transaction.fetch(_KNOWN, (asked, asked))}
+
+
+def known_tables(session: Session, names: Iterable[str]) -> set[tuple[str, str]]:
+    """Return schema and name of the tables with these names; raises ServerError."""
+    with session.transaction(own_state=True) as transaction:
+        rows = transaction.fetch(_TABLES, (sorted(names),))
+    return {(schema, name) for schema, name in rows}
+
+
+def other_database(session: Session, wanted: str) -> str:
+    """Return the name of the connected database, "" if it is or may be the wanted one.
+
+    Raises ServerError.
+    """
+    with session.transaction(own_state=True) as transaction:
+        return "".join(name for (name,) in transaction.fetch(_OTHER_DATABASE, (wanted,)))

@@ -1,4 +1,4 @@
-"""What would let PlanWatch try an index on this server: HypoPG, or building the index for real."""
+"""Which extensions the server has, and how PlanWatch could try an index on it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..plan.schema import Relation
-from .transaction import NO_SERVER, ServerError, Transaction
-
-_MARK = "planwatch_options"
+from .session import Session
+from .transaction import Transaction
 
 
 @dataclass(frozen=True)
 class Service:
-    """A managed service: nobody is superuser there, so members of `creator` create extensions.
+    """A managed service. It gives nobody a superuser: members of `creator` create extensions.
 
-    The service is known by its role `marker`. `allow_list` is a server parameter that has to name
-    an extension before it can be created; `optional` tells that an empty one allows all.
+    Its servers have the role `marker`. `allow_list` is a server parameter that must name an
+    extension before it can be created; if it is `optional`, an empty one allows all.
     """
 
     name: str
@@ -43,12 +42,28 @@ SERVICES = (
     Service("Supabase", "supabase_admin", "postgres"),
 )
 
-#: Debian's and Ubuntu's servers, and those of apt.postgresql.org, say so, and name their packages
-#: alike; so does the official image for Docker, which is made of them.
+#: What `version()` returns on Debian, on Ubuntu, and in the official Docker image. The packages of
+#: all of them have the same names.
 _DEBIAN = re.compile(r"PostgreSQL (\d+)\S* \((?:Debian|Ubuntu)\b")
 
-#: The versions of all extensions, a file each, are looked at only if they matter.
-_OPTIONS = """
+STANDBY = "the server is a hot standby, where nothing can be built"
+
+_NO_TABLE = "PlanWatch's role owns no table on which it could build an index"
+
+#: Whether the role may create an index on the table `c`.
+_MAY_CREATE = """
+pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE')
+"""
+
+#: The tables of users, as `c`.
+_TABLES = """
+pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+"""
+
+#: The versions of extensions are read only if needed: each is a file.
+_OPTIONS = f"""
 SELECT version(),
     pg_is_in_recovery(),
     a.name IS NOT NULL,
@@ -62,10 +77,14 @@ SELECT version(),
           WHERE rolname = ANY (%s::name[]) AND pg_has_role(oid, 'MEMBER')),
     current_setting('azure.extensions', true),
     current_setting('rds.allowed_extensions', true),
-    (SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')
-                              AND has_schema_privilege(c.relnamespace, 'CREATE')), true)
-     FROM unnest(%s::text[]) AS named (relation)
-     JOIN pg_class c ON c.oid = to_regclass(named.relation))
+    CASE
+        WHEN cardinality(%s::text[]) > 0 THEN
+            (SELECT coalesce(bool_and({_MAY_CREATE}), true)
+             FROM unnest(%s::text[]) AS named (relation)
+             JOIN pg_class c ON c.oid = to_regclass(named.relation))
+        WHEN EXISTS (SELECT FROM {_TABLES}) THEN EXISTS (SELECT FROM {_TABLES} AND {_MAY_CREATE})
+        ELSE coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
+    END
 FROM pg_roles r LEFT JOIN pg_available_extensions a ON a.name = 'hypopg'
 WHERE r.rolname = current_user
 """
@@ -73,12 +92,12 @@ WHERE r.rolname = current_user
 
 @dataclass(frozen=True)
 class Options:
-    """How this role could have indexes tried on this server.
+    """How PlanWatch's role could have indexes tried on this server.
 
-    `version` is what the server says it is. `available` tells whether CREATE EXTENSION finds
-    HypoPG, `permitted` whether this role may run it, `allowed` whether the service lets it.
-    `owner` tells whether the role owns the tables, and may create in their schemas, as whoever
-    creates an index must.
+    `version` is the answer of `version()`. `available` tells whether CREATE EXTENSION would find
+    HypoPG, `permitted` whether the role may run it, and `allowed` whether the service lets it.
+    `owner` tells whether the role may create indexes: it owns the tables, and may create in their
+    schemas. If no tables were asked about, one such table is enough.
     """
 
     version: str
@@ -90,15 +109,22 @@ class Options:
     service: Service | None
 
     @property
+    def no_building(self) -> str:
+        """Why no index can be built, "" if one can."""
+        if self.standby:
+            return STANDBY
+        return "" if self.owner else _NO_TABLE
+
+    @property
     def building(self) -> str:
-        """How indexes may be built where HypoPG does not answer, or nothing if they may not."""
-        if not self.owner or self.standby or self.service is not None:
+        """How to let PlanWatch build indexes instead of asking HypoPG, "" if it cannot."""
+        if self.no_building or self.service is not None:
             return ""
         return 'on a database of your own, set PLANWATCH_VERIFY = "build"'
 
     @property
     def hypopg(self) -> str:
-        """Why there is no HypoPG, and what would make it usable."""
+        """Why HypoPG is missing, and what would make it usable."""
         if not self.available:
             return f"HypoPG is not available on this server{self._source}"
         steps = "CREATE EXTENSION hypopg" + (" on the primary" if self.standby else "")
@@ -123,22 +149,19 @@ class Options:
 def options(transaction: Transaction, relations: Iterable[Relation]) -> Options | None:
     """Return how indexes on these tables could be tried, None if the server does not tell.
 
-    Raises ServerError if the connection is lost.
+    Without tables, it is asked for any table. Raises ServerError if the connection is lost.
     """
     markers = [service.marker for service in SERVICES]
     creators = [service.creator for service in SERVICES]
     tables = [relation.display for relation in dict.fromkeys(relations)]
-    transaction.run(f"SAVEPOINT {_MARK}")
-    try:
-        (row,) = transaction.fetch(_OPTIONS, (markers, creators, tables))
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        # The lists of extensions may have been taken from the public.
-        transaction.run(f"ROLLBACK TO SAVEPOINT {_MARK}")
+    row = None
+    # The privilege to list the extensions may have been revoked from PUBLIC.
+    with transaction.attempt("planwatch_options"):
+        (row,) = transaction.fetch(_OPTIONS, (markers, creators, tables, tables))
+    if row is None:
         return None
     version, standby, available, permitted, marked, member_of, azure, rds, owner = row
-    service = next((one for one in SERVICES if one.marker in marked), None)
+    service = next((known for known in SERVICES if known.marker in marked), None)
     values = {"azure.extensions": azure, "rds.allowed_extensions": rds}
     return Options(
         version=version,
@@ -149,3 +172,55 @@ def options(transaction: Transaction, relations: Iterable[Relation]) -> Options 
         owner=owner,
         service=service,
     )
+
+
+#: Whether an extension is installed, and where, and whether it is available.
+_AVAILABILITY = """
+SELECT quote_ident(n.nspname), n.nspname = ANY (current_schemas(false)), a.name IS NOT NULL
+FROM (SELECT %s::text AS name) wanted
+LEFT JOIN pg_extension e ON e.extname = wanted.name
+LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
+LEFT JOIN pg_available_extensions a ON a.name = wanted.name
+"""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an extension is installed or available.
+
+    `schema` is its quoted schema, None if it is not installed. `visible` tells whether that schema
+    is in the search path, `available` whether CREATE EXTENSION would find the extension.
+    """
+
+    name: str
+    schema: str | None
+    visible: bool
+    available: bool
+
+    @property
+    def installed(self) -> bool:
+        """Whether this database has it."""
+        return self.schema is not None
+
+    @property
+    def missing(self) -> str:
+        """Why it cannot be used, "" if it can."""
+        if self.installed or self.available:
+            return ""
+        return (
+            f"the extension {self.name} is neither installed nor available on this server: its "
+            "files come with PostgreSQL's contrib modules"
+        )
+
+    def qualified(self, operator_class: str) -> str:
+        """Return the name of one of its operator classes as the search path needs it."""
+        if self.schema is None or self.visible:
+            return operator_class
+        return f"{self.schema}.{operator_class}"
+
+
+def availability(session: Session, name: str) -> Availability:
+    """Ask the server about an extension; raises ServerError."""
+    with session.transaction() as transaction:
+        ((schema, visible, available),) = transaction.fetch(_AVAILABILITY, (name,))
+    return Availability(name, schema, bool(visible), available)

@@ -1,4 +1,4 @@
-"""An event loop of PlanWatch's own, on which the connections of async engines live."""
+"""An event loop of PlanWatch's own, for its connections of async drivers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _Result = TypeVar("_Result")
 
 
 class EventLoop:
-    """Runs what SQLAlchemy has written for greenlets, from any thread, one call after the other.
+    """Runs functions of SQLAlchemy's async dialects, from any thread, one after the other.
 
-    It is never the loop of the application: it turns only as long as a call lasts.
+    It is never the application's loop, and runs only as long as a call lasts.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        """Return the result of a function that talks to an async driver; raises what it raises."""
+        """Call a function that uses an async driver; return or raise what it does."""
         result: _Result = _outside_of_loops(self._run, function, *arguments)
         return result
 
@@ -36,7 +36,7 @@ class EventLoop:
     def abandon(self) -> None:
         """Forget, in a forked child, the loop of the parent process.
 
-        It stays referenced for ever: to close it would change what the parent waits for.
+        It stays referenced: closing it would change what the parent waits for.
         """
         if self._loop is not None:
             _ABANDONED.append(self._loop)
@@ -49,16 +49,16 @@ class EventLoop:
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    # A connection that was ended calls back once or twice before it is gone.
+    # A connection that was terminated has one or two callbacks left.
     for _ in range(3):
         loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
 
 def _outside_of_loops(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Call a function on this thread, or on another one if this one turns a loop already.
+    """Call a function on this thread, or on another one if this one is running a loop already.
 
-    The application's loop must not wait for another one inside itself.
+    A loop must not run inside another.
     """
     if asyncio._get_running_loop() is None:
         return function(*arguments)
@@ -70,5 +70,5 @@ _ABANDONED: list[asyncio.AbstractEventLoop] = []
 
 
 def directly(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Return the result of a function; what `EventLoop.run` is for drivers that are not async."""
+    """Call a function; the counterpart of `EventLoop.run` for drivers that are not async."""
     return function(*arguments)

@@ -1,22 +1,37 @@
-"""Asks the server for the plan of a captured statement, without running it."""
+"""Asks the server for plans: without running a statement, or by EXPLAIN ANALYZE."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
-from ..pause import give_way
+from ..capture.numbered import Parameters
+from ..failure import ServerError
+from ..finding import SkipReason
 from ..plan.evidence import Suspicion
 from ..plan.pattern import read
 from ..plan.tree import Plan
+from ..runtime.pause import give_way
 from .session import Session
-from .transaction import EXPLAIN, Parameters, Transaction
+from .transaction import EXPLAIN, NO_SERVER, Transaction
+
+#: Only rows and loops are wanted. Without TIMING, this takes little longer than the statement.
+_ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, TIMING OFF, SUMMARY OFF) "
+
+#: A word before a parenthesis: the name of a function, or a keyword.
+_CALL = re.compile(r'((?<!")"(?:[^"]++|"")++"|(?<![\w$])[^\W\d][\w$]*+)\s*+\(')
+
+_VOLATILE = """
+SELECT proname FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v' ORDER BY 1 LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A statement as the driver got it: text, parameters, and whether placeholders are read.
+    """A statement as the driver got it.
 
-    `accepted` is False if the server may never have taken the text for SQL.
+    `escaped` is False if the text has no placeholders, and its % are not doubled. `accepted` is
+    False if the server may never have accepted the text.
     """
 
     text: str
@@ -26,9 +41,7 @@ class Query:
 
     def explain(self, transaction: Transaction, form: str = EXPLAIN) -> Plan:
         """Return its plan in this transaction, by this form of EXPLAIN; raises ServerError."""
-        plan = transaction.plan(
-            form, self.text, self.parameters, escaped=self.escaped, accepted=self.accepted
-        )
+        plan = transaction.plan(self, form)
         give_way()
         return plan
 
@@ -40,7 +53,7 @@ class Query:
 def explain(session: Session, query: Query, *, seqscan: bool = True) -> Plan:
     """Return the plan of a statement in a transaction of its own; raises ServerError.
 
-    One transaction for each EXPLAIN, because that of an UPDATE holds its lock to the end.
+    The transaction ends at once, because EXPLAIN of an UPDATE locks the table until it ends.
     """
     with session.transaction() as transaction:
         if not seqscan:
@@ -48,11 +61,53 @@ def explain(session: Session, query: Query, *, seqscan: bool = True) -> Plan:
         return query.explain(transaction)
 
 
-def predicate_query(suspicion: Suspicion) -> Query:
-    """Return a query with nothing but the suspicious predicate.
+def analyse(session: Session, query: Query, plan: Plan, *, took_ms: float) -> Plan:
+    """Run a plain SELECT again, if that does no harm; return the plan with actual rows and loops.
 
-    The compared value is a sub-query of the same type, so that no value is needed and the planner
-    cannot fold it; a pattern is compared with a made-up one.
+    `took_ms` is the time of the execution. Raises ServerError, with NOT_ANALYSED if the statement
+    must not be run again, or did not end in time.
+    """
+    refusal = _refusal(session, query, plan, took_ms)
+    if refusal:
+        raise ServerError(SkipReason.NOT_ANALYSED, refusal)
+    try:
+        with session.transaction() as transaction:
+            return query.explain(transaction, _ANALYSE)
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        raise ServerError(SkipReason.NOT_ANALYSED, str(error), error.sqlstate) from error
+
+
+def _refusal(session: Session, query: Query, plan: Plan, took_ms: float) -> str:
+    """Return why a statement must not be run again, "" if it may."""
+    if not plan.only_reads:
+        return "it writes or locks rows"
+    if any(node.type in {"Foreign Scan", "Custom Scan"} for node in plan.nodes):
+        return "it reads from another server"
+    if took_ms >= session.statement_timeout_ms:
+        return "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS"
+    with session.transaction() as transaction:
+        volatile = transaction.fetch(_VOLATILE, (_calls(query, plan),))
+    return f"the function {volatile[0][0]} is volatile" if volatile else ""
+
+
+def _calls(query: Query, plan: Plan) -> list[str]:
+    """Return the names of the functions in a statement and in the views that it reads."""
+    texts = [query.text]
+    for node in plan.nodes:
+        texts += [*node.output, *node.sort_keys, *node.group_keys]
+        texts += [condition for _, condition in node.conditions]
+        texts += [f"{node.function}("] if node.function else []
+    names = {name for text in texts for name in _CALL.findall(text)}
+    return sorted(name[1:-1] if name.startswith('"') else name.lower() for name in names)
+
+
+def predicate_query(suspicion: Suspicion) -> Query:
+    """Return a query that has only the suspicious predicate.
+
+    It compares with a sub-query of the same type in place of the value, because the planner does
+    not know its result. A pattern is replaced by an example.
     """
     scan = suspicion.scans[0]
     table = f"ONLY {quoted(scan.schema)}.{quoted(scan.relation)}"
@@ -75,9 +130,9 @@ def own_type_query(suspicion: Suspicion) -> Query:
 
 
 def reference_query(suspicion: Suspicion) -> Query:
-    """Return a query that looks for referring rows, as the check of a foreign key does.
+    """Return a query for the rows that refer to one, as the check of a foreign key runs it.
 
-    The value is a sub-query's, so that none is needed and the planner cannot fold it.
+    It compares with a sub-query in place of a value, as the planner does not know its result.
     """
     table = f"{quoted(suspicion.relation.schema)}.{quoted(suspicion.relation.name)}"
     tests = " AND ".join(f"x.{key} = (SELECT {key} FROM {table} LIMIT 1)" for key in suspicion.keys)

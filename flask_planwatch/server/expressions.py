@@ -1,8 +1,7 @@
-"""Asks the server about an expression: can it be indexed, and how short can it be spelled?
+"""Asks the server whether an expression can be indexed, and for its shortest spelling.
 
-Both answers come from a READ ONLY transaction. The volatility of each function, operator and cast
-is looked up with the types that its arguments really have: `date_trunc` is IMMUTABLE on a
-`timestamp` and STABLE on a `timestamptz`.
+The volatility of each function, operator and cast is looked up for the types of its arguments:
+`date_trunc` is IMMUTABLE for a `timestamp` and STABLE for a `timestamptz`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 
 from sqlglot import expressions as sql
 
+from ..failure import ServerError
 from ..plan.dialect import PrintedSQL, Structure, write
 from ..plan.predicate import bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
@@ -19,7 +19,7 @@ from ..plan.scrub import mask
 from ..plan.spelling import shorter_spelling
 from .explain import quoted
 from .session import Session
-from .transaction import NO_SERVER, ServerError, Transaction
+from .transaction import NO_SERVER, Transaction
 
 #: Pseudo-types that stand for any argument: "any", and the polymorphic ones of
 #: https://www.postgresql.org/docs/current/extend-type-system.html
@@ -69,17 +69,17 @@ WHERE t.oid IN (%s, %s)
 
 _CLASSES = {"i": Volatility.IMMUTABLE, "s": Volatility.STABLE, "v": Volatility.VOLATILE}
 
-#: Nodes that compute nothing themselves, or whose function is fixed and IMMUTABLE.
+#: Nodes that compute nothing themselves, or whose function is always IMMUTABLE.
 _HARMLESS = (
     sql.Column, sql.Identifier, sql.Literal, sql.Paren, sql.Boolean, sql.Null, sql.DataType,
     sql.DataTypeParam, sql.Case, sql.If, sql.And, sql.Or, sql.Not, sql.Is, sql.Dot, sql.Var,
     sql.Bracket, sql.Interval, sql.Array, sql.IntervalSpan,
 )  # fmt: skip
 
-#: What SQL spells with words of its own; the server's function behind it, and its arguments.
+#: Functions of the grammar, which have no row in pg_proc.
 _SPECIAL = {"COALESCE", "GREATEST", "LEAST", "NULLIF"}
 
-#: Words that stand for a function of the moment or the session.
+#: Keywords whose value depends on the transaction or the session.
 _CURRENT = (
     sql.CurrentDate, sql.CurrentTime, sql.CurrentTimestamp, sql.CurrentUser, sql.CurrentRole,
     sql.CurrentSchema, sql.CurrentCatalog, sql.SessionUser, sql.Localtime, sql.Localtimestamp,
@@ -87,13 +87,13 @@ _CURRENT = (
 
 
 class _Unresolved(Exception):
-    """The catalog does not tell; the message says which part."""
+    """The catalog has no row for a part of the expression, or several; the message names it."""
 
 
 def describe(session: Session, relation: Relation, expression: str) -> ExpressionFacts:
     """Return what the server says of an expression over one relation's columns.
 
-    `expression` is in the server's own words, without alias. Raises ServerError only if the
+    `expression` is as the server printed it, without alias. Raises ServerError only if the
     connection fails.
     """
     volatility, reason = _volatility(session, relation, expression)
@@ -107,34 +107,29 @@ def _spelling(session: Session, relation: Relation, expression: str) -> str:
         return expression
     table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
     queries = [f"SELECT ({text}) FROM {table}" for text in (expression, shorter)]
-    try:
-        with session.transaction() as transaction:
-            outputs = [transaction.output(query) for query in queries]
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return expression
-    return shorter if outputs[0] == outputs[1] else expression
+    with session.transaction() as transaction, transaction.attempt("planwatch_spelling"):
+        before, after = (transaction.output(query) for query in queries)
+        if before == after:
+            return shorter
+    return expression
 
 
 def _volatility(session: Session, relation: Relation, expression: str) -> tuple[Volatility, str]:
     structure = parse(expression)
     if structure is None:
         return Volatility.UNKNOWN, "the expression could not be read"
-    worst, culprit = Volatility.IMMUTABLE, ""
     ranks = list(_CLASSES.values())
     try:
         with session.transaction() as transaction:
-            catalog = _Catalog(transaction, relation)
-            for part, volatility in catalog.parts(structure):
-                if ranks.index(volatility) > ranks.index(worst):
-                    worst, culprit = volatility, part
+            parts = list(_Catalog(transaction, relation).parts(structure))
     except _Unresolved as unresolved:
         return Volatility.UNKNOWN, str(unresolved)
     except ServerError as error:
         if error.reason in NO_SERVER:
             raise
-        return Volatility.UNKNOWN, f"the server did not say: {error}"
+        return Volatility.UNKNOWN, f"the server did not answer: {error}"
+    harmless = ("", Volatility.IMMUTABLE)
+    culprit, worst = max([harmless, *parts], key=lambda part: ranks.index(part[1]))
     return worst, f"{culprit} is {worst.upper()}" if culprit else ""
 
 
@@ -162,15 +157,16 @@ class _Catalog:
                 text = sql.cast(field, "text", dialect=PrintedSQL)
                 yield "EXTRACT", self._function("extract", [text, node.expression])
             elif isinstance(node, sql.Substring | sql.Trim | sql.StrPosition | sql.Overlay):
-                # The text forms; each has a bytea twin that is IMMUTABLE as well.
+                # For text and for bytea, they are IMMUTABLE.
                 yield type(node).__name__.upper(), Volatility.IMMUTABLE
             elif isinstance(node, sql.Neg | sql.BitwiseNot):
                 symbol = "-" if isinstance(node, sql.Neg) else "~"
                 yield f"the operator {symbol}", self._operator(symbol, None, node.this)
             elif isinstance(node, sql.Binary) and not isinstance(node, _HARMLESS):
-                yield self._binary(node)
+                symbol = _symbol(node)
+                yield f"the operator {symbol}", self._operator(symbol, node.left, node.right)
             elif not isinstance(node, _HARMLESS):
-                raise _Unresolved(f"{type(node).__name__} could not be looked up in the catalog")
+                raise _Unresolved(f"{type(node).__name__} cannot be looked up in the catalog")
 
     def _call(self, node: sql.Anonymous) -> Iterator[tuple[str, Volatility]]:
         name = node.name
@@ -180,10 +176,6 @@ class _Catalog:
         if isinstance(node.parent, sql.Dot) and node.arg_key == "expression":
             schema = node.parent.this.name
         yield name, self._function(name, node.expressions, schema)
-
-    def _binary(self, node: sql.Binary) -> tuple[str, Volatility]:
-        symbol = _symbol(node)
-        return f"the operator {symbol}", self._operator(symbol, node.left, node.right)
 
     def _function(self, name: str, arguments: list[Structure], schema: str = "") -> Volatility:
         types = self._types(arguments)
@@ -200,7 +192,7 @@ class _Catalog:
 
     def _cast(self, node: sql.Cast) -> Volatility:
         if isinstance(node.this, sql.Literal):
-            # A constant was folded by the planner before it printed the expression.
+            # The planner has already folded the cast of a constant.
             return Volatility.IMMUTABLE
         source, target = self._types([node.this, node])
         if source == target:
@@ -211,15 +203,15 @@ class _Catalog:
         return self._only(rows, f"the cast to {write(node.to)}")
 
     def _only(self, rows: list[tuple[Any, ...]], part: str) -> Volatility:
-        """Return the volatility of the closest match; a polymorphic argument is less close."""
+        """Return the volatility of the best match: an exact type before a polymorphic one."""
         closest = max((closeness for _, closeness in rows), default=0)
         classes = {volatility for volatility, closeness in rows if closeness == closest}
         if len(classes) != 1 or None in classes:
-            raise _Unresolved(f"{mask(part)} could not be told apart in the catalog")
+            raise _Unresolved(f"{mask(part)} has no single match in the catalog")
         return _CLASSES[classes.pop()]
 
     def _types(self, expressions: list[Structure]) -> list[int]:
-        """Return the type oids of expressions; LIMIT 0 computes none of them."""
+        """Return the type oids of expressions. With LIMIT 0, none of them is evaluated."""
         if not expressions:
             return []
         items = ", ".join(f"({write(expression)})" for expression in expressions)
@@ -227,7 +219,7 @@ class _Catalog:
 
 
 def _symbol(node: sql.Binary) -> str:
-    """Return the operator of a binary node, as what is left between its operands."""
+    """Return the operator of a binary node: what stands between its operands."""
     left, right, whole = write(node.left), write(node.right), write(node)
     between = whole.removeprefix(left).removesuffix(right)
     return bare(between)

@@ -1,4 +1,4 @@
-"""What the server does with a statement that its driver has prepared there: the generic plan."""
+"""The generic plan of a statement that its driver prepares, and its custom plans."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
+from ..capture.numbered import Numbered
+from ..capture.preparation import Preparation
+from ..failure import ServerError
 from ..finding import SkipReason
 from ..plan.evidence import Custom, Prepared
 from ..plan.predicate import tokenize
 from ..plan.tree import Plan
-from ..repetition import Preparation
 from .explain import Query, explain
-from .numbered import Numbered
 from .session import Session
-from .transaction import EXPLAIN, ServerError
+from .transaction import NO_SERVER
 
-#: What PostgreSQL adds to the cost of a custom plan for making it: cached_plan_cost() in
+#: PostgreSQL adds the planning to the cost of a custom plan: cached_plan_cost() in
 #: src/backend/utils/cache/plancache.c takes 1000 * cpu_operator_cost for each range-table entry,
 #: and one more.
 _PLANNING_OPERATIONS = 1000
 
 
 def prepared(session: Session, query: Query, plan: Plan, preparation: Preparation) -> Prepared:
-    """Return the generic plan of a query beside those for the parameters that were seen.
+    """Return the generic plan of a query, and a custom plan for each set of parameters seen.
 
-    `plan` is that for the query's own parameters.
-    Raises ServerError; its reason is GENERIC_PLAN_UNKNOWN if only the generic plan cannot be had.
+    `plan` is the custom plan for the query's own. Raises ServerError, with GENERIC_PLAN_UNKNOWN if
+    only the generic plan could not be obtained.
     """
     numbered = Numbered(query.text, query.parameters, preparation.names)
     generic = generic_plan(session, numbered.text, types_of(session, numbered.values))
@@ -38,22 +39,23 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         sets = (*sets, query.parameters)
     customs = []
     for parameters in sets:
-        one = replace(query, parameters=parameters)
-        custom = plan if parameters is query.parameters else explain(session, one)
-        forced_cost = _forced_cost(session, one, custom, generic)
+        execution = replace(query, parameters=parameters)
+        custom = plan if parameters is query.parameters else explain(session, execution)
+        forced_cost = _forced_cost(session, execution, custom, generic)
         customs.append(Custom(custom, forced_cost, parameters))
     with session.transaction() as transaction:
         ((operator_cost, mode),) = transaction.fetch(
             "SELECT current_setting('cpu_operator_cost'), current_setting('plan_cache_mode')"
         )
+    # Another thread may have added a set since the sets were taken.
+    known = (number for number in preparation.order if number < len(preparation.sets))
     return Prepared(
         driver=preparation.driver,
         names=preparation.names,
         threshold=preparation.threshold,
         generic=generic,
         customs=tuple(customs),
-        # Another thread may have added a set while these were taken.
-        order=tuple(one for one in preparation.order if one < len(preparation.sets)) or (0,),
+        order=tuple(known) or (0,),
         planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
         reached=preparation.reached,
         why=preparation.why,
@@ -62,9 +64,9 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
 
 
 def _entries(query: Query, plan: Plan) -> int:
-    """Return about how many range-table entries a query has: what it reads, and explicit joins."""
+    """Return about how many range-table entries a query has: its relations and explicit joins."""
     try:
-        joins = sum(one.token_type is TokenType.JOIN for one in tokenize(query.text).tokens)
+        joins = sum(token.token_type is TokenType.JOIN for token in tokenize(query.text).tokens)
     except SqlglotError:
         joins = 0
     return len({scan.alias for scan in plan.scans}) + joins
@@ -86,25 +88,18 @@ def generic_plan(session: Session, text: str, types: Sequence[str]) -> Plan:
     """Return the plan that serves all values of `$1`, `$2` …; raises ServerError."""
     try:
         with session.transaction() as transaction:
-            return transaction.generic_plan(EXPLAIN, text, types)
+            return transaction.generic_plan(text, types)
     except ServerError as error:
         if error.reason in _NOT_ABOUT_TYPES:
             raise
         raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, error.detail, error.sqlstate) from error
 
 
-_NOT_ABOUT_TYPES = frozenset(
-    {
-        SkipReason.CONNECTION_LOST,
-        SkipReason.SERVER_UNAVAILABLE,
-        SkipReason.LOCK_TIMEOUT,
-        SkipReason.STATEMENT_TIMEOUT,
-    }
-)
+_NOT_ABOUT_TYPES = NO_SERVER | {SkipReason.LOCK_TIMEOUT, SkipReason.STATEMENT_TIMEOUT}
 
 
 def _forced_cost(session: Session, query: Query, custom: Plan, generic: Plan) -> float | None:
-    """Return what the generic plan's way costs for a query's parameters, None if not known."""
+    """Return what a plan of the generic plan's shape costs for a query, None if not known."""
     if custom.shape == generic.shape:
         return custom.total_cost
     if any(scan.reads_all_rows for scan in generic.scans):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from werkzeug.serving import make_server
 
-from flask_planwatch.server.drivers import sqlstate_of
+from flask_planwatch.capture.driver import sqlstate_of
 from flask_planwatch.signals import statement_inspected
 
 from ..conftest import Watched

@@ -12,6 +12,8 @@ import pytest
 
 from .. import servers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def faketime():

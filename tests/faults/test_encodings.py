@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from flask_planwatch import PlanWatch
 
-from ..conftest import Database
+from ..databases import Database
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 _numbers = count(1)
 

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from ..models import Badge
 from .comparing import LOGIN, accounts, compare, run, skipped
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_role_without_privileges(fresh_story, watch, caplog):
     fresh_story.execute(

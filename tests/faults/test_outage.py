@@ -12,6 +12,8 @@ from ..models import Badge
 from .comparing import LOGIN, Answer, accounts, compare
 from .own_server import own_server
 
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
+
 #: A statement that lasts until the server ends it.
 ENDLESS = "SELECT pg_sleep(600)"
 
@@ -86,8 +88,9 @@ def test_a_backend_that_crashes(server, watch, driver):
     assert set(stats["skipped"]) <= LOST
 
 
-def test_a_backend_of_planwatch_that_hangs(server, watch, driver, monkeypatch):
+def test_a_backend_of_planwatch_that_hangs(server, watch, driver, processor_time, monkeypatch):
     """Neither a timeout of the server nor an error ends its wait: the app goes on without it."""
+    processor_time.count_waiting()
     monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 4)
     others = "SELECT pid FROM pg_stat_activity WHERE datname = 'postgres' AND pid NOT IN "
 

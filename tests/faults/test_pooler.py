@@ -7,16 +7,18 @@ from contextlib import ExitStack
 import pytest
 import sqlalchemy as sa
 
+from flask_planwatch.failure import ServerError
 from flask_planwatch.server.explain import Query
+from flask_planwatch.server.hypopg import on_hypopg
 from flask_planwatch.server.prepared import generic_plan
-from flask_planwatch.server.session import OwnSession
-from flask_planwatch.server.transaction import ServerError
-from flask_planwatch.server.whatif import on_hypopg
+from flask_planwatch.server.session import Session
 
 from .. import servers
 from ..models import Badge
 from .comparing import LOGIN, Answer, accounts, compare
 from .own_server import own_server, pooler_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 #: What a session may leave behind on a connection of the server.
 STATE = (
@@ -78,15 +80,15 @@ def test_nothing_of_a_trial_that_failed_stays(server, driver):
     with pooler_for(server, 3) as folder:
         url = f"postgresql+{driver}://postgres@/postgres?host={folder}"
         engine = sa.create_engine(url, **options(driver)["SQLALCHEMY_ENGINE_OPTIONS"])
-        session = OwnSession(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=50)
+        session = Session(engine, url=None, statement_timeout_ms=1000, lock_timeout_ms=50)
         on_each(engine, "SELECT 1")
         with pytest.raises(ServerError, match="57014"):
             generic_plan(session, slow, ())
         if server.scalar("SELECT count(*) FROM pg_extension WHERE extname = 'hypopg'"):
             query = Query("SELECT * FROM badge", None)
             create = "SELECT hypopg_create_index('CREATE INDEX ON badge (id)'), 1 / 0"
-            with pytest.raises(ServerError, match="22012"), on_hypopg(session, query, ()) as bench:
-                bench.transaction.run(create)
+            with pytest.raises(ServerError, match="22012"), on_hypopg(session, query, ()) as trials:
+                trials.transaction.run(create)
             assert on_each(engine, "SELECT count(*) FROM hypopg()") == [0, 0, 0]
         assert on_each(engine, "SELECT count(*) FROM pg_prepared_statements") == [0, 0, 0]
         session.close()

@@ -11,6 +11,8 @@ from .. import servers
 from ..models import Badge
 from .comparing import LOGIN, run, skipped
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_server_that_is_down(fresh_story, watch, caplog):
     url = fresh_story.url_for("psycopg2").replace("host=", "host=/nowhere")

@@ -8,11 +8,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from flask_planwatch import inspection
-from flask_planwatch.sampling import CHARACTERS_PER_INSPECTION, MIN_CHARACTERS
+from flask_planwatch.capture.sampling import CHARACTERS_PER_INSPECTION, MIN_CHARACTERS
+from flask_planwatch.failure import ServerError
+from flask_planwatch.finding import SkipReason
+from flask_planwatch.inspection import planning
 
 from ..models import Badge, User
 from .comparing import LOGIN, Answer, Visits, accounts, compare, run, skipped
+
+pytestmark = pytest.mark.slow
 
 
 def test_several_statements_in_one_text(fresh_story, watch):
@@ -48,23 +52,23 @@ def test_planning_that_takes_too_long(fresh_story, watch):
 
 def test_a_plan_that_cannot_be_read(watched, monkeypatch):
     def broken(document):
-        raise inspection.ServerError(inspection.SkipReason.UNREADABLE_PLAN)
+        raise ServerError(SkipReason.UNREADABLE_PLAN)
 
-    monkeypatch.setattr("flask_planwatch.server.drivers.Plan.from_json", broken)
+    monkeypatch.setattr("flask_planwatch.server.transaction.Plan.from_json", broken)
     run(watched, LOGIN)
     assert skipped(watched) == {"unreadable-plan": 1}
 
 
 def test_unknown_nodes_are_passed_over(watched, monkeypatch):
-    from flask_planwatch.server import drivers
+    from flask_planwatch.server import transaction
 
-    read = drivers.DriverTransaction._document
+    read = transaction.Transaction._document
 
     def strange(self, *arguments, **options):
         (top, *_) = read(self, *arguments, **options)
         return [{"Plan": {"Node Type": "Teleport", "Plans": [top["Plan"], None, {"x": 1}]}}]
 
-    monkeypatch.setattr(drivers.DriverTransaction, "_document", strange)
+    monkeypatch.setattr(transaction.Transaction, "_document", strange)
     run(watched, LOGIN)
     assert len(watched.findings()) == 1
 
@@ -117,8 +121,9 @@ def test_statements_of_other_lengths_are_one_in_the_interval(fresh_story, watch)
     assert watched.planwatch.stats()["inspected"] == 1
 
 
-def test_a_slow_text_statement_does_not_wait(fresh_story, watch, monkeypatch):
-    monkeypatch.setattr("flask_planwatch.sampling.SLOW_WAIT", 0)
+def test_a_slow_text_statement_does_not_wait(fresh_story, watch, processor_time, monkeypatch):
+    processor_time.count_waiting()
+    monkeypatch.setattr("flask_planwatch.capture.sampling.SLOW_WAIT", 0)
     watched = watch(fresh_story.url, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_SLOW_STATEMENT_MS=50)
     for _ in range(2):
         run(watched, sa.text("SELECT pg_sleep(0.1)"))
@@ -169,7 +174,7 @@ def test_a_plan_of_5_000_nodes(small_server, watch, driver):
 
 
 def test_a_plan_with_too_many_conditions_is_a_named_skip(watched, monkeypatch):
-    monkeypatch.setattr(inspection, "MAX_WORDS", 100)
+    monkeypatch.setattr(planning, "MAX_WORDS", 100)
     wide = " OR ".join(f"owner = 'x{number}' AND id > {number}" for number in range(100))
     run(watched, f"SELECT 1 FROM badge WHERE {wide}")
     run(watched, "SELECT 1 FROM badge WHERE owner = 'x'")

@@ -8,12 +8,14 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch.server import session
-from flask_planwatch.server.session import FREE_CONNECTIONS
+from flask_planwatch.server import slots as module
+from flask_planwatch.server.slots import FREE_CONNECTIONS
 
 from ..models import Badge
 from .comparing import LOGIN, Answer, accounts, compare
 from .own_server import own_server
+
+pytestmark = pytest.mark.slow
 
 #: Slots that are not reserved for superusers.
 SLOTS = 8
@@ -135,7 +137,7 @@ def test_only_a_connection_that_nobody_will_miss_is_taken(
 def test_a_connection_is_given_back_when_it_becomes_one_of_the_last(
     server, slots, watch, driver, monkeypatch
 ):
-    monkeypatch.setattr(session, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
 
     def scenario(visits):
         def visit():

@@ -10,6 +10,8 @@ from ..models import Badge
 from .comparing import LOGIN, accounts, compare
 from .own_server import own_server, standby_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[servers.FIRST, servers.HYPOPG])
 def standby(request):

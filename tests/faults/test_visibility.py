@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from ..models import WRITES_WHILE_PLANNED, User
 from .comparing import accounts, compare, run, skipped
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_temporary_table(watched):
     run(watched, "CREATE TEMP TABLE mine (a text)", "SELECT * FROM mine WHERE lower(a) = 'x'")

@@ -13,13 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from flask_planwatch import PlanWatch, watcher
+from flask_planwatch import PlanWatch, watched_engine
+from flask_planwatch.failure import ServerError
 from flask_planwatch.server.explain import Query, explain
-from flask_planwatch.server.session import OwnSession
-from flask_planwatch.server.transaction import ServerError
+from flask_planwatch.server.session import Session
 
 from .. import servers
 from .own_server import own_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 DRIVERS = ("psycopg2", "psycopg", "asyncpg")
 
@@ -162,7 +164,9 @@ def app_on(server, driver, monkeypatch):
     """An app on a server, where PlanWatch connects as `watcher`."""
     url = sa.make_url(server.url(user="watcher"))
     monkeypatch.setattr(
-        watcher, "OwnSession", lambda engine, **given: OwnSession(engine, **given | {"url": url})
+        watched_engine,
+        "Session",
+        lambda engine, **given: Session(engine, **given | {"url": url}),
     )
     app = App(server, driver)
     yield app
@@ -333,7 +337,7 @@ def test_strings_with_a_backslash_are_inspected(server, monkeypatch):
 
 def test_a_string_with_a_backslash_after_a_word(server):
     engine = sa.create_engine(server.url())
-    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    session = Session(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
     text = "SELECT id FROM badge WHERE owner LIKE%(x)s AND interval %(y)s > '0'"
     plan = explain(session, Query(text, {"x": r"a\_b\%;%", "y": "1 day"}))
     assert r"'a\_b\%;%'" in plan.as_text()
@@ -348,7 +352,7 @@ def test_characters_that_the_client_encoding_writes_as_a_backslash(server, encod
     url = sa.make_url(server.url(user="watcher")).set(query={"client_encoding": encoding})
     url = url.update_query_dict({"host": str(server.folder)})
     engine = sa.create_engine(server.url())
-    session = OwnSession(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    session = Session(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
     for value in (f"{character}'); COMMIT; {WRITE}; --", f"'{character}; COMMIT; {WRITE}; --"):
         with (
             pytest.raises(ServerError, match="client encoding"),
@@ -365,7 +369,7 @@ def session(server, driver):
     make = create_async_engine if driver == "asyncpg" else sa.create_engine
     engine = getattr(made := make(server.url(driver)), "sync_engine", made)
     url = sa.make_url(server.url(user="watcher"))
-    session = OwnSession(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    session = Session(engine, url=url, statement_timeout_ms=5000, lock_timeout_ms=1000)
     yield session
     session.close()
 
@@ -474,7 +478,7 @@ def test_cursors_of_the_applications_own(server, driver, configure, value):
     """PlanWatch's are plain, and values go as those of the application went."""
     engine = sa.create_engine(server.url(driver))
     sa.event.listen(engine, "connect", configure)
-    session = OwnSession(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
+    session = Session(engine, url=None, statement_timeout_ms=5000, lock_timeout_ms=1000)
     query = Query("SELECT id FROM badge WHERE lower(owner) = %(x)s", {"x": value})
     plan = explain(session, query)
     assert "lower(badge.owner) = " in plan.as_text()

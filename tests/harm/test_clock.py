@@ -12,6 +12,14 @@ from flask_planwatch import worker
 
 from ..conditions import becomes
 
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
+
+
+@pytest.fixture(autouse=True)
+def ordinary_clock(processor_time):
+    """Processor time does not go by while a test waits."""
+    processor_time.count_waiting()
+
 
 @pytest.mark.parametrize("moment", ["2001-01-01", "2041-01-01"])
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])

@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.server import session
-from flask_planwatch.server.drivers import DriverTransaction
+from flask_planwatch.server.transaction import Transaction
 
 from ..conditions import becomes
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 TABLE = (
     "CREATE TABLE item (id int PRIMARY KEY, v int, w text)",
@@ -172,7 +174,7 @@ def test_an_event_loop_does_not_stand_still(filled, driver):
 def test_a_table_that_is_dropped_meanwhile_is_a_skip(filled, watch, monkeypatch):
     """Its row in the catalog is still seen, and its file is gone: there is no size of it."""
     watched = watch(filled.url)
-    original, asked = DriverTransaction.fetch, []
+    original, asked = Transaction.fetch, []
 
     def fetch(self, sql, parameters=None):
         if "pg_relation_size(c.oid)" in sql:
@@ -180,7 +182,7 @@ def test_a_table_that_is_dropped_meanwhile_is_a_skip(filled, watch, monkeypatch)
             sql = sql.replace("pg_relation_size(c.oid)", "pg_relation_size(0)")
         return original(self, sql, parameters)
 
-    monkeypatch.setattr(DriverTransaction, "fetch", fetch)
+    monkeypatch.setattr(Transaction, "fetch", fetch)
     ask(watched, 1)
     assert watched.planwatch.flush(120)
     assert asked

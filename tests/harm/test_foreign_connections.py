@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+import queue
+import sys
 import time
-from functools import cache, wraps
+from collections import deque
+from functools import cache, partial, update_wrapper, wraps
 
 import asyncpg
 import psycopg
@@ -14,17 +19,13 @@ import sqlalchemy as sa
 import wrapt
 from psycopg2.pool import ThreadedConnectionPool
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import (
-    AssertionPool,
-    NullPool,
-    QueuePool,
-    SingletonThreadPool,
-    StaticPool,
-)
+from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from flask_planwatch.server import connection
-from flask_planwatch.server.connection import returns_nothing
+from flask_planwatch.server.connecting import connection
+from flask_planwatch.server.connecting.connection import returns_nothing
 from flask_planwatch.signals import statement_inspected
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 TABLE = (
     "CREATE TABLE kept (id int PRIMARY KEY)",
@@ -54,7 +55,7 @@ def use(watched, number=5):
 
 
 def call(wrapped, instance, arguments, named):
-    """Watch a call, as OpenTelemetry does."""
+    """Do around a call what nobody knows."""
     return wrapped(*arguments, **named)
 
 
@@ -144,6 +145,124 @@ def test_a_do_connect_listener_that_changes_what_the_driver_is_given_runs(filled
     assert len(named_so) == 2
 
 
+class Vault:
+    """Hands out each token once."""
+
+    def __init__(self):
+        self.tokens = [f"token {number}" for number in range(20)]
+
+    def token(self):
+        return self.tokens.pop()
+
+    @property
+    def left(self):
+        return len(self.tokens)
+
+
+def from_a_list():
+    tokens = [f"token {number}" for number in range(20)]
+    return (lambda *_: tokens.pop()), lambda: len(tokens)
+
+
+def from_a_deque():
+    tokens = deque(f"token {number}" for number in range(20))
+    take = tokens.popleft
+    return (lambda *_: take()), lambda: len(tokens)
+
+
+def from_a_queue():
+    tokens = queue.SimpleQueue()
+    for number in range(20):
+        tokens.put(f"token {number}")
+    return (lambda *_: tokens.get(timeout=1)), tokens.qsize
+
+
+def from_an_iterator():
+    numbers = range(20)
+    tokens = iter(numbers)
+    return (lambda *_: f"token {next(tokens)}"), lambda: operator.length_hint(tokens)
+
+
+def from_an_object():
+    vault = Vault()
+    return (lambda *_: vault.token()), lambda: vault.left
+
+
+@pytest.mark.parametrize("name", ["do_connect", "connect"])
+@pytest.mark.parametrize(
+    "make", [from_a_list, from_a_deque, from_a_queue, from_an_iterator, from_an_object]
+)
+def test_no_token_is_taken_from_the_application(filled, watch, caplog, make, name):
+    take, left = make()
+    watched = watch(filled.url)
+
+    def set_token(dialect, record, positional, named):
+        named["application_name"] = take()
+
+    def run_token(connection, record):
+        connection.cursor().execute("SELECT set_config('app.token', %s, false)", (take(),))
+        connection.commit()
+
+    with watched.app.app_context():
+        listener = set_token if name == "do_connect" else run_token
+        sa.event.listen(watched.db.engine, name, listener)
+    use(watched, 2)
+    assert left() == 19
+    assert is_skipped_by_name(watched, caplog)
+
+
+def test_no_token_is_taken_by_a_listener_that_sqlalchemy_wraps(filled, watch, caplog):
+    """As it does one that wants its arguments by name."""
+    take, left = from_a_list()
+
+    def run_token(dbapi_connection, **_):
+        dbapi_connection.cursor().execute("SELECT set_config('app.token', %s, false)", (take(),))
+        dbapi_connection.commit()
+
+    watched = watch(filled.url)
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "connect", run_token, named=True)
+    use(watched, 2)
+    assert left() == 19
+    assert is_skipped_by_name(watched, caplog)
+
+
+def test_a_listener_that_writes_to_a_file_takes_nothing(filled, watch, capsys):
+    """A file is an iterator, too."""
+
+    def tell(dialect, record, positional, named):
+        print("connects", file=sys.stderr)
+
+    watched = watch(filled.url)
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "do_connect", tell)
+    use(watched, 2)
+    assert watched.planwatch.stats()["inspected"] == 4
+    assert capsys.readouterr().err.count("connects") == 2
+
+
+def test_a_token_that_is_kept_for_a_while_is_used(filled, watch):
+    """As those of a cloud are: PlanWatch may ask for one as often as it connects."""
+    kept = {}
+
+    def token():
+        if time.monotonic() > kept.get("until", 0):
+            kept.update(token="one", until=time.monotonic() + 600)
+        return kept["token"]
+
+    def set_token(dialect, record, positional, named):
+        named.pop("application_name", None)
+        named["application_name"] = f"{token()} of connection {next(numbers)}"
+
+    numbers = itertools.count()
+
+    watched = watch(filled.url)
+    with watched.app.app_context():
+        sa.event.listen(watched.db.engine, "do_connect", set_token)
+    use(watched, 2)
+    assert watched.planwatch.stats()["inspected"] == 4
+
+
 def test_a_module_in_the_place_of_the_driver_is_not_asked(filled, watch, caplog):
     class Pooled:
         """What a pool of another maker puts in the place of a driver."""
@@ -183,7 +302,48 @@ def test_a_factory_of_connections_is_not_called(filled, watch, caplog):
     only.close()
 
 
-@pytest.mark.parametrize("how", ["driver", "like it", "kept", "watched", "dialect", "creator"])
+class Only:
+    """A pool of one connection."""
+
+    def __init__(self, only):
+        self.only = only
+
+    def connect(self, *arguments, **named):
+        return self.only
+
+    __call__ = connect
+
+
+class Around(wrapt.ObjectProxy):
+    """Hands out what it has, in the place of what it is put around."""
+
+    def __call__(self, *arguments, **named):
+        return self._self_only
+
+
+def own_wrapper(only):
+    """Return what the application put around the driver's function by wrapt."""
+
+    @wrapt.decorator
+    def around(wrapped, instance, arguments, named):
+        return only
+
+    return around(psycopg2.connect)
+
+
+def own_proxy(only):
+    proxy = Around(psycopg2.connect)
+    proxy._self_only = only
+    return proxy
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("driver", "like it", "kept", "watched", "wrapped", "proxy", "partial", "method"),
+        *("object", "dialect", "creator"),
+    ],
+)
 def test_what_was_put_in_the_place_of_connect_is_not_called(
     filled, watch, caplog, monkeypatch, how
 ):
@@ -202,6 +362,16 @@ def test_what_was_put_in_the_place_of_connect_is_not_called(
     elif how == "watched":
         other = wraps(psycopg2.connect)(lambda *_, **__: only)
         monkeypatch.setattr(psycopg2, "connect", wrapt.FunctionWrapper(other, call))
+    elif how == "wrapped":
+        monkeypatch.setattr(psycopg2, "connect", own_wrapper(only))
+    elif how == "proxy":
+        monkeypatch.setattr(psycopg2, "connect", own_proxy(only))
+    elif how == "partial":
+        monkeypatch.setattr(psycopg2, "connect", partial(lambda one, *_, **__: one, only))
+    elif how == "method":
+        monkeypatch.setattr(psycopg2, "connect", Only(only).connect)
+    elif how == "object":
+        monkeypatch.setattr(psycopg2, "connect", update_wrapper(Only(only), psycopg2.connect))
     elif how == "dialect":
         monkeypatch.setattr(engine.dialect, "connect", lambda *_, **__: only)
     else:
@@ -214,7 +384,7 @@ def test_what_was_put_in_the_place_of_connect_is_not_called(
     only.close()
 
 
-@pytest.mark.parametrize("how", ["its own", "watched", "like it"])
+@pytest.mark.parametrize("how", ["its own", "watched", "wrapped", "like it"])
 @pytest.mark.parametrize(
     ("url", "place"),
     [
@@ -229,20 +399,25 @@ def test_whose_connect_is_known(monkeypatch, url, place, how):
     dialect = make(url).dialect
     original = place.connect
     if how == "watched":
+        monkeypatch.setattr(place, "connect", vars(place)["connect"])
+        dbapi = pytest.importorskip("opentelemetry.instrumentation.dbapi")
+        dbapi.wrap_connect("tests", place, "connect", "postgresql")
+    elif how == "wrapped":
         monkeypatch.setattr(place, "connect", wrapt.FunctionWrapper(original, call))
     elif how == "like it":
         monkeypatch.setattr(place, "connect", wraps(original)(lambda *_, **__: None))
-    assert connection._is_plain(dialect) is (how != "like it")
+    assert connection._is_plain(dialect) is (how in {"its own", "watched"})
 
 
 def test_an_application_that_connects_elsewhere_each_time_is_skipped(filled, watch):
     """What PlanWatch's thread would connect with is not what the application connected with."""
     filled.execute("CREATE SCHEMA tenant", "CREATE TABLE tenant.item (id int, v int)")
     watched = watch(filled.url, SQLALCHEMY_ENGINE_OPTIONS={"poolclass": NullPool})
-    chosen = ["-c search_path=tenant", ""]
+    chosen = []
 
     def choose(dialect, record, positional, named):
-        named["options"] = chosen.pop(0) if chosen else ""
+        named["options"] = "" if chosen else "-c search_path=tenant"
+        chosen.append(named["options"])
 
     with watched.app.app_context():
         sa.event.listen(watched.db.engine, "do_connect", choose)
@@ -360,6 +535,11 @@ def test_which_functions_return_nothing():
         def change(self, dialect, record, positional, named):
             named.pop("password")
 
+    @wrapt.decorator
+    def from_pool(wrapped, instance, arguments, named):
+        return wrapped(*arguments, **named) or psycopg2.connect()
+
+    assert not returns_nothing(from_pool(changes))
     assert returns_nothing(changes)
     assert returns_nothing(Listener().change)
     assert not returns_nothing(returns)

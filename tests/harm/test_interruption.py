@@ -13,9 +13,12 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch import hooks, worker
+from flask_planwatch import worker
+from flask_planwatch.capture import hooks, statistics
 
 from ..conditions import becomes
+
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
 
 
 class OutOfTime(Exception):
@@ -41,13 +44,13 @@ def run(watched, parameter=1):
 
 def in_a_hook(monkeypatch, happens):
     """Let something happen while a hook runs."""
-    original = hooks.Watch._tally
+    original = hooks.Watch._statistics_of
 
     def look(self, *arguments):
         happens()
         return original(self, *arguments)
 
-    monkeypatch.setattr(hooks.Watch, "_tally", look)
+    monkeypatch.setattr(hooks.Watch, "_statistics_of", look)
 
 
 @pytest.mark.parametrize("kind", [OutOfTime, TimeoutError, Exception, ValueError])
@@ -109,7 +112,7 @@ def test_another_thread_may_raise_an_exception_here(watched, monkeypatch, kind):
     )
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
     monkeypatch.setattr(
-        engine.watch, "_tallies", SimpleNamespace(plain=SimpleNamespace(get=raises))
+        engine.watch, "_statistics", SimpleNamespace(plain=SimpleNamespace(get=raises))
     )
     with pytest.raises(kind):
         run(watched)
@@ -121,7 +124,7 @@ def test_a_debugger_may_stop_in_a_hook(watched, monkeypatch):
         pass
 
     def trace(frame, event, argument):
-        if frame.f_code is hooks.Watch._after.__code__:
+        if frame.f_code is hooks.Watch._after_cursor_execute.__code__:
 
             def line(frame, event, argument):
                 raise Quit
@@ -145,13 +148,13 @@ def test_an_error_of_the_hooks_own_is_counted_only(watched, monkeypatch, kind):
         raise kind("broken")
 
     # Whatever PlanWatch calls, such as the class of a parameter, may raise anything.
-    monkeypatch.setattr(hooks.Watch, "_tally", fails)
+    monkeypatch.setattr(hooks.Watch, "_statistics_of", fails)
     assert run(watched, 5) == 5
     assert watched.planwatch.stats()["errors"] == 1
 
 
 def test_a_hook_that_is_broken_is_counted_only(watched, monkeypatch):
-    monkeypatch.delattr(hooks, "may_change_state")
+    monkeypatch.delattr(statistics, "may_change_state")
     assert run(watched, 6) == 6
     assert watched.planwatch.stats()["errors"] == 1
 

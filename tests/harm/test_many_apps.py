@@ -19,6 +19,8 @@ from flask_planwatch import PlanWatch, worker
 
 from ..conditions import becomes
 
+pytestmark = [pytest.mark.slow, pytest.mark.versions]
+
 #: What a process does that makes an app for each test; it prints what it has taken.
 PROCESS = """
 import gc, json, resource, sys, threading, time
@@ -93,14 +95,14 @@ def run(database, number, watched, kind):
         [sys.executable, "-c", PROCESS, database.url, str(number), watched, kind],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["own", "common"])
 def test_a_hundred_apps_take_what_one_takes(database, kind):
     """Each with a database object of its own, or all with one that is global."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from flask_planwatch.failure import StatementError
 from flask_planwatch.plan.evidence import Custom, Evidence, Prepared, Timings
-from flask_planwatch.plan.failure import StatementError
 from flask_planwatch.plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from flask_planwatch.plan.tree import Plan
 

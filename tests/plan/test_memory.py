@@ -8,11 +8,11 @@ import pytest
 from sqlglot.errors import SqlglotError
 
 from flask_planwatch.plan.memory import remembered
-from flask_planwatch.plan.predicate import MAX_REMEMBERED, conjuncts, tokenize
-from flask_planwatch.room import PLACE
+from flask_planwatch.plan.predicate import MAX_READ_SIZE, conjuncts, tokenize
+from flask_planwatch.runtime.bounded import ENTRY_SIZE
 
 #: What a text of five characters counts for, with what was read of it.
-SIZE = getsizeof("12345") + 5 * 100 + PLACE
+SIZE = getsizeof("12345") + 5 * 100 + ENTRY_SIZE
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_wide_characters_count_for_what_they_take(reading):
 
 def test_a_text_that_does_not_fit_is_read_each_time(reading):
     length, read = reading
-    length("x" * 15)
-    length("x" * 15)
+    length("x" * 30)
+    length("x" * 30)
     assert len(read) == 2
     assert length.held == 0
 
@@ -77,4 +77,4 @@ def test_a_long_condition_is_read_once_however_many_values_came_before():
     assert conjuncts(condition) is conjuncts(condition)
     for number in range(10_000):
         conjuncts(f"(u.id = {number})")
-    assert conjuncts.held <= MAX_REMEMBERED
+    assert conjuncts.held <= MAX_READ_SIZE

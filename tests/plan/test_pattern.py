@@ -7,17 +7,17 @@ from functools import partial
 import pytest
 
 from flask_planwatch.plan.comparison import Comparison, comparisons
+from flask_planwatch.plan.index_use import is_gone
 from flask_planwatch.plan.pattern import (
     AccessMethod,
     access_method,
-    is_prefix_range,
-    is_tested,
+    prefix_subjects,
     read,
+    subjects,
 )
 from flask_planwatch.plan.predicate import conjuncts
 from flask_planwatch.plan.schema import Column, Schema
 from flask_planwatch.plan.tree import Plan
-from flask_planwatch.plan.usage import is_gone
 
 from . import relation_of
 
@@ -222,12 +222,13 @@ def test_recognises_what_answers_it(condition, index_condition, expected):
     pattern = read(compared(condition))
     assert pattern is not None
     conditions = conjuncts(index_condition)
-    answered = is_prefix_range(pattern.subject, conditions) or any(
-        is_tested(pattern.subject, conjunct, operand)
+    tested = [
+        subjects(conjunct, operand)
         for conjunct in conditions
         for operand in (conjunct.left, conjunct.right)
-    )
-    assert answered is expected
+    ]
+    answered = prefix_subjects(conditions).union(*tested)
+    assert (pattern.subject in answered) is expected
 
 
 @pytest.mark.parametrize(("combined", "expected"), [("BitmapAnd", True), ("BitmapOr", False)])

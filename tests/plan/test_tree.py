@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_planwatch.plan.index_use import is_gone
 from flask_planwatch.plan.schema import Column, Relation, Schema
 from flask_planwatch.plan.scrub import scrub_plan
 from flask_planwatch.plan.tree import Node, Plan, UnreadablePlan
-from flask_planwatch.plan.usage import is_gone
 from flask_planwatch.rules import functional_predicate
 
 from . import SERVERS, read
@@ -103,6 +103,13 @@ TITLES = {
 @pytest.mark.parametrize("name", TITLES)
 def test_titles(name, server):
     assert [node.title for node in recorded(f"{name}-{server}").nodes] == TITLES[name]
+
+
+def test_a_title_has_the_quotes_of_the_plan():
+    node = {"Node Type": "Index Scan", "Relation Name": "Order Line", "Index Name": 'a"b'}
+    plan = Plan.from_json({"Plan": node})
+    assert plan.root.title == 'Index Scan using "a""b" on "Order Line"'
+    assert plan.as_text().startswith(plan.root.title)
 
 
 def test_sub_plans_are_named():
@@ -270,6 +277,7 @@ def deep() -> dict:
     return document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [wide, deep])
 def test_thousands_of_nodes(shape):
     plan = Plan.from_json([{"Plan": shape()}])

@@ -1,4 +1,4 @@
-"""cost-mismatch tells a statement whose time its cost does not explain from one whose cost does."""
+"""cost-mismatch: a statement takes far longer than its cost explains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
-from flask_planwatch.finding import StatementError
+from flask_planwatch.failure import StatementError
 from flask_planwatch.plan.evidence import Custom, Evidence, Hit, Miss, Prepared, Timings
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
@@ -17,73 +17,84 @@ from flask_planwatch.rules import cost_mismatch
 from flask_planwatch.signals import statement_inspected
 
 from ..stories import GENERIC_PLAN, LIMIT, SUB_QUERY, Product
-from .test_generic_plan import run
+from .case import STORIES, Rule, rows, silent, speaks, through
+from .rule_in_app import run
 
-SPEAKS = {"sub-query": SUB_QUERY["slow"], "LIMIT": LIMIT["slow"]}
+# What makes the statements slow is said by the rules on it.
+RULE = Rule(
+    "cost-mismatch",
+    STORIES,
+    runs=4,
+    beside=["bitmap-overread", "generic-plan", "limit-trap", "repeated-subplan"],
+)
 
-TWINS = {
-    "sub-query, rewritten": SUB_QUERY["fast"],
-    "InitPlan": SUB_QUERY["InitPlan"],
-    "hashed SubPlan": SUB_QUERY["hashed SubPlan"],
-    "SubPlan with few loops": SUB_QUERY["few loops"],
-    "LIMIT without a filter": LIMIT["no filter"],
-    "LIMIT, a third passes": LIMIT["a third passes"],
-}
+active_feed = LIMIT["slow"].statement
 
+SPEAKS = [
+    speaks(
+        "a sub-query that runs more often than expected",
+        SUB_QUERY["slow"].statement,
+        about="elapsed time on run",
+        problem="PLANWATCH_ANALYZE would show which step",
+        evidence={"executions": 4},
+    ),
+    speaks(
+        "a LIMIT that is reached late",
+        active_feed,
+        about="elapsed time on product",
+        problem="PLANWATCH_ANALYZE would show which step",
+        evidence={"executions": 4},
+    ),
+]
 
-@pytest.fixture(params=["psycopg2", "psycopg"])
-def watched(request, each_stories, watch):
-    return watch(each_stories.url_for(request.param))
+SILENT = [
+    silent("a join in place of the sub-query", SUB_QUERY["fast"].statement),
+    silent("an InitPlan", SUB_QUERY["InitPlan"].statement),
+    silent("a hashed SubPlan", SUB_QUERY["hashed SubPlan"].statement),
+    silent("a SubPlan with few loops", SUB_QUERY["few loops"].statement),
+    silent("LIMIT without a filter", LIMIT["no filter"].statement),
+    silent("LIMIT, and a third passes", LIMIT["a third passes"].statement),
+]
 
-
-def ask(watched, statement, times=4):
-    for _ in range(times):
-        watched.ask(statement)
-    return found(watched)
-
-
-def found(watched):
-    return [one for one in watched.findings() if one.rule == "cost-mismatch"]
-
-
-@pytest.mark.parametrize("name", SPEAKS)
-def test_speaks(watched, name):
-    (finding,) = ask(watched, SPEAKS[name].statement)
-    assert finding.evidence["executions"] >= 3
-    assert finding.evidence["ms_per_cost"] > finding.evidence["normal_ms_per_cost"] * 10
-    assert finding.subject == "elapsed time"
-    assert "PLANWATCH_ANALYZE would show which step" in finding.problem
-    assert watched.planwatch.stats()["errors"] == 0
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_is_silent_on_twins(watched, name):
-    assert ask(watched, TWINS[name].statement) == []
-
-
-@pytest.mark.parametrize("name", SPEAKS)
-def test_one_execution_proves_nothing(watched, name):
-    assert ask(watched, SPEAKS[name].statement, times=2) == []
+#: Two executions may both have waited.
+TWICE = [silent(case.name, case.statement, runs=2) for case in SPEAKS]
 
 
-def test_is_silent_after_the_fix(fresh_stories, watch):
-    case = LIMIT["fast"]
-    watched = watch(fresh_stories.url)
-    assert ask(watched, case.statement)
-    fresh_stories.execute(*case.setup, "ANALYZE")
+@rows(SPEAKS, each_driver=True)
+def test_speaks(rule, case):
+    facts = rule.check(case).evidence
+    assert facts["ms_per_cost"] > facts["normal_ms_per_cost"] * 10
+
+
+@rows(SILENT, each_driver=True)
+def test_stays_silent(rule, case):
+    rule.check(case)
+
+
+@rows(TWICE, quick=0, each_driver=True)
+def test_two_executions_prove_nothing(rule, case):
+    rule.check(case)
+
+
+def test_falls_silent_after_the_fix(rule):
+    database = rule.copy()
+    app = rule.app(database)
+    assert rule.ask(app, active_feed)
+    database.execute(*LIMIT["fast"].setup, "ANALYZE")
     # One fast execution is enough.
-    assert ask(watched, case.statement, times=1) == []
+    assert rule.ask(app, active_feed, runs=1) == []
 
 
-def test_the_step_is_named_where_it_is_known(each_stories, watch):
-    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=10_000)
-    (finding,) = ask(watched, LIMIT["slow"].statement)
+def test_the_step_is_named_where_it_is_known(rule):
+    app = rule.app(PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=10_000)
+    (finding,) = rule.ask(app, active_feed)
     assert "product" in finding.problem.partition("normal here.")[2]
 
 
-def test_a_refused_analysis_is_not_said_to_help(each_stories, watch):
+@pytest.mark.slow
+def test_a_refused_analysis_is_not_said_to_help(rule):
     """With PLANWATCH_ANALYZE, but for a statement that takes longer than PlanWatch's own limit."""
-    watched = watch(each_stories.url, PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=500)
+    app = rule.app(PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=500)
 
     def compute(*_):
         """What a listener does meanwhile counts as time of the statement."""
@@ -91,28 +102,43 @@ def test_a_refused_analysis_is_not_said_to_help(each_stories, watch):
         while time.thread_time() < end:
             pass
 
-    with watched.app.app_context():
-        sa.event.listen(watched.db.engine, "do_execute", compute)
-    (finding,) = ask(watched, LIMIT["slow"].statement)
+    with app.app.app_context():
+        sa.event.listen(app.db.engine, "do_execute", compute)
+    for _ in range(4):
+        run(app, active_feed)
+    (finding,) = rule.of_rule(app.findings())
     assert finding.evidence["fastest_ms"] > 500
     said = finding.problem.partition("normal here.")[2]
     assert "PLANWATCH_ANALYZE would show" not in said
     assert "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS" in said
 
 
-def test_a_generic_plan_explains_the_time(each_stories, watch):
+def run_each(app, build, values, *, end="rollback"):
+    """Run a statement for each value in turn, each in a transaction that ends like this."""
+    with app.app.app_context():
+        for value in values:
+            app.db.session.execute(build(value)).all()
+            getattr(app.db.session, end)()
+        app.db.session.remove()
+
+
+@pytest.mark.slow
+@through("psycopg")
+def test_a_generic_plan_explains_the_time(rule):
     """The executions take the generic plan, and the plan of their own costs next to nothing."""
-    watched = watch(each_stories.url_for("psycopg"))
+    app, case = rule.app(), GENERIC_PLAN["JSON key"]
     # Once as the story goes, then again on the connection that has the generic plan.
-    for times in (14, 4):
-        run(watched, GENERIC_PLAN["JSON key"], times=times)
-        assert "generic-plan" in {one.rule for one in watched.findings()}
-        assert found(watched) == []
+    for times in (10, 0):
+        run_each(app, case.build, [case.first] * times + [case.then] * 4, end="commit")
+        findings = app.findings()
+        assert "generic-plan" in {finding.rule for finding in findings}
+        assert rule.of_rule(findings, beside=["functional-predicate"]) == []
 
 
-def test_an_execution_is_not_judged_by_slower_ones_with_other_values(each_stories, watch):
+@through("psycopg2")
+def test_an_execution_is_not_judged_by_slower_ones_with_other_values(rule):
     """They come while PlanWatch is busy, and push the fast one out of the latest ten."""
-    watched, case = watch(each_stories.url_for("psycopg2")), GENERIC_PLAN["JSON key"]
+    app, case = rule.app(), GENERIC_PLAN["JSON key"]
     busy, go_on, said = threading.Event(), threading.Event(), []
 
     def wait(sender, inspection):
@@ -120,43 +146,41 @@ def test_an_execution_is_not_judged_by_slower_ones_with_other_values(each_storie
         busy.set()
         go_on.wait(60)
 
-    with watched.app.app_context():
-        with statement_inspected.connected_to(wait, watched.app):
-            watched.db.session.execute(sa.select(Product.id).where(Product.id == 1))
+    with app.app.app_context():
+        with statement_inspected.connected_to(wait, app.app):
+            app.db.session.execute(sa.select(Product.id).where(Product.id == 1))
             assert busy.wait(60)
             for value in [case.then] + [case.first] * 10:
-                watched.db.session.execute(case.build(value)).all()
+                app.db.session.execute(case.build(value)).all()
             go_on.set()
-            assert watched.planwatch.flush(120)
-        watched.db.session.remove()
+            assert app.planwatch.flush(120)
+        app.db.session.remove()
     assert "cost-mismatch" not in said
 
 
-def test_a_prepared_statement_that_keeps_its_plan_is_found(each_stories, watch):
+@pytest.mark.slow
+@through("psycopg")
+def test_a_prepared_statement_that_keeps_its_plan_is_found(rule):
     """Its generic plan is made for a tenth of all rows, so PostgreSQL does not choose it."""
-    watched = watch(each_stories.url_for("psycopg"))
-    with watched.app.app_context():
-        for _ in range(13):
-            watched.db.session.execute(LIMIT["slow"].statement).all()
-            watched.db.session.commit()
-    assert len(found(watched)) == 1
+    app = rule.app()
+    run_each(app, lambda _: active_feed, range(13), end="commit")
+    assert len(rule.of_rule(app.findings())) == 1
 
 
-def test_a_cursor_on_the_server_returns_too_early_to_tell(each_stories, watch):
-    watched = watch(each_stories.url)
-    with watched.app.app_context(), watched.db.engine.connect() as connection:
+def test_a_cursor_on_the_server_returns_too_early_to_tell(rule):
+    app = rule.app()
+    with app.app.app_context(), app.db.engine.connect() as connection:
         streaming = connection.execution_options(stream_results=True)
         for _ in range(5):
-            list(streaming.execute(LIMIT["slow"].statement))
-    assert found(watched) == []
+            list(streaming.execute(active_feed))
+    assert rule.of_rule(app.findings()) == []
 
 
-def test_waiting_for_a_lock_is_another_matter(each_stories, watch, processor_time):
+def test_waiting_for_a_lock_is_another_matter(rule, processor_time):
     """FOR UPDATE waits for others: its time says nothing of its plan."""
     processor_time.count_waiting()
-    watched = watch(each_stories.url)
     waits = sa.select(Product.id).where(Product.id == 1, sa.func.pg_sleep(0.1).is_not(None))
-    assert ask(watched, waits.with_for_update()) == []
+    assert rule.ask(rule.app(), waits.with_for_update()) == []
 
 
 def plan(cost, node="Seq Scan"):
@@ -248,7 +272,7 @@ def test_analyze_is_only_advised_where_it_would_show_more(changes, said):
 def test_analyze_shows_nothing_more_of_a_single_step():
     hit = judged(100, 100, 100)
     assert isinstance(hit, Hit)
-    assert hit.problem.endswith("than what happens in the only step, Seq Scan on t.")
+    assert hit.problem.endswith("what was executed in the only step, Seq Scan on t.")
 
 
 def test_analyze_is_not_advised_once_it_has_run():
@@ -259,6 +283,50 @@ def test_analyze_is_not_advised_once_it_has_run():
     assert isinstance(hit, Hit)
     assert "PLANWATCH_ANALYZE" not in hit.problem
     assert "No step has more rows than expected" in hit.problem
+    assert hit.hint.startswith("look at the functions that it calls")
+    scan["Actual Rows"] = 100
+    analysed = Plan.from_json({"Node Type": "Limit", "Plans": [scan], **ran})
+    hit = judged(100, 100, 100, plan=two_steps(), analysed=analysed)
+    assert hit.hint == "look at Seq Scan on t, which has more rows than expected"
+
+
+def step(table, expected, rows, loops=1, removed=0):
+    return {
+        "Node Type": "Seq Scan",
+        "Relation Name": table,
+        "Schema": "public",
+        "Plan Rows": expected,
+        "Actual Rows": rows,
+        "Actual Loops": loops,
+        "Rows Removed by Filter": removed,
+    }
+
+
+def hint(*steps):
+    root = {"Node Type": "Nested Loop", "Plan Rows": 10, "Actual Rows": 10, "Actual Loops": 1}
+    analysed = Plan.from_json({**root, "Plans": list(steps)})
+    hit = judged(100, 100, 100, plan=two_steps(), analysed=analysed)
+    assert isinstance(hit, Hit)
+    return hit.hint
+
+
+def test_the_step_is_chosen_by_the_rows_of_one_loop():
+    many_loops = step("a", 10, 12.94, loops=16_500)
+    discards = step("b", 10_000, 20, removed=1_176_000)
+    said = "look at Seq Scan on b, which discards far more rows than it returns"
+    assert hint(many_loops, discards) == hint(discards, many_loops) == said
+    assert hint(many_loops) == "look at Seq Scan on a, which has more rows than expected"
+
+
+def test_a_step_is_said_to_do_what_it_does():
+    assert hint(step("a", 10, 40, removed=100)) == (
+        "look at Seq Scan on a, which discards more rows than it returns"
+    )
+    assert hint(step("a", 10, 40, removed=39)) == (
+        "look at Seq Scan on a, which has more rows than expected"
+    )
+    # What is discarded beside as many rows as expected is nothing to look at.
+    assert hint(step("a", 100, 90, loops=50, removed=80)).startswith("look at the functions")
 
 
 def test_nobody_waits_for_some_ms():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from flask_planwatch.plan.evidence import Evidence, Hit, Miss
+from flask_planwatch.plan.evidence import Hit, Miss
 from flask_planwatch.plan.schema import ForeignKey, Schema
 from flask_planwatch.plan.tree import Plan
-from flask_planwatch.rules.missing_index import judge, suspect
+from flask_planwatch.rules import missing_index
+from flask_planwatch.rules.missing_index import suspect
 
-from ..advice.data import index, read, table
+from ..indexes.data import index, read, table
+from .without_server import judged_by
 
 ON_ID = table(indexes=[index("deed_pkey", "id", unique=True)])
 
@@ -117,16 +119,29 @@ def test_an_index_that_serves_a_foreign_key(name):
 
 def judged(plan, schema, **known) -> Hit | Miss:
     """Return what the rule says of the only suspicion, of a statement that took 50 ms."""
-    (suspicion,) = suspect(plan, schema)
-    values = {
-        "statement": "SELECT",
-        "min_rows": 1000,
-        "growth": False,
-        "duration_ms": 50.0,
-        "returned_rows": None,
-        **known,
-    }
-    return judge(suspicion, Evidence(plan, schema, **values))
+    return judged_by(missing_index, plan, schema, **{"duration_ms": 50.0, **known})
+
+
+#: What is missing, in the words of a title, which promises no other index than the advised one.
+LACKS = {
+    "one column": (read("d.town = 't'::text"), "no index on town"),
+    "several columns": (
+        read("(d.town = 't'::text) AND (d.state = 's'::text)"),
+        "no index on town and state",
+    ),
+    "a column and the order": (
+        read("d.town = 't'::text", order=["d.at DESC"], limit=True),
+        "no index to find town and sort by at",
+    ),
+    "the order alone": (read(order=["d.at"], limit=True), "no index ordered by at"),
+    "a join": (read(joined="d.town = o.name"), "no index on town for the join"),
+}
+
+
+@pytest.mark.parametrize("name", LACKS)
+def test_what_is_missing(name):
+    (plan, schema), said = LACKS[name]
+    assert judged(plan, schema).why == said
 
 
 FEW = table(rows=40)
@@ -167,7 +182,7 @@ JUDGED = {
     "OR of two columns": (
         read("(d.town = 't'::text) OR (d.points > 5)"),
         {},
-        "OR joins conditions that need an index each",
+        "OR combines conditions that each need an index of their own",
     ),
     "OR of one column": (read("(d.town = 't'::text) OR (d.town > 'x'::text)"), {}, None),
     "an index that the planner would not take": (

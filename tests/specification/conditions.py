@@ -146,12 +146,12 @@ HEADINGS = {
         no_index(
             "with a part that nearly all rows pass",
             select(Post).where(or_(Post.user_id == 7, Post.state == "published")),
-            reason="OR joins",
+            reason="OR combines",
         ),
         no_index(
             "with a part that no index serves",
             select(Post).where(or_(Post.user_id == 7, Post.views % 2 == 1)),
-            reason="OR joins conditions",
+            reason="OR combines conditions",
         ),
     ],
     "IN lists": [

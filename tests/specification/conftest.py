@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from .. import servers
-from ..conftest import Database, _janitor
+from ..databases import Database, make_database, template
 from .exhaustive import Laboratory
 from .tables import fill
 
@@ -23,12 +22,8 @@ class Place:
 
 
 def _place(server: servers.Server) -> Iterator[Place]:
-    janitor = _janitor(server, f"planwatch_specification_{os.getpid()}")
-    janitor.init()
-    database = Database(server, janitor.dbname)
-    fill(database.url)
-    yield Place(database, Laboratory(database.url))
-    janitor.drop()
+    for database in make_database(server, template(server, "specification", fill)):
+        yield Place(database, Laboratory(database.url))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql import operators, visitors
 
+from ..databases import analyse_expressions
+
 #: Columns of the widest index that is tried.
 MAX_KEYS = 3
 
@@ -121,7 +123,7 @@ class Transaction:
             "SELECT DISTINCT indrelid::regclass::text FROM pg_index WHERE indexprs IS NOT NULL "
             f"AND indexrelid = ANY ({_array(built)})"
         ):
-            self.run(f"ANALYZE {table}")
+            self.run(analyse_expressions(table))
         return built
 
     def measure(self, statement: sa.Executable) -> Measured:

@@ -1,4 +1,4 @@
-"""The tables of the specification: 100 000 rows and more, and no index but the primary keys.
+"""The tables of the specification: 50 000 rows and more, and no index but the primary keys.
 
 Only `ticket` has indexes, for what exists already. The rows are the same in each run: a hash of
 their number chooses each value, so that hardly any column follows the order of the rows on disk.
@@ -11,18 +11,13 @@ from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import (
-    ARRAY,
-    INT4RANGE,
-    JSONB,
-    TSTZRANGE,
-    TSVECTOR,
-    Range,
-)
+from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, TSTZRANGE, TSVECTOR, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from ..databases import Database
+
 #: Rows of each large table.
-ROWS = 100_000
+ROWS = 50_000
 
 #: Rows of the small one.
 CATEGORIES = 40
@@ -376,9 +371,9 @@ _ROWS = {
 _COUNTS = {Comment: 2 * ROWS}
 
 
-def fill(url: str) -> None:
+def fill(database: Database) -> None:
     """Create the tables and their rows in an empty database."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    engine = sa.create_engine(database.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect().execution_options(no_parameters=True) as connection:
         run = connection.exec_driver_sql
         run("SET maintenance_work_mem = '256MB'")

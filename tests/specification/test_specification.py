@@ -14,13 +14,15 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch import Advice, AdviceKind, Inspection, VerdictStatus
-from flask_planwatch.advice.search import MIN_SAVING
+from flask_planwatch.indexes.search import MIN_SAVING
 from flask_planwatch.signals import statement_inspected
 
 from . import conditions, expressions, joins, objects, ordering, writing
 from .case import Case, spellings
 from .conftest import Place
 from .exhaustive import Definition, Laboratory, display, equalities, tables
+
+pytestmark = pytest.mark.slow
 
 #: How much more than the best set the proposed one may cost.
 TOLERANCE = 1.05

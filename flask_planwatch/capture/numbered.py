@@ -1,0 +1,229 @@
+"""Statements with `$n` for their placeholders, as the server gets them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..failure import ServerError
+from ..finding import SkipReason
+from .sql_text import HIDDEN, PIECE_FLAGS, end_of_hidden
+
+Parameters = Mapping[str, Any] | Sequence[Any] | None
+
+#: A placeholder as psycopg reads it: `%(name)s`, `%s`, or one that asks for a binary format. The
+#: length of a name is limited so that none is looked for in all the rest of a text.
+_PLACEHOLDER = re.compile(r"%(?:%|(?:\(([^)]{1,256}+)\))?[sbt])")
+
+#: A placeholder as asyncpg sends it.
+_NUMBER = re.compile(r"(?<![\w$])\$(\d+)")
+
+
+def _pieces_with(mark: str, placeholder: str) -> re.Pattern[str]:
+    """Return a pattern for the next placeholder, or what is in quotes or comments, and all before.
+
+    It always matches: at the end of a text, `first` is None. What is in quotes is passed over at
+    once if the mark of a placeholder is not in it.
+    """
+    return re.compile(
+        rf"""(?:[^'"{mark}$/-]++|"[^"{mark}]*+"|'[^'{mark}\\]*+')*+
+        (?:(?P<first>['"{mark}$/-])(?:{placeholder}|{HIDDEN}|)|\Z)""",
+        PIECE_FLAGS,
+    )
+
+
+_NAMED_PIECE = _pieces_with("%", r"(?<=%)(?P<placeholder>%|(?:\([^)]{1,256}+\))?(?-i:[sbt]))")
+_NUMBERED_PIECE = _pieces_with("$", r"(?<=\$)(?<![\w$]\$)(?P<placeholder>\d++)")
+
+#: Where a placeholder may stand for no value.
+_QUOTES, _COMMENT = "quotes", "comment"
+
+#: A cast behind a value, as SQLAlchemy writes it; for a pattern with IGNORECASE and VERBOSE.
+CAST_PATTERN = r"""::(?:\w++|"(?:[^"]|"")*+")(?:\.(?:\w++|"(?:[^"]|"")*+"))?+
+    (?:\ (?:PRECISION|VARYING))?+ (?:\(\d++(?:,\ ?\d++)?+\))?+
+    (?:\ WITH(?:OUT)?\ TIME\ ZONE)?+ (?:\[\])*+"""
+_CAST = re.compile(CAST_PATTERN, re.IGNORECASE | re.VERBOSE)
+
+#: What stands in quotes, as long as nothing of _HIDES comes before it.
+_QUOTED = re.compile(r"'[^']*+'|\"[^\"]*+\"")
+
+#: Characters of white space that are passed over before a placeholder. After more, the placeholder
+#: is taken for the position of a column.
+_MAX_SPACE = 80
+
+#: Quotes that are still open, what begins a comment or another kind of quotes, and what keeps
+#: quotes from ending.
+_HIDES = re.compile(r"['\"$\\]|--|/\*")
+
+#: After BY or DISTINCT ON, a number that is written into the text is the position of a column.
+_PART = re.compile(
+    r"\b(by\b|distinct\s++on\s*+\()|([()])|(%(?:\([^)]{1,256}+\))?[sbt])", re.IGNORECASE
+)
+
+
+class Numbered:
+    """A statement with `$n` for its placeholders, as psycopg 3 and asyncpg send it.
+
+    `given_names` are those of the parameters if the text is numbered already, None if it has the
+    placeholders of psycopg. `names` and `values` are those of the parameters, in their order.
+    Raises ServerError if they do not fit the text.
+    """
+
+    def __init__(
+        self, text: str, parameters: Parameters, given_names: Sequence[str] | None = None
+    ) -> None:
+        self.names: list[str] = []
+        #: The place of each name among them.
+        self._places: dict[str, int] = {}
+        self._pieces: list[str | int] = []
+        #: Which pieces stand in quotes, and which in comments.
+        self._quoted: set[int] = set()
+        self._commented: set[int] = set()
+        is_numbered = given_names is not None
+        if given_names is not None:
+            self.names = list(given_names)
+        end = 0
+        for match, hidden in _placeholders(text, is_numbered=is_numbered):
+            place = int(match[1]) - 1 if is_numbered else self._number(match)
+            self._pieces.append(text[end : match.start()])
+            if hidden is not None:
+                kept = self._commented if hidden == _COMMENT else self._quoted
+                kept.add(len(self._pieces))
+            self._pieces.append(place)
+            end = match.end()
+        self._pieces.append(text[end:])
+        try:
+            if isinstance(parameters, Mapping):
+                self.values = [parameters[name] for name in self.names]
+            else:
+                self.values = list(parameters or ())
+        except KeyError as error:
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, type(error).__name__) from error
+        if len(self.values) != len(self.names):
+            raise ServerError(SkipReason.GENERIC_PLAN_UNKNOWN, "parameters do not fit the text")
+
+    @property
+    def text(self) -> str:
+        """The statement with all its parameters."""
+        return self.with_literals({})
+
+    @property
+    def has_quoted(self) -> bool:
+        """Whether a placeholder stands in quotes."""
+        return any(isinstance(self._pieces[number], int) for number in self._quoted)
+
+    @property
+    def uses(self) -> Counter[int]:
+        """How often each parameter stands outside of quotes and comments."""
+        hidden = self._quoted | self._commented
+        return Counter(
+            piece
+            for number, piece in enumerate(self._pieces)
+            if isinstance(piece, int) and number not in hidden
+        )
+
+    @property
+    def casts(self) -> dict[int, str]:
+        """The type that each parameter is cast to, if that is the same in each of its places."""
+        hidden = self._quoted | self._commented
+        found: dict[int, set[str]] = {}
+        for number, piece in enumerate(self._pieces):
+            if isinstance(piece, int) and number not in hidden:
+                cast = _CAST.match(str(self._pieces[number + 1]))
+                found.setdefault(piece, set()).add(cast[0].upper() if cast else "")
+        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
+
+    def with_literals(self, literals: Mapping[int, str], *, in_quotes: bool = False) -> str:
+        """Return the statement with SQL in the place of some parameters, which count from 0.
+
+        What stands in comments keeps its number, and so does what stands in quotes, unless the
+        driver fills that in, too.
+        """
+        kept = self._commented if in_quotes else self._commented | self._quoted
+        filled: list[str] = []
+        for number, piece in enumerate(self._pieces):
+            if isinstance(piece, str):
+                filled.append(piece)
+                continue
+            literal = None if number in kept else literals.get(piece)
+            if literal is None:
+                literal = f"${piece + 1}"
+            elif literal.lstrip().startswith("-") and _CAST.match(str(self._pieces[number + 1])):
+                # The cast is done first, and the lowest number has no positive one.
+                literal = f"({literal.strip()})"
+            filled.append(literal)
+        return "".join(filled)
+
+    def _number(self, match: re.Match[str]) -> str | int:
+        if match[0] == "%%":
+            return "%"
+        name = match[1] or f"parameter {len(self.names) + 1}"
+        place = self._places.setdefault(name, len(self.names))
+        if place == len(self.names):
+            self.names.append(name)
+        return place
+
+
+def _placeholders(text: str, *, is_numbered: bool) -> Iterator[tuple[re.Match[str], str | None]]:
+    """Yield each placeholder of a text, with `_QUOTES` or `_COMMENT` if it stands in one."""
+    placeholder = _NUMBER if is_numbered else _PLACEHOLDER
+    piece = _NUMBERED_PIECE if is_numbered else _NAMED_PIECE
+    match = piece.match(text)
+    while match is not None and match["first"] is not None:
+        start, end = match.start("first"), match.end()
+        if match["placeholder"] is not None:
+            found = placeholder.match(text, start)
+            if found is not None:
+                yield found, None
+        elif end > start + 1:
+            end = end_of_hidden(match)
+            is_comment = text.startswith(("--", "/*"), start)
+            for found in placeholder.finditer(text, start, end):
+                yield found, _COMMENT if is_comment else _QUOTES
+        match = piece.match(text, end)
+
+
+def stand_for_values(text: str) -> bool:
+    """Whether each placeholder of psycopg2 in a text surely stands where SQL has a value.
+
+    psycopg2 fills placeholders in also inside quotes and comments, and where the number of a column
+    may stand.
+    """
+    places = [match for match in _PLACEHOLDER.finditer(text) if match[0] != "%%"]
+    if not places:
+        return True
+    text = text[: places[-1].end()]
+    outside = _QUOTED.sub(" ", text)
+    seen = [match for match in _PLACEHOLDER.finditer(outside) if match[0] != "%%"]
+    return (
+        len(seen) == len(places)
+        and _HIDES.search(outside) is None
+        and "\\" not in text
+        and "%" not in _PLACEHOLDER.sub("", outside)
+        and not _may_be_position(outside)
+    )
+
+
+def may_be_position(text: str) -> bool:
+    """Whether a placeholder of psycopg2 in a text may stand for the position of a column."""
+    return _may_be_position(_QUOTED.sub(" ", text))
+
+
+def _may_be_position(text: str) -> bool:
+    """Whether one of the placeholders may stand for the position of a column."""
+    depth: int | None = None
+    for match in _PART.finditer(text):
+        word, bracket, placeholder = match.groups()
+        if word:
+            depth = 0
+        elif depth is not None and bracket:
+            depth += 1 if bracket == "(" else -1
+            # The list has ended with what it was part of.
+            depth = None if depth < 0 else depth
+        elif placeholder and depth == 0:
+            before = text[max(match.start() - _MAX_SPACE, 0) : match.start()].rstrip()
+            if not before or before.endswith((",", "(")) or before[-2:].lower() == "by":
+                return True
+    return False

@@ -1,0 +1,68 @@
+"""One index in place of several whose results a BitmapAnd intersects."""
+
+from __future__ import annotations
+
+from ..indexes.candidate import Candidate
+from ..indexes.search import Attempt
+from ..indexes.shapes import Shape
+from ..indexes.verdict import Advised, Answer
+from ..plan.access import EQUAL, RANGES
+from ..plan.comparison import comparisons, key_of
+from ..plan.evidence import Hit
+from ..plan.index_use import bitmap_scans
+from ..plan.tree import Node
+from ..plan.wording import say
+from .case import Case
+from .drafts import Drafts
+from .trial import try_index
+
+_NO_INDEX = (
+    "No single index answers all of these conditions: they are not comparisons that a btree knows, "
+    "or an expression in them holds a value."
+)
+
+_GONE = "the BitmapAnd of {names:and} is gone"
+_ALONE = "{keys:and} are conditions of {index} alone"
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return the index that holds the columns of all conditions, as the planner takes it.
+
+    Raises ServerError if the connection fails.
+    """
+    heap, index = hit.suspicion.scans[0], _candidate(case, hit)
+    if index is None:
+        return Advised((), remark=_NO_INDEX)
+    return try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
+
+
+def _candidate(case: Case, hit: Hit) -> Candidate | None:
+    """Return an index on what the bitmaps compare: equality first, then at most one range."""
+    heap, relation = hit.suspicion.scans[0], hit.suspicion.relation
+    plan = case.evidence.analysed or case.plan
+    inside = {id(node) for node in bitmap_scans(heap)}
+    compared = [
+        comparison
+        for comparison in comparisons(plan, case.schema)
+        if id(comparison.node) in inside and comparison.scan.alias == heap.alias
+    ]
+    if not all(comparison.operator in EQUAL | RANGES for comparison in compared):
+        return None
+    compared.sort(key=lambda comparison: comparison.operator in RANGES)
+    drafts = Drafts(case)
+    texts = dict.fromkeys(key_of(comparison.operand, relation) for comparison in compared)
+    equal = {key_of(test.operand, relation) for test in compared if test.operator in EQUAL}
+    keys = tuple(key for text in texts if (key := drafts.key(relation, text)) is not None)
+    if not equal or len(keys) < max(len(texts), 2):
+        return None
+    return drafts.candidate(relation, Shape(keys, equal_keys=len(equal)))
+
+
+def _proof(heap: Node, index: Candidate, attempt: Attempt) -> tuple[str, ...]:
+    """Return how the rows are found now, nothing if bitmaps are still combined."""
+    scans = [scan for scan in attempt.plan.scans if scan.alias == heap.alias]
+    if not scans or any(node.type == "BitmapAnd" for scan in scans for node in scan.walk()):
+        return ()
+    names = dict.fromkeys(node.index for node in bitmap_scans(heap))
+    (taken,) = attempt.used
+    return say(_GONE, names=names), say(_ALONE, keys=index.expressions, index=taken.name)

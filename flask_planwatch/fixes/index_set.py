@@ -1,0 +1,325 @@
+"""Rewrites and indexes for the predicates of one statement.
+
+Each hit gets a rewrite, or an index out of the one set that is chosen for the whole statement.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..finding import Advice, Verdict, VerdictStatus
+from ..indexes.candidate import Candidate, Key, column_key
+from ..indexes.proposal import invalid_index, is_covered
+from ..indexes.search import MIN_SAVING, MIN_SAVING_IN_DOUBT, Attempt, smallest_set
+from ..indexes.shapes import Shape
+from ..indexes.verdict import (
+    Advised,
+    Answer,
+    Declined,
+    Trial,
+    full_cost,
+    passes_much,
+    saving,
+    too_little,
+    verdict_on_one,
+    verified,
+)
+from ..plan.access import Access, accesses, reference_access
+from ..plan.evidence import Hit, Suspicion
+from ..plan.figures import MIN_INDEX_SCAN_COST
+from ..plan.schema import Volatility
+from ..plan.scrub import holds_value, mask
+from ..plan.wording import say
+from ..server import whatif
+from ..server.explain import Query, reference_query
+from ..settings import VERIFY_OFF
+from .case import Case
+from .containment import containment
+from .drafts import Drafts, is_refused
+from .own_type import own_type
+from .rewrite import is_written, rewrite, rewrite_with_literal, rewrite_with_value
+from .trial import advised, rejected, why_untested
+
+_NO_ORDER = "no index can have that order, because {reason}"
+_REWRITTEN_ONLY = "an index can answer only the rewritten statement"
+_BETTER = "an index {others:and} serves the statement better"
+_NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
+_NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
+_FEW_LEFT = "an index on other columns of the statement leaves few rows to test"
+_COLLATED = (
+    "the statement has a COLLATE, which EXPLAIN does not print and the index may need, and {reason}"
+)
+_UNKNOWN = "whether it may be indexed is not known ({unknown}), and {reason}"
+
+_COLLATE = re.compile(r"\bCOLLATE\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What indexes are searched for: a statement, and what it asks of its relations."""
+
+    query: Query
+    accesses: tuple[Access, ...]
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The set that serves a statement best, and what it saves.
+
+    `guess`: the saving is not measured. `serving` are the indexes for each hit, by its id().
+    """
+
+    attempt: Attempt
+    before: float
+    guess: bool
+    serving: Mapping[int, list[Candidate]]
+
+    def is_worth(self, wanted: float, hit: Hit) -> bool:
+        """Whether it saves this share of the cost, and more than an index scan may cost."""
+        whole = any(scan.reads_all_rows for scan in hit.suspicion.scans) or not hit.suspicion.scans
+        if not whole and self.before - self.attempt.cost < MIN_INDEX_SCAN_COST:
+            return False
+        return saving(self.before, self.attempt.cost) >= wanted
+
+
+@dataclass
+class IndexSet:
+    """Advises on the hits of one statement that ask for an index or for another comparison.
+
+    `tried` becomes True once the planner was asked.
+    """
+
+    case: Case
+    tried: bool = False
+
+    def __post_init__(self) -> None:
+        self.drafts = Drafts(self.case)
+
+    def advise(self, hits: Sequence[Hit]) -> list[Answer]:
+        """Return the advice on each hit, or Declined if the planner prefers the plan as it is.
+
+        Raises ServerError if the connection fails.
+        """
+        answers = {id(hit): self._without_index(hit) for hit in hits}
+        for search in self._searches([hit for hit in hits if answers[id(hit)] is None]):
+            answers |= zip(map(id, search.hits), self._on(search), strict=True)
+        return [answer for hit in hits if (answer := answers[id(hit)]) is not None]
+
+    def _without_index(self, hit: Hit) -> Answer | None:
+        """Return the advice on a hit that no index would answer, else None."""
+        suspicion = hit.suspicion
+        mapped = self.case.mapped(suspicion.relation)
+        if suspicion.holds_value:
+            # What changes was put into the text by the application.
+            written = not self._varies(suspicion) and self._may_be_indexed_as_written(suspicion)
+            return Advised((rewrite_with_literal(hit) if written else rewrite_with_value(hit),))
+        if hit.fix == "own-type":
+            return Advised((own_type(hit, mapped, self.case.query.text),))
+        if hit.fix == "containment":
+            return self._rewritten(hit, containment(hit, mapped))
+        described = [self.drafts.describe(suspicion.relation, key) for key in suspicion.keys]
+        refused = [facts for facts in described if is_refused(facts)]
+        if len(refused) < len(described):
+            return None
+        if not suspicion.comparisons:
+            return Declined(say(_NO_ORDER, reason=refused[0].reason))
+        return Advised((rewrite(hit, refused[0], mapped),))
+
+    def _varies(self, suspicion: Suspicion) -> bool:
+        return any(mask(key) in self.case.varying for key in suspicion.keys)
+
+    def _may_be_indexed_as_written(self, suspicion: Suspicion) -> bool:
+        """Whether an index may hold the values of an expression as the statement has them."""
+        text = self.case.query.text
+        held = [key for key in suspicion.keys if holds_value(key)]
+        return bool(held) and all(
+            is_written(key, text) and not is_refused(self.drafts.describe(suspicion.relation, key))
+            for key in held
+        )
+
+    def _rewritten(self, hit: Hit, first: Advice) -> Advised:
+        """Return a rewrite with the index that serves the statement once it is rewritten."""
+        suspicion = hit.suspicion
+        # One whose key holds a value does not come here.
+        key = Key(suspicion.shown_keys[0], suspicion.comparison.column, suspicion.operator_class)
+        shape = Shape((key,), suspicion.method, extension=suspicion.extension)
+        index = self.drafts.candidate(suspicion.relation, shape)
+        if is_covered(index):
+            return Advised((first,))
+        verdict = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
+        return Advised((first, self.case.index_advice(index, verdict, None)))
+
+    def _searches(self, hits: Sequence[Hit]) -> Iterator[_Search]:
+        """Yield the statement with its hits, and the check of each foreign key with its own."""
+        own = tuple(hit for hit in hits if hit.suspicion.scans)
+        if own:
+            asked = accesses(self.case.plan, self.case.schema)
+            yield _Search(self.case.query, tuple(map(self._without_values, asked)), own)
+        for hit in hits:
+            suspicion = hit.suspicion
+            if not suspicion.scans:
+                access = reference_access(suspicion.relation, suspicion.keys)
+                yield _Search(reference_query(suspicion), (access,), (hit,))
+
+    def _without_values(self, access: Access) -> Access:
+        """Leave out the conditions whose value has changed: a partial index holds one value."""
+        kept = [text for text in access.conditions if mask(text) not in self.case.varying]
+        return replace(access, conditions=tuple(kept))
+
+    def _on(self, search: _Search) -> list[Answer]:
+        """Return the answer to each hit of a search."""
+        guesses = [self.drafts.best_guess(hit, search.accesses, search.hits) for hit in search.hits]
+        answered = list(zip(search.hits, guesses, strict=True))
+        candidates: list[Candidate] = []
+        if self.case.verify != VERIFY_OFF and any(not hit.small for hit in search.hits):
+            candidates = self.drafts.candidates(search.accesses, search.hits)
+        try:
+            with self.case.trials(search.query, [*candidates, *filter(None, guesses)]) as trials:
+                self.tried = True
+                chosen = self._choose(trials, search, candidates)
+                return [self._answer(trials, chosen, hit, guess) for hit, guess in answered]
+        except (whatif.Untestable, whatif.Blocked) as error:
+            reason, blocked = why_untested(error)
+            return [self._untested(hit, guess, reason, blocked=blocked) for hit, guess in answered]
+
+    def _choose(
+        self, trials: whatif.Trials, search: _Search, candidates: Sequence[Candidate]
+    ) -> _Chosen | None:
+        """Return the smallest set of candidates that is nearly the best, None if none is used."""
+        if not candidates:
+            return None
+        known = self.case.known([access.relation for access in search.accesses])
+        before = full_cost(trials.before, search.hits)
+        attempt = smallest_set(candidates, known, trials.attempt, before)
+        attempt = self._with_invalid(attempt, trials)
+        if not attempt.used:
+            return None
+        guess = not all(trials.is_measured(index) for index in attempt.used)
+        return _Chosen(attempt, before, guess, self._serving(attempt.used, search.hits))
+
+    def _serving(
+        self, used: Sequence[Candidate], hits: Sequence[Hit]
+    ) -> dict[int, list[Candidate]]:
+        """Return which indexes serve each hit, by its id(), as far as there are any.
+
+        One that serves no hit by itself comes with the first.
+        """
+        serving = {
+            id(hit): [index for index in used if self.drafts.serves(index, hit)]
+            for hit in hits
+            if not hit.small
+        }
+        # What serves a certain hit proves nothing of a doubtful one beside it.
+        certain = {index for hit in hits if hit.doubt is None for index in serving.get(id(hit), [])}
+        for hit in hits:
+            if hit.doubt is not None and certain.issuperset(serving.get(id(hit), [])):
+                serving.pop(id(hit), None)
+        serving = {hit: indexes for hit, indexes in serving.items() if indexes}
+        if serving:
+            owned = {index for indexes in serving.values() for index in indexes}
+            next(iter(serving.values())).extend(index for index in used if index not in owned)
+        return serving
+
+    def _with_invalid(self, attempt: Attempt, trials: whatif.Trials) -> Attempt:
+        """Put invalid indexes that exist in the place of candidates that would be the same."""
+        repaired = []
+        for index in attempt.used:
+            invalid = invalid_index(index)
+            if invalid is not None:
+                keys = tuple(column_key(index.relation, name) for name in invalid.keys)
+                plain = all(index.relation.column(name) for name in invalid.keys)
+                index = replace(index, keys=keys if plain else index.keys, include=())
+            repaired.append(index)
+        if repaired == list(attempt.used):
+            return attempt
+        return trials.attempt(list(dict.fromkeys(repaired)))
+
+    def _answer(
+        self, trials: whatif.Trials, chosen: _Chosen | None, hit: Hit, guess: Candidate | None
+    ) -> Answer:
+        """Return what is advised on a hit, from the chosen set or with an index of its own."""
+        if hit.small or chosen is None:
+            return self._on_its_own(trials, hit, guess)
+        much = hit.most_pass or passes_much(trials.before, hit)
+        wanted = MIN_SAVING_IN_DOUBT if much else MIN_SAVING
+        worth = chosen.is_worth(wanted, hit)
+        serving = chosen.serving.get(id(hit), [])
+        if not serving:
+            refused = guess is not None and guess.method != "btree" and guess in trials.refused
+            if refused or not worth:
+                return self._on_its_own(trials, hit, guess)
+            return Declined(say(_BETTER, others=[index.shown for index in chosen.attempt.used]))
+        method, guessed = trials.method, chosen.guess
+        if worth:
+            verdict = verified(
+                hit.suspicion, trials.before, chosen.attempt, method=method, guess=guessed
+            )
+            answer = advised(self.case, serving, verdict, trials)
+            return replace(answer, indexes=tuple(serving))
+        verdict = too_little(
+            chosen.before, chosen.attempt.cost, wanted, method=method, guess=guessed
+        )
+        if guessed and hit.doubt is None:
+            return advised(self.case, serving, verdict, trials)
+        return rejected(self.case, serving[0], verdict, trials)
+
+    def _on_its_own(self, trials: whatif.Trials, hit: Hit, guess: Candidate | None) -> Answer:
+        """Return what the planner does with the index for one hit that no chosen index serves."""
+        if hit.doubt is not None or guess is None:
+            return _without_proof(hit)
+        attempt = trials.attempt([guess])
+        if (refusal := trials.refused.get(guess)) is not None:
+            if isinstance(refusal, whatif.TooLong):
+                return Declined(str(refusal))
+            if isinstance(refusal, whatif.NotImmutable):
+                return self._not_immutable(hit)
+            return self._untested(hit, guess, str(refusal))
+        trial = Trial(
+            trials.method,
+            attempt,
+            trials.attempt([guess], seqscan=False),
+            trials.is_measured(guess),
+            trials.alone(guess, hit.suspicion),
+        )
+        answer = verdict_on_one(trial, hit.suspicion, small=hit.small)
+        if isinstance(answer, Declined):
+            return answer
+        if answer.status is VerdictStatus.REJECTED and _is_plain(guess):
+            # Nothing about a plain column could be misread: the comparison is not indexable.
+            return Declined(_NOT_INDEXABLE)
+        return advised(self.case, [guess], answer, trials)
+
+    def _not_immutable(self, hit: Hit) -> Answer:
+        facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])
+        facts = replace(facts, volatility=Volatility.STABLE, reason=_NOT_IMMUTABLE)
+        return Advised((rewrite(hit, facts, self.case.mapped(hit.suspicion.relation)),))
+
+    def _untested(
+        self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False
+    ) -> Answer:
+        """Return the index that would serve, with the reason why the planner was not asked."""
+        if hit.doubt is not None or guess is None or is_covered(guess):
+            return _without_proof(hit)
+        facts = [self.drafts.describe(guess.relation, key) for key in hit.suspicion.keys]
+        unknown = [fact.reason for fact in facts if fact.volatility is Volatility.UNKNOWN]
+        if _COLLATE.search(self.case.query.text):
+            reason = say(_COLLATED, reason=reason)
+        if unknown:
+            reason = say(_UNKNOWN, unknown=unknown[0], reason=reason)
+        missing = self.drafts.extension(guess.extension).missing if guess.extension else ""
+        verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
+        return advised(self.case, [guess], verdict, blocked=blocked)
+
+
+def _without_proof(hit: Hit) -> Declined:
+    """Return why nothing is advised on a hit that no trial confirms."""
+    if hit.doubt is not None:
+        return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
+    return Declined(_FEW_LEFT)
+
+
+def _is_plain(index: Candidate) -> bool:
+    return index.on_columns and not any(key.operator_class for key in index.keys)

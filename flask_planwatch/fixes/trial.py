@@ -1,0 +1,114 @@
+"""Tries one index for a statement, and advises it only if the plan with it shows what it is for.
+
+Of two that are nearly as good, the one that other statements need as well is advised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ..finding import Verdict, VerdictStatus
+from ..indexes.candidate import Candidate
+from ..indexes.proposal import remark
+from ..indexes.search import Attempt, shared_indexes, shared_limit
+from ..indexes.verdict import Advised, Answer, Declined, full_cost
+from ..plan.evidence import Hit
+from ..plan.tree import Plan
+from ..plan.wording import say, sentences
+from ..server import whatif
+from .case import Case
+
+#: Given the plan before and the attempt with the index in place, returns what changed in the plan,
+#: a line each; nothing if the index did not do what it is for.
+Proof = Callable[[Plan, Attempt], tuple[str, ...]]
+
+LOCKED = "the table was locked, most likely by the request's own transaction"
+
+_DECLINED = "{index}: {reason}"
+
+_USED = "the planner used the index"
+_NOT_USED = "the planner did not use the index"
+_NO_CHANGE = "the plan stayed as it is"
+
+
+def try_index(case: Case, hit: Hit, index: Candidate, proof: Proof) -> Answer:
+    """Return an index as advice with the planner's verdict, Declined if it does not help.
+
+    It may be another index that is proposed or declared already, or could replace such a one, if
+    that is as good for the hit. A lower cost alone proves nothing. Raises ServerError if the
+    connection fails.
+    """
+    indexes = [index, *shared_indexes(index, case.known([index.relation]))]
+    try:
+        with case.trials(case.query, indexes) as trials:
+            return _tried(case, hit, indexes, proof, trials)
+    except (whatif.Untestable, whatif.Blocked) as error:
+        reason, blocked = why_untested(error)
+        return advised(case, [index], Verdict(VerdictStatus.UNTESTED, reason), blocked=blocked)
+
+
+def why_untested(error: whatif.Untestable | whatif.Blocked) -> tuple[str, bool]:
+    """Return why something could not be tried, and whether a lock kept it from that."""
+    blocked = isinstance(error, whatif.Blocked)
+    return (LOCKED if blocked else str(error)), blocked
+
+
+def advised(
+    case: Case,
+    indexes: Sequence[Candidate],
+    verdict: Verdict,
+    trials: whatif.Trials | None = None,
+    *,
+    blocked: bool = False,
+) -> Advised:
+    """Return indexes as advice with one verdict."""
+    return Advised(
+        tuple(case.index_advice(index, verdict, trials) for index in indexes),
+        blocked=blocked,
+        remark=sentences(*(remark(index, case.mapped(index.relation)) for index in indexes)),
+    )
+
+
+def rejected(case: Case, index: Candidate, verdict: Verdict, trials: whatif.Trials) -> Declined:
+    """Return that nothing is advised, with the index that was tried and the reason against it."""
+    verdict = replace(verdict, status=VerdictStatus.REJECTED)
+    advice = case.index_advice(index, verdict, trials)
+    return Declined(say(_DECLINED, index=advice.summary, reason=verdict.reason), advice)
+
+
+def _tried(
+    case: Case, hit: Hit, indexes: Sequence[Candidate], proof: Proof, trials: whatif.Trials
+) -> Answer:
+    """Return the answer with the first of the indexes, or with another that is nearly as good."""
+    index, *shared = indexes
+    attempt = trials.attempt([index])
+    if (refusal := trials.refused.get(index)) is not None:
+        if isinstance(refusal, whatif.TooLong | whatif.NotImmutable):
+            return Declined(str(refusal))
+        return advised(case, [index], Verdict(VerdictStatus.UNTESTED, str(refusal)))
+    lines = _lines(proof, trials, attempt)
+    limit = shared_limit(attempt.cost, full_cost(trials.before, [hit]))
+    for other in shared if lines else ():
+        tried = trials.attempt([other])
+        other_lines = _lines(proof, trials, tried)
+        if other_lines and tried.cost <= limit:
+            index, attempt, lines = other, tried, other_lines
+            break
+    verdict = Verdict(
+        VerdictStatus.VERIFIED,
+        _USED if lines else _NO_CHANGE if attempt.used else _NOT_USED,
+        cost_before=trials.before.total_cost,
+        cost_after=attempt.cost,
+        guess=bool(lines) and not trials.is_measured(index),
+        method=trials.method,
+        proof=lines,
+    )
+    if not lines:
+        return rejected(case, index, verdict, trials)
+    return replace(advised(case, [index], verdict, trials), indexes=(index,))
+
+
+def _lines(proof: Proof, trials: whatif.Trials, attempt: Attempt) -> tuple[str, ...]:
+    """Return what an attempt proves, nothing if the planner did not use the index."""
+    return proof(trials.before, attempt) if attempt.used else ()

@@ -1,0 +1,36 @@
+"""VACUUM, where dead rows are read, or pages only to see whether their rows are visible."""
+
+from __future__ import annotations
+
+from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..indexes.verdict import Advised, Answer
+from ..plan.evidence import Hit
+from ..plan.wording import say
+from .case import Case
+
+_NOT_TRIED = "VACUUM runs outside transactions, so that it cannot be tried and rolled back"
+
+_EXPLANATION = (
+    "About {dead:number} rows were deleted or replaced and are still there, and {hidden:number} of "
+    "{pages:number} pages are not marked as visible to all. Autovacuum does this by itself once a "
+    "fifth of the rows has changed (autovacuum_vacuum_scale_factor, "
+    "autovacuum_vacuum_insert_scale_factor), which a large table reaches late: a lower share can "
+    "be set for it with ALTER TABLE … SET (…). If VACUUM changes nothing, an old transaction, a "
+    "prepared one or a replication slot keeps it from doing so."
+)
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return VACUUM of the table that a hit is about, with what it would clear up."""
+    relation = hit.suspicion.relation
+    ddl = f"VACUUM (ANALYZE) {relation.display}"
+    leaves = case.schema.leaves(relation)
+    explanation = say(
+        _EXPLANATION,
+        dead=sum(leaf.activity.dead for leaf in leaves),
+        hidden=sum(max(leaf.pages - leaf.visible_pages, 0) for leaf in leaves),
+        pages=sum(leaf.pages for leaf in leaves),
+    )
+    verdict = Verdict(VerdictStatus.NOT_APPLICABLE, _NOT_TRIED)
+    advice = Advice(AdviceKind.VACUUM, ddl, verdict, ddl=(ddl,), explanation=explanation)
+    return Advised((advice,))

@@ -1,0 +1,266 @@
+"""Makes advice of a chosen index: what to run, what it costs and which indexes it replaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlglot.tokens import TokenType
+
+from ..finding import Advice, AdviceKind, Verdict
+from ..plan.predicate import tokenize
+from ..plan.schema import Index, Relation, Schema
+from ..plan.scrub import LITERALS, is_structural, literal_end
+from ..plan.wording import say, sentences
+from ..runtime.bounded import LEARNT, RecentlyUsed
+from .candidate import Candidate, Key, column_key, quote
+from .cost import cost_of
+from .mapped import DeclaredIndex, MappedTable
+from .render import alembic_execute, alembic_operation, model_and_migration, sqlalchemy_index
+
+_SUPERFLUOUS = "[{indexes:and} would then be superfluous: the new index begins with the same keys.]"
+_ANALYSE = "Run ANALYZE on the table afterwards: an expression has no statistics before."
+_PARTIAL = (
+    "A partial index serves only statements with this literal condition; a prepared statement with "
+    "the value as a parameter cannot use it."
+)
+_INVALID = (
+    "The index {index} exists but is invalid, so PostgreSQL does not use it: a CREATE INDEX "
+    "CONCURRENTLY that failed leaves one behind."
+)
+_MIGRATE = (
+    "The index {index} is declared in {table}, missing in the database: a migration was not run."
+)
+
+#: A cast behind a constant, as PostgreSQL prints it.
+_CAST = re.compile(
+    r"""::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w+(?:\ varying|\ precision)?)
+    (?:\([\d,]+\))?(?:\ with(?:out)?\ time\ zone)?(?:\[\])*""",
+    re.VERBOSE,
+)
+
+#: Statements whose indexes are remembered; the one inspected longest ago goes first.
+MAX_PROPOSALS = 1000
+
+
+class Proposals:
+    """Remembers the indexes that were proposed for each statement of one app and engine.
+
+    `origin` is the identity of a statement and of the line of code that it came from.
+    """
+
+    def __init__(self) -> None:
+        self._indexes: RecentlyUsed[str, tuple[Candidate, ...]] = RecentlyUsed(
+            LEARNT, MAX_PROPOSALS
+        )
+
+    def keep(self, origin: str, indexes: Sequence[Candidate]) -> None:
+        """Remember what was proposed for a statement now, instead of what was before."""
+        if indexes:
+            self._indexes.keep(origin, tuple(indexes))
+        else:
+            self._indexes.pop(origin)
+
+    def others(self, origin: str) -> tuple[Candidate, ...]:
+        """Return what is proposed for other statements, each index once."""
+        kept = [indexes for key, indexes in self._indexes.items() if key != origin]
+        return tuple(dict.fromkeys(index for indexes in kept for index in indexes))
+
+
+def create_index(
+    candidate: Candidate,
+    mapped: MappedTable | None,
+    verdict: Verdict,
+    *,
+    size: int | None,
+    show_values: bool,
+) -> Advice:
+    """Return the advice to create an index, to rebuild an invalid one, or to run a migration.
+
+    `size` is in bytes. With `show_values` the compared values in a partial index's condition are
+    shown everywhere.
+    """
+    note = remark(candidate, mapped)
+    if (invalid := invalid_index(candidate)) is not None:
+        return _reindex(candidate.relation, invalid, verdict, note)
+    if (declared := declared_index(candidate, mapped)) is not None:
+        candidate = replace(candidate, declared=declared, include=declared.include)
+    advice = _rendered(candidate, mapped, verdict, size)
+    predicate = candidate.predicate if show_values else placeholders(candidate.predicate)
+    if predicate != candidate.predicate:
+        hidden = replace(candidate, predicate=predicate, given_name=candidate.name)
+        public = _rendered(hidden, mapped, verdict, size)
+        advice = replace(advice, summary=public.summary, public=public)
+    return replace(advice, explanation=sentences(note, advice.explanation))
+
+
+def invalid_index(candidate: Candidate) -> Index | None:
+    """Return an index that would serve as the candidate does, if it were valid."""
+    found = (
+        index
+        for index in candidate.relation.indexes
+        if not index.valid and _begins_with(index, candidate)
+    )
+    return next(found, None)
+
+
+def declared_index(candidate: Candidate, mapped: MappedTable | None) -> DeclaredIndex | None:
+    """Return the index that the models declare and that the candidate would be.
+
+    It may include more columns than the candidate.
+    """
+    relation = candidate.relation
+    if mapped is None or candidate.predicate or candidate.method != "btree" or not candidate.plain:
+        return None
+    there = {index.name for index in relation.indexes}
+    alike = (
+        index
+        for index in mapped.indexes
+        if index.name not in there
+        and len(index.keys) == len(candidate.keys)
+        and _same_keys(index.keys, candidate)
+        and set(candidate.include) <= set(index.include)
+        and all(map(relation.column, index.include))
+        # There, a constraint that takes an index can be checked at once only.
+        and not (index.timing and relation.partitioned)
+    )
+    return min(alike, key=lambda index: len(index.include), default=None)
+
+
+def as_declared(candidate: Candidate, mapped: MappedTable | None) -> Candidate:
+    """Return a candidate with the included columns that the models declare, if they declare it."""
+    declared = declared_index(candidate, mapped)
+    if declared is None or is_covered(candidate):
+        return candidate
+    return replace(candidate, include=declared.include)
+
+
+def remark(candidate: Candidate, mapped: MappedTable | None) -> str:
+    """Return what a finding says of an index that is invalid, or declared and missing."""
+    if (invalid := invalid_index(candidate)) is not None:
+        return say(_INVALID, index=invalid.name)
+    if (declared := declared_index(candidate, mapped)) is not None:
+        return say(_MIGRATE, index=declared.name, table=declared.table)
+    return ""
+
+
+def placeholders(predicate: str) -> str:
+    """Return a condition with a named placeholder for each compared value.
+
+    `state <> 'retired'::text` becomes `state <> :state_1`. A constant that is part of the
+    structure, such as a JSON key, stays.
+    """
+    reading = tokenize(predicate)
+    pieces, position, name, count = [], 0, "value", 0
+    for index, token in enumerate(reading.tokens):
+        if index and reading.tokens[index - 1].token_type is TokenType.DCOLON:
+            continue
+        if token.token_type not in LITERALS:
+            word = predicate[token.start : token.end + 1].strip('"')
+            if re.fullmatch(r"[a-z_]\w*", word) and not word.isupper():
+                name = word
+        elif token.start >= position and not is_structural(reading, index):
+            count += 1
+            end = literal_end(predicate, token)
+            cast = _CAST.match(predicate, end)
+            pieces += [predicate[position : token.start], f":{name}_{count}"]
+            position = cast.end() if cast else end
+    return "".join([*pieces, predicate[position:]])
+
+
+def _rendered(
+    candidate: Candidate, mapped: MappedTable | None, verdict: Verdict, size: int | None
+) -> Advice:
+    explanation = sentences(
+        cost_of(candidate, size),
+        say(_SUPERFLUOUS, indexes=_superfluous(candidate)),
+        "" if candidate.on_columns else _ANALYSE,
+        _PARTIAL if candidate.predicate else "",
+    )
+    return Advice(
+        AdviceKind.CREATE_INDEX,
+        "; ".join(candidate.ddl),
+        verdict,
+        ddl=candidate.ddl,
+        # What the models declare is not declared twice.
+        sqlalchemy="" if candidate.declared else sqlalchemy_index(candidate, mapped),
+        alembic=alembic_operation(candidate),
+        migration=model_and_migration(candidate, mapped),
+        explanation=explanation,
+        index_bytes=size,
+    )
+
+
+def _reindex(relation: Relation, invalid: Index, verdict: Verdict, note: str) -> Advice:
+    concurrently = "" if relation.partitioned else "CONCURRENTLY "
+    ddl = f"REINDEX INDEX {concurrently}{relation.schema_prefix}{quote(invalid.name)}"
+    alembic = alembic_execute([ddl])
+    return Advice(
+        AdviceKind.CREATE_INDEX, ddl, verdict, ddl=(ddl,), alembic=alembic, explanation=note
+    )
+
+
+def is_covered(candidate: Candidate) -> bool:
+    """Whether an existing index begins with the candidate's keys, so that it is not needed."""
+    return not candidate.predicate and any(
+        index.valid
+        # Of a unique index, nothing but the table's row is left to read.
+        and (index.unique or not candidate.include)
+        and _begins_with(index, candidate)
+        for index in candidate.relation.indexes
+    )
+
+
+def declared_candidates(
+    relation: Relation, schema: Schema, mapped: MappedTable | None
+) -> list[Candidate]:
+    """Return the indexes on plain columns that the models declare and the database lacks."""
+    there = {index.name for index in relation.indexes}
+    found = []
+    for declared in mapped.indexes if mapped else ():
+        if declared.name not in there and all(map(relation.column, declared.keys)):
+            keys = tuple(column_key(relation, name) for name in declared.keys)
+            found.append(as_declared(Candidate(relation, keys, schema, frozenset()), mapped))
+    return found
+
+
+def _superfluous(candidate: Candidate) -> list[str]:
+    """Return the existing indexes that hold nothing that the candidate does not hold as well."""
+    return [
+        index.name
+        for index in candidate.relation.indexes
+        if index.valid
+        and not index.unique
+        and not candidate.predicate
+        and len(index.keys) <= len(candidate.keys)
+        and _is_alike(index, candidate)
+    ]
+
+
+def _begins_with(index: Index, candidate: Candidate) -> bool:
+    return len(index.keys) >= len(candidate.keys) and _is_alike(index, candidate)
+
+
+def _is_alike(index: Index, candidate: Candidate) -> bool:
+    """Whether an existing index of all rows is like the candidate, as far as both have keys."""
+    plain = index.plain and candidate.plain and index.predicate is None
+    return plain and index.method == candidate.method and _same_keys(index.keys, candidate)
+
+
+def _same_keys(keys: Sequence[str], candidate: Candidate) -> bool:
+    """Whether keys are the candidate's, as far as both have some, casts and parentheses aside."""
+    return all(
+        _same_key(candidate.relation, there, key)
+        for there, key in zip(keys, candidate.keys, strict=False)
+    )
+
+
+def _same_key(relation: Relation, there: str, key: Key) -> bool:
+    if key.column is not None or relation.column(there) is not None:
+        return there == key.column
+    return _bare(there) == _bare(key.expression)
+
+
+def _bare(key: str) -> str:
+    return re.sub(r"::[\w ]+|[\s()\"]", "", key).lower()

@@ -1,0 +1,181 @@
+"""Describes a capture and what was found in it as users read it, the statement without values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from ..capture.execution import Capture
+from ..finding import Dismissal, Finding, Inspection, Severity, Skip, Statement
+from ..indexes.verdict import Advised, Declined
+from ..plan.evidence import Hit, Miss
+from ..plan.schema import Schema
+from ..plan.wording import Template, say, sentences
+from ..rules import statement_failed
+from ..statement import fingerprint
+
+#: What is wrong, where in the plan and how much it is, in a few words.
+TITLE = "{what}[ ({much:list})]: {why}"
+
+_ROWS = "{rows:rows}"
+_TOOK = "{took:short_ms}"
+
+#: What a finding rests on: executions, elapsed time, and how far rows are known.
+BASIS = "It ran {calls:times} so far, and took {took:exact_ms} this time[; {guess}]."
+
+_GUESS = Template("the table was never analysed, so that its rows are a guess")
+_NO_PLAN = "There is no plan of it: {reason}."
+_OTHERS = "Found in its plan: {others:semicolon}."
+_OTHER = "{rule} on {table}: {subject}"
+
+#: A statement that took this long, in ms, is critical whatever its share.
+CRITICAL_MS = 1000.0
+
+#: So is one that takes this share of the database time that PlanWatch saw.
+CRITICAL_SHARE = 0.2
+
+#: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
+#: the server and back takes as long.
+NEGLIGIBLE_MS = 1.0
+
+#: A share says something only once there is this much time to have a share of, in ms.
+MEANINGFUL_TOTAL_MS = 1000.0
+
+
+def statement_of(capture: Capture) -> Statement:
+    """Return the captured statement without its values."""
+    return Statement(
+        fingerprint=fingerprint.fingerprint(capture.key, capture.bind or capture.database),
+        text=fingerprint.normalise(capture.key),
+        bind=capture.bind,
+    )
+
+
+def inspection_of(capture: Capture) -> Inspection:
+    """Return the Inspection of a capture, before anything was found."""
+    return Inspection(
+        statement=statement_of(capture),
+        duration_ms=round(capture.duration_ms, 3),
+        location=capture.location,
+        endpoint=capture.endpoint,
+        error=capture.error,
+    )
+
+
+def finding_of(capture: Capture, hit: Hit) -> Finding:
+    """Return a hit as a finding, before any advice."""
+    suspicion = hit.suspicion
+    return Finding(
+        rule=suspicion.rule,
+        severity=_severity(capture, hit),
+        statement=statement_of(capture),
+        relation=suspicion.relation.display,
+        subject=suspicion.shown,
+        problem=hit.problem,
+        title=_title(capture, hit),
+        hint=hit.hint,
+        evidence=hit.evidence,
+        keys=suspicion.shown_keys,
+        scanned=suspicion.scanned,
+        table_rows=hit.rows,
+        location=capture.location,
+        endpoint=capture.endpoint,
+        duration_ms=round(capture.duration_ms, 3),
+        calls=capture.statistics.calls,
+        error=capture.error,
+    )
+
+
+def _title(capture: Capture, hit: Hit) -> str:
+    much = [say(_ROWS, rows=hit.rows)] if hit.rows else []
+    much += [say(_TOOK, took=capture.duration_ms)] if hit.executed else []
+    return say(TITLE, what=hit.what, much=much, why=hit.why)
+
+
+def failures_of(capture: Capture, skip: Skip) -> Iterator[Finding]:
+    """Yield that the statement failed, although there is no plan of it."""
+    if capture.error is None or not capture.failed:
+        return
+    hit = statement_failed.without_plan(capture.error)
+    draft = finding_of(capture, hit)
+    no_plan = say(_NO_PLAN, reason=skip.reason.explanation)
+    yield replace(
+        draft, problem=sentences(draft.problem, basis_of(capture, hit, Schema()), no_plan)
+    )
+
+
+def findings_of(
+    capture: Capture, advised: Sequence[tuple[Hit, Advised]], schema: Schema
+) -> tuple[Finding, ...]:
+    """Return the hits of a statement as findings with their advice, the gravest first."""
+    findings = []
+    for hit, answer in advised:
+        draft = finding_of(capture, hit)
+        problem = sentences(draft.problem, basis_of(capture, hit, schema), answer.remark)
+        findings.append(replace(draft, problem=problem, advice=answer.advice))
+    findings = [with_others(finding, findings) for finding in findings]
+    findings.sort(
+        key=lambda finding: (finding.severity.rank, not finding.advice, -finding.table_rows)
+    )
+    return tuple(findings)
+
+
+def with_others(finding: Finding, findings: list[Finding]) -> Finding:
+    """Return the finding that a statement failed with what else was found in it."""
+    others = [other for other in findings if other.rule != finding.rule]
+    if finding.rule != statement_failed.NAME or not others:
+        return finding
+    named = [
+        say(_OTHER, rule=other.rule, table=other.relation, subject=other.subject)
+        for other in others
+    ]
+    return replace(
+        finding,
+        problem=sentences(finding.problem, say(_OTHERS, others=named)),
+        evidence=finding.evidence | {"findings": [f"{other.rule} {other.id}" for other in others]},
+        advice=others[0].advice,
+    )
+
+
+def _severity(capture: Capture, hit: Hit) -> Severity:
+    if capture.failed or capture.duration_ms >= CRITICAL_MS:
+        return Severity.CRITICAL
+    if hit.small:
+        return Severity.INFO
+    all_total_ms = capture.sampler.total_ms
+    enough = all_total_ms >= MEANINGFUL_TOTAL_MS
+    if enough and capture.statistics.total_ms / all_total_ms >= CRITICAL_SHARE:
+        return Severity.CRITICAL
+    if capture.duration_ms < NEGLIGIBLE_MS and not enough:
+        return Severity.INFO
+    return Severity.WARNING
+
+
+def basis_of(capture: Capture, hit: Hit, schema: Schema) -> str:
+    """Return what a finding rests on."""
+    leaves = schema.leaves(hit.suspicion.relation)
+    known = not hit.suspicion.relation.key or any(leaf.has_statistics for leaf in leaves)
+    return say(
+        BASIS,
+        calls=capture.statistics.calls,
+        took=capture.duration_ms,
+        guess=None if known else _GUESS,
+    )
+
+
+def rejection_of(hit: Hit, declined: Declined) -> Dismissal:
+    """Return why nothing is advised on a hit."""
+    miss = Miss(hit.suspicion, declined.reason, declined.by_parameters)
+    return replace(dismissal_of(miss), rejected=declined.rejected)
+
+
+def dismissal_of(miss: Miss) -> Dismissal:
+    """Return why a suspicion is no finding."""
+    suspicion = miss.suspicion
+    return Dismissal(
+        rule=suspicion.rule,
+        relation=suspicion.relation.display,
+        subject=suspicion.shown,
+        reason=miss.reason,
+        by_parameters=miss.by_parameters,
+    )

@@ -1,0 +1,240 @@
+"""One captured statement, from its plan to its findings. `Inspector._inspect` shows the steps.
+
+plan -> suspect -> evidence -> judge -> advise -> prove
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+from ..capture.execution import Capture
+from ..capture.written import MAX_WRITTEN
+from ..failure import ServerError
+from ..finding import Finding, Inspection, Skip
+from ..fixes.answers import Answers
+from ..fixes.case import Case
+from ..indexes.candidate import Candidate
+from ..indexes.mapped import MappedTable
+from ..indexes.proposal import Proposals
+from ..plan.constants import SeenConstants
+from ..plan.evidence import Evidence, Hit
+from ..plan.memory import forget_plans
+from ..plan.schema import Relation
+from ..plan.scrub import scrub_plan
+from ..plan.tree import Plan
+from ..runtime.bounded import LEARNT, RecentlyUsed
+from ..runtime.pause import give_way
+from ..server.explain import Query
+from ..server.session import Session
+from ..server.transaction import NO_SERVER
+from ..settings import Settings
+from .calibration import CostCalibration
+from .detail import Detail, Preparable, detail_of
+from .findings import failures_of, finding_of, findings_of, inspection_of, statement_of
+from .gathering import Gathering
+from .judging import judge, suspicions
+from .known import Knowledge
+from .planning import Planner, query_of
+from .preparable import preparable
+from .result import Result, result_of
+
+#: Statements whose form without values is remembered, as many as there are findings.
+MAX_PREPARABLE = 1000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An inspection, and why it is worth another try.
+
+    `blocked`: a lock kept it from proving its advice. `no_server`: the server did not answer.
+    `detail` is only for the panel of the request.
+    """
+
+    inspection: Inspection
+    detail: Detail | None = None
+    blocked: bool = False
+    no_server: bool = False
+
+
+class Inspector:
+    """Inspects captures of one app and engine.
+
+    `mapped_table` returns how the app's code names a table, and must not touch the database.
+    `may_analyse` takes one run from the budget for EXPLAIN ANALYZE.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        session: Session,
+        calibration: CostCalibration,
+        mapped_table: Callable[[Capture, Relation], MappedTable | None],
+        may_analyse: Callable[[], bool],
+    ) -> None:
+        self.settings = settings
+        self.session = session
+        self.mapped_table = mapped_table
+        self.may_analyse = may_analyse
+        self.calibration = calibration
+        self.constants = SeenConstants()
+        self._start_anew()
+
+    def inspect(self, capture: Capture) -> Outcome:
+        """Return the outcome for a capture; a Skip if the server could not explain it.
+
+        Raises nothing that the server, the connection or the plan may cause.
+        """
+        try:
+            return self._inspect(capture)
+        except ServerError as error:
+            skip = Skip(error.reason, error.detail)
+            return self.skip(capture, skip, tuple(failures_of(capture, skip)))
+        finally:
+            forget_plans()
+
+    def _inspect(self, capture: Capture) -> Outcome:
+        if self._forgotten:
+            self._start_anew()
+        query = query_of(capture)
+        plan = self.planner.plan(capture, query)
+        origin = _origin(capture)
+        proposed = self.proposals.others(origin)
+        known = self.known.look_up(capture, plan, origin, proposed)
+        evidence, result = known.evidence, known.result
+        if result is None:
+            suspected = suspicions(plan, evidence.schema, evidence.varying)
+            gathering = self._gathering(capture, query)
+            judged = judge(suspected, evidence, gathering.gather)
+            hits = [hit for hit in judged.hits if not self._ignores(capture, hit)]
+            case = self._case(capture, query, judged.evidence, proposed)
+            # Each answer is advice with its proof, or why nothing is advised.
+            answered = self.answers.on(case, hits)
+            result = result_of(judged, answered, gathering.unanswered)
+            self.known.results.keep(known.key, result)
+        give_way()
+        self.proposals.keep(origin, result.chosen)
+        inspection = self._inspection(capture, evidence, result)
+        detail = self._detail(query, plan) if capture.shown else None
+        is_complete = detail is not None and 0 < len(detail.statement) <= MAX_WRITTEN
+        if capture.listed and (inspection.findings or not is_complete):
+            self._prepare(capture, query)
+        return Outcome(inspection, detail, blocked=result.blocked)
+
+    def skip(self, capture: Capture, skip: Skip, findings: tuple[Finding, ...] = ()) -> Outcome:
+        """Return the outcome for a capture that was not planned."""
+        inspection = replace(inspection_of(capture), skip=skip, findings=findings)
+        return Outcome(inspection, no_server=skip.reason in NO_SERVER)
+
+    def fingerprint(self, capture: Capture) -> str:
+        """Return the identity of a captured statement."""
+        return statement_of(capture).fingerprint
+
+    def preparable(self, fingerprint: str) -> Preparable | None:
+        """Return how a statement is copied without its values. Safe to call from any thread."""
+        known = self._preparable.get(fingerprint)
+        return None if known is None else known[1]
+
+    def forget(self) -> None:
+        """Forget all that is remembered before the next inspection. Safe to call from any thread.
+
+        Only which constants have changed is kept: what was seen to be a value is never shown again.
+        """
+        self._preparable.clear()
+        self._forgotten = True
+
+    def _start_anew(self) -> None:
+        self._forgotten = False
+        self.planner = Planner(self.session)
+        self.known = Knowledge(self.settings, self.session, self.calibration, self.constants)
+        self.answers = Answers()
+        #: How statements are copied without their values, by fingerprint, with the hash of the
+        #: text. It is filled in debug mode only: the constants of the texts are in it.
+        self._preparable: RecentlyUsed[str, tuple[int, Preparable]] = RecentlyUsed(
+            LEARNT, MAX_PREPARABLE
+        )
+        #: What is proposed for the statements of this engine.
+        self.proposals = Proposals()
+        self.session.literal_only.clear()
+
+    def _gathering(self, capture: Capture, query: Query) -> Gathering:
+        return Gathering(
+            self.session,
+            capture,
+            query,
+            self.planner.refusals,
+            self.settings.analyze,
+            self.may_analyse,
+        )
+
+    def _case(
+        self,
+        capture: Capture,
+        query: Query,
+        evidence: Evidence,
+        proposed: tuple[Candidate, ...],
+    ) -> Case:
+        return Case(
+            session=self.session,
+            verify=self.settings.verify,
+            show_values=self.settings.show_parameters,
+            query=query,
+            evidence=evidence,
+            mapped=cache(partial(self.mapped_table, capture)),
+            varying=evidence.varying,
+            proposed=proposed,
+        )
+
+    def _ignores(self, capture: Capture, hit: Hit) -> bool:
+        """Whether PLANWATCH_IGNORE names what a hit would be reported as."""
+        finding, table = finding_of(capture, hit), hit.suspicion.relation
+        # With its schema also where the search path finds it: an entry may name both.
+        schema = table.schema.replace('"', '""')
+        relation = f'"{schema}".{table.quoted_name}' if schema else finding.relation
+        return self.settings.ignores(finding.rule, relation, finding.subject, finding.id)
+
+    def _inspection(self, capture: Capture, evidence: Evidence, result: Result) -> Inspection:
+        """Return a result with what this execution took, without values."""
+        findings = findings_of(capture, result.advised, evidence.schema)
+        give_way()
+        plan = evidence.plan
+        shown = plan if self.settings.show_parameters else scrub_plan(plan, evidence.varying)
+        give_way()
+        return replace(
+            inspection_of(capture),
+            plan=shown,
+            findings=findings,
+            dismissals=result.dismissals,
+            served=result.served,
+            judged=result.settled,
+            unanswered=result.unanswered,
+        )
+
+    def _prepare(self, capture: Capture, query: Query) -> None:
+        """Remember how to copy a statement without its values."""
+        fingerprint, text = self.fingerprint(capture), hash(query.text)
+        known = self._preparable.get(fingerprint)
+        if known is not None and known[0] == text:
+            return
+        names = capture.preparation.names if capture.preparation else None
+        with suppress(ServerError):
+            form = preparable(self.session, query, self.session.driver, names)
+            self._preparable.keep(fingerprint, (text, form))
+        give_way()
+
+    def _detail(self, query: Query, plan: Plan) -> Detail | None:
+        """Return the statement and its plan with their values."""
+        try:
+            with self.session.transaction() as transaction:
+                written = query.written(transaction)
+        except ServerError:
+            written = ""
+        give_way()
+        return detail_of(written, plan)
+
+
+def _origin(capture: Capture) -> str:
+    """Return the identity of a statement and of the line of code that it came from."""
+    return f"{statement_of(capture).fingerprint} {capture.location}"

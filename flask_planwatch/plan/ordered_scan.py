@@ -1,0 +1,143 @@
+"""Indexes that are read in their order until a LIMIT has its rows, and what is discarded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .access import EQUAL, sort_terms
+from .comparison import Comparison, comparisons, key_of
+from .figures import MAX_USEFUL_SHARE
+from .predicate import bare
+from .schema import Index, Relation, Schema
+from .tree import Node, Plan
+
+#: Steps that return the rows of the step below them in its order, as they are asked for.
+_KEEPS_ORDER = frozenset({"Result", "LockRows", "Subquery Scan", "ProjectSet", "Unique"})
+_KEEPS_ORDER |= {"Incremental Sort", "Gather Merge"}
+
+#: Steps that do so with the partitions of a table.
+_PARTS = frozenset({"Append", "Merge Append"})
+
+#: Joins that return rows in the order of their outer side, as they are asked for.
+_JOINS = frozenset({"Nested Loop", "Merge Join"})
+
+_INDEX_SCANS = frozenset({"Index Scan", "Index Only Scan"})
+
+
+@dataclass(frozen=True)
+class OrderedScan:
+    """A LIMIT whose rows come from an ordered index scan of a table with `entries` rows.
+
+    `scans` are its nodes, one for each partition; `relation` is the table that a person would name.
+    `order` are the columns and expressions by which the rows are asked for, as SQL. `equal` are the
+    predicates that the index answers by one value, `filtered` those that are tested on each entry
+    that is read. `joins` are the joins above the scan, which may discard rows as well.
+    """
+
+    limit: Node
+    scans: tuple[Node, ...]
+    relation: Relation
+    index: Index
+    entries: float
+    order: tuple[str, ...]
+    equal: tuple[Comparison, ...]
+    filtered: tuple[Comparison, ...]
+    joins: tuple[Node, ...]
+
+    @property
+    def source(self) -> Node:
+        """The step that the LIMIT stops."""
+        return self.limit.children[0]
+
+    @property
+    def share(self) -> float:
+        """Which part of the index PostgreSQL expects to read, as if rows were evenly spread."""
+        whole = self.source.total_cost - self.source.startup_cost
+        part = self.limit.total_cost - self.source.startup_cost
+        return min(max(part / whole, 0.0), 1.0) if whole > 0 else 1.0
+
+    @property
+    def passing(self) -> float:
+        """How many of the entries are expected to become a row of the result, as a share."""
+        return self.source.rows / self.entries if self.entries > 0 else 1.0
+
+    @property
+    def join_drops(self) -> bool:
+        """Whether a join, more than a condition on the table itself, discards rows."""
+        found = sum(scan.rows for scan in self.scans)
+        return bool(self.joins) and self.source.rows <= found * MAX_USEFUL_SHARE
+
+
+def ordered_scans(plan: Plan, schema: Schema) -> list[OrderedScan]:
+    """Return the ordered index scans in which a condition or a join may discard rows."""
+    limits = [node for node in plan.nodes if node.type == "Limit" and node.children]
+    if not limits:
+        return []
+    compared: dict[int, list[Comparison]] = {}
+    for comparison in comparisons(plan, schema):
+        if comparison.node is comparison.scan:
+            compared.setdefault(id(comparison.scan), []).append(comparison)
+    found = filter(None, (_ordered_scan(limit, schema, compared) for limit in limits))
+    return [
+        ordered
+        for ordered in found
+        if ordered.joins or any(scan.condition("Filter") is not None for scan in ordered.scans)
+    ]
+
+
+def _ordered_scan(
+    limit: Node, schema: Schema, compared: Mapping[int, list[Comparison]]
+) -> OrderedScan | None:
+    node, joins, wanted = limit.children[0], list[Node](), tuple[str, ...]()
+    while node.children and (node.type in _KEEPS_ORDER or node.type in _JOINS):
+        if node.type in _JOINS:
+            joins.append(node)
+        elif node.type == "Incremental Sort":
+            wanted = wanted or _plain_order(node)
+        node = node.children[0]
+    scans = node.children if node.type in _PARTS else (node,)
+    relations = [schema.get(scan.qualified_relation) for scan in scans]
+    first = relations[0] if relations else None
+    if first is None or any(scan.type not in _INDEX_SCANS for scan in scans):
+        return None
+    if any(relation is None or relation.root != first.root for relation in relations):
+        return None
+    index = first.index(scans[0].index)
+    if index is None or index.method != "btree":
+        return None
+    own = [comparison for scan in scans for comparison in compared.get(id(scan), ())]
+    equal = [test for test in own if test.kind == "Index Cond" and test.operator in EQUAL]
+    fixed = {key_of(test.operand, first) for test in equal}
+    keys = wanted or [bare(first.quoted_column(key)) for key in index.keys]
+    order = tuple(key for key in keys if key not in fixed)
+    if not order:
+        return None
+    return OrderedScan(
+        limit,
+        tuple(scans),
+        schema.root(first),
+        index,
+        sum(relation.rows for relation in relations if relation is not None),
+        order,
+        _once(equal),
+        _once(test for test in own if test.kind == "Filter"),
+        tuple(joins),
+    )
+
+
+def _plain_order(node: Node) -> tuple[str, ...]:
+    """Return what rows are sorted by if an index without directions has that order, else nothing.
+
+    Such an index can be read backward as a whole.
+    """
+    terms = sort_terms(node)
+    # PostgreSQL puts NULLs last, and first in descending order.
+    directions = {(term.descending, term.nulls_first) for term in terms}
+    plain = directions in ({(False, False)}, {(True, True)})
+    return tuple(term.operand.without_alias() for term in terms) if plain else ()
+
+
+def _once(found: Iterable[Comparison]) -> tuple[Comparison, ...]:
+    """Return each predicate once, whichever partition it was tested on."""
+    return tuple({comparison.condition: comparison for comparison in found}.values())

@@ -1,0 +1,168 @@
+"""The line at the start, which says what is watched, and warnings of settings without effect.
+
+All of it runs on PlanWatch's thread. The server is asked on PlanWatch's own connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine import URL
+
+from ..failure import ServerError
+from ..finding import SkipReason
+from ..runtime.interruption import DRIVERS
+from ..server.session import Session, database_name
+from ..settings import AT_START, PREFIX, SETTINGS, Settings, close_to, given_in, read_usable
+
+if TYPE_CHECKING:
+    from ..server.description import Description
+
+#: What the engine without a bind key is called.
+DEFAULT = "default"
+
+#: What an engine has to be.
+NEEDED = f"PostgreSQL through {', '.join(DRIVERS[:-1])} or {DRIVERS[-1]}"
+
+#: Why a server was not asked, if the application left first.
+_CLOSED = "the app closed its connections before PlanWatch could ask the server"
+
+
+@dataclass(frozen=True)
+class Server:
+    """An engine as people name it, and its server, or why that did not answer."""
+
+    name: str
+    driver: str
+    description: Description | None
+    problem: str = ""
+
+    def answer(self, verify: str) -> str:
+        """How indexes are tried on it, or why they are not."""
+        return self.problem if self.description is None else self.description.proof(verify)
+
+    def shown(self, answer: str) -> str:
+        """Return its part of the line at the start, with this answer."""
+        version = f"PostgreSQL {self.description.version}" if self.description else ""
+        return f"{self.name} ({', '.join(filter(None, (self.driver, version, answer)))})"
+
+
+def introduce(name: str, driver: str, session: Session) -> Server:
+    """Ask the server of an engine what it is; on PlanWatch's thread."""
+    from ..server.description import describe
+
+    try:
+        return Server(name, driver, describe(session))
+    except ServerError as error:
+        why = _CLOSED if error.reason is SkipReason.UNWATCHED else error.reason.explanation
+        detail = f": {error.detail}" if error.detail else ""
+        return Server(name, driver, None, f"{why}{detail}")
+
+
+def introduction(servers: Sequence[Server], left_alone: Mapping[str, str], verify: str) -> str:
+    """Return the line at the start; `left_alone` has the dialects of other engines by their name.
+
+    Each reason is in it only once.
+    """
+    names = sorted(left_alone, key=lambda name: name != DEFAULT)
+    others = ", ".join(f"{name} ({left_alone[name]})" for name in names)
+    if servers:
+        count = f"{len(servers)} {'engine' if len(servers) == 1 else 'engines'}"
+        line = f"PlanWatch watches {count}: {', '.join(_shown(servers, verify))}."
+        return f"{line} Not watched: {others}." if others else line
+    if others:
+        verb = "is" if len(names) == 1 else "are"
+        return f"PlanWatch watches nothing: {others} {verb} not {NEEDED}."
+    return (
+        "PlanWatch watches nothing: the app has no engine of Flask-SQLAlchemy, and none was given "
+        "to planwatch.watch(engine)."
+    )
+
+
+def _shown(servers: Sequence[Server], verify: str) -> Iterator[str]:
+    """Yield the parts of the servers; a reason that was given before is only referred to."""
+    first: dict[str, str] = {}
+    for server in servers:
+        answer = server.answer(verify)
+        name = first.setdefault(answer, server.name)
+        what, colon, _ = answer.partition(": ")
+        repeats = colon and name != server.name
+        yield server.shown(f"{what}, as for {name}" if repeats else answer)
+
+
+def late_settings(config: Mapping[Any, Any], start: Settings, used: Settings) -> list[str]:
+    """Return what is wrong with settings that were made after init_app.
+
+    `start` are the settings of init_app, `used` those of the first use.
+    """
+    given = given_in(config)
+    now, refused = read_usable(config, debug=False, testing=False)
+    problems = [f"{error} It was set after init_app and has no effect." for error in refused]
+    wrong = {str(error).partition(" ")[0] for error in refused}
+    for setting in SETTINGS:
+        name = setting.name.lower()
+        kept = getattr(start if setting.name in AT_START else used, name)
+        if setting.key in given and setting.key not in wrong and getattr(now, name) != kept:
+            problems.append(
+                f"{setting.key} was set too late to have an effect: set it before init_app."
+            )
+    return problems
+
+
+def unused_urls(
+    settings: Settings,
+    binds: Iterable[str | None],
+    used: Iterable[Any],
+    left_alone: Mapping[str, str],
+) -> list[str]:
+    """Return which entries of PLANWATCH_DATABASE_URL no engine can use.
+
+    `binds` are the keys of all engines, `used` the URLs that are connected to; `left_alone` has the
+    dialects of the engines that are not watched, by their name.
+    """
+    urls = settings.database_url or {}
+    known, taken = set(binds), list(used)
+    problems = []
+    for bind, url in urls.items():
+        if any(url is used_url for used_url in taken):
+            continue
+        named = "the default engine" if bind is None else f"the bind {bind!r}"
+        if bind in known:
+            if dialect := left_alone.get(DEFAULT if bind is None else bind):
+                problems.append(
+                    f"{PREFIX}DATABASE_URL applies to nothing: {named} ({dialect}) is not {NEEDED}."
+                )
+            continue
+        names = [key for key in known if key is not None]
+        close = close_to(str(bind), names)
+        meant = f": did you mean {close!r}?" if close and bind is not None else "."
+        problems.append(f"{PREFIX}DATABASE_URL has a URL for {named}, which does not exist{meant}")
+    return problems
+
+
+def other_databases(engines: Iterable[tuple[str, URL | None, Session]]) -> list[str]:
+    """Return which engines' PLANWATCH_DATABASE_URL leads to another database; the server is asked.
+
+    An engine is its name, the application's URL and PlanWatch's session.
+    """
+    from ..server.description import other_database
+
+    problems = []
+    for name, url, session in engines:
+        wanted = database_name(url) if url is not None else None
+        if wanted is None:
+            continue
+        try:
+            other = other_database(session, wanted)
+        except ServerError:
+            # Whatever is inspected says why.
+            continue
+        if other:
+            named = "the default engine" if name == DEFAULT else f"the engine {name!r}"
+            problems.append(
+                f"{PREFIX}DATABASE_URL leads to the database {other!r}, but {named} is connected "
+                f"to {wanted!r}. PlanWatch would inspect other tables: use a URL of that database."
+            )
+    return problems

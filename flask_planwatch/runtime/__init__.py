@@ -1,0 +1,1 @@
+"""What all parts use: time, interruptions, bounded memory, pauses."""

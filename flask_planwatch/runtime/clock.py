@@ -1,0 +1,21 @@
+"""The time that passes, also where a test stops or moves the clock.
+
+freezegun, hiro and the like replace `time.monotonic` and `time.perf_counter` in each module that
+has imported them. In such tests, too, PlanWatch's thread must end and a statement become due again.
+So it holds the interpreter's own function where they do not look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from types import BuiltinFunctionType
+
+#: Seconds since some moment in the past. They do not go back, unless the operating system does.
+now: Callable[[], float] = (
+    # Imported while a test has stopped the clock: the operating system has another one.
+    partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, "clock_gettime") and not isinstance(time.perf_counter, BuiltinFunctionType)
+    else partial(time.perf_counter)
+)

@@ -1,0 +1,85 @@
+"""Imports what only an inspection needs, on PlanWatch's thread and at once.
+
+The application starts without it, and does not wait for it. A module that is being imported is
+locked, and in a process that is forked meanwhile it would stay so: the child would wait for it for
+ever. So a fork waits until all is imported.
+
+Where gevent has made greenlets of threads, all requests would stand still meanwhile: there the
+application waits for it when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from importlib import import_module
+
+#: All that is imported later than the package, in one of these or through it.
+_MODULES = (
+    "inspection.inspector",
+    "report.idle_ignores",
+    "rules",
+    "server.builds",
+    "server.client_side",
+    "server.connecting.adoption",
+    "server.connecting.connection",
+    "server.description",
+    "server.server_side",
+)
+
+#: Seconds that a fork waits at most: the import takes less than one.
+_MAX_WAIT = 10.0
+
+
+class _Loading:
+    """Whether all is imported, and what a fork waits for."""
+
+    def __init__(self) -> None:
+        self.is_done = False
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """Replace, in a forked child, a lock that a thread of the parent may hold."""
+        self._lock = threading.RLock()
+        self._is_held = False
+
+    def load(self) -> None:
+        """Import all, unless that is done."""
+        if self.is_done:
+            return
+        package = __package__.rpartition(".")[0]
+        with self._lock:
+            for name in _MODULES:
+                import_module(f"{package}.{name}")
+            import_module(f"{package}.rules").modules()
+            self.is_done = True
+
+    def wait(self) -> None:
+        """Wait, before a fork, until nothing is being imported."""
+        self._is_held = self._lock.acquire(timeout=_MAX_WAIT)
+
+    def go_on(self) -> None:
+        """Let imports begin again, in the process that was forked from."""
+        if self._is_held:
+            self._is_held = False
+            self._lock.release()
+
+
+def threads_are_greenlets() -> bool:
+    """Whether gevent has replaced the threads of this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+_loading = _Loading()
+
+#: Imports all that only an inspection needs, unless that is done.
+load = _loading.load
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_loading.wait,
+        after_in_parent=_loading.go_on,
+        after_in_child=_loading.renew_lock,
+    )

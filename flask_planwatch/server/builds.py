@@ -1,0 +1,197 @@
+"""Tries indexes and statistics by creating them in a transaction that is rolled back.
+
+That locks out writers while it lasts, so it is done only if PLANWATCH_VERIFY is "build".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from ..failure import ServerError
+from ..indexes.candidate import Candidate
+from ..indexes.search import Attempt
+from ..plan.schema import Relation, Schema
+from ..plan.tree import Plan
+from ..runtime.clock import now
+from . import enabling
+from .explain import Query
+from .hypopg import without_hypopg
+from .session import Session
+from .transaction import NO_SERVER, Transaction
+from .whatif import BUILD, PREFIX, Blocked, Trials, Untestable, raise_unless_refused
+
+#: The time for all builds of one statement, in ms: enough for some million rows, as a development
+#: database has. What takes longer is reported as untested.
+BUILD_TIMEOUT_MS = 20_000
+
+
+@contextmanager
+def on_builds(
+    session: Session,
+    query: Query,
+    schema: Schema,
+    expressions: Sequence[tuple[Relation, str]],
+    extensions: Sequence[str],
+) -> Iterator[Trials]:
+    """Yield Trials that create indexes for real, and roll everything back at the end.
+
+    `extensions` are created first. Then `expressions` get statistics, so that the costs before and
+    after can be compared. A table that was never analysed gets none: ANALYZE resets counters that
+    no rollback restores, and autovacuum would take the table for analysed. Raises Untestable on a
+    hot standby.
+    """
+    with _writable(session, hypopg=True) as transaction:
+        yield _BuildTrials(transaction, query, schema, expressions, extensions)
+
+
+@contextmanager
+def on_statistics(session: Session) -> Iterator[FreshStatistics]:
+    """Yield a FreshStatistics, and roll everything back at the end.
+
+    Only for tables that have statistics already: see on_builds.
+    """
+    with _writable(session, hypopg=False) as transaction:
+        yield FreshStatistics(transaction)
+
+
+def _writable(session: Session, *, hypopg: bool) -> AbstractContextManager[Transaction]:
+    """Return a transaction that may write; raises Untestable on a hot standby.
+
+    `hypopg` tells whether HypoPG could try the same, which the message then recommends.
+    """
+    with session.transaction() as transaction:
+        ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
+        if standby:
+            missing = without_hypopg(transaction) if hypopg else ""
+            if hypopg and not missing:
+                missing = 'PLANWATCH_VERIFY = "auto" would ask HypoPG'
+            raise Untestable(f"{enabling.STANDBY}; {missing}" if missing else enabling.STANDBY)
+    return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
+
+
+class FreshStatistics:
+    """Analyses tables in one transaction, and shows the plans that result."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def collect(self, relation: Relation, create: str = "") -> None:
+        """Run `create`, a CREATE STATISTICS, if there is one, and analyse the table.
+
+        Raises Blocked if the table is locked, Untestable if the server refuses, and ServerError if
+        the connection is lost.
+        """
+        try:
+            if create:
+                self._transaction.run_alone(create)
+            self._transaction.run_alone(f"ANALYZE {relation.display}")
+        except ServerError as error:
+            raise_unless_refused(error)
+            raise Untestable(f"the server refused to collect statistics: {error}") from error
+
+    def explain(self, query: Query) -> Plan:
+        """Return the plan of a query; raises ServerError."""
+        return query.explain(self._transaction)
+
+
+class _BuildTrials(Trials):
+    """Trials of indexes that exist until the transaction is rolled back."""
+
+    method = BUILD
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        query: Query,
+        schema: Schema,
+        expressions: Sequence[tuple[Relation, str]],
+        extensions: Sequence[str],
+    ) -> None:
+        super().__init__(transaction, query)
+        self._ends = now() + BUILD_TIMEOUT_MS / 1000
+        self._missing: dict[str, Exception] = {}
+        for extension in extensions:
+            self._create_extension(extension)
+        self._analysed = self._add_statistics(schema, expressions)
+        self.before = query.explain(transaction)
+        transaction.run(f"SAVEPOINT {PREFIX}")
+
+    def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
+        names = self.create(candidates)
+        self._refuse_not_yet_usable(names)
+        return self.plan(self.query, names, seqscan=seqscan)
+
+    def is_measured(self, candidate: Candidate) -> bool:
+        return candidate.relation.has_statistics and all(
+            key.column is not None or (candidate.relation.key, key.expression) in self._analysed
+            for key in candidate.keys
+        )
+
+    def clear(self) -> None:
+        self.transaction.run(f"ROLLBACK TO SAVEPOINT {PREFIX}")
+
+    def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        name = f"{PREFIX}_{number}"
+        self.transaction.run_alone(f"CREATE INDEX {name} {candidate.definition}")
+        qualified = f"{candidate.relation.schema_prefix}{name}"
+        return self.transaction.fetch(
+            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c WHERE c.oid IN "
+            "(SELECT relid FROM pg_partition_tree(%s::regclass) UNION ALL SELECT %s::regclass)",
+            (qualified, qualified),
+        )
+
+    def unsupported(self, candidate: Candidate) -> Exception | None:
+        if now() > self._ends:
+            return Untestable("trying the index took too long")
+        return self._missing.get(candidate.extension)
+
+    def _refuse_not_yet_usable(self, names: dict[str, Candidate]) -> None:
+        """Raise Blocked for an index that its own transaction may not use yet.
+
+        PostgreSQL sets `indcheckxmin` if another transaction may still see old versions of rows.
+        """
+        if names and self.transaction.fetch(
+            "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE c.relname = ANY (%s) AND i.indcheckxmin LIMIT 1",
+            (list(names),),
+        ):
+            raise Blocked
+
+    def _create_extension(self, extension: str) -> None:
+        try:
+            with self.transaction.savepoint(f"{PREFIX}_extension"):
+                self.transaction.run_alone(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+        except ServerError as error:
+            if error.reason in NO_SERVER:
+                raise
+            why = f"the extension {extension} could not be created: {error}"
+            self._missing[extension] = Untestable(why)
+
+    def _add_statistics(
+        self, schema: Schema, expressions: Sequence[tuple[Relation, str]]
+    ) -> frozenset[tuple[str, str]]:
+        """Analyse the expressions; return table and text of those that could be analysed."""
+        known: dict[Relation, set[str]] = {}
+        number = 0
+        for relation, expression in dict.fromkeys(expressions):
+            leaves = schema.leaves(relation)
+            # ANALYZE of a partitioned table analyses its partitions as well.
+            if not all(table.has_statistics for table in (relation, *leaves)):
+                continue
+            try:
+                with self.transaction.savepoint(f"{PREFIX}_statistics"):
+                    for leaf in leaves:
+                        number += 1
+                        name = f"{leaf.schema_prefix}{PREFIX}_{number}"
+                        self.transaction.run_alone(
+                            f"CREATE STATISTICS {name} ON ({expression}) FROM {leaf.display}"
+                        )
+            except ServerError as error:
+                raise_unless_refused(error)
+                continue
+            known.setdefault(relation, set()).add(expression)
+        for relation in known:
+            FreshStatistics(self.transaction).collect(relation)
+        return frozenset((table.key, text) for table, texts in known.items() for text in texts)

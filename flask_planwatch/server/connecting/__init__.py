@@ -1,0 +1,1 @@
+"""Opens a connection that plans as the application's."""

@@ -1,0 +1,136 @@
+"""Tries hypothetical indexes: HypoPG keeps them in the memory of one connection, for its planner.
+
+The transactions are READ ONLY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+from ..failure import ServerError
+from ..indexes.candidate import Candidate
+from ..indexes.search import Attempt
+from ..plan.evidence import Suspicion
+from ..plan.schema import Relation
+from . import enabling
+from .explain import Query, predicate_query
+from .session import Session
+from .transaction import Transaction
+from .whatif import HYPOPG, PREFIX, Trials, Untestable
+
+#: The access methods that HypoPG 1.3 knows.
+_HYPOPG_METHODS = frozenset({"btree", "brin", "hash", "bloom"})
+
+#: The quoted schema of the extension, and whether this role may use its functions.
+_SCHEMA = """
+SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND (
+    SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p
+    WHERE p.pronamespace = n.oid
+    AND p.proname IN ('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset'))
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg'
+"""
+
+
+@contextmanager
+def on_hypopg(session: Session, query: Query, relations: Iterable[Relation]) -> Iterator[Trials]:
+    """Yield Trials of hypothetical indexes on these tables.
+
+    Raises Untestable if HypoPG cannot be used.
+    """
+    with session.transaction() as transaction:
+        schema = _schema(transaction, relations)
+        transaction.run(f"SAVEPOINT {PREFIX}")
+        try:
+            yield _HypopgTrials(transaction, query, schema)
+        finally:
+            # Hypothetical indexes survive a rollback, and a pooler may give this connection to
+            # somebody else: they have to go whatever was raised. If it was lost, they are gone.
+            with suppress(ServerError):
+                transaction.run(f"ROLLBACK TO SAVEPOINT {PREFIX}")
+                transaction.fetch(f"SELECT {schema}.hypopg_reset()")
+
+
+class _HypopgTrials(Trials):
+    """Trials of hypothetical indexes."""
+
+    method = HYPOPG
+
+    def __init__(self, transaction: Transaction, query: Query, schema: str) -> None:
+        super().__init__(transaction, query)
+        self._schema = schema
+        self.before = query.explain(transaction)
+
+    def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
+        # Measured with HypoPG 1.3: the planner uses a hypothetical index on an expression only for
+        # the first table of a statement.
+        if not suspicion.comparisons or candidate.on_columns:
+            return None
+        names = self.create([candidate])
+        found = None
+        # The server may refuse a predicate without the rest of its statement.
+        with self.transaction.attempt(f"{PREFIX}_alone"):
+            found = self.plan(predicate_query(suspicion), names, seqscan=True)
+        return found
+
+    def is_measured(self, candidate: Candidate) -> bool:
+        return candidate.on_columns and candidate.relation.has_statistics
+
+    def clear(self) -> None:
+        self.transaction.fetch(f"SELECT {self._schema}.hypopg_reset()")
+
+    def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
+        return self.transaction.fetch(
+            f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid) "
+            f"FROM {self._schema}.hypopg_create_index(%s)",
+            (f"CREATE INDEX {candidate.definition}",),
+        )
+
+    def unsupported(self, candidate: Candidate) -> Exception | None:
+        if candidate.relation.partitioned:
+            # Measured with HypoPG 1.3: the planner does not see hypothetical indexes of partitions
+            # that are read through their parent.
+            return self._untestable("HypoPG does not plan with indexes on partitions", candidate)
+        if candidate.method not in _HYPOPG_METHODS:
+            return self._untestable(f"HypoPG knows no {candidate.method} indexes", candidate)
+        return None
+
+    def _untestable(self, reason: str, candidate: Candidate) -> Untestable:
+        options = enabling.options(self.transaction, [candidate.relation])
+        building = options.building if options is not None else ""
+        return Untestable(f"{reason}; {building}" if building else reason)
+
+
+def without_hypopg(transaction: Transaction) -> str:
+    """Return why HypoPG cannot be used, and what would let indexes be tried; "" if it can."""
+    try:
+        _schema(transaction, ())
+    except Untestable as untestable:
+        return str(untestable)
+    return ""
+
+
+def _schema(transaction: Transaction, relations: Iterable[Relation]) -> str:
+    """Return the quoted schema of the HypoPG extension.
+
+    Raises Untestable if it is not installed, with what would let indexes on these tables be tried,
+    or if this role may not use it.
+    """
+    rows = transaction.fetch(_SCHEMA)
+    if not rows:
+        raise Untestable(_not_installed(transaction, relations))
+    ((schema, allowed),) = rows
+    if not allowed:
+        raise Untestable(
+            f"PlanWatch's role may not use the HypoPG extension: GRANT USAGE ON SCHEMA {schema}, "
+            f"and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema}"
+        )
+    return cast(str, schema)
+
+
+def _not_installed(transaction: Transaction, relations: Iterable[Relation]) -> str:
+    options = enabling.options(transaction, relations)
+    if options is None:
+        return "HypoPG is not installed in this database"
+    return f"{options.hypopg}, or, {options.building}" if options.building else options.hypopg

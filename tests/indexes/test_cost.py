@@ -1,0 +1,71 @@
+"""What an index costs, said in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_planwatch.indexes.cost import ENTRY_BYTES, FILL, USUAL_WIDTH, cost_of, estimated_size
+from flask_planwatch.plan.schema import Activity, Column
+
+from .data import candidate, table
+
+#: An index, and the bytes that each of its entries holds beside the header.
+WIDTHS = {
+    "one column": (candidate("id"), 4),
+    "two columns": (candidate("id", "town"), 16),
+    "a column that it carries": (candidate("id", include=("town",)), 16),
+    "an expression": (candidate("lower(town)"), USUAL_WIDTH),
+    "an expression and a column": (candidate("lower(town)", "id"), USUAL_WIDTH + 4),
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_size_by_the_widths_of_the_columns(name):
+    index, width = WIDTHS[name]
+    assert estimated_size(index, 90_000) == pytest.approx(90_000 * (ENTRY_BYTES + width) / FILL)
+    assert estimated_size(index, 0) == 0
+
+
+def test_a_column_of_unknown_width():
+    relation = table(columns=[Column("x", "text", quoted_name="x")])
+    assert estimated_size(candidate("x", relation=relation), FILL) == ENTRY_BYTES + USUAL_WIDTH
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "about 8 kB"),
+        (8192, "about 8 kB"),
+        (712_704, "about 713 kB"),
+        (2_260_000, "about 2.3 MB"),
+        (12_345_000_000, "about 12,345.0 MB"),
+    ],
+)
+def test_says_the_size(size, said):
+    assert f"the index takes {said};" in cost_of(candidate("town"), size)
+
+
+def test_says_no_size_that_is_not_known():
+    assert "takes" not in cost_of(candidate("town"), None)
+
+
+def test_says_how_much_is_written():
+    activity = Activity(inserted=120_000, updated=4_500, deleted=12, scans=3_000)
+    said = cost_of(candidate("town", relation=table(activity=activity)), 8192)
+    assert "120,000 rows inserted, 4,500 updated and 12 deleted so far" in said
+    assert "3,000 scans of the table" in said
+
+
+@pytest.mark.parametrize(
+    "activity",
+    [Activity(inserted=1), Activity(updated=1), Activity(deleted=1)],
+    ids=["inserted", "updated", "deleted"],
+)
+def test_any_row_is_a_write(activity):
+    assert "each write" in cost_of(candidate("town", relation=table(activity=activity)), None)
+
+
+def test_a_table_that_is_only_read():
+    relation = table(activity=Activity(scans=5))
+    said = cost_of(candidate("town", relation=relation), None)
+    assert said == "Price: no row of the table was written since its statistics were reset."

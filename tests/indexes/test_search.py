@@ -1,0 +1,298 @@
+"""The smallest set of candidates with which the cost is nearly the lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from flask_planwatch.indexes.candidate import Candidate
+from flask_planwatch.indexes.search import (
+    MAX_SIMPLER,
+    MIN_SHARED_SAVING,
+    MIN_WIDENING_GAIN,
+    TOLERANCE,
+    Attempt,
+    shared_indexes,
+    smallest_set,
+)
+
+from .data import candidate, plan_of_cost, table
+
+STATE, TOWN, POINTS = candidate("state"), candidate("town"), candidate("points")
+STATE_TOWN = candidate("state", "town")
+ALL_THREE = candidate("state", "town", "points")
+CARRYING = candidate("state", include=("town",))
+PARTIAL = candidate("points", predicate="state <> 's'")
+
+#: The cost without any index.
+BEFORE = 1000.0
+
+
+class Planner:
+    """Takes the cheapest of the plans that it knows and has the indexes for."""
+
+    def __init__(self, plans: Mapping[Sequence[Candidate], float]) -> None:
+        self.plans = {(): BEFORE, **plans}
+        self.asked: list[frozenset[Candidate]] = []
+
+    def __call__(self, candidates: Sequence[Candidate]) -> Attempt:
+        self.asked.append(frozenset(candidates))
+        possible = [plan for plan in self.plans if set(plan) <= set(candidates)]
+        best = min(possible, key=self.plans.__getitem__)
+        return Attempt(plan_of_cost(self.plans[best]), tuple(best))
+
+
+def choose(
+    plans: Mapping[Sequence[Candidate], float],
+    known: Sequence[Candidate] = (),
+    tried: Sequence[Candidate] | None = None,
+) -> tuple[Candidate, ...]:
+    """Return the set that is chosen; all that plans use and is not known is tried."""
+    if tried is None:
+        tried = tuple(dict.fromkeys(one for plan in plans for one in plan if one not in known))
+    planner = Planner(plans)
+    attempt = smallest_set(tried, known, planner, BEFORE)
+    assert attempt.cost == planner.plans[attempt.used]
+    return attempt.used
+
+
+#: The planner's plans, and the indexes that are chosen.
+SETS = {
+    "none helps": ({}, ()),
+    "one": ({(STATE,): 500.0}, (STATE,)),
+    "the better of two": ({(STATE,): 500.0, (TOWN,): 100.0}, (TOWN,)),
+    "two that help each other": (
+        {(STATE,): 800.0, (TOWN,): 800.0, (STATE, TOWN): 100.0},
+        (STATE, TOWN),
+    ),
+    "a second one that hardly helps": (
+        {(STATE,): 102.0, (TOWN,): 800.0, (STATE, TOWN): 100.0},
+        (STATE,),
+    ),
+    "a second one that helps": (
+        {(STATE,): 110.0, (TOWN,): 800.0, (STATE, TOWN): 100.0},
+        (STATE, TOWN),
+    ),
+    "one of fewer columns, within the tolerance": (
+        {(STATE,): 100.0 * (1 + TOLERANCE), (STATE_TOWN,): 100.0},
+        (STATE,),
+    ),
+    "one of fewer columns, beyond the tolerance": (
+        {(STATE,): 100.0 * (1 + TOLERANCE) + 0.1, (STATE_TOWN,): 100.0},
+        (STATE_TOWN,),
+    ),
+    "the smallest of three": (
+        {(ALL_THREE,): 100.0, (STATE_TOWN,): 100.5, (STATE,): 101.0},
+        (STATE,),
+    ),
+    "the middle one of three": (
+        {(STATE,): 200.0, (STATE_TOWN,): 100.5, (ALL_THREE,): 100.0},
+        (STATE_TOWN,),
+    ),
+    "the end of an index": ({(TOWN,): 100.0, (STATE_TOWN,): 100.0}, (TOWN,)),
+    "a wider one for a small gain": (
+        {(STATE,): 20.0 + MIN_WIDENING_GAIN, (CARRYING,): 20.0},
+        (STATE,),
+    ),
+    "a wider one for its gain": (
+        {(STATE,): 20.1 + MIN_WIDENING_GAIN, (CARRYING,): 20.0},
+        (CARRYING,),
+    ),
+    "a further key needs no such gain": (
+        {(STATE,): 25.0, (STATE_TOWN,): 20.0},
+        (STATE_TOWN,),
+    ),
+    "a condition for a small gain": (
+        {(POINTS,): 20.0 + MIN_WIDENING_GAIN, (PARTIAL,): 20.0},
+        (POINTS,),
+    ),
+    "a condition for its gain": (
+        {(POINTS,): 20.1 + MIN_WIDENING_GAIN, (PARTIAL,): 20.0},
+        (PARTIAL,),
+    ),
+    "the smaller of two that serve alike": (
+        {(STATE_TOWN, POINTS): 100.0, (POINTS,): 101.0, (STATE_TOWN,): 101.0},
+        (POINTS,),
+    ),
+    "one less once another was made smaller": (
+        {(CARRYING, TOWN): 20.0, (STATE, TOWN): 27.0, (STATE,): 27.0},
+        (STATE,),
+    ),
+    "not the one column that an index carries": (
+        {(candidate("town"),): 100.0, (CARRYING,): 100.0},
+        (TOWN,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_smallest_set_that_is_nearly_as_good(name):
+    plans, wanted = SETS[name]
+    assert choose(plans) == wanted
+
+
+#: An index, and one that is no part of it.
+NO_PART = {
+    "another column": (STATE_TOWN, POINTS),
+    "another order": (ALL_THREE, candidate("town", "state")),
+    "another table": (STATE_TOWN, candidate("state", relation=table(name="other"))),
+    "another method": (STATE_TOWN, candidate("state", method="hash")),
+    "another condition": (
+        candidate("points", "town", predicate="state <> 's'"),
+        candidate("points", predicate="state <> 't'"),
+    ),
+    "a condition of its own": (STATE_TOWN, candidate("state", predicate="town <> 's'")),
+    "as many columns": (CARRYING, candidate("state", include=("points",))),
+}
+
+
+@pytest.mark.parametrize("name", NO_PART)
+def test_is_not_tried_in_the_place_of_an_index(name):
+    index, other = NO_PART[name]
+    planner = Planner({(index,): 100.0})
+    smallest_set((index, other), (), planner, BEFORE)
+    assert frozenset({other}) not in planner.asked
+
+
+#: An index and one that holds a part of it.
+PARTS = {
+    "the first column": (ALL_THREE, STATE),
+    "the last column": (ALL_THREE, POINTS),
+    "the first and the last": (ALL_THREE, candidate("state", "points")),
+    "without what it carries": (CARRYING, STATE),
+    "what is carried as a key": (candidate("state", include=("town", "points")), STATE_TOWN),
+    "without its condition": (PARTIAL, POINTS),
+    "a column of its condition as a key": (
+        candidate("points", "town", predicate="state <> 's'"),
+        STATE,
+    ),
+    "with its condition": (
+        candidate("points", "town", predicate="state <> 's'"),
+        PARTIAL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_is_tried_in_the_place_of_an_index(name):
+    index, part = PARTS[name]
+    assert choose({(index,): 100.0, (part,): 100.0}) == (part,)
+
+
+def test_a_part_that_the_planner_leaves_aside_is_not_taken():
+    """Another index of the set does without it, so it is left out altogether."""
+    plans = {(TOWN, ALL_THREE): 100.0, (TOWN,): 102.0}
+    assert choose(plans, tried=(TOWN, ALL_THREE, STATE)) == (TOWN,)
+
+
+def test_no_part_is_taken_for_what_the_planner_does_without_any():
+    plans = {(): 102.0, (ALL_THREE,): 100.0}
+    assert choose(plans, tried=(ALL_THREE, STATE)) == (ALL_THREE,)
+
+
+def test_few_smaller_forms_are_tried():
+    relation = table()
+    names = [column.name for column in relation.columns]
+    whole = candidate(*names)
+    parts = [candidate(*names[:size]) for size in range(1, len(names))]
+    parts += [candidate(*names[start:]) for start in range(1, len(names))]
+    planner = Planner({(whole,): 100.0})
+    smallest_set((whole, *parts), (), planner, BEFORE)
+    assert len(planner.asked) == 1 + MAX_SIMPLER
+
+
+#: Costs with an index of the statement's own, and with a longer one that is there anyway.
+KNOWN = {
+    "as good": (100.0, 100.0, True),
+    "nearly as good": (100.0, BEFORE - (BEFORE - 100.0) * MIN_SHARED_SAVING, True),
+    "not as good": (100.0, BEFORE - (BEFORE - 100.0) * MIN_SHARED_SAVING + 1, False),
+    "useless": (100.0, BEFORE, False),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_an_index_that_is_there_for_another_reason(name):
+    own, with_known, taken = KNOWN[name]
+    plans = {(STATE,): own, (STATE_TOWN,): with_known}
+    assert choose(plans, known=(STATE_TOWN,)) == ((STATE_TOWN,) if taken else (STATE,))
+
+
+#: What is known, and that it does not stand for an index on `state`.
+UNLIKE = {
+    "ends with the key": candidate("town", "state"),
+    "has a condition": candidate("state", "town", predicate="points > 5"),
+    "is of another method": candidate("state", "town", method="gist"),
+    "is on another table": candidate("state", "town", relation=table(name="other")),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_known_index_that_is_another(name):
+    other = UNLIKE[name]
+    assert choose({(STATE,): 100.0, (other,): 101.0}, known=(other,)) == (STATE,)
+
+
+def test_a_known_index_may_be_the_best_by_itself():
+    for known in (STATE_TOWN, candidate("town", "points")):
+        assert choose({(STATE,): 500.0, (known,): 100.0}, known=(known,)) == (known,)
+
+
+def equal(*keys: str, count: int) -> Candidate:
+    """Return an index whose first keys are compared by equality."""
+    return candidate(*keys, equal_keys=count)
+
+
+#: An index, what is known, and what may stand for it, the best first; not the index itself.
+SHARED = {
+    "the same": (STATE_TOWN, [STATE_TOWN], []),
+    "a longer one": (STATE, [STATE_TOWN], [STATE_TOWN]),
+    "a longer one after the same": (STATE, [STATE, STATE_TOWN], [STATE_TOWN]),
+    "a shorter one": (STATE_TOWN, [STATE], []),
+    "another first column": (STATE_TOWN, [TOWN], []),
+    "another order": (STATE_TOWN, [candidate("town", "state")], []),
+    "a free order": (
+        equal("state", "town", count=2),
+        [candidate("town", "state")],
+        [candidate("town", "state")],
+    ),
+    "a free first column": (
+        equal("state", "town", count=2),
+        [TOWN],
+        [candidate("town", "state")],
+    ),
+    "a longer one in a free order": (
+        equal("state", "town", "id", count=2),
+        [candidate("town", "state", "id", "points")],
+        [candidate("town", "state", "id", "points")],
+    ),
+    "the order that the rows need": (
+        equal("state", "town", "id", count=2),
+        [candidate("id", "town"), candidate("town", "id")],
+        [],
+    ),
+    "one that begins as another one does": (
+        equal("state", "town", count=2),
+        [TOWN, STATE],
+        [],
+    ),
+    "known before what extends a known one": (
+        equal("state", "town", count=2),
+        [TOWN, candidate("state", "town", "points")],
+        [candidate("state", "town", "points"), candidate("town", "state")],
+    ),
+    "what it does not carry": (STATE_TOWN, [candidate("state", include=("points",))], []),
+    "what it carries as a key": (
+        equal("state", "town", count=2),
+        [candidate("town", include=("state",))],
+        [candidate("town", "state")],
+    ),
+    "a condition": (STATE_TOWN, [candidate("state", predicate="points > 5")], []),
+    "another table": (STATE_TOWN, [candidate("state", relation=table(name="other"))], []),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_may_stand_for_an_index(name):
+    index, known, shared = SHARED[name]
+    assert shared_indexes(index, known) == shared

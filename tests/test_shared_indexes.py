@@ -1,0 +1,193 @@
+"""One index for several statements is preferred, whatever rule asked for it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from flask_planwatch import VerdictStatus
+
+from .cases import first
+from .stories import Event, Product, active_feed
+
+PARCELS = (
+    "CREATE TABLE parcel (depot int, courier int, weight int) WITH (parallel_workers = 0)",
+    "INSERT INTO parcel SELECT g % 16, (g + 1) % 15, g % 1000 FROM generate_series(1, 240000) g",
+    "CREATE INDEX parcel_depot ON parcel (depot)",
+    "CREATE INDEX parcel_courier ON parcel (courier)",
+    "VACUUM ANALYZE parcel",
+)
+
+retired = select(Product).where(Product.state == "retired")
+unknown_kind = select(func.count()).where(Product.kind == 7)
+active_kind = active_feed.where(Product.kind == 1)
+few_of_brand = select(func.count()).where(
+    Product.kind == 7, Product.state == "active", Product.brand_id == 3
+)
+rounds = sa.text("SELECT count(*) FROM parcel WHERE depot = 1 AND courier = 2")
+light_rounds = sa.text("SELECT * FROM parcel WHERE depot = 1 AND courier = 2 AND weight = 7")
+lightest = sa.text("SELECT * FROM parcel WHERE courier = 3 ORDER BY weight LIMIT 5")
+
+event_type = Event.data["type"].astext
+clicking = select(Event.user_id).where(event_type == "click", Event.user_id < 900)
+acting = select(Event.time).where(event_type != "view", Event.user_id < 900)
+last_click = (
+    select(Event.user_id, func.max(Event.time))
+    .where(event_type == "click")
+    .group_by(Event.user_id)
+)  # fmt: skip
+
+
+@pytest.fixture
+def watched(fresh_stories, watch):
+    return watch(fresh_stories.url, PLANWATCH_VERIFY="build", PLANWATCH_ANALYZE=True)
+
+
+def prepare(database, statements):
+    """Create the table that is none of the stories', if it is asked for."""
+    if any("parcel" in str(statement) for statement in statements):
+        database.execute(*PARCELS)
+
+
+def advised(findings):
+    """Return the keys of the index that is advised for each finding, by its rule."""
+    indexes = {}
+    for finding in findings:
+        advice = finding.advice[0]
+        assert advice.verdict.status is VerdictStatus.VERIFIED, finding
+        assert advice.verdict.proof, finding
+        indexes.setdefault(finding.rule, set()).add(advice.ddl[0].partition(" ON ")[2])
+    return indexes
+
+
+#: Both are compared for equality; which comes first is a matter of sampling.
+EITHER_ORDER = {"parcel (depot, courier, weight)", "parcel (courier, depot, weight)"}
+
+#: Two statements, the rules that ask for an index for them, and the one that serves both.
+SHARED = {
+    "the order of one, the value of the other": (
+        (active_feed, retired),
+        {"limit-trap", "missing-index"},
+        "product (state, id)",
+    ),
+    "a column that comes first only for the other": (
+        (active_kind, unknown_kind),
+        {"limit-trap", "missing-index"},
+        "product (kind, state, id)",
+    ),
+    "one column more": (
+        (rounds, light_rounds),
+        {"bitmap-overread", "missing-index"},
+        EITHER_ORDER,
+    ),
+    "one column more that is only carried": (
+        (clicking, last_click),
+        {"index-only-blocked"},
+        "event (user_id) INCLUDE (\"time\") WHERE (data ->> 'type') = 'click'",
+    ),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in turn", "turned"])
+@pytest.mark.parametrize("name", first(1, SHARED))
+def test_one_index_for_two_statements(fresh_stories, watched, name, turned):
+    statements, rules, equal = SHARED[name]
+    prepare(fresh_stories, statements)
+    for statement in 2 * (statements[::-1] if turned else statements):
+        findings = watched.ask(statement)
+    found = advised(findings)
+    assert found.keys() == rules
+    assert len(set.union(*found.values())) == 1, found
+    (index,) = set.union(*found.values())
+    assert index in ({equal} if isinstance(equal, str) else equal)
+    assert len({finding.fingerprint for finding in findings}) == 2
+    fresh_stories.execute(*findings[0].advice[0].ddl, "VACUUM ANALYZE")
+    for statement in statements:
+        findings = watched.ask(statement)
+    assert findings == []
+
+
+#: Two statements that each need an index of their own.
+APART = {
+    "another condition": (
+        (clicking, acting),
+        {
+            "event (user_id) WHERE (data ->> 'type') = 'click'",
+            "event (user_id) INCLUDE (\"time\") WHERE (data ->> 'type') <> 'view'",
+        },
+    ),
+    "another order": (
+        (active_kind, few_of_brand),
+        {"product (state, kind, id)", "product (brand_id, kind, state)"},
+    ),
+    "another first column": (
+        (rounds, lightest),
+        {"parcel (depot, courier)", "parcel (courier, weight)"},
+    ),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in turn", "turned"])
+@pytest.mark.parametrize("name", first(1, APART))
+def test_two_indexes_where_no_single_one_serves(fresh_stories, watched, name, turned):
+    statements, indexes = APART[name]
+    prepare(fresh_stories, statements)
+    for statement in 2 * (statements[::-1] if turned else statements):
+        findings = watched.ask(statement)
+    assert set().union(*advised(findings).values()) == indexes
+
+
+def test_one_index_for_two_findings_of_a_statement(fresh_stories, watched):
+    prepare(fresh_stories, [light_rounds])
+    indexes = advised(watched.ask(light_rounds))
+    assert indexes.keys() == {"missing-index", "bitmap-overread"}
+    (index,) = set.union(*indexes.values())
+    assert index in EITHER_ORDER
+
+
+def test_the_log_counts_the_statements_of_all_rules(watched, caplog):
+    caplog.set_level(logging.INFO, logger="flask_planwatch")
+    for statement in (active_feed, retired):
+        watched.ask(statement)
+
+    def logged():
+        return [record for record in caplog.records if hasattr(record, "planwatch_statements")]
+
+    (record,) = logged()
+    assert (record.planwatch_rule, record.planwatch_statements) == ("limit-trap", 1)
+    # Once the interval is over, it says how many there are now.
+    watched.app.extensions["planwatch"]._log._clock = lambda: float("inf")
+    watched.ask(retired)
+    _, again = logged()
+    assert (again.planwatch_rule, again.planwatch_statements) == ("missing-index", 2)
+    assert "for 2 statements" in again.getMessage()
+
+
+class Base(DeclarativeBase):
+    """Classes of an application whose last migration was not run."""
+
+
+class Ware(Base):
+    __tablename__ = "product"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    brand_id: Mapped[int] = mapped_column(sa.SmallInteger)
+    kind: Mapped[int] = mapped_column(sa.SmallInteger)
+    state: Mapped[str]
+
+
+sa.Index("ware_by_state", Ware.state, Ware.id, Ware.kind)
+
+
+def test_an_index_that_the_models_declare(watched):
+    """It holds a column more than the statement needs."""
+    wares = select(Ware).where(Ware.id >= 1, Ware.state == "active")
+    (finding,) = watched.ask(wares.order_by(Ware.id).limit(100))
+    assert finding.rule == "limit-trap"
+    assert advised([finding]) == {"limit-trap": {"product (state, id, kind)"}}
+    assert "ware_by_state" in finding.advice[0].summary
+    assert "ware_by_state is declared in" in finding.problem

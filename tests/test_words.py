@@ -1,0 +1,180 @@
+"""What people read of findings, their advice and what is dismissed, kept in tests/snapshots.
+
+A change of wording is a change of these files: docs/contributing.rst says how they are written.
+Numbers are left out, as they differ from one ANALYZE to the next.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import func, select
+
+import flask_planwatch
+from flask_planwatch.finding import Advice, Dismissal, Finding, Inspection
+from flask_planwatch.rules import RULES
+from flask_planwatch.signals import statement_inspected
+
+from .any_statement import WORD
+from .conftest import stories_database
+from .databases import Database
+from .stories import Address, Brand, Invoice, Product, Run
+from .test_values import CASES, SETUP, Case, run
+
+pytestmark = pytest.mark.slow
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+#: What writes the files, as docs/contributing.rst says it.
+COMMAND = "PLANWATCH_TEST_WRITE_SNAPSHOTS=1 .venv/bin/tox run -e tests -- tests/test_words.py"
+
+#: Further statements: why nothing is reported, and why nothing was tried.
+MORE = {
+    "nothing to gain": Case(
+        (
+            select(Address.id).where(Address.depot_id >= 0),
+            select(Address.id).where(Address.depot_id >= 0).limit(5),
+            select(Address.city, func.count()).group_by(Address.city),
+            select(Address.id).where(
+                sa.or_(Address.city == f"{WORD} City", Address.depot_id == 99)
+            ),
+            select(Product.id).where(func.lower(Product.state) == "active"),
+            select(func.count()).where(func.abs(Product.kind) == 1),
+            select(Brand.id).where(Brand.status == f"{WORD} active"),
+            select(Brand.id).where(func.lower(Brand.status) == f"{WORD} active"),
+            select(Run.id).where(Run.stack_id > 1, Run.worker_id > 1, Run.id > 5),
+            select(func.count(Invoice.id)).where(Invoice.amount >= 0),
+            select(func.count(Invoice.id)).where(Invoice.tenant_id >= 0, Invoice.amount == 7),
+        ),
+        config={"PLANWATCH_GROWTH": False},
+    ),
+    "a cast in the statement": Case(
+        (
+            select(Run.id).where(sa.cast(Run.stack_id, sa.Text) == "7"),
+            select(Run.id).where(func.date_trunc("day", func.now()) == func.now()),
+            select(Run.id).where(Run.stack_id == 2**40),
+        ),
+    ),
+    "not tried": Case(
+        (
+            select(Address.id).where(func.lower(Address.city) == f"{WORD} lower"),
+            select(Address.id).where(Address.city.like(f"%{WORD}%")),
+        ),
+        config={"PLANWATCH_VERIFY": "off"},
+    ),
+}
+
+
+def without_numbers(text: str) -> str:
+    """Leave out the numbers, and which of them are one."""
+    text = re.sub(r"\d[\d,.]*(?<![,.])(e[+-]?\d+)?", "#", text)
+    return re.sub(r"# (row|scan)\b", r"# \1s", text).replace("ran once", "ran # times")
+
+
+def of_advice(advice: Advice) -> list[str]:
+    verdict = advice.verdict
+    return [
+        f"  advice: {advice.kind}: {advice.summary}",
+        f"    explanation: {advice.explanation}",
+        f"    {verdict.status}: {verdict.reason}",
+        *(f"    proof: {line}" for line in verdict.proof),
+    ]
+
+
+def of_finding(finding: Finding) -> str:
+    lines = [
+        f"{finding.rule}: {finding.title}",
+        f"  problem: {finding.problem}",
+        *([f"  hint: {finding.hint}"] if finding.hint else []),
+        *(line for advice in finding.advice for line in of_advice(advice)),
+    ]
+    return without_numbers("\n".join(lines))
+
+
+def of_dismissal(dismissal: Dismissal) -> str:
+    lines = [f"{dismissal.rule} is silent on {dismissal.subject}: {dismissal.reason}"]
+    lines += of_advice(dismissal.rejected) if dismissal.rejected is not None else []
+    return without_numbers("\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def marked(server: Any, stories_templates: Any) -> Iterator[Database]:
+    """A copy of the stories' database, as the cases want it."""
+    for database in stories_database(server, stories_templates(server)):
+        database.execute(*SETUP)
+        yield database
+
+
+@pytest.mark.parametrize("name", [*CASES, *MORE])
+def test_what_people_read(marked: Database, watch: Any, name: str) -> None:
+    case = {**CASES, **MORE}[name]
+    config = {"PLANWATCH_VERIFY": "build", "PLANWATCH_GROWTH": True} | case.config
+    watched = watch(marked.url_for(case.driver), **config)
+    said: set[str] = set()
+
+    def receive(sender: Any, inspection: Inspection) -> None:
+        said.update(map(of_finding, inspection.findings))
+        said.update(map(of_dismissal, inspection.dismissals))
+
+    with statement_inspected.connected_to(receive, sender=watched.app):
+        run(watched, case, "parameters")
+    compare(SNAPSHOTS / f"{name.replace(' ', '-').replace(',', '')}.txt", said)
+
+
+def compare(path: Path, said: set[str]) -> None:
+    """Compare what was said with a file, or write it."""
+    made = "\n\n".join(sorted(said)) + "\n"
+    kept = path.read_text("utf-8") if path.exists() else ""
+    if made == kept:
+        return
+    if os.environ.get("PLANWATCH_TEST_WRITE_SNAPSHOTS", "") not in {"", "0"}:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(made, "utf-8")
+        return
+    lines = difflib.unified_diff(
+        kept.splitlines(), made.splitlines(), "in the file", "now", lineterm=""
+    )
+    difference = "\n".join(lines)
+    pytest.fail(
+        f"tests/snapshots/{path.name} is not what PlanWatch says now. If that is right, write the "
+        f"file with\n\n{COMMAND}\n\n{difference}",
+        pytrace=False,
+    )
+
+
+def test_each_rule_has_a_finding_and_each_file_a_case() -> None:
+    files = {path.stem: path.read_text("utf-8") for path in SNAPSHOTS.glob("*.txt")}
+    found = set(re.findall(r"^([\w-]+): ", "\n".join(files.values()), re.M))
+    assert found == set(RULES)
+    names = {name.replace(" ", "-").replace(",", "") for name in {**CASES, **MORE}}
+    assert set(files) == names
+
+
+def f_strings(path: Path) -> Iterator[str]:
+    """Yield the texts in a module that are put together of words and values in its code."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            words = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
+            if re.search(r"[a-z] [a-z]|^ [a-z]|[a-z] $", words):
+                yield f"{path.name}:{node.lineno}: {words}"
+
+
+def test_rules_leave_the_words_to_the_module_for_them() -> None:
+    package = Path(flask_planwatch.__file__).parent
+    modules = [*(package / "rules").glob("*.py"), package / "inspection" / "findings.py"]
+    modules += [package / "indexes" / name for name in ("verdict.py", "cost.py", "proposal.py")]
+    assert len(modules) > len(RULES)
+    assert [text for module in modules for text in f_strings(module)] == []
+
+
+def test_contributors_are_told_how_to_write_the_files() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "contributing.rst").read_text("utf-8")
+    assert f"   $ {COMMAND}\n" in page

@@ -1,0 +1,1 @@
+"""Helps those who work on PlanWatch; not part of the package."""

@@ -1,0 +1,62 @@
+"""Begins a new rule: its file, its place in the list of rules and in README, and its tests.
+
+    python -m tools.new_rule large-offset
+
+Raises SystemExit with the reason if the name is no rule's name, or is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from string import Template
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = Path(__file__).parent / "templates"
+
+#: Names are in kebab case, as in settings and logs.
+_NAME = re.compile(r"[a-z]+(?:-[a-z]+)+")
+
+#: The last entry of the list of rules, and the last row of README's table of them.
+_LAST_ENTRY = re.compile(r'(RULES: tuple\[str, \.\.\.\] = \(\n(?: {4}"[a-z-]+",\n)*)(?=\)\n)')
+_LAST_ROW = re.compile(r"((?:^\| \[`[a-z-]+`\]\(flask_planwatch/rules/.*\n)+)", re.MULTILINE)
+
+
+def create(name: str, root: Path = ROOT) -> list[Path]:
+    """Write the stubs of a rule below `root`, and return the files that were made or changed."""
+    if not _NAME.fullmatch(name):
+        raise SystemExit(f"{name!r} is no name for a rule: use words joined by hyphens.")
+    module = name.replace("-", "_")
+    rule = root / "flask_planwatch" / "rules" / f"{module}.py"
+    test = root / "tests" / "rules" / f"test_{module}.py"
+    if rule.exists() or test.exists():
+        raise SystemExit(f"There is a rule {name!r} already.")
+    for path, template in ((rule, "rule.txt"), (test, "test.txt")):
+        text = Template((TEMPLATES / template).read_text("utf-8"))
+        path.write_text(text.substitute(name=name, line="=" * len(name)), "utf-8")
+    rules, readme = rule.parent / "__init__.py", root / "README.md"
+    _append(rules, _LAST_ENTRY, f'    "{name}",\n')
+    _append(readme, _LAST_ROW, f"| [`{name}`](flask_planwatch/rules/{module}.py) | TODO |\n")
+    return [rule, rules, test, readme]
+
+
+def _append(path: Path, block: re.Pattern[str], line: str) -> None:
+    """Add a line at the end of the block that the expression finds in a file."""
+    text = path.read_text("utf-8")
+    changed, count = block.subn(lambda found: found[1] + line, text)
+    if count != 1:
+        raise SystemExit(f"{path.name} has no list of rules to add a line to.")
+    path.write_text(changed, "utf-8")
+
+
+def main() -> None:
+    """Create the rule that the command line names, and say which files there are to fill in."""
+    parser = argparse.ArgumentParser(prog="python -m tools.new_rule")
+    parser.add_argument("name", help="in kebab case, as in large-offset")
+    for path in create(parser.parse_args().name):
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,47 +5,48 @@ generic-plan
 What it finds
 -------------
 
-A statement that psycopg 3 or asyncpg prepares on the server, and for which PostgreSQL then chooses
-one plan for all values, although it is far worse for some of the values that are really used.
+A statement that psycopg 3 or asyncpg prepares on the server, and that PostgreSQL then runs with one
+plan for all values, although that plan is far worse for some of them. Usual cases are
 ``where($1 OR state != 'retired')``, ``tenant_id = $1`` with one huge tenant among small ones, and a
-JSON key as a parameter (``data ->> $1``) are the usual cases.
+JSON key as a parameter (``data ->> $1``).
 
-PlanWatch keeps several different sets of parameters of a statement, asks for the plan of each and
-for the generic one, and does what PostgreSQL does: the first five executions after the preparation
-get plans of their own, then the generic plan is taken if it costs less than their average, planning
-included. In development it also shows how often the server really did.
+PlanWatch keeps several sets of parameters of a statement. It compares the plan of each with the
+generic plan, and follows PostgreSQL's rule: the first five executions of a prepared statement have
+plans of their own; after them the generic plan is used if it costs less than the average of those
+plans, planning included. In debug mode the finding also says how often the server has really used
+it.
 
 Why it hurts
 ------------
 
-The statement is fast in each test and for the first ten executions on a connection of psycopg, five
-on one of asyncpg, which prepares at once and forgets nothing at a ROLLBACK. From then on
-the same text with the same values takes another plan, for as long as the pooled connection lives,
-and no EXPLAIN by hand shows it.
+The statement is fast in each test, and in the first executions on a connection: ten with psycopg,
+which prepares late, and five with asyncpg. After that, the same text with the same values has
+another plan until the pooled connection is closed. ``EXPLAIN`` by hand does not show that plan.
 
 How to fix it
 -------------
 
-- Add a ``where()`` only when it is needed, instead of ``or_(flag, …)`` with the flag as a value:
-  then there are two statements, each with a plan of its own.
-- Let the value that the plan depends on reach the planner:
+- Add a ``where()`` only when it is needed, instead of ``or_(flag, …)`` with the flag as a value.
+  The two statements then have plans of their own.
+- Write the value that the plan depends on into the statement:
   ``bindparam("tenant_id", value, literal_execute=True)``.
-- Set ``plan_cache_mode = force_custom_plan`` for the connection, or have psycopg prepare nothing
-  with ``connect_args={"prepare_threshold": None}``, or SQLAlchemy's asyncpg keep nothing prepared
-  with ``connect_args={"prepared_statement_cache_size": 0}``.
+- Set ``plan_cache_mode = force_custom_plan`` for the connection. Or prepare nothing: with psycopg,
+  ``connect_args={"prepare_threshold": None}``; with asyncpg,
+  ``connect_args={"prepared_statement_cache_size": 0}``.
 
-PlanWatch finds out which parameters it is, and shows the generic plan of the rewritten form.
+PlanWatch finds out which parameters the plan depends on, and shows the generic plan of the
+rewritten statement.
 
 When it stays silent
 --------------------
 
-- The driver prepares nothing: psycopg2, or the settings above.
-- Each transaction that runs it ends with a ROLLBACK, as a request that only reads does: psycopg
-  then forgets what it prepared, and the statement is never executed often enough.
-- The generic plan is as good for all parameters that were seen, or PostgreSQL would not choose it.
-- The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
+- The driver prepares nothing: psycopg2, or one of the settings above.
+- Each transaction with the statement ends with a ROLLBACK, as in a request that only reads.
+  psycopg then forgets what it has prepared, so that the statement is never executed often enough.
+- The generic plan is as good for all parameters that were seen, or PostgreSQL would not use it.
+- The table has fewer rows than ``PLANWATCH_MIN_ROWS``. With ``PLANWATCH_GROWTH`` the finding is
   ``info``.
-- The server cannot tell the type of a parameter; that is counted as ``generic-plan-unknown``.
+- The server cannot tell the type of a parameter. The skip is counted as ``generic-plan-unknown``.
 """
 
 from __future__ import annotations

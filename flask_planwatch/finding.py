@@ -291,6 +291,16 @@ class Advice:
         }
 
 
+#: What is printed of a finding as one paragraph, and of where it came from.
+_MESSAGE = "{rule}: {problem} From {origin}.[ {fix}]"
+_FIX = Template("{label}: {changes:together_with} [[{verdict}]]")
+_TO_DO, _TRIED = "Fix", "Tried"
+_ORIGIN = "[endpoint {first_endpoint}, ]{line}[ (endpoint {endpoint})]"
+_LINE = Template("{location}")
+_LINE_OF_LIBRARY = Template("library code at {location}")
+_UNKNOWN_LINE = Template("an unknown line")
+
+
 def shorten(text: str, length: int, words: int | None = None) -> str:
     """Return a text on one line, cut to this many characters, and to this many words."""
     all_words = text.split()
@@ -380,26 +390,31 @@ class Finding:
     @property
     def origin(self) -> str:
         """Where the statement came from; a library's line is led by the endpoint."""
-        line = str(self.location) if self.location else "an unknown line"
-        if self.location and self.location.library:
-            line = f"library code at {line}"
-        if self.endpoint is None:
-            return line
-        if self.location and not self.location.library:
-            return f"{line} (endpoint {self.endpoint})"
-        return f"endpoint {self.endpoint}, {line}"
+        line = _UNKNOWN_LINE
+        if self.location:
+            line = _LINE_OF_LIBRARY if self.location.library else _LINE
+        return say(
+            _ORIGIN,
+            line=line,
+            location=self.location,
+            first_endpoint=None if line is _LINE else self.endpoint,
+            endpoint=self.endpoint if line is _LINE else None,
+        )
 
     @property
     def message(self) -> str:
         """What, where and what to do, in one paragraph."""
-        lead = f"{self.rule}: {self.problem} From {self.origin}."
-        if not self.advice:
-            return lead
-        first = self.advice[0]
-        rejected = first.verdict.status is VerdictStatus.REJECTED
-        label = "Tried" if rejected else "Fix"
-        together = [advice.summary for advice in self.advice if advice.verdict == first.verdict]
-        return f"{lead} {label}: {' together with '.join(together)} [{first.verdict}]"
+        first = self.advice[0].verdict if self.advice else None
+        return say(
+            _MESSAGE,
+            rule=self.rule,
+            problem=self.problem,
+            origin=self.origin,
+            fix=_FIX if first else None,
+            label=_TRIED if first and first.status is VerdictStatus.REJECTED else _TO_DO,
+            changes=[advice.summary for advice in self.advice if advice.verdict == first],
+            verdict=first,
+        )
 
 
 @dataclass(frozen=True)

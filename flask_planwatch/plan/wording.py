@@ -101,6 +101,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "semicolon": "; ".join,
     "and": " and ".join,
     "comma_and": ", and ".join,
+    "together_with": " together with ".join,
     "or": " or ".join,
     "an": _with_article,
     "or_an": lambda names: " or ".join(map(_with_article, names)),

@@ -54,9 +54,9 @@ class Sink(Protocol):
         """Count an exception that was raised in a hook."""
 
 
-#: One execution as the hooks see it: cursor, statement, parameters, context, key, duration in ms,
-#: and how it failed. No class of its own, as to make one takes longer.
-Execution = tuple[Any, str, Any, Any, str, float, StatementError | None]
+#: One execution as the hooks see it: cursor, statement, parameters, context, key, duration and
+#: wait in ms, and how it failed. No class of its own, as to make one takes longer.
+Execution = tuple[Any, str, Any, Any, str, float, float, StatementError | None]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Capturing:
         has_panel: bool,
     ) -> None:
         """Submit an execution if it is due and the request and the budget allow it."""
-        _, _, parameters, context, key, duration_ms, error = ran
+        _, _, parameters, context, key, duration_ms, _, error = ran
         app, sink = self.app(), self.sink()
         if app is None or sink is None:
             return
@@ -131,7 +131,7 @@ class Capturing:
         shown: bool,
         listed: bool,
     ) -> Capture:
-        cursor, statement, parameters, context, key, duration_ms, error = ran
+        cursor, statement, parameters, context, key, duration_ms, waited_ms, error = ran
         left_out, given, size = None, None, 0
         compiled = context.compiled
         made = statement if compiled is None else compiled.string
@@ -163,6 +163,7 @@ class Capturing:
             self.bind,
             self.database,
             duration_ms,
+            waited_ms,
             getattr(cursor, "rowcount", -1),
             origin,
             _endpoint(),
@@ -186,7 +187,7 @@ class Capturing:
 
 def _with_values(ran: Execution) -> str:
     """Return a statement with its values for the panel; empty if one has no plain form."""
-    _, statement, parameters, context, _, _, _ = ran
+    _, statement, parameters, context, *_ = ran
     if not parameters and context.no_parameters:
         return statement
     try:

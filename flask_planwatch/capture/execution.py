@@ -27,14 +27,15 @@ class Capture(NamedTuple):
 
     `text` and `parameters` are what the driver got; `escaped` is False if the driver did not look
     for placeholders. `key` is the statement as compiled, the same object for each execution.
-    `rowcount` is the cursor's. `statistics` are those of the statement by now, `sampler` counts
-    all statements. `urgent` executions were slow, or failed, and do not wait for the interval.
-    `left_out` is the reason why text and parameters are not here, and `size` is what the capture
-    takes, in bytes. `client_side` is False for a cursor on the server, which may yield more
-    rows. `preparation` is None where the driver prepares nothing. `constructs` are weak references
-    to what tells the mapped classes, none for driver-level SQL, `connection` one to the driver's,
-    `state` what the application had set on it, `span` the span of OpenTelemetry in which the
-    statement ran, None if its trace is not kept. `shown` tells that a panel shows it with its
+    `waited_ms` is what is left of `duration_ms` without what the process computed meanwhile, which
+    may have held it up. `rowcount` is the cursor's. `statistics` are those of the statement by now,
+    `sampler` counts all statements. `urgent` executions were slow, or failed, and do not wait for
+    the interval. `left_out` is the reason why text and parameters are not here, and `size` is what
+    the capture takes, in bytes. `client_side` is False for a cursor on the server, which may yield
+    more rows. `preparation` is None where the driver prepares nothing. `constructs` are weak
+    references to what tells the mapped classes, none for driver-level SQL, `connection` one to the
+    driver's, `state` what the application had set on it, `span` the span of OpenTelemetry in which
+    the statement ran, None if its trace is not kept. `shown` tells that a panel shows it with its
     values, `listed` that one lists its findings. `tables` are the oids of tables that its result
     comes from, as far as the driver tells.
     """
@@ -46,6 +47,7 @@ class Capture(NamedTuple):
     bind: str | None
     database: str
     duration_ms: float
+    waited_ms: float
     rowcount: Any
     origin: Origin | None
     endpoint: str | None

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from ..failure import StatementError
-from ..runtime.clock import now
+from ..runtime.clock import computed, now
 from ..runtime.interruption import let_through
 from ..worker import OWN_THREADS
 from .capturing import Capturing, Sink
@@ -46,6 +46,14 @@ _EVENTS = words(
     "prepare_twophase rollback rollback_twophase savepoint rollback_savepoint release_savepoint "
     "checkout engine_connect checkin invalidate close engine_disposed"
 )
+
+#: How old, in seconds, what the process had computed may be when a statement starts. To ask at each
+#: statement would cost more than all else that is done before it.
+_MARK_SECONDS = 0.005
+
+#: A thread that computes keeps the interpreter's lock for so long, in ms, while others wait for it:
+#: the default of sys.setswitchinterval(). It did not hold up what took less.
+_SWITCH_MS = 5.0
 
 #: Key of a connection's information: whether the engine uses the connection, so that the hooks see
 #: what is done with it.
@@ -97,6 +105,8 @@ class Watch:
         self._statistics = AllStatistics(repeat=self._prepares)
         self._sampler: Sampler | None = None
         self.active = self._attached = False
+        #: What the process had computed, and when that was asked, in seconds.
+        self._computed, self._asked = 0.0, NEVER
         self._connections = EngineConnections(self._allow_plain)
         self._repetitions = Repetitions()
         self._capturing = Capturing(
@@ -152,7 +162,13 @@ class Watch:
         try:
             # By its module: gevent may replace it later.
             if threading.get_ident() not in OWN_THREADS:
-                context._planwatch_started = now()
+                started = now()
+                # Also if the clock was set back.
+                if not 0.0 <= started - self._asked < _MARK_SECONDS:
+                    # In this order: another thread may read them in between.
+                    self._asked, self._computed = started, computed()
+                context._planwatch_computed = self._computed
+                context._planwatch_started = started
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
         return statement, parameters
@@ -183,13 +199,17 @@ class Watch:
             if context.execution_options.get("planwatch", True) is False:
                 self._count_opted_out()
                 return
-            duration_ms = (ended - started) * 1000
+            duration_ms = waited_ms = (ended - started) * 1000
+            if duration_ms > _SWITCH_MS:
+                # What the process computed meanwhile, in whichever thread, may have held it up.
+                held_up_ms = (computed() - context._planwatch_computed) * 1000
+                waited_ms = max(duration_ms - held_up_ms, 0.0)
             sampler = self._sampler or self._find_sampler()
             if sampler is None:
                 return
             sampler.captured += 1
             sampler.total_ms += duration_ms
-            statistics.durations[statistics.succeeded % MAX_RECENT] = duration_ms
+            statistics.durations[statistics.succeeded % MAX_RECENT] = waited_ms
             statistics.succeeded += 1
             statistics.total_ms += duration_ms
             due = (
@@ -197,7 +217,9 @@ class Watch:
                 abs(ended - statistics.sampled) >= sampler.interval or duration_ms > sampler.slow_ms
             )
             if due or self.has_panel:
-                ran = (cursor, statement, parameters, context, key, duration_ms, None)
+                # What is computed for this one holds up none of the next.
+                self._asked = NEVER
+                ran = (cursor, statement, parameters, context, key, duration_ms, waited_ms, None)
                 self._capturing.consider(
                     ran, statistics, sampler, ended, due=due, has_panel=self.has_panel
                 )
@@ -247,7 +269,7 @@ class Watch:
                 or duration_ms > sampler.slow_ms
             )
             parameters = exception.parameters
-            ran = (None, statement, parameters, context, key, duration_ms, error)
+            ran = (None, statement, parameters, context, key, duration_ms, duration_ms, error)
             self._capturing.consider(
                 ran, statistics, sampler, ended, due=due, has_panel=self.has_panel
             )

@@ -58,9 +58,10 @@ NEVER = float("-inf")
 class StatementStatistics:
     """How often one statement ran, how long it took in ms, and when it was `sampled` last.
 
-    `durations` are the latest executions of those that `succeeded`, each in the place of the one
-    MAX_RECENT before it. For `slow_wait` seconds after a slow one was sampled, another does not
-    count as slow. `repetition` is what is known of it where the driver may prepare it on the
+    `durations` are how long the latest executions of those that `succeeded` waited for the server,
+    without what the process computed meanwhile, each in the place of the one MAX_RECENT before it.
+    For `slow_wait` seconds after a slow one was sampled, another does not count as slow.
+    `repetition` is what is known of it where the driver may prepare it on the
     server, else None. `origin` is where its latest capture came from.
     """
 
@@ -82,7 +83,7 @@ class StatementStatistics:
 
     @property
     def recent(self) -> tuple[float, ...]:
-        """The latest durations, the last one last."""
+        """How long the latest executions waited for the server, the last one last."""
         # The number first: by then, these are in their places, whatever another thread adds.
         count = self.succeeded
         latest = tuple(self.durations)

@@ -11,6 +11,7 @@ from ..failure import ServerError
 from ..finding import Skip, SkipReason
 from ..plan.evidence import Evidence, Need, Prepared, Suspicion
 from ..plan.tree import Plan
+from ..rules.cost_mismatch import is_unexplained
 from ..server.explain import Query, analyse, explain, own_type_query, predicate_query
 from ..server.prepared import prepared
 from ..server.refusals import Refusals
@@ -44,7 +45,11 @@ class Gathering:
             evidence = replace(evidence, seqscan_off=forced)
         if Need.PREPARED in new:
             evidence = replace(evidence, prepared=self._prepared(evidence.plan))
-        if Need.ANALYSED in new:
+        wanted = Need.ANALYSED in new
+        if Need.ANALYSED_IF_SLOW in new and Need.ANALYSED not in self._asked:
+            wanted = is_unexplained(evidence)
+        if wanted:
+            self._asked.add(Need.ANALYSED)
             evidence = self._with_analysed(evidence)
         alone = own_type = None
         if Need.PREDICATE_ALONE in suspicion.needs:

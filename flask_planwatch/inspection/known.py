@@ -94,6 +94,7 @@ class Knowledge:
             min_rows=self.settings.min_rows,
             growth=self.settings.growth,
             duration_ms=capture.duration_ms,
+            waited_ms=capture.waited_ms,
             returned_rows=capture.returned_rows,
             parameter_types=_types(capture.parameters),
             timings=timings,
@@ -138,13 +139,13 @@ class Knowledge:
 
 
 def _recent_ms(capture: Capture) -> tuple[float, ...]:
-    """Return the latest executions, in ms, and the captured one, which may be an earlier one.
+    """Return the waits of the latest executions, in ms, and of the captured one, an earlier one.
 
     The captured one is always there: with other parameters, an execution may have another plan.
     """
     recent = capture.statistics.recent
-    known = capture.error is not None or capture.duration_ms in recent
-    return recent if known else (capture.duration_ms, *recent)
+    known = capture.error is not None or capture.waited_ms in recent
+    return recent if known else (capture.waited_ms, *recent)
 
 
 def _types(parameters: Any) -> frozenset[str]:

@@ -9,7 +9,13 @@ from typing import Any
 
 from ..failure import StatementError
 from .comparison import Comparison
-from .figures import MIN_COST, MIN_EXECUTIONS, MS_PER_FETCHED_ROW
+from .figures import (
+    BYTES_PER_ROUND_TRIP,
+    MIN_COST,
+    MIN_EXECUTIONS,
+    MS_PER_FETCHED_ROW,
+    ROUND_TRIPS,
+)
 from .predicate import Operand
 from .schema import Relation, Schema, Structural
 from .scrub import mask
@@ -29,6 +35,8 @@ class Need(StrEnum):
     PREPARED = "prepared"
     #: The statement run once more with EXPLAIN ANALYZE, where PLANWATCH_ANALYZE allows it.
     ANALYSED = "analysed"
+    #: The same, but only if its cost does not explain how long it takes.
+    ANALYSED_IF_SLOW = "analysed-if-slow"
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,8 @@ class Suspicion:
 class Timings:
     """How long a statement took, in ms, against what is normal for the application's process.
 
-    `recent` are its latest executions. `overhead_ms` is what a round trip takes,
+    `recent` are its latest executions, without what the process computed meanwhile: that may have
+    held them up. `overhead_ms` is the longest of PlanWatch's own latest round trips, and
     `ms_per_cost` what a unit of estimated cost normally takes, None while too few statements are
     known.
     """
@@ -137,15 +146,21 @@ class Timings:
         """The fastest of the latest executions: locks and a busy process only add to it."""
         return min(self.recent, default=0.0)
 
+    def outside_ms(self, plan: Plan, returned_rows: int | None) -> float:
+        """Return what an execution takes outside its plan: planning, round trips and fetching."""
+        rows = returned_rows or 0
+        round_trips = ROUND_TRIPS + rows * plan.root.width / BYTES_PER_ROUND_TRIP
+        way_ms = self.overhead_ms * round_trips + rows * MS_PER_FETCHED_ROW
+        return plan.planning_ms + way_ms
+
     def spent_ms(self, plan: Plan, returned_rows: int | None) -> float | None:
-        """Return what the fastest execution spent in the plan, without round trip and fetching.
+        """Return what the fastest execution spent in the plan itself.
 
         None after too few executions, or if the plan is too cheap to say so.
         """
         if len(self.recent) < MIN_EXECUTIONS or plan.total_cost < MIN_COST:
             return None
-        rows_ms = (returned_rows or 0) * MS_PER_FETCHED_ROW
-        return max(self.fastest_ms - self.overhead_ms - rows_ms, 0.0)
+        return max(self.fastest_ms - self.outside_ms(plan, returned_rows), 0.0)
 
 
 @dataclass(frozen=True)
@@ -206,8 +221,9 @@ class Evidence:
     includes fetching all rows, as it does without a cursor on the server. `error` is how this
     execution failed, None if it did not. `not_analysed` is why the statement was not run again
     although PLANWATCH_ANALYZE is on, empty if it was or need not be. A statement that takes more
-    than `analysable_ms` is never run again. `executions` are the most on one connection so far, 0
-    if the driver does not prepare the statement.
+    than `analysable_ms` is never run again. `waited_ms` is what is left of `duration_ms` without
+    what the process computed meanwhile, None if that is not known. `executions` are the most on one
+    connection so far, 0 if the driver does not prepare the statement.
     """
 
     plan: Plan
@@ -231,6 +247,13 @@ class Evidence:
     timings: Timings = Timings()
     client_side: bool = True
     error: StatementError | None = None
+    waited_ms: float | None = None
+
+    @property
+    def in_plan_ms(self) -> float:
+        """What this execution spent in the plan itself at most."""
+        waited = self.duration_ms if self.waited_ms is None else self.waited_ms
+        return max(waited - self.timings.outside_ms(self.plan, self.returned_rows), 0.0)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,13 @@ MIN_EXECUTIONS = 3
 #: Plans of a lower cost take little more than the round trip.
 MIN_COST = 1.0
 
+#: Round trips of a statement at most: to begin the transaction, to prepare, and to execute.
+ROUND_TRIPS = 3.0
+
+#: So much of a result takes another round trip, in bytes: what TCP sends before it waits for the
+#: first acknowledgement (10 segments of 1460 bytes, RFC 6928). It soon sends more.
+BYTES_PER_ROUND_TRIP = 14_600.0
+
 #: What the driver takes for each row that it fetches, in ms: psycopg2 and psycopg 3 fetch 100 000
 #: rows of some columns in half a second.
 MS_PER_FETCHED_ROW = 0.005
@@ -66,6 +73,10 @@ MIN_ROWS_READ = 20_000.0
 
 #: What it costs to read a page of the table for a single row: the default of `random_page_cost`.
 RANDOM_PAGE_COST = 4.0
+
+#: What PostgreSQL estimates for each row that a scan reads, as the default of `cpu_tuple_cost`: a
+#: scan is expected to read no more rows than its cost has such units.
+CPU_TUPLE_COST = 0.01
 
 #: The longest name of a relation or a column: NAMEDATALEN - 1 of src/include/pg_config_manual.h.
 MAX_NAME_BYTES = 63

@@ -154,6 +154,16 @@ class Plan:
         """The estimated cost of the whole statement."""
         return self.root.total_cost
 
+    @property
+    def planning_ms(self) -> float:
+        """What the server took to plan it, in ms, 0 if that is not known."""
+        return number(self.document, "Planning Time")
+
+    @property
+    def execution_ms(self) -> float | None:
+        """What the server took to run it for EXPLAIN ANALYZE, in ms, None in other plans."""
+        return _count(self.document, "Execution Time")
+
     @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes, parents first."""

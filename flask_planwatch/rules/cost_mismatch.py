@@ -7,8 +7,8 @@ What it finds
 
 A plain SELECT that takes far more time for each unit of its estimated cost than the application's
 statements normally do, and that again and again: PlanWatch goes by the fastest of the latest
-executions, less the round trip and the time to fetch the rows. No EXPLAIN ANALYZE is needed for
-that.
+executions, and takes off what is not the server's work on the plan. No EXPLAIN ANALYZE is needed
+for that.
 
 Why it hurts
 ------------
@@ -31,6 +31,10 @@ When it stays silent
 --------------------
 
 - It took long only once or twice: a lock or a busy process looks the same.
+- The process was busy. What it computed itself, in whichever thread, while the statement ran is
+  taken off, as the interpreter's lock may have kept the result waiting; so are three round trips as
+  long as the longest of PlanWatch's own latest ones, the time to plan, and to fetch the rows.
+- ``PLANWATCH_ANALYZE`` is on, and the server needed no more time than the cost explains.
 - It took less than ten ms, which nobody notices.
 - The time per cost is normal for this application, on this machine. If the driver prepares the
   statement, and PostgreSQL may have taken its generic plan, that is the cost of the dearer plan.
@@ -40,8 +44,17 @@ When it stays silent
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.figures import BUSY_PROCESS_MS, MIN_EXECUTIONS, MIN_TIME_FACTOR
+from ..plan.figures import (
+    BUSY_PROCESS_MS,
+    CPU_TUPLE_COST,
+    MIN_EXECUTIONS,
+    MIN_TIME_FACTOR,
+    SUB_QUERIES,
+)
 from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words, say
@@ -106,22 +119,22 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     foreign = any(node.type in {"Foreign Scan", "Custom Scan"} for node in plan.nodes)
     if foreign or not plan.scans or not plan.only_reads:
         return []
-    return [Suspicion.of_statement(NAME, schema.largest, "elapsed time", {Need.PREPARED})]
+    needs = {Need.PREPARED, Need.ANALYSED_IF_SLOW}
+    return [Suspicion.of_statement(NAME, schema.largest, "elapsed time", needs)]
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if even the fastest execution took far longer than its cost explains."""
     plan, timings = evidence.plan, evidence.timings
-    spent = timings.spent_ms(plan, evidence.returned_rows)
-    if spent is None or evidence.error is not None or not evidence.client_side:
+    spent, cost, normal = _spent_ms(evidence), cost_of_execution(evidence), timings.ms_per_cost
+    if spent is None:
         reason = say(_TOO_FEW, times=MIN_EXECUTIONS)
         return Miss(suspicion, reason, by_parameters=True, quiet=True)
-    normal, cost = timings.ms_per_cost, cost_of_execution(evidence)
     if cost is None:
         return Miss(suspicion, _UNKNOWN, by_parameters=True, quiet=True)
-    took = spent / cost
-    if spent < BUSY_PROCESS_MS or not normal or took < normal * MIN_TIME_FACTOR:
+    if not normal or not is_unexplained(evidence):
         return Miss(suspicion, _AS_EXPECTED, quiet=True)
+    took = spent / cost
     facts = {
         "fastest_ms": round(timings.fastest_ms, 3),
         "executions": len(timings.recent),
@@ -145,12 +158,33 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     )
 
 
+def is_unexplained(evidence: Evidence) -> bool:
+    """Whether even the fastest execution took far longer than the cost explains."""
+    spent, cost = _spent_ms(evidence), cost_of_execution(evidence)
+    normal = evidence.timings.ms_per_cost
+    if spent is None or cost is None or not normal:
+        return False
+    return spent >= max(BUSY_PROCESS_MS, cost * normal * MIN_TIME_FACTOR)
+
+
+def _spent_ms(evidence: Evidence) -> float | None:
+    """Return what the statement spends in its plan, in ms, None if that is not known.
+
+    Where it was run once more, the server has measured it.
+    """
+    if evidence.error is not None or not evidence.client_side:
+        return None
+    spent = evidence.timings.spent_ms(evidence.plan, evidence.returned_rows)
+    measured = evidence.analysed.execution_ms if evidence.analysed else None
+    return spent if spent is None or measured is None else min(spent, measured)
+
+
 def _unexpected_step(evidence: Evidence) -> dict[str, object]:
     """Return which step did what was not expected, as far as that is known, and how to find it."""
     plan, analysed = evidence.analysed or evidence.plan, evidence.analysed is not None
-    node = _most_unexpected(plan) if analysed else None
-    if node is not None:
-        return _done(node)
+    step = _most_unexpected(plan) if analysed else None
+    if step is not None:
+        return step.facts
     where, look = _ANALYSABLE, _ANALYSE
     if analysed:
         where, look = _NO_STEP, _LOOK_AT_FUNCTIONS
@@ -164,35 +198,77 @@ def _unexpected_step(evidence: Evidence) -> dict[str, object]:
     return {"where": where, "look": look, **facts}
 
 
-def _done(node: Node) -> dict[str, object]:
-    """Return what a step did that was not expected."""
-    returned, removed = node.returned_rows, node.read_rows - node.returned_rows
-    return {
-        "where": _DISCARDED if _discards(node) else _RETURNED,
-        "look": _LOOK_AT_DISCARDED if _discards(node) else _LOOK_AT_ROWS,
-        "node": node.title,
-        "returned": returned,
-        "removed": removed,
-        "far": "far" if removed >= returned * FAR_MORE else None,
-        "loops": node.loops if node.loops > 1 else None,
-        "expected": node.rows,
-        "of_what": _IN_EACH if node.loops > 1 else _IN_ALL,
-    }
+@dataclass(frozen=True)
+class _Step:
+    """A step that was run, and which part of its rows the planner expected to be asked for.
+
+    PostgreSQL gives rows, and what is discarded, for one loop.
+    """
+
+    node: Node
+    share: float
+
+    @property
+    def expected(self) -> float:
+        """The rows that it was expected to return."""
+        return max(self.node.rows * self.share, 1.0)
+
+    @property
+    def returned_more(self) -> float:
+        """How many times as many rows as expected it returned."""
+        return (self.node.actual_rows or 0.0) / self.expected
+
+    @property
+    def discarded_more(self) -> float:
+        """How many times as many rows it read, to discard most of them, as its cost allows."""
+        rows, removed = self.node.actual_rows or 0.0, self.node.removed_rows or 0.0
+        most_read = max(self.node.total_cost * self.share / CPU_TUPLE_COST, self.expected)
+        return (rows + removed) / most_read if removed > rows else 0.0
+
+    @property
+    def unexpected(self) -> float:
+        """How far it was from what the planner expected."""
+        return max(self.returned_more, self.discarded_more)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What it did that was not expected."""
+        node, discards = self.node, self.discarded_more > self.returned_more
+        returned, removed = node.returned_rows, node.read_rows - node.returned_rows
+        return {
+            "where": _DISCARDED if discards else _RETURNED,
+            "look": _LOOK_AT_DISCARDED if discards else _LOOK_AT_ROWS,
+            "node": node.title,
+            "returned": returned,
+            "removed": removed,
+            "far": "far" if removed >= returned * FAR_MORE else None,
+            "loops": node.loops if node.loops > 1 else None,
+            "expected": self.expected,
+            "of_what": _IN_EACH if node.loops > 1 else _IN_ALL,
+        }
 
 
-def _most_unexpected(analysed: Plan) -> Node | None:
-    """Return the step that had most rows beyond those expected, None if no step had any."""
-    node = max((node for node in analysed.nodes if node.loops), key=_unexpected, default=None)
-    return node if node is not None and _unexpected(node) > 1 else None
+def _most_unexpected(analysed: Plan) -> _Step | None:
+    """Return the step that was furthest from what was expected, None if none did more."""
+    shares = _shares(analysed)
+    steps = [_Step(node, shares[id(node)]) for node in analysed.nodes if node.loops]
+    worst = max(steps, key=lambda step: step.unexpected, default=None)
+    return worst if worst is not None and worst.unexpected > 1 else None
 
 
-def _unexpected(node: Node) -> float:
-    """Return the rows of a loop, or those that it reads to find them, against those expected."""
-    # PostgreSQL gives all three for one loop.
-    rows, removed = node.actual_rows or 0.0, node.removed_rows or 0.0
-    return (rows + removed if _discards(node) else rows) / max(node.rows, 1.0)
+def _shares(plan: Plan) -> Mapping[int, float]:
+    """Return which part of its rows each step is expected to return, by its id().
 
-
-def _discards(node: Node) -> bool:
-    """Whether a step discards more rows than it returns."""
-    return (node.removed_rows or 0.0) > (node.actual_rows or 0.0)
+    EXPLAIN shows all of them, also where a LIMIT is expected to stop the step.
+    """
+    shares = {id(plan.root): 1.0}
+    for node in plan.nodes:
+        for child in node.children:
+            whole, share = child.total_cost - child.startup_cost, shares[id(node)]
+            if node.type == "Limit" and whole > 0:
+                share *= min(max((node.total_cost - child.startup_cost) / whole, 0.0), 1.0)
+            # What returns no row before it has read all of them is not stopped in between.
+            reads_all = node.startup_cost >= child.total_cost
+            repeated = child.relationship == "Inner" or child.relationship in SUB_QUERIES
+            shares[id(child)] = 1.0 if reads_all or repeated else share
+    return shares

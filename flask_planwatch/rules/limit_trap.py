@@ -242,14 +242,14 @@ def _took_the_whole_scan(ordered: OrderedScan, evidence: Evidence) -> bool:
         ordered.source.total_cost * figures.MIN_MS_PER_COST,
         plan.total_cost * normal * MIN_MS_PER_COST_FACTOR,
     )
-    recent = _recent(evidence)
-    overhead_ms = min(timings.overhead_ms, *recent)
-    if evidence.duration_ms - overhead_ms < slow_ms:
+    if evidence.in_plan_ms < slow_ms:
         return False
-    slow = [took for took in recent if took - overhead_ms >= slow_ms]
-    if len(recent) < figures.MIN_EXECUTIONS:
-        return len(slow) == len(recent) and min(recent) >= MIN_SINGLE_MS
-    return len(slow) >= max(figures.MIN_EXECUTIONS, len(recent) * MIN_SLOW_SHARE)
+    outside_ms = timings.outside_ms(plan, evidence.returned_rows)
+    spent = [took - outside_ms for took in _recent(evidence)]
+    slow = [ms for ms in spent if ms >= slow_ms]
+    if len(spent) < figures.MIN_EXECUTIONS:
+        return len(slow) == len(spent) and min(spent) >= MIN_SINGLE_MS
+    return len(slow) >= max(figures.MIN_EXECUTIONS, len(spent) * MIN_SLOW_SHARE)
 
 
 def _recent(evidence: Evidence) -> tuple[float, ...]:

@@ -240,7 +240,8 @@ def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
     full_cost = sum(scan.total_cost for scan in suspicion.scans)
     # What makes one execution slow, such as a busy process, spares no other.
     fastest = min((evidence.duration_ms, *evidence.timings.recent))
-    return evidence.plan.limited and fastest < full_cost * MIN_MS_PER_COST
+    spent = fastest - evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
+    return evidence.plan.limited and spent < full_cost * MIN_MS_PER_COST
 
 
 def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:

@@ -15,8 +15,9 @@ from ..runtime.pause import give_way
 from .session import Session
 from .transaction import EXPLAIN, NO_SERVER, Transaction
 
-#: Only rows and loops are wanted. Without TIMING, this takes little longer than the statement.
-_ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, TIMING OFF, SUMMARY OFF) "
+#: Rows, loops and the time of the whole are wanted. Without TIMING, this takes little longer than
+#: the statement.
+_ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, TIMING OFF, SUMMARY) "
 
 #: A word before a parenthesis: the name of a function, or a keyword.
 _CALL = re.compile(r'((?<!")"(?:[^"]++|"")++"|(?<![\w$])[^\W\d][\w$]*+)\s*+\(')

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from .connecting.adoption import Defaults
     from .connecting.connection import OwnConnection
     from .transaction import Call, Transaction
+
+#: Round trips that are remembered: those of one or two inspections, so that they tell what the
+#: network and the process are like now.
+_ROUND_TRIPS = 5
 
 #: Seconds that Engine.dispose() waits for PlanWatch's work on a connection that was cut to end. It
 #: mostly does within some ms, and dispose() has to return within 50.
@@ -62,8 +67,8 @@ class Session:
     ) -> None:
         self.statement_timeout_ms = statement_timeout_ms
         self.lock_timeout_ms = lock_timeout_ms
-        #: The shortest round trip to the server so far.
-        self.round_trip_ms = float("inf")
+        #: What the latest round trips to the server took, in ms.
+        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._watched_engine = weakref.ref(engine)
         self._own_engine = None
         if url is not None:
@@ -210,7 +215,7 @@ class Session:
         started = now()
         try:
             transaction.begin(mode, *settings)
-            self.round_trip_ms = min(self.round_trip_ms, (now() - started) * 1000)
+            self._round_trips.append((now() - started) * 1000)
             self._free.require(transaction)
         except ServerError:
             self._discard()
@@ -250,6 +255,11 @@ class Session:
             if own.get(name) != getattr(self.state, name):
                 detail = f"the application connects with another {name} each time"
                 raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
+
+    @property
+    def round_trip_ms(self) -> float:
+        """The longest of the latest round trips, in ms: what held it up may hold up others."""
+        return max(self._round_trips, default=0.0)
 
     @property
     def other_role(self) -> bool:

@@ -243,6 +243,21 @@ def test_nothing_is_said_of_a_generic_plan_that_is_not_known():
     assert isinstance(judged(100, 100, 100, executions=5), Hit)
 
 
+def test_planning_is_taken_off():
+    document = {"Plan": plan(10.0).document["Plan"], "Planning Time": 95.0}
+    planned = Plan.from_json(document)
+    assert isinstance(judged(100, 100, 100, plan=planned), Miss)
+    assert isinstance(judged(200, 200, 200, plan=planned), Hit)
+
+
+def test_what_the_server_has_measured_counts():
+    ran = {"Node Type": "Seq Scan", "Actual Rows": 1, "Actual Loops": 1, "Plan Rows": 1}
+    calm = Plan.from_json({"Plan": ran, "Execution Time": 2.0})
+    assert isinstance(judged(100, 100, 100, analysed=calm), Miss)
+    slow = Plan.from_json({"Plan": ran, "Execution Time": 98.0})
+    assert isinstance(judged(100, 100, 100, analysed=slow), Hit)
+
+
 def two_steps():
     scan = {"Node Type": "Seq Scan", "Relation Name": "t", "Schema": "public", "Total Cost": 9.0}
     return Plan.from_json({"Node Type": "Limit", "Total Cost": 10.0, "Plans": [scan]})
@@ -316,6 +331,30 @@ def test_the_step_is_chosen_by_the_rows_of_one_loop():
     said = "look at Seq Scan on b, which discards far more rows than it returns"
     assert hint(many_loops, discards) == hint(discards, many_loops) == said
     assert hint(many_loops) == "look at Seq Scan on a, which has more rows than expected"
+
+
+def limited(*, rows, removed=0):
+    """A LIMIT that is expected to stop a scan, which costs 1000, after a hundredth of its rows."""
+    scan = step("a", 10_000, rows, removed=removed)
+    scan |= {"Startup Cost": 0.0, "Total Cost": 1000.0}
+    root = {"Node Type": "Limit", "Total Cost": 10.0, "Plan Rows": 100, "Actual Rows": 100}
+    analysed = Plan.from_json({**root, "Actual Loops": 1, "Plans": [scan]})
+    hit = judged(100, 100, 100, plan=two_steps(), analysed=analysed)
+    assert isinstance(hit, Hit)
+    return hit
+
+
+def test_under_a_limit_a_step_is_expected_to_return_a_part_of_its_rows():
+    assert "No step has more rows than expected" in limited(rows=100).problem
+    said = "Seq Scan on a returned 900 rows, where the planner expected 100 in all."
+    assert limited(rows=900).problem.endswith(said)
+
+
+def test_a_step_may_read_as_many_rows_as_its_cost_allows():
+    # A hundredth of 1000 units, with 100 rows for each.
+    assert "No step has more rows than expected" in limited(rows=100, removed=900).problem
+    said = "Seq Scan on a discarded 90,000 rows to find 100."
+    assert limited(rows=100, removed=90_000).problem.endswith(said)
 
 
 def test_a_step_is_said_to_do_what_it_does():

@@ -7,8 +7,13 @@ from sqlalchemy import func
 
 from flask_planwatch import Severity
 from flask_planwatch.inspection import findings
+from flask_planwatch.plan.comparison import comparisons
+from flask_planwatch.plan.evidence import Suspicion
+from flask_planwatch.plan.schema import Schema
+from flask_planwatch.plan.tree import Plan
 
-from .models import User
+from .indexes.data import table
+from .models import Badge, User
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
 
@@ -28,6 +33,61 @@ def test_critical_if_it_took_a_second(story, watch, processor_time):
     (finding,) = watch(story.url).ask(LOGIN.where(wait.is_not(None)))
     assert finding.duration_ms >= 1000
     assert finding.severity is Severity.CRITICAL
+
+
+def test_a_small_table_is_never_critical(story, watch, processor_time):
+    processor_time.count_waiting()
+    wait = sa.select(func.pg_sleep(1.0)).scalar_subquery()
+    statement = sa.select(Badge.id).where(Badge.owner == "x", wait.is_not(None))
+    (finding,) = watch(story.url, PLANWATCH_GROWTH=True).ask(statement)
+    assert finding.duration_ms >= 1000
+    assert finding.severity is Severity.INFO
+
+
+def test_a_finding_is_as_grave_as_its_share_of_the_statement(story, watch, processor_time):
+    """The second that is waited for belongs to another step, which has the cost as well."""
+    processor_time.count_waiting()
+    dear = "SELECT count(*) FROM generate_series(1, 3000000) AS g WHERE g > 7"
+    wait = sa.text(f"(SELECT pg_sleep(1)) IS NOT NULL AND ({dear}) > 7")
+    (finding,) = watch(story.url).ask(LOGIN.where(wait))
+    assert finding.duration_ms >= 1000
+    assert finding.severity is Severity.WARNING
+
+
+def seq_scan(name, cost, **more):
+    return {
+        "Node Type": "Seq Scan",
+        "Relation Name": name,
+        "Schema": "public",
+        "Alias": name,
+        "Total Cost": cost,
+        **more,
+    }
+
+
+def share(scan, *, keys, plans=(), **root):
+    """Return the share of what is said of the table `few`, whose scan costs 20 of 1000."""
+    document = {"Total Cost": 1000.0, "Plans": [seq_scan("many", 900.0), *plans, scan], **root}
+    plan = Plan.from_json({"Node Type": "Hash Join", **document})
+    few = table(name="few")
+    schema = Schema({one.key: one for one in (few, table(name="many"))})
+    (node,) = (one for one in plan.scans if one.alias == "few")
+    tested = tuple(one for one in comparisons(plan, schema) if one.scan is node)
+    return Suspicion("missing-index", few, "", keys, (node,), tested).share(plan)
+
+
+def test_the_share_of_a_scan():
+    assert share(seq_scan("few", 20.0, Filter="(few.town = 't'::text)"), keys=("town",)) == 0.02
+
+
+def test_what_is_sorted_counts_where_an_index_would_sort():
+    scan = seq_scan("few", 20.0)
+    sort = {"Node Type": "Sort", "Sort Key": ["few.at"], "Total Cost": 300.0, "Plans": [scan]}
+    assert share(sort, keys=("at",)) == 0.3
+
+
+def test_a_scan_that_a_limit_stops_has_no_more_than_all():
+    assert share(seq_scan("few", 5000.0), keys=()) == 1.0
 
 
 def test_critical_if_it_takes_a_fifth_of_the_time(story, watch, processor_time, monkeypatch):

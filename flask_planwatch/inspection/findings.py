@@ -28,10 +28,11 @@ _NO_PLAN = "There is no plan of it: {reason}."
 _OTHERS = "Found in its plan: {others:semicolon}."
 _OTHER = "{rule} on {table}: {subject}"
 
-#: A statement that took this long, in ms, is critical whatever its share.
+#: What a finding costs an execution, in ms, so that it is critical whatever its share.
 CRITICAL_MS = 1000.0
 
-#: So is one that takes this share of the database time that PlanWatch saw.
+#: So is one that costs this share of the database time that PlanWatch saw, or that costs this share
+#: of a statement that failed.
 CRITICAL_SHARE = 0.2
 
 #: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
@@ -138,15 +139,19 @@ def with_others(finding: Finding, findings: list[Finding]) -> Finding:
 
 
 def _severity(capture: Capture, hit: Hit) -> Severity:
-    if capture.failed or capture.duration_ms >= CRITICAL_MS:
+    """Return how grave a finding is by its share of what the statement takes."""
+    if hit.suspicion.rule == statement_failed.NAME:
         return Severity.CRITICAL
     if hit.small:
         return Severity.INFO
-    all_total_ms = capture.sampler.total_ms
+    costs_ms, all_total_ms = capture.waited_ms * hit.share, capture.sampler.total_ms
     enough = all_total_ms >= MEANINGFUL_TOTAL_MS
-    if enough and capture.statistics.total_ms / all_total_ms >= CRITICAL_SHARE:
+    share = capture.statistics.total_ms * hit.share / all_total_ms if enough else 0.0
+    failed = capture.failed and hit.share >= CRITICAL_SHARE
+    critical = failed or costs_ms >= CRITICAL_MS or share >= CRITICAL_SHARE
+    if critical and not hit.few_rows:
         return Severity.CRITICAL
-    if capture.duration_ms < NEGLIGIBLE_MS and not enough:
+    if costs_ms < NEGLIGIBLE_MS and not enough:
         return Severity.INFO
     return Severity.WARNING
 

@@ -71,7 +71,9 @@ def judge(
                 continue
             misses.extend([] if result.quiet else [result])
         else:
-            hits.append(result)
+            share = result.suspicion.share(evidence.plan)
+            few_rows = 0 < result.rows < evidence.min_rows
+            hits.append(replace(result, share=share, few_rows=few_rows))
             taken.update(result.suspicion.scans if result.suspicion.exclusive else ())
         if not suspicion.whole:
             claimed.add(suspicion.predicate)

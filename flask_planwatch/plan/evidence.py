@@ -98,6 +98,20 @@ class Suspicion:
             return (self.relation.key,) if self.relation.key else ()
         return tuple(sorted({scan.qualified_relation or "" for scan in self.scans}))
 
+    def share(self, plan: Plan) -> float:
+        """Return which part of a plan's estimated cost is that of what it is about, up to 1.
+
+        That is a scan with all its runs, or the step above it that joins, sorts or groups. What is
+        about the whole statement, or about a step whose estimate is wrong, has all of it.
+        """
+        if self.whole or self.node is not None or not self.scans or plan.total_cost <= 0:
+            return 1.0
+        steps = [*self.scans, *(comparison.node for comparison in self.comparisons)]
+        if len(self.keys) > len(self.comparisons):
+            steps += [step for scan in self.scans if (step := plan.ordering(scan)) is not None]
+        spent = max(_own_cost(step) * plan.loops.get(id(step), 1.0) for step in steps)
+        return min(spent / plan.total_cost, 1.0)
+
     @property
     def comparison(self) -> Comparison:
         """The first comparison. Raises IndexError if there is none."""
@@ -125,6 +139,12 @@ class Suspicion:
 
     def _shown(self, text: str) -> Structural:
         return Structural(mask(text, keep_names=not self.holds_value))
+
+
+def _own_cost(step: Node) -> float:
+    """Return the cost of a step with all below it, without sub-queries that run before it."""
+    # With nothing below it, a scan returns its first row at once.
+    return step.total_cost if step.children else step.total_cost - step.startup_cost
 
 
 @dataclass(frozen=True)
@@ -265,7 +285,8 @@ class Hit:
     plan alone does not prove it. `most_pass`: much of the table is needed anyway. `what` and `why`
     say the problem in a few words: the step of the plan, and what is wrong with it. `hint` is what
     to look at next where nothing can be advised. `executed`: that step is one of the plan that was
-    executed, so that the execution's time is its own.
+    executed, so that the execution's time is its own. `share` is which part of the statement's cost
+    is that of what was found, `few_rows` whether the tables have fewer than are worth a warning.
     """
 
     suspicion: Suspicion
@@ -280,6 +301,8 @@ class Hit:
     why: str = field(kw_only=True)
     hint: str = ""
     executed: bool = True
+    share: float = 1.0
+    few_rows: bool = False
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,13 @@ class Plan:
         """The parent of each node, by the id() of the child."""
         return {id(child): node for node in self.nodes for child in node.children}
 
+    def ordering(self, node: Node) -> Node | None:
+        """Return the lowest step above a node that sorts or groups what comes from it."""
+        above = self.parents.get(id(node))
+        while above is not None and not above.sort_keys and not above.group_keys:
+            above = self.parents.get(id(above))
+        return above
+
     def as_text(self) -> str:
         """The plan as `EXPLAIN (VERBOSE)` prints it."""
         return explain_text(self.document)

@@ -129,6 +129,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return _judge_reference(suspicion, evidence.schema, rows, small=small)
     if worth.limit_reached_early(suspicion, evidence) and not _sorts(suspicion):
         return Miss(suspicion, worth.LIMITED, by_parameters=True)
+    if worth.passed_over_for_limit(suspicion, evidence):
+        return Miss(suspicion, worth.INDEXED)
     doubt = _doubt(suspicion, evidence, rows, small=small)
     if small and doubt is not None:
         return doubt

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..plan.comparison import Comparison, comparisons
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_MS, MIN_MS_PER_COST
-from ..plan.index_use import indexed_in
+from ..plan.index_use import indexed_in, is_gone
 from ..plan.predicate import Operand
 from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.scrub import scrub_conjuncts
@@ -31,7 +31,7 @@ MOST_PASS = "{share:percent} of the rows are expected to pass"
 OTHER_SIDE = "the other side of the join has an index"
 
 _TOOK_LITTLE = "the whole statement took {took:exact_ms}"
-_INDEXED = "an index on it exists"
+INDEXED = "an index on it exists"
 _LARGE_PART = "the join needs too large a part of the table"
 _MANY_PASS = "{share:percent} of the rows pass"
 _FEW_VALUES = "the column has only {values:.0f} values"
@@ -112,7 +112,7 @@ def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = Fals
     `has_index` tells that the column has an index that only its cast keeps from being used.
     """
     if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
-        return Miss(suspicion, _INDEXED)
+        return Miss(suspicion, INDEXED)
     rows = rows_read(suspicion, evidence.schema)
     if (miss := too_small(suspicion, evidence, rows)) is not None:
         return miss
@@ -242,6 +242,14 @@ def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
     fastest = min((evidence.duration_ms, *evidence.timings.recent))
     spent = fastest - evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
     return evidence.plan.limited and spent < full_cost * MIN_MS_PER_COST
+
+
+def passed_over_for_limit(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether indexes answer all keys, and are not used as a LIMIT is expected to stop the scan."""
+    plan, scanned = evidence.seqscan_off, suspicion.scanned
+    if plan is None or not evidence.plan.limited:
+        return False
+    return all(is_gone(plan, scanned, key) for key in suspicion.keys)
 
 
 def other_side_is_indexed(suspicion: Suspicion, evidence: Evidence) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from ..distance import far
 from .case import Case, Rule, Tables, on_first_server, rows, silenced, speaks
 from .rule_in_app import run
 
@@ -78,6 +79,23 @@ def test_is_silent_where_an_index_serves(rule, case):
 @rows(SPEAKS)
 def test_falls_silent_after_the_fix(rule, case):
     rule.check_fix(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_trip_ms", [1, 3, 30])
+def test_an_index_that_a_limit_passes_over(rule, processor_time, round_trip_ms):
+    """PostgreSQL finds sixty of every sixth row without it, wherever the server is."""
+    processor_time.count_waiting()
+    database = rule.copy()
+    database.execute(
+        "ALTER TABLE entry ADD kind int GENERATED ALWAYS AS (b % 6) STORED",
+        "CREATE INDEX ON entry (kind)",
+        "VACUUM ANALYZE entry",
+    )
+    with far(database.url_for(rule.driver), round_trip_ms) as url:
+        app = rule.watch(url)
+        for _ in range(5):
+            assert rule.ask(app, sa.text("SELECT b FROM entry WHERE kind = 1 LIMIT 60")) == []
 
 
 @pytest.mark.slow

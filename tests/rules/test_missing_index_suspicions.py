@@ -161,6 +161,16 @@ JUDGED = {
         {"duration_ms": 0.1},
         "a LIMIT was reached early",
     ),
+    "a limit that is expected to stop the table's scan before an index pays": (
+        read("d.town = 't'::text", limit=True),
+        {"seqscan_off": read(found="d.town = 't'::text", limit=True)[0]},
+        "an index on it exists",
+    ),
+    "the same, but of two columns an index answers one": (
+        read("(d.town = 't'::text) AND (d.state = 's'::text)", limit=True),
+        {"seqscan_off": read("d.state = 's'::text", found="d.town = 't'::text", limit=True)[0]},
+        None,
+    ),
     "a limit that is reached late": (read("d.town = 't'::text", limit=True), {}, None),
     "a limit after a sort reads all": (
         read("d.town = 't'::text", order=["d.at"], limit=True),

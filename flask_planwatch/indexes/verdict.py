@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..finding import Advice, Verdict, VerdictStatus
 from ..plan.evidence import Hit, Suspicion
-from ..plan.figures import MAX_USEFUL_SHARE
+from ..plan.figures import MAX_EXPECTED_SHARE, MAX_USEFUL_SHARE
 from ..plan.index_use import indexed_in
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
@@ -99,9 +99,11 @@ def full_cost(before: Plan, hits: Iterable[Hit]) -> float:
     """Return the cost of a statement without a new index.
 
     The cost of a LIMIT is a part of its scan's; if few rows match, the scan has to reach its end.
+    One that is expected to read much of the scan anyway, as for a large OFFSET, costs what it says.
     """
     scans = [scan for hit in hits for scan in hit.suspicion.scans] if before.limited else []
-    return max([before.total_cost, *(scan.total_cost for scan in scans)])
+    whole = max((scan.total_cost for scan in scans), default=0.0)
+    return whole if before.total_cost <= whole * MAX_EXPECTED_SHARE else before.total_cost
 
 
 def saving(before: float, after: float) -> float:

@@ -14,6 +14,10 @@ MIN_INDEX_SCAN_COST = 100.0
 #: with the default costs a Bitmap Heap Scan breaks even between a fifth and a half.
 MAX_USEFUL_SHARE = 0.3
 
+#: A LIMIT that is expected to stop a scan below this share of it may hide far more than its cost;
+#: above, its cost hides at most a factor of five.
+MAX_EXPECTED_SHARE = 0.2
+
 #: What a unit of cost takes, in ms, as long as few statements are known: measured on PostgreSQL 13
 #: to 18 with data in memory, statements took 0.001 to 0.025 ms for each.
 USUAL_MS_PER_COST = 0.025

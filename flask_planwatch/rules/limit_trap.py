@@ -85,9 +85,6 @@ _CHEAP = "reading all of it costs little"
 _LARGE_PART = "PostgreSQL expects to read {share:percent} of the index"
 _AS_EXPECTED = "it took no longer than the expected part of the index explains"
 
-#: Above this share of the index the cost hides at most a factor of five.
-MAX_EXPECTED_SHARE = 0.2
-
 #: A LIMIT that is a smaller part of the statement's cost does not explain the elapsed time.
 MIN_LIMIT_COST_SHARE = 0.5
 
@@ -123,7 +120,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return Miss(suspicion, _CHEAP, by_parameters=True)
     if ordered.passing > figures.MAX_USEFUL_SHARE:
         return Miss(suspicion, say(MOST_PASS, share=ordered.passing), by_parameters=True)
-    if ordered.share > MAX_EXPECTED_SHARE:
+    if ordered.share > figures.MAX_EXPECTED_SHARE:
         return Miss(suspicion, say(_LARGE_PART, share=ordered.share), by_parameters=True)
     expected = ordered.share * ordered.entries
     read = _entries_read(ordered, evidence.analysed)

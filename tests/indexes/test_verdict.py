@@ -9,11 +9,13 @@ from flask_planwatch.indexes.search import Attempt
 from flask_planwatch.indexes.verdict import (
     Declined,
     Trial,
+    full_cost,
     saving,
     too_little,
     verdict_on_one,
     verified,
 )
+from flask_planwatch.plan.evidence import Hit
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import missing_index
@@ -74,6 +76,22 @@ VERDICTS = {
     "never used": (trial(), "rejected", "rejected"),
     "never used, as a guess": (trial(measured=False), "rejected", "rejected"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cost", "full"), [(10.0, 1000.0), (200.0, 1000.0), (201.0, 201.0), (900.0, 900.0)]
+)
+def test_a_limit_may_have_to_read_all_unless_it_expects_to_read_much(cost, full):
+    (suspicion,) = missing_index.suspect(limited := _limited(cost), SCHEMA)
+    hit = Hit(suspicion, "", what="", why="")
+    assert full_cost(limited, [hit]) == full
+    assert full_cost(BEFORE, [hit]) == 1000.0, "nothing stops this one"
+
+
+def _limited(cost) -> Plan:
+    """Return a plan whose LIMIT stops the scan that costs 1000."""
+    scan = BEFORE.document["Plan"]
+    return Plan.from_json({"Node Type": "Limit", "Total Cost": cost, "Plans": [scan]})
 
 
 @pytest.mark.parametrize("name", VERDICTS)

@@ -155,6 +155,8 @@ class Watch:
         self._statistics.clear()
         self._connections.renew_lock()
         self._sampler = None
+        # A child has computed nothing so far.
+        self._asked = NEVER
 
     def _before_cursor_execute(
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool

@@ -175,11 +175,13 @@ def _table(relation: Relation, min_rows: int) -> Hashable:
 def _times(capture: Capture, evidence: Evidence) -> Iterator[int]:
     """Yield what rules judge by; below MIN_MS it makes no difference to them."""
     timings = evidence.timings
+    outside_ms = timings.outside_ms(evidence.plan, evidence.returned_rows)
     yield min(len(timings.recent), MIN_EXECUTIONS)
     yield _magnitude(capture.duration_ms, MIN_MS)
-    yield _magnitude(median(timings.recent or (0.0,)), MIN_MS)
+    yield _magnitude(evidence.in_plan_ms, MIN_MS)
+    yield _magnitude(median(timings.recent or (0.0,)) - outside_ms, MIN_MS)
     # Whether a LIMIT was reached early shows in shorter times, too; 1 ms is a round trip.
-    yield _magnitude(timings.fastest_ms, 1.0 if evidence.plan.limited else MIN_MS)
+    yield _magnitude(timings.fastest_ms - outside_ms, 1.0 if evidence.plan.limited else MIN_MS)
     # A thousand units are a plan that is worth a look.
     yield _magnitude((timings.ms_per_cost or 0.0) * 1000, 1.0)
 

@@ -14,6 +14,8 @@ from flask_planwatch.plan.evidence import Custom, Evidence, Hit, Miss, Prepared,
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import cost_mismatch
+from flask_planwatch.server.explain import Query
+from flask_planwatch.server.transaction import EXPLAIN
 from flask_planwatch.signals import statement_inspected
 
 from ..stories import GENERIC_PLAN, LIMIT, SUB_QUERY, Product
@@ -47,6 +49,25 @@ SPEAKS = [
     ),
 ]
 
+#: Takes some 30 ms of the server's time.
+HEAVY = (
+    "CREATE FUNCTION heavy(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE COST 1 AS $$ "
+    "DECLARE s int := x; "
+    "BEGIN FOR i IN 1..300000 LOOP s := (s * 31 + 7) % 1000003; END LOOP; RETURN s; END $$"
+)
+
+ANALYSED = [
+    speaks(
+        "a function whose COST is too low",
+        sa.text("SELECT heavy(1 + id % 2) FROM product WHERE id = 7 LIMIT 5"),
+        about="elapsed time on product",
+        problem="No step has more rows than expected, so the time goes into something else",
+        setup=HEAVY,
+        PLANWATCH_ANALYZE=True,
+        PLANWATCH_STATEMENT_TIMEOUT_MS=30_000,
+    ),
+]
+
 SILENT = [
     silent("a join in place of the sub-query", SUB_QUERY["fast"].statement),
     silent("an InitPlan", SUB_QUERY["InitPlan"].statement),
@@ -64,6 +85,12 @@ TWICE = [silent(case.name, case.statement, runs=2) for case in SPEAKS]
 def test_speaks(rule, case):
     facts = rule.check(case).evidence
     assert facts["ms_per_cost"] > facts["normal_ms_per_cost"] * 10
+
+
+@rows(ANALYSED, quick=0)
+def test_names_the_cause_where_it_may_run_the_statement_again(rule, case):
+    """No other rule asks for that."""
+    rule.check(case)
 
 
 @rows(SILENT, each_driver=True)
@@ -91,26 +118,57 @@ def test_the_step_is_named_where_it_is_known(rule):
     assert "product" in finding.problem.partition("normal here.")[2]
 
 
+#: Takes 0.6 s, whatever the machine does, at next to no cost.
+WAITS = sa.select(Product.id).where(
+    Product.id == 1, sa.select(sa.func.pg_sleep(0.6)).scalar_subquery().is_not(None)
+)
+
+
 @pytest.mark.slow
-def test_a_refused_analysis_is_not_said_to_help(rule):
+def test_a_refused_analysis_is_not_said_to_help(rule, processor_time, monkeypatch):
     """With PLANWATCH_ANALYZE, but for a statement that takes longer than PlanWatch's own limit."""
+    processor_time.count_waiting()
+    monkeypatch.setattr("flask_planwatch.server.session.now", lambda: 0.0)
     app = rule.app(PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=500)
-
-    def compute(*_):
-        """What a listener does meanwhile counts as time of the statement."""
-        end = time.thread_time() + 0.6
-        while time.thread_time() < end:
-            pass
-
-    with app.app.app_context():
-        sa.event.listen(app.db.engine, "do_execute", compute)
     for _ in range(4):
-        run(app, active_feed)
+        run(app, WAITS)
     (finding,) = rule.of_rule(app.findings())
     assert finding.evidence["fastest_ms"] > 500
     said = finding.problem.partition("normal here.")[2]
     assert "PLANWATCH_ANALYZE would show" not in said
     assert "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS" in said
+
+
+@pytest.mark.slow
+def test_what_a_listener_computes_is_no_time_of_the_server(rule):
+    app = rule.app()
+
+    def compute(*_):
+        end = time.thread_time() + 0.1
+        while time.thread_time() < end:
+            pass
+
+    with app.app.app_context():
+        sa.event.listen(app.db.engine, "do_execute", compute)
+    assert rule.ask(app, sa.select(Product.id).where(Product.id == 1)) == []
+
+
+@pytest.mark.slow
+def test_the_statement_runs_once_more_only_if_it_is_slow(rule):
+    """Otherwise each statement of an app with PLANWATCH_ANALYZE would run once more."""
+    app = rule.app(PLANWATCH_ANALYZE=True, PLANWATCH_STATEMENT_TIMEOUT_MS=10_000)
+    asked, explain = [], Query.explain
+
+    def noted(query, transaction, form=EXPLAIN):
+        asked.append("ANALYZE" in form)
+        return explain(query, transaction, form)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Query, "explain", noted)
+        # No other rule asks for it.
+        assert rule.ask(app, sa.select(Product.state).where(Product.id == 1)) == []
+        assert asked
+        assert not any(asked)
 
 
 def run_each(app, build, values, *, end="rollback"):

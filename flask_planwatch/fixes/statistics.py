@@ -162,9 +162,9 @@ def _wrong(case: Case, hit: Hit) -> _Wrong | None:
     relation = case.schema.get(node.qualified_relation) if node is not None else None
     if plan is None or node is None or relation is None or not relation.indexable:
         return None
-    estimates, loops = Estimates(plan), max(node.actual_loops or 0.0, 1.0)
+    estimates, runs = Estimates(plan), max(plan.runs[id(node)], 1.0)
     conditions = conditions_of(node, relation, case.varying)
-    expected, actual = estimates.expected(node) / loops, estimates.actual(node) / loops
+    expected, actual = estimates.expected(node) / runs, estimates.actual(node) / runs
     return _Wrong(node, relation, conditions, expected, actual)
 
 

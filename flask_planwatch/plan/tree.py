@@ -1,4 +1,4 @@
-"""The plan tree: what `EXPLAIN (FORMAT JSON, VERBOSE)` prints, as frozen data.
+"""The plan tree: what `EXPLAIN (FORMAT JSON, VERBOSE, SETTINGS, SUMMARY)` prints, as frozen data.
 
 A node has only what this module names: unknown keys are left out, missing costs are 0. A plan of
 thousands of levels is read without recursion.
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from .figures import SUB_QUERIES
+from .parallel import ALONE, APPENDS, Share, leader_participates, shares
 from .text import explain_text, items, nodes_below, number, quoted_identifier, text_of
 
 #: The fields of a node that hold predicates.
@@ -38,9 +40,11 @@ class UnreadablePlan(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One step of a plan. Costs are the planner's units, `rows` are per worker and per loop.
+    """One step of a plan. Costs are the planner's units, of one worker in a parallel plan.
 
-    A node is equal to itself only: comparing all that is below it would recurse too deeply.
+    `rows` are those that one run is expected to return; where the processes of a parallel plan
+    share a step, all of them together are one run. A node is equal to itself only: comparing all
+    that is below it would recurse too deeply.
     """
 
     type: str
@@ -67,6 +71,8 @@ class Node:
     operation: str | None = None
     #: The function that a Function Scan calls.
     function: str | None = None
+    #: How the processes of a parallel plan share it.
+    share: Share = ALONE
     #: What EXPLAIN ANALYZE counted, None in other plans: rows per loop, loops, rows that a filter
     #: removed per loop, and the rows that an Index Only Scan had to look up in the table.
     actual_rows: float | None = None
@@ -147,7 +153,7 @@ class Plan:
             document = {"Plan": document}
         if not isinstance(document, Mapping) or "Node Type" not in document["Plan"]:
             raise UnreadablePlan("no plan node found in what EXPLAIN returned")
-        return cls(_read(document["Plan"]), document)
+        return cls(_read(document["Plan"], leader=leader_participates(document)), document)
 
     @property
     def total_cost(self) -> float:
@@ -206,15 +212,33 @@ class Plan:
 
     @cached_property
     def loops(self) -> Mapping[int, float]:
-        """How often each node is expected to run, by its id(): a join's inner side repeats."""
+        """How often each node is expected to run, by its id(): a join's inner side repeats.
+
+        Processes that share a node are one run of it; one that each of them runs for itself has as
+        many runs.
+        """
         counts: dict[int, float] = {id(self.root): 1.0}
         for node in self.nodes:
             outer = next((side.rows for side in node.children if side.relationship == "Outer"), 1.0)
             for child in node.children:
-                repeats = node.type == "Nested Loop" and child.relationship == "Inner"
-                times = max(outer, 1.0) if repeats else 1.0
+                times = runs_by_each_process(node, child)
+                if node.type == "Nested Loop" and child.relationship == "Inner":
+                    times = max(outer, 1.0)
                 counts[id(child)] = counts[id(node)] * times
         return counts
+
+    @cached_property
+    def runs(self) -> Mapping[int, float]:
+        """How often EXPLAIN ANALYZE saw each node run, by its id(); see `loops` for processes."""
+        counts: dict[int, float] = {}
+        for node in self.nodes:
+            own = counts.setdefault(id(node), node.loops)
+            counts |= {id(child): own for child in node.children if child.share.shared}
+        return counts
+
+    def expected_rows(self, node: Node) -> float:
+        """Return how many rows all runs of a node were expected to return, 0 if none was seen."""
+        return node.rows * self.runs[id(node)]
 
     @cached_property
     def deleted_from(self) -> tuple[str, ...]:
@@ -242,6 +266,15 @@ class Plan:
         return explain_text(self.document)
 
 
+def runs_by_each_process(node: Node, child: Node) -> float:
+    """Return how many processes run a child for themselves in each run of its parent."""
+    # Of an Append, one process takes what is not shared; of a bitmap, one reads the index.
+    apart = node.type in APPENDS or node.type == "Bitmap Heap Scan"
+    if not node.share.shared or child.share.shared or apart or child.relationship in SUB_QUERIES:
+        return 1.0
+    return node.share.processes
+
+
 def _walk(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the JSON of a node and of all below it, parents first."""
     waiting = [document]
@@ -251,16 +284,18 @@ def _walk(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         waiting.extend(reversed(nodes_below(current)))
 
 
-def _read(document: Mapping[str, Any]) -> Node:
+def _read(document: Mapping[str, Any], *, leader: bool) -> Node:
     """Build the node and all below it, children first, without recursion."""
+    documents = list(_walk(document))
+    known = shares(documents, leader=leader)
     nodes: dict[int, Node] = {}
-    for current in reversed(list(_walk(document))):
+    for current in reversed(documents):
         below = tuple(nodes[id(child)] for child in nodes_below(current))
-        nodes[id(current)] = _node(current, below)
+        nodes[id(current)] = _node(current, below, known[id(current)])
     return nodes[id(document)]
 
 
-def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
+def _node(document: Mapping[str, Any], children: tuple[Node, ...], share: Share) -> Node:
     return Node(
         type=str(document["Node Type"]),
         schema=_text(document, "Schema"),
@@ -269,7 +304,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         index=_text(document, "Index Name"),
         startup_cost=number(document, "Startup Cost"),
         total_cost=number(document, "Total Cost"),
-        rows=number(document, "Plan Rows"),
+        rows=number(document, "Plan Rows") * share.divisor,
         width=int(number(document, "Plan Width")),
         parallel=document.get("Parallel Aware") is True,
         join_type=_text(document, "Join Type"),
@@ -283,6 +318,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...]) -> Node:
         output=tuple(items(document.get("Output"), str)),
         operation=_text(document, "Operation"),
         function=_text(document, "Function Name"),
+        share=share,
         relationship=_text(document, "Parent Relationship"),
         actual_rows=_count(document, "Actual Rows"),
         actual_loops=_count(document, "Actual Loops"),

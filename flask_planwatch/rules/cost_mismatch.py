@@ -202,16 +202,18 @@ def _unexpected_step(evidence: Evidence) -> dict[str, object]:
 class _Step:
     """A step that was run, and which part of its rows the planner expected to be asked for.
 
-    PostgreSQL gives rows, and what is discarded, for one loop.
+    PostgreSQL gives rows, and what is discarded, for one loop, which is that of one worker. `rows`
+    are those that the planner expects of one, if it is asked for all.
     """
 
     node: Node
+    rows: float
     share: float
 
     @property
     def expected(self) -> float:
         """The rows that it was expected to return."""
-        return max(self.node.rows * self.share, 1.0)
+        return max(self.rows * self.share, 1.0)
 
     @property
     def returned_more(self) -> float:
@@ -251,7 +253,11 @@ class _Step:
 def _most_unexpected(analysed: Plan) -> _Step | None:
     """Return the step that was furthest from what was expected, None if none did more."""
     shares = _shares(analysed)
-    steps = [_Step(node, shares[id(node)]) for node in analysed.nodes if node.loops]
+    steps = [
+        _Step(node, analysed.expected_rows(node) / node.loops, shares[id(node)])
+        for node in analysed.nodes
+        if node.loops
+    ]
     worst = max(steps, key=lambda step: step.unexpected, default=None)
     return worst if worst is not None and worst.unexpected > 1 else None
 

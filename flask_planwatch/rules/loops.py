@@ -15,7 +15,7 @@ from functools import cached_property
 from ..plan.figures import ROWS_PER_LOOKUP, SUB_QUERIES
 from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
-from ..plan.tree import Node, Plan
+from ..plan.tree import Node, Plan, runs_by_each_process
 
 #: More runs than any statement makes: products of estimates stay finite.
 _MOST_RUNS = 1e15
@@ -133,9 +133,11 @@ class Work:
                 elif child.relationship == "Inner":
                     if node.type == "Nested Loop" and outer is not None:
                         times *= max(outer.rows * share, 1.0)
+                    else:
+                        times *= runs_by_each_process(node, child)
                     share = 1.0
                 elif node.type == "Materialize":
-                    times = min(times, 1.0)
+                    times = min(times, node.share.processes)
                 elif node.type == "Limit":
                     share *= min(node.rows / max(child.rows, 1.0), 1.0)
                 elif node.type in _BLOCKING or child.relationship == "InitPlan":
@@ -162,6 +164,7 @@ class Work:
         else:
             # The planner charges a step for each row that it tests.
             own_cost = holder.total_cost - sum(step.total_cost for step in inputs)
+            own_cost *= holder.share.divisor
             most = below or (relation.rows if relation else 0.0)
             tested = max(holder.rows, min(most, own_cost / max(sub_plan.node.total_cost, 0.01)))
         return min(tested, _left_by_others(sub_plan)) if sub_plan.kind == "Filter" else tested

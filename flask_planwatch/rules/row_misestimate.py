@@ -128,12 +128,7 @@ class Estimates:
 
     def expected(self, node: Node) -> float:
         """Return how many rows all runs of a step were expected to return, at least one."""
-        gather = self._shared.get(id(node))
-        if gather is not None:
-            # The rows of a worker are expected to be its share.
-            share = node.rows / max(gather.children[0].rows, 1.0)
-            return max(gather.rows * share * (gather.actual_loops or 1.0), 1.0)
-        return max(node.rows * node.loops, 1.0)
+        return max(self.plan.expected_rows(node), 1.0)
 
     def actual(self, node: Node) -> float:
         """Return how many rows all its runs returned, at least one."""
@@ -161,21 +156,6 @@ class Estimates:
                 below = [step for step in _inputs(node) if id(step) in found]
                 worst = max(below, key=lambda step: factors[id(step)], default=node)
                 found[id(node)] = found.get(id(worst), node)
-        return found
-
-    @cached_property
-    def _shared(self) -> Mapping[int, Node]:
-        """The Gather above each step that several workers share the rows of."""
-        partial: set[int] = set()
-        for node in reversed(self.plan.nodes):
-            below = [step for step in node.children if not _is_gather(step)]
-            if node.parallel or any(id(step) in partial for step in below):
-                partial.add(id(node))
-        found: dict[int, Node] = {}
-        for node in self.plan.nodes:
-            gather = node if _is_gather(node) else found.get(id(node))
-            if gather is not None:
-                found |= {id(step): gather for step in node.children if id(step) in partial}
         return found
 
     @cached_property
@@ -211,10 +191,6 @@ def _inputs(node: Node) -> Iterator[Node]:
         taken = child.relationship not in SUB_QUERIES and not reread
         if taken and node.type != "Bitmap Heap Scan":
             yield child
-
-
-def _is_gather(node: Node) -> bool:
-    return node.type in {"Gather", "Gather Merge"}
 
 
 @dataclass(frozen=True)

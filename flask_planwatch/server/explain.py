@@ -17,7 +17,7 @@ from .transaction import EXPLAIN, NO_SERVER, Transaction
 
 #: Rows, loops and the time of the whole are wanted. Without TIMING, this takes little longer than
 #: the statement.
-_ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, TIMING OFF, SUMMARY) "
+_ANALYSE = "EXPLAIN (ANALYZE, FORMAT JSON, VERBOSE, SETTINGS, TIMING OFF, SUMMARY) "
 
 #: A word before a parenthesis: the name of a function, or a keyword.
 _CALL = re.compile(r'((?<!")"(?:[^"]++|"")++"|(?<![\w$])[^\W\d][\w$]*+)\s*+\(')

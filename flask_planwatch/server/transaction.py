@@ -30,8 +30,9 @@ Result = TypeVar("Result")
 #: Reasons that have nothing to do with what was asked: the server is not there.
 NO_SERVER = frozenset({SkipReason.CONNECTION_LOST, SkipReason.SERVER_UNAVAILABLE})
 
-#: The form of EXPLAIN that PlanWatch uses. SUMMARY says what planning took.
-EXPLAIN = "EXPLAIN (FORMAT JSON, VERBOSE, SUMMARY) "
+#: The form of EXPLAIN that PlanWatch uses. SETTINGS says whether the leader of a parallel plan
+#: takes its share of the rows, SUMMARY what planning took.
+EXPLAIN = "EXPLAIN (FORMAT JSON, VERBOSE, SETTINGS, SUMMARY) "
 
 #: Precedes each command of PlanWatch's, for readers of the server's log and statistics.
 MARK = "/* planwatch */ "

@@ -326,7 +326,8 @@ def hashed(outer, inner, **changes):
 
 
 def gather(below, **changes):
-    return step("Gather", below["Plan Rows"] * 2.4, 240, as_outer(below), **changes)
+    planned = {"Workers Planned": 2, **changes}
+    return step("Gather", below["Plan Rows"] * 2.4, 240, as_outer(below), **planned)
 
 
 JOINED = {"Hash Cond": "(b.id = a.id)", "Join Type": "Inner"}

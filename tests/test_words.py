@@ -99,6 +99,24 @@ def of_finding(finding: Finding) -> str:
     return without_numbers("\n".join(lines))
 
 
+#: Rules whose sentences have no other figures than their evidence.
+FROM_EVIDENCE = {"missing-index", "functional-predicate", "implicit-cast", "pattern-match"}
+
+#: A figure that is no part of a name.
+FIGURE = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?!\w)")
+
+
+def not_in_evidence(finding: Finding) -> Iterator[str]:
+    """Yield the figures of a finding's first sentences that its evidence does not have."""
+    if finding.rule in FROM_EVIDENCE:
+        known = [value for value in finding.evidence.values() if isinstance(value, int | float)]
+        shown = {f"{value:,.0f}" for value in known} | {f"{value:.2g}" for value in known}
+        problem = finding.problem.partition(" It ran ")[0].replace(finding.subject, "…")
+        for figure in FIGURE.findall(problem):
+            if figure not in shown:
+                yield f"{figure} in {problem}: {finding.evidence}"
+
+
 def of_dismissal(dismissal: Dismissal) -> str:
     lines = [f"{dismissal.rule} is silent on {dismissal.subject}: {dismissal.reason}"]
     lines += of_advice(dismissal.rejected) if dismissal.rejected is not None else []
@@ -119,13 +137,16 @@ def test_what_people_read(marked: Database, watch: Any, name: str) -> None:
     config = {"PLANWATCH_VERIFY": "build", "PLANWATCH_GROWTH": True} | case.config
     watched = watch(marked.url_for(case.driver), **config)
     said: set[str] = set()
+    unproved: set[str] = set()
 
     def receive(sender: Any, inspection: Inspection) -> None:
         said.update(map(of_finding, inspection.findings))
+        unproved.update(line for found in inspection.findings for line in not_in_evidence(found))
         said.update(map(of_dismissal, inspection.dismissals))
 
     with statement_inspected.connected_to(receive, sender=watched.app):
         run(watched, case, "parameters")
+    assert not unproved
     compare(SNAPSHOTS / f"{name.replace(' ', '-').replace(',', '')}.txt", said)
 
 

@@ -88,7 +88,7 @@ def finding_of(capture: Capture, hit: Hit) -> Finding:
 
 
 def _title(capture: Capture, hit: Hit) -> str:
-    much = [say(_ROWS, rows=hit.rows)] if hit.rows else []
+    much = [say(_ROWS, rows=hit.rows)] if hit.rows and hit.reads_all else []
     much += [say(_TOOK, took=capture.duration_ms)] if hit.executed else []
     return say(TITLE, what=hit.what, much=much, why=hit.why)
 

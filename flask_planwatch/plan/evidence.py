@@ -287,6 +287,7 @@ class Hit:
     to look at next where nothing can be advised. `executed`: that step is one of the plan that was
     executed, so that the execution's time is its own. `share` is which part of the statement's cost
     is that of what was found, `few_rows` whether the tables have fewer than are worth a warning.
+    `reads_all`: `rows` are how many are read.
     """
 
     suspicion: Suspicion
@@ -303,6 +304,7 @@ class Hit:
     executed: bool = True
     share: float = 1.0
     few_rows: bool = False
+    reads_all: bool = True
 
 
 @dataclass(frozen=True)

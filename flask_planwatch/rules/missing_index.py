@@ -46,7 +46,7 @@ When it stays silent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -54,7 +54,7 @@ from ..plan.access import EQUAL, RANGES, Access, accesses, texts
 from ..plan.comparison import Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
-from ..plan.schema import Schema
+from ..plan.schema import Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import Plan
 from ..plan.wording import Template, Words, say
@@ -66,7 +66,7 @@ NAME = "missing-index"
 WORDS = Words(
     what=worth.STEP,
     why="{lacks}",
-    problem="the statement {reads}, and {does}: {lacks}.",
+    problem="the statement {reads}, and {does:and}: {lacks}.",
 )
 
 OF_FOREIGN_KEY = Words(
@@ -77,26 +77,21 @@ OF_FOREIGN_KEY = Words(
     "{columns:list}.",
 )
 
-#: What is done with the rows, and what would serve it.
-_Purpose = tuple[Template, Template]
+#: What is done with the rows. Without a condition they may be sorted for groups as well.
+_TESTS = "tests {tested:and} on each of them"
+_JOINS = "joins them by {joined:and}"
+_SORTS = "sorts them by {sorted:and}"
+_SORTS_OR_GROUPS = "sorts or groups them by {sorted:and}"
 
-_NO_ORDER = Template("no index ordered by {columns:and}")
-_ORDERS: _Purpose = (Template("sorts or groups them by {columns:and}"), _NO_ORDER)
-_ORDERS_FURTHER: _Purpose = (_ORDERS[0], Template("{existing} lacks further columns"))
-_TESTS_AND_ORDERS: _Purpose = (
-    Template("tests and sorts them by {columns:and}"),
-    Template("no index to find {tested:and} and sort by {sorted:and}"),
-)
-#: What is tested is no column that an index could begin with.
-_TESTS_BY_ORDER: _Purpose = (_TESTS_AND_ORDERS[0], _NO_ORDER)
-_JOINS: _Purpose = (
-    Template("joins them by {columns:and}"),
-    Template("no index on {columns:and} for the join"),
-)
-_TESTS: _Purpose = (
-    Template("tests {columns:and} on each of them"),
-    Template("no index on {columns:and}"),
-)
+#: What would serve it, and is not there.
+_NO_INDEX = Template("no index on {columns:and}")
+_NO_INDEX_FOR_THE_JOIN = Template("no index on {columns:and} for the join")
+_NO_ORDER = Template("no index ordered by {sorted:and}")
+_NOT_BOTH = Template("no index to find {searched:and} and sort by {sorted:and}")
+_BEGINS_OTHERWISE = Template("no index begins with {columns:or}")
+_PARTIAL = Template("{existing} holds only a part of the rows")
+_SHORTER = Template("{existing} lacks {missing:and}")
+_NOT_USED = Template("{existing} is not used for that")
 
 #: Why an index helps although most rows are needed.
 _SPARED = Template("an index on {columns:and} could spare reading the table")
@@ -105,7 +100,7 @@ _ORDER_VARIES = "the order changes with a value"
 _OR = "OR combines conditions that each need an index of their own"
 _ALL_ROWS = "all rows are sorted or grouped"
 _LOOKED_UP = "an index finds each row that is tested"
-_BEGINS = "the index {existing} begins with a column that is compared"
+_BEGINS = "the index {existing} begins with a column that is compared or sorted by"
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -136,12 +131,11 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return doubt
     joins = suspicion.other_rows is not None
     most = not small and not joins and bool(_too_many_pass(suspicion, evidence, rows))
-    existing = _usable_index(suspicion)
-    does, lacks = _purpose(suspicion, existing)
+    used = _columns_by_use(suspicion)
+    said = {"does": _purposes(suspicion, used), **used, **_lack(suspicion, used)}
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
-        lacks = _SPARED
+        said["lacks"] = _SPARED
     found = {"columns": list(suspicion.shown_keys)}
-    said = {"does": does, "lacks": lacks, "existing": existing, **_columns_by_use(suspicion)}
     hit = worth.hit(suspicion, evidence, WORDS, found, said)
     return replace(hit, doubt=doubt, most_pass=most)
 
@@ -151,11 +145,11 @@ def _suspicion(access: Access) -> Suspicion | None:
         comparison
         for comparison in access.unanswered
         if (comparison.column or comparison.conjunct.alternatives)
-        and _columns(comparison, access)
+        and _columns(comparison, access.relation)
         and not _is_looked_up(comparison)
     ]
     in_order = sorted(tested, key=_rank)
-    keys = [name for comparison in in_order for name in _columns(comparison, access)]
+    keys = [name for comparison in in_order for name in _columns(comparison, access.relation)]
     reads_much = any(
         scan.reads_all_rows or scan.total_cost >= MIN_INDEX_SCAN_COST for scan in access.scans
     )
@@ -188,10 +182,10 @@ def _is_looked_up(comparison: Comparison) -> bool:
     return comparison.joins and column is not None and comparison.relation.has_index_for([column])
 
 
-def _columns(comparison: Comparison, access: Access) -> list[str]:
+def _columns(comparison: Comparison, relation: Relation) -> list[str]:
     """Return the plain columns that an index would have to hold for a comparison, as SQL."""
     return [
-        access.relation.quoted_column(compared.column)
+        relation.quoted_column(compared.column)
         for compared in (comparison, *chain.from_iterable(comparison.alternatives))
         if compared.operator in EQUAL | RANGES and compared.column is not None
     ]
@@ -221,12 +215,18 @@ def _tested(suspicion: Suspicion) -> set[str]:
     return {key_of(comparison.operand, suspicion.relation) for comparison in suspicion.comparisons}
 
 
-def _columns_by_use(suspicion: Suspicion) -> dict[str, object]:
-    """Return the columns by what they are for."""
-    tested, pairs = _tested(suspicion), list(zip(suspicion.keys, suspicion.shown_keys, strict=True))
+def _columns_by_use(suspicion: Suspicion) -> dict[str, list[Structural]]:
+    """Return the columns by what they are for: those of the conditions are `searched`."""
+    tested, joined = set[str](), set[str]()
+    for comparison in suspicion.comparisons:
+        compared = joined if comparison.joins else tested
+        compared.update(_columns(comparison, suspicion.relation))
+    pairs = list(zip(suspicion.keys, suspicion.shown_keys, strict=True))
     return {
         "tested": [name for key, name in pairs if key in tested],
-        "sorted": [name for key, name in pairs if key not in tested],
+        "joined": [name for key, name in pairs if key in joined - tested],
+        "searched": [name for key, name in pairs if key in joined | tested],
+        "sorted": [name for key, name in pairs if key not in joined | tested],
     }
 
 
@@ -272,13 +272,37 @@ def _usable_index(suspicion: Suspicion) -> str:
     return next((index.name for index in indexes if index.predicate is None), "")
 
 
-def _purpose(suspicion: Suspicion, existing: str) -> _Purpose:
-    """Return what an index would be for; `existing` begins with one of the columns."""
-    if not suspicion.comparisons:
-        return _ORDERS_FURTHER if existing else _ORDERS
-    if _sorts(suspicion):
-        return _TESTS_AND_ORDERS if _tested(suspicion) & set(suspicion.keys) else _TESTS_BY_ORDER
-    return _TESTS if suspicion.other_rows is None else _JOINS
+def _purposes(suspicion: Suspicion, used: Mapping[str, Sequence[Structural]]) -> list[str]:
+    """Return what is done with the rows."""
+    sorts = _SORTS if suspicion.comparisons else _SORTS_OR_GROUPS
+    parts = (("tested", _TESTS), ("joined", _JOINS), ("sorted", sorts))
+    return [say(template, **used) for use, template in parts if used[use]]
+
+
+def _lack(suspicion: Suspicion, used: Mapping[str, Sequence[Structural]]) -> dict[str, object]:
+    """Return what is missing: another index, or something in the one that comes nearest."""
+    relation, shown = suspicion.relation, suspicion.shown_keys
+    held = {
+        index: [relation.quoted_column(key) for key in index.keys]
+        for index in relation.indexes
+        if index.valid and index.keys
+    }
+    # An order is of use from its first column on.
+    first = used["searched"] or shown[:1]
+    beginning = [index for index, keys in held.items() if keys[0] in first]
+    whole = [index for index in beginning if index.predicate is None]
+    nearest = max(whole, key=lambda index: len(set(shown) & set(held[index])), default=None)
+    if nearest is not None:
+        missing = [key for key in shown if key not in held[nearest]]
+        lacks = _SHORTER if missing else _NOT_USED
+        return {"lacks": lacks, "existing": nearest.name, "missing": missing}
+    if beginning:
+        return {"lacks": _PARTIAL, "existing": beginning[0].name}
+    if used["sorted"]:
+        return {"lacks": _NOT_BOTH if used["searched"] else _NO_ORDER}
+    if any(set(shown).intersection(keys) for keys in held.values()):
+        return {"lacks": _BEGINS_OTHERWISE}
+    return {"lacks": _NO_INDEX if used["tested"] else _NO_INDEX_FOR_THE_JOIN}
 
 
 def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:

@@ -11,17 +11,20 @@ from dataclasses import replace
 from ..plan.comparison import Comparison, comparisons
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_MS, MIN_MS_PER_COST
-from ..plan.index_use import indexed_in, is_gone
+from ..plan.index_use import bitmap_scans, indexed_in, is_gone
 from ..plan.predicate import Operand
 from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.scrub import scrub_conjuncts
-from ..plan.tree import Plan
+from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words, say
 
 #: A join that looks up more than this share of a table's rows is faster by hashing it whole:
 #: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
 #: tables with wide rows shift that by a factor of ten.
 MAX_LOOKUP_SHARE = 0.02
+
+#: Fewer runs than this are one, as far as a sentence says.
+MIN_RUNS = 1.5
 
 #: Reasons that several rules give.
 FEW_ROWS = "only {rows:.0f} rows are read"
@@ -32,19 +35,30 @@ OTHER_SIDE = "the other side of the join has an index"
 
 _TOOK_LITTLE = "the whole statement took {took:exact_ms}"
 INDEXED = "an index on it exists"
-_LARGE_PART = "the join needs too large a part of the table"
+_TOO_MANY = "the other side of the join has {other_rows:rows}, too many to look each of them up"
 _MANY_PASS = "{share:percent} of the rows pass"
 _FEW_VALUES = "the column has only {values:.0f} values"
 
 #: The step of the plan that reads a table, in a few words.
 STEP = "{step}[ using {index}] on {table}"
 
-#: What the statement does to the table, by the same facts.
-_READS_PART = Template("reads a large part of {table} by {way}")
+#: What the statement does to the table, by the same facts. How many rows an index finds is known of
+#: a bitmap only: of an Index Scan, the plan has those that its Filter left.
 _READS_PARTITIONS = Template(
     "reads {scanned} of the {leaves} partitions of {table}, about {rows:number} rows"
 )
 _READS_ALL = Template("reads all of {table}, about {rows:number} rows")
+_FINDS = Template(
+    "finds about {found_rows:number} of the {rows:number} rows of {table} by {way:and}"
+    "[ in each of about {runs:number} runs]"
+)
+_READS_SOME = Template(
+    "reads rows of {table} by {way:and}[ in each of about {runs:number} runs]"
+    "[ at an estimated cost of {scan_cost:cost}]"
+)
+
+#: What the evidence of a finding has of it, as far as it is known.
+_COUNTED = ("found_rows", "runs", "scan_cost")
 
 
 def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
@@ -147,30 +161,54 @@ def hit(
     that, from `said`, and from the facts of the scan, such as `reads`: what it reads of the table.
     """
     rows = rows_read(suspicion, evidence.schema)
+    reading = _reading(suspicion, evidence, rows)
+    counted = {key: reading[key] for key in _COUNTED if reading[key] is not None}
     return Hit(
         suspicion,
         rows=rows,
-        evidence={**_facts(suspicion, evidence, rows), **found},
+        evidence={**_facts(suspicion, evidence, rows), **counted, **found},
         small=rows < evidence.min_rows,
         fix=fix,
-        **words.of(**{**found, **said, **_reading(suspicion, evidence.schema, rows)}),
+        reads_all=_step(suspicion).reads_all_rows,
+        **words.of(**{**found, **said, **reading}),
     )
 
 
-def _reading(suspicion: Suspicion, schema: Schema, rows: float) -> dict[str, object]:
-    scan = suspicion.scans[0]
-    scanned, leaves = len(suspicion.scanned), len(schema.leaves(suspicion.relation))
-    reads = _READS_PARTITIONS if scanned < leaves else _READS_ALL
-    return {
+def _step(suspicion: Suspicion) -> Node:
+    """Return the step that a finding names: one that reads all rows, if there is one."""
+    whole = (scan for scan in suspicion.scans if scan.reads_all_rows)
+    return next(whole, suspicion.scans[0])
+
+
+def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
+    """Return what is read of the table, and how, as far as the plan tells."""
+    scan, plan, schema = _step(suspicion), evidence.plan, evidence.schema
+    bitmaps = list(bitmap_scans(scan))
+    runs = plan.loops[id(scan)]
+    facts: dict[str, object] = {
+        "reads": _FINDS if bitmaps else _READS_SOME,
         "step": scan.type,
         "index": scan.index,
         "table": suspicion.relation.display,
-        "reads": reads if scan.reads_all_rows else _READS_PART,
-        "way": scan.index or scan.type,
-        "scanned": scanned,
-        "leaves": leaves,
+        "way": [node.index or scan.type for node in bitmaps or [scan]],
         "rows": rows,
+        "found_rows": round(scan.children[0].rows) if bitmaps else None,
+        "runs": round(runs) if runs >= MIN_RUNS else None,
+        # A LIMIT stops a scan before it has cost that.
+        "scan_cost": None if runs >= MIN_RUNS or plan.limited else scan.total_cost,
     }
+    if scan.reads_all_rows:
+        # Other partitions may be read by an index.
+        whole = {scan.qualified_relation for scan in suspicion.scans if scan.reads_all_rows}
+        leaves = len(schema.leaves(suspicion.relation))
+        facts |= {
+            "reads": _READS_PARTITIONS if len(whole) < leaves else _READS_ALL,
+            "scanned": len(whole),
+            "leaves": leaves,
+            "rows": sum(relation.rows for relation in schema.of(whole)),
+            "scan_cost": None,
+        }
+    return facts
 
 
 def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:
@@ -186,7 +224,7 @@ def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, o
         condition = scrub_conjuncts(conditions, evidence.varying)
     return {
         "scanned": list(suspicion.scanned),
-        "node": suspicion.scans[0].title,
+        "node": _step(suspicion).title,
         "condition": condition,
         "table_rows": round(rows),
         "expected_rows": round(sum(scan.rows for scan in suspicion.scans)),
@@ -225,7 +263,7 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
     """
     if suspicion.other_rows is not None:
         too_many = suspicion.other_rows > rows * MAX_LOOKUP_SHARE
-        return _LARGE_PART if too_many else ""
+        return say(_TOO_MANY, other_rows=suspicion.other_rows) if too_many else ""
     if evidence.returned_rows is not None and counts_its_rows(evidence.plan):
         share = evidence.returned_rows / max(rows, 1)
         if share > MAX_USEFUL_SHARE:

@@ -135,6 +135,60 @@ LACKS = {
     ),
     "the order alone": (read(order=["d.at"], limit=True), "no index ordered by at"),
     "a join": (read(joined="d.town = o.name"), "no index on town for the join"),
+    "a further column": (
+        read(
+            "(d.town = 't'::text) AND (d.state = 's'::text)",
+            relation=table(indexes=[index("by_town", "town"), index("both", "town", "state")]),
+        ),
+        "both is not used for that",
+    ),
+    "a column of an index that begins with the other": (
+        read(
+            "(d.town = 't'::text) AND (d.state = 's'::text)",
+            relation=table(indexes=[index("by_town", "town", "id")]),
+        ),
+        "by_town lacks state",
+    ),
+    "another order than that of an index": (
+        read(
+            order=["d.at DESC NULLS LAST"],
+            limit=True,
+            relation=table(indexes=[index("by_at", "at")]),
+        ),
+        "by_at is not used for that",
+    ),
+    "the order of what an index could find": (
+        read(
+            "d.town = 't'::text",
+            order=["d.at"],
+            limit=True,
+            relation=table(indexes=[index("by_town", "town")]),
+        ),
+        "by_town lacks at",
+    ),
+    "more of an order": (
+        read(order=["d.at", "d.id"], limit=True, relation=table(indexes=[index("by_at", "at")])),
+        "by_at lacks id",
+    ),
+    "an order that an index does not begin with": (
+        read(order=["d.at"], limit=True, relation=table(indexes=[index("two", "town", "at")])),
+        "no index ordered by at",
+    ),
+    "all rows of a partial index": (
+        read(
+            "d.town = 't'::text",
+            relation=table(indexes=[index("by_town", "town", predicate="done")]),
+        ),
+        "by_town holds only a part of the rows",
+    ),
+    "the beginning of an index": (
+        read("d.town = 't'::text", relation=table(indexes=[index("two", "state", "town")])),
+        "no index begins with town",
+    ),
+    "a valid index": (
+        read("d.town = 't'::text", relation=table(indexes=[index("x", "town", valid=False)])),
+        "no index on town",
+    ),
 }
 
 
@@ -198,7 +252,7 @@ JUDGED = {
     "an index that the planner would not take": (
         read("d.town = 't'::text", relation=SERVED),
         {},
-        "the index by_town begins with a column that is compared",
+        "the index by_town begins with a column that is compared or sorted by",
     ),
     "a partial index": (
         read(
@@ -248,6 +302,108 @@ def test_what_a_nested_loop_tests_again_and_again(times, suspected):
     if suspected:
         result = judged(plan, schema)
         assert result.doubt.reason == "an index finds each row that is tested"
+
+
+def scan(kind: str, *below: dict, **changes) -> dict:
+    """Return the JSON of a scan of `deed` that tests its town."""
+    return {
+        "Node Type": kind,
+        "Schema": "public",
+        "Relation Name": "deed",
+        "Alias": "d",
+        "Total Cost": 793.4,
+        "Filter": "(d.town = 't'::text)",
+        "Plans": list(below),
+        **changes,
+    }
+
+
+def found(rows: float, name: str = "old") -> dict:
+    return {"Node Type": "Bitmap Index Scan", "Index Name": name, "Plan Rows": rows}
+
+
+def driven(inner: dict, rows: float) -> dict:
+    """Return a nested loop that runs a scan for each of these rows."""
+    outer = {"Node Type": "Function Scan", "Alias": "o", "Plan Rows": rows}
+    sides = [outer | {"Parent Relationship": "Outer"}, inner | {"Parent Relationship": "Inner"}]
+    return {"Node Type": "Nested Loop", "Total Cost": 9000.0, "Plans": sides}
+
+
+BY_OLD = scan("Index Scan", **{"Index Name": "old", "Index Cond": "(d.state = 's'::text)"})
+BITMAP = scan("Bitmap Heap Scan", found(60))
+
+#: What is read of a table of 400 000 rows, and its title's figure.
+READS = {
+    "all": (scan("Seq Scan"), "reads all of deed, about 400,000 rows, and tests town", 400_000),
+    "what a bitmap finds": (
+        BITMAP,
+        "finds about 60 of the 400,000 rows of deed by old, and tests town on each of them",
+        None,
+    ),
+    "what two bitmaps find": (
+        scan(
+            "Bitmap Heap Scan",
+            {"Node Type": "BitmapAnd", "Plan Rows": 7, "Plans": [found(60), found(90, "new")]},
+        ),
+        "finds about 7 of the 400,000 rows of deed by old and new, and tests town",
+        None,
+    ),
+    "what workers share": (
+        {
+            "Node Type": "Gather",
+            "Workers Planned": 2,
+            "Plans": [scan("Bitmap Heap Scan", found(60), **{"Parallel Aware": True})],
+        },
+        "finds about 60 of the 400,000 rows of deed by old, and tests town",
+        None,
+    ),
+    "what an index finds": (
+        BY_OLD,
+        "reads rows of deed by old at an estimated cost of 793, and tests town on each of them",
+        None,
+    ),
+    "what an index finds, up to a LIMIT": (
+        {"Node Type": "Limit", "Total Cost": 700.0, "Plans": [BY_OLD]},
+        "reads rows of deed by old, and tests town on each of them",
+        None,
+    ),
+    "what an index finds again and again": (
+        driven(BY_OLD, 30),
+        "reads rows of deed by old in each of about 30 runs, and tests town on each of them",
+        None,
+    ),
+    "what a bitmap finds again and again": (
+        driven(BITMAP, 30),
+        "finds about 60 of the 400,000 rows of deed by old in each of about 30 runs, and tests",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_says_what_is_read(name):
+    document, said, rows = READS[name]
+    plan, deed = Plan.from_json({"Plan": document}), table(rows=400_000)
+    result = judged(plan, Schema({deed.key: deed}))
+    assert isinstance(result, Hit)
+    assert result.problem.startswith(f"the statement {said}")
+    assert (result.rows if result.reads_all else None) == rows
+
+
+def test_says_what_is_tested_and_what_is_joined():
+    result = judged(
+        *read("(d.points > 5) AND (d.state = 's'::text)", joined="d.town = o.name"),
+    )
+    assert result.problem == (
+        "the statement reads all of deed, about 100,000 rows, and tests state and points on each "
+        "of them and joins them by town: no index on state and town and points."
+    )
+    result = judged(*read("d.town = 't'::text", order=["d.at DESC"], limit=True))
+    assert "and tests town on each of them and sorts them by at: no index" in result.problem
+    result = judged(*read(joined="d.town = o.name"))
+    assert "rows, and joins them by town: no index on town for the join." in result.problem
+    result = judged(*read(group=["d.state"]))
+    assert "and sorts or groups them by state: no index ordered by state." in result.problem
 
 
 def test_says_which_columns_and_how_many_rows():

@@ -99,8 +99,9 @@ class Access:
     is read already, and `limited` whether it stops after some rows. `grouped_by` is what GROUP BY,
     DISTINCT, min() and max() need in order. `alternatives` are the predicates that OR joins, for
     each branch. `conditions` are the predicates that no btree answers, as a partial index could
-    hold them. `read` are all columns that the statement needs, None if not known; `printed` are
-    then the texts of the plan that name one.
+    hold them. `unique` are the keys of each unique index that are all compared by equality, so that
+    it finds one row at most. `read` are all columns that the statement needs, None if not known;
+    `printed` are then the texts of the plan that name one.
     """
 
     relation: Relation
@@ -116,6 +117,7 @@ class Access:
     grouped_by: tuple[Operand, ...] = ()
     alternatives: tuple[tuple[Comparison, ...], ...] = ()
     conditions: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
     read: tuple[str, ...] | None = None
     #: The comparisons that no index answers, so that they are tested on many rows.
     unanswered: tuple[Comparison, ...] = field(default=(), compare=False)
@@ -133,6 +135,7 @@ class Access:
             texts(comparison.operand for comparison in self.matched),
             texts(term.operand for term in self.sorted_by),
             self.conditions,
+            self.unique,
         )
 
 
@@ -209,6 +212,7 @@ def _access(
         grouped_by=_grouped_by(above, scans[0], aliases),
         alternatives=tuple(chain.from_iterable(map(_branches, by_use["alternatives"]))),
         conditions=tuple(dict.fromkeys(conditions)),
+        unique=_unique_keys(relation, compared),
         unanswered=tuple(test for test in compared if test.costly or test.repeated),
     )
 
@@ -225,6 +229,20 @@ def _use(comparison: Comparison) -> str:
     if method is None:
         return "alternatives"
     return "ranged" if method.method == "btree" else "matched"
+
+
+def _unique_keys(relation: Relation, compared: Iterable[Comparison]) -> tuple[tuple[str, ...], ...]:
+    """Return the keys of the unique indexes that find one row at most, for one value or for each.
+
+    IS NULL may find several.
+    """
+    matched = {test.column for test in compared if test.operator in {"=", "= ANY"}}
+    return tuple(
+        index.keys
+        for index in relation.indexes
+        if index.valid and index.unique and index.plain and index.predicate is None
+        if matched >= {*index.keys}
+    )
 
 
 def _is_condition(comparison: Comparison) -> bool:

@@ -36,7 +36,8 @@ When it stays silent
 - The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
   ``info``.
 - A large part of the rows passes, so that no index would help, unless the planner confirms one.
-- An index scan tests the columns on only a few rows that another condition found.
+- An index scan tests the columns on only a few rows that another condition found, or on the one row
+  that a unique index finds.
 - A LIMIT was reached before much of the table was read.
 - No index lowers the cost of the statement by a fifth; the best one that was tried is named.
 - A sort without LIMIT, groups, DISTINCT, and OR across columns, unless the planner confirms that
@@ -147,6 +148,7 @@ def _suspicion(access: Access) -> Suspicion | None:
         if (comparison.column or comparison.conjunct.alternatives)
         and _columns(comparison, access.relation)
         and not _is_looked_up(comparison)
+        and not _is_tested_once(comparison, access)
     ]
     in_order = sorted(tested, key=_rank)
     keys = [name for comparison in in_order for name in _columns(comparison, access.relation)]
@@ -180,6 +182,12 @@ def _is_looked_up(comparison: Comparison) -> bool:
     """Whether a join could look its rows up by an index, and the planner preferred not to."""
     column = comparison.column
     return comparison.joins and column is not None and comparison.relation.has_index_for([column])
+
+
+def _is_tested_once(comparison: Comparison, access: Access) -> bool:
+    """Whether a unique index finds the row that is tested, which is all that an index can do."""
+    index = comparison.relation.index(comparison.scan.index)
+    return comparison.repeated and index is not None and index.keys in access.unique
 
 
 def _columns(comparison: Comparison, relation: Relation) -> list[str]:

@@ -364,3 +364,39 @@ def test_the_index_that_the_shape_of_the_statement_speaks_for(name):
     access, wanted, expected = GUESSES[name]
     shape = Shapes(access, spelled).best_guess(wanted=wanted)
     assert (body(access.relation, shape) if shape else None) == expected
+
+
+KEYS = table(
+    indexes=[
+        index("deed_pkey", "id", unique=True),
+        index("both", "town", "points", unique=True),
+        index("some", "code", unique=True, predicate="done"),
+    ]
+)
+
+#: What finds one row at most, and what is still worth a try.
+UNIQUE = {
+    "a key and another column": ("(d.id = 7) AND (d.state = 's'::text)", ["(state)"]),
+    "a key of a list": ("(d.id = ANY ('{7,8}'::integer[])) AND (d.at > now())", ["(at)"]),
+    "both columns of a key": ("(d.town = 't'::text) AND (d.points = 7)", ["(points)", "(town)"]),
+    "one column of a key": (
+        "(d.town = 't'::text) AND (d.state = 's'::text)",
+        ["(town, state)", "(town)", "(state)"],
+    ),
+    "a range of a key": (
+        "(d.id > 7) AND (d.state = 's'::text)",
+        ["(state, id)", "(state)", "(id)"],
+    ),
+    "a key of some rows": ("d.code = 'c'::text", ["(code)"]),
+    "rows without a key": (
+        "(d.id IS NULL) AND (d.state = 's'::text)",
+        ["(id, state)", "(id)", "(state)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNIQUE)
+def test_no_second_index_on_what_a_unique_one_finds(name):
+    where, wanted = UNIQUE[name]
+    tried = bodies(asked(where, output=["id"], relation=KEYS))
+    assert [body for body in tried if " " not in body.replace(", ", ",")] == wanted

@@ -390,6 +390,27 @@ def test_says_what_is_read(name):
     assert (result.rows if result.reads_all else None) == rows
 
 
+#: Indexes that a nested loop looks rows up by, and whether one of them finds a single row.
+LOOKED_UP = {
+    "a unique index": (index("old", "state", unique=True), True),
+    "an index": (index("old", "state"), False),
+    "a unique index of which one key is compared": (
+        index("old", "state", "id", unique=True),
+        False,
+    ),
+    "a unique index of some rows": (index("old", "state", unique=True, predicate="done"), False),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_a_test_of_the_one_row_that_a_unique_index_finds_costs_nothing(name):
+    there, single = LOOKED_UP[name]
+    inner = scan("Index Scan", **{"Index Name": "old", "Index Cond": "(d.state = o.state)"})
+    plan = Plan.from_json({"Plan": driven(inner | {"Total Cost": 8.0}, 3000)})
+    deed = table(indexes=[there])
+    assert (suspect(plan, Schema({deed.key: deed})) == []) is single
+
+
 def test_says_what_is_tested_and_what_is_joined():
     result = judged(
         *read("(d.points > 5) AND (d.state = 's'::text)", joined="d.town = o.name"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 
 from ..failure import ServerError
 from ..finding import Advice, Verdict
 from ..indexes.candidate import Candidate
-from ..indexes.cost import estimated_size
 from ..indexes.mapped import MappedTable
 from ..indexes.proposal import create_index, declared_candidates, is_covered
 from ..plan.evidence import Evidence
@@ -21,7 +20,8 @@ from ..server.builds import on_builds
 from ..server.explain import Query, explain
 from ..server.hypopg import on_hypopg
 from ..server.session import Session
-from ..server.transaction import NO_SERVER
+from ..server.sizes import Sizes
+from ..server.transaction import NO_SERVER, Transaction
 from ..settings import VERIFY_BUILD, VERIFY_OFF
 
 #: Why nothing was tried.
@@ -46,6 +46,8 @@ class Case:
     mapped: Callable[[Relation], MappedTable | None]
     varying: frozenset[str] = frozenset()
     proposed: Sequence[Candidate] = ()
+    #: The transaction of the trials that are going on.
+    _open: list[Transaction] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def plan(self) -> Plan:
@@ -92,16 +94,24 @@ class Case:
                 raise
             return None
 
-    def trials(
-        self, query: Query, candidates: Iterable[Candidate]
-    ) -> AbstractContextManager[whatif.Trials]:
-        """Return where candidates are tried for a query: hypothetical, or built and rolled back.
+    @contextmanager
+    def trials(self, query: Query, candidates: Iterable[Candidate]) -> Iterator[whatif.Trials]:
+        """Yield where candidates are tried for a query: hypothetical, or built and rolled back.
 
         Raises Untestable if PLANWATCH_VERIFY is "off".
         """
+        with self._trials(query, list(candidates)) as trials:
+            self._open.append(trials.transaction)
+            try:
+                yield trials
+            finally:
+                self._open.pop()
+
+    def _trials(
+        self, query: Query, candidates: Sequence[Candidate]
+    ) -> AbstractContextManager[whatif.Trials]:
         if self.verify == VERIFY_OFF:
             raise whatif.Untestable(OFF)
-        candidates = list(candidates)
         if not self.builds:
             relations = [candidate.relation for candidate in candidates]
             return on_hypopg(self.session, query, relations)
@@ -117,11 +127,21 @@ class Case:
     def index_advice(
         self, index: Candidate, verdict: Verdict, trials: whatif.Trials | None
     ) -> Advice:
-        """Return an index as advice, with its size as the trials know it, or as an estimate."""
+        """Return an index as advice, with its size as the trials know it, or as an estimate.
+
+        Raises ServerError if the connection fails.
+        """
         size = trials.sizes.get(index) if trials is not None else None
         if size is None and index.method == "btree":
-            rows = sum(leaf.rows for leaf in self.schema.leaves(index.relation))
-            size = estimated_size(index, rows)
+            size = self._estimated_size(index)
         return create_index(
             index, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
         )
+
+    def _estimated_size(self, index: Candidate) -> int:
+        """Return the bytes that a b-tree will have, by the statistics of the server."""
+        if self._open:
+            # The session has one transaction at a time.
+            return Sizes(self._open[-1]).of(index).bytes
+        with self.session.transaction() as transaction:
+            return Sizes(transaction).of(index).bytes

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from flask_planwatch.indexes.cost import ENTRY_BYTES, FILL, USUAL_WIDTH, cost_of, estimated_size
-from flask_planwatch.plan.schema import Activity, Column
+from flask_planwatch.indexes.cost import cost_of
+from flask_planwatch.plan.schema import Activity
 
 from .data import candidate, table
-
-#: An index, and the bytes that each of its entries holds beside the header.
-WIDTHS = {
-    "one column": (candidate("id"), 4),
-    "two columns": (candidate("id", "town"), 16),
-    "a column that it carries": (candidate("id", include=("town",)), 16),
-    "an expression": (candidate("lower(town)"), USUAL_WIDTH),
-    "an expression and a column": (candidate("lower(town)", "id"), USUAL_WIDTH + 4),
-}
-
-
-@pytest.mark.parametrize("name", WIDTHS)
-def test_size_by_the_widths_of_the_columns(name):
-    index, width = WIDTHS[name]
-    assert estimated_size(index, 90_000) == pytest.approx(90_000 * (ENTRY_BYTES + width) / FILL)
-    assert estimated_size(index, 0) == 0
-
-
-def test_a_column_of_unknown_width():
-    relation = table(columns=[Column("x", "text", quoted_name="x")])
-    assert estimated_size(candidate("x", relation=relation), FILL) == ENTRY_BYTES + USUAL_WIDTH
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,17 @@ The transactions are READ ONLY.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from ..failure import ServerError
 from ..indexes.candidate import Candidate
+from ..indexes.descent import with_descents
 from ..indexes.search import Attempt
 from ..plan.evidence import Suspicion
 from ..plan.schema import Relation
+from ..plan.tree import Plan
 from . import enabling
 from .explain import Query, predicate_query
 from .session import Session
@@ -23,6 +25,11 @@ from .whatif import HYPOPG, PREFIX, Trials, Untestable
 
 #: The access methods that HypoPG 1.3 knows.
 _HYPOPG_METHODS = frozenset({"btree", "brin", "hash", "bloom"})
+
+_SERVER = "SELECT current_setting('cpu_operator_cost')::float8"
+
+#: If what HypoPG does not charge makes a plan so many times as expensive, another may be cheaper.
+_MUCH_DEARER = 1.05
 
 #: The quoted schema of the extension, and whether this role may use its functions.
 _SCHEMA = """
@@ -62,6 +69,7 @@ class _HypopgTrials(Trials):
         super().__init__(transaction, query)
         self._schema = schema
         self._sizes = Sizes(transaction)
+        ((self._operator_cost,),) = transaction.fetch(_SERVER)
         self.before = query.explain(transaction)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
@@ -89,6 +97,24 @@ class _HypopgTrials(Trials):
         )
         # HypoPG 1.3 takes an index for 1.1 to 11 times as large as it is.
         return [(name, self._sizes.of(candidate).bytes) for (name,) in made]
+
+    def explained(self, query: Query, names: Mapping[str, Candidate]) -> Plan:
+        plan = query.explain(self.transaction)
+        sizes = {
+            name: self._sizes.of(candidate)
+            for name, candidate in names.items()
+            if candidate.method == "btree"
+        }
+        priced = with_descents(plan, sizes, self._operator_cost)
+        if priced.total_cost <= plan.total_cost * _MUCH_DEARER:
+            return priced
+        # The planner chose the plan for searches that cost too little.
+        self.transaction.run(f"SAVEPOINT {PREFIX}_joins", "SET LOCAL enable_nestloop = off")
+        other = query.explain(self.transaction)
+        joins = f"SAVEPOINT {PREFIX}_joins"
+        self.transaction.run(f"ROLLBACK TO {joins}", f"RELEASE {joins}")
+        other = with_descents(other, sizes, self._operator_cost)
+        return min(priced, other, key=lambda found: found.total_cost)
 
     def unsupported(self, candidate: Candidate) -> Exception | None:
         if candidate.relation.partitioned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..failure import ServerError
@@ -76,6 +76,10 @@ class Trials(ABC):
     def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
         """Create an index; return name and size of it, and of those on its partitions."""
 
+    def explained(self, query: Query, names: Mapping[str, Candidate]) -> Plan:
+        """Return the plan of a query, with the costs that it has once these indexes are built."""
+        return query.explain(self.transaction)
+
     def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
         """Return the plan with these candidates in place; raises Blocked and ServerError."""
         return self.plan(self.query, self.create(candidates), seqscan=seqscan)
@@ -112,7 +116,7 @@ class Trials(ABC):
     def plan(self, query: Query, names: dict[str, Candidate], *, seqscan: bool) -> Attempt:
         """Return the plan of a query; `names` are those of the indexes, with their candidates."""
         self.transaction.run(f"SET LOCAL enable_seqscan = {'on' if seqscan else 'off'}")
-        plan = query.explain(self.transaction)
+        plan = self.explained(query, names)
         used = [names[node.index] for node in plan.nodes if node.index in names]
         shown = {name: candidate.name for name, candidate in names.items()}
         return Attempt(plan, tuple(dict.fromkeys(used)), shown)

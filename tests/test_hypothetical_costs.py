@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 
 from flask_planwatch.indexes.candidate import Candidate, column_key
 from flask_planwatch.plan.schema import Schema
+from flask_planwatch.server import hypopg
 from flask_planwatch.server.catalog import Catalog
 from flask_planwatch.server.explain import Query, explain
 from flask_planwatch.server.hypopg import on_hypopg
 from flask_planwatch.server.session import Session
+from flask_planwatch.server.whatif import Untestable
 
 from .databases import Database, make_database
 from .servers import Server
@@ -144,3 +147,16 @@ def test_copies_of_the_indexes_save_nothing(name, session, promised):
         cost = trials.attempt(copies).cost
         before = trials.before.total_cost
         assert before * (1 - NEAR) <= cost <= before * ROUGH
+
+
+def test_what_might_stop_the_server_is_not_created(session, promised, monkeypatch):
+    monkeypatch.setattr(hypopg, "_UNSAFE_SINCE", 0)
+    query = Query(STATEMENTS["by key"], None, escaped=False)
+    schema = Catalog(session).schema(explain(session, query))
+    safe = candidate(schema, "public.purchase", "state")
+    covering = replace(safe, include=("note",))
+    with on_hypopg(session, query, schema.relations.values()) as trials:
+        names = trials.create([safe, covering])
+        assert set(names.values()) == {safe}
+        assert isinstance(trials.refused[covering], Untestable)
+        assert "INCLUDE" in str(trials.refused[covering])

@@ -5,6 +5,7 @@ The transactions are READ ONLY.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -26,7 +27,18 @@ from .whatif import HYPOPG, PREFIX, Trials, Untestable
 #: The access methods that HypoPG 1.3 knows.
 _HYPOPG_METHODS = frozenset({"btree", "brin", "hash", "bloom"})
 
-_SERVER = "SELECT current_setting('cpu_operator_cost')::float8"
+#: On this version and later, HypoPG was reported to end the server's process with INCLUDE, and with
+#: a condition for which the planner looks up the range of a column:
+#: https://github.com/HypoPG/hypopg/issues/114 and https://github.com/HypoPG/hypopg/issues/116
+_UNSAFE_SINCE = 170000
+
+#: Operators and functions whose rows are estimated by a range, once what looks like them is gone.
+_RANGE = re.compile(r"[<>~^]|\bstarts_with\b")
+_NO_RANGE = re.compile(r"""<>|->>?|'(?:[^']|'')*+'|"(?:[^"]|"")*+\"""")
+
+_SERVER = """
+SELECT current_setting('server_version_num')::int, current_setting('cpu_operator_cost')::float8
+"""
 
 #: If what HypoPG does not charge makes a plan so many times as expensive, another may be cheaper.
 _MUCH_DEARER = 1.05
@@ -69,7 +81,7 @@ class _HypopgTrials(Trials):
         super().__init__(transaction, query)
         self._schema = schema
         self._sizes = Sizes(transaction)
-        ((self._operator_cost,),) = transaction.fetch(_SERVER)
+        ((self._version, self._operator_cost),) = transaction.fetch(_SERVER)
         self.before = query.explain(transaction)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
@@ -123,12 +135,24 @@ class _HypopgTrials(Trials):
             return self._untestable("HypoPG does not plan with indexes on partitions", candidate)
         if candidate.method not in _HYPOPG_METHODS:
             return self._untestable(f"HypoPG knows no {candidate.method} indexes", candidate)
-        return None
+        danger = unsafe(candidate, self._version)
+        return self._untestable(danger, candidate) if danger else None
 
     def _untestable(self, reason: str, candidate: Candidate) -> Untestable:
         options = enabling.options(self.transaction, [candidate.relation])
         building = options.building if options is not None else ""
         return Untestable(f"{reason}; {building}" if building else reason)
+
+
+def unsafe(candidate: Candidate, version: int) -> str:
+    """Return why a candidate is not tried on a server of this version, "" if nothing is known."""
+    if version < _UNSAFE_SINCE:
+        return ""
+    if candidate.include:
+        return "HypoPG may end the server's process with INCLUDE"
+    if _RANGE.search(_NO_RANGE.sub("", candidate.predicate)):
+        return "HypoPG may end the server's process with an inequality in WHERE"
+    return ""
 
 
 def without_hypopg(transaction: Transaction) -> str:

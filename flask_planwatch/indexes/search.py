@@ -1,7 +1,8 @@
 """Finds the smallest set of candidate indexes with which the planner's cost is nearly the lowest.
 
 The planner is given all candidates at once: what it uses is the best set there is among them. Then
-each index of the set is left out, or made smaller, if the cost stays nearly as low without it.
+each index that does not pay for itself is left out, the others are made smaller, and one is taken
+in place of two where that is nearly as good.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ MIN_SAVING = 0.2
 #: dexter asks of every index (https://github.com/ankane/dexter).
 MIN_SAVING_IN_DOUBT = 0.5
 
-#: A smaller set may cost this much more than the best one. The planner itself takes paths whose
-#: costs differ by less than 1% for equal (STD_FUZZ_FACTOR).
+#: Each index of a set must save this share of the cost before by itself: without it, the statement
+#: would cost that much more. Every index has to be kept up to date, whatever it saves.
+MIN_MEMBER_SAVING = 0.05
+
+#: A smaller form of an index may lose this share of the cost before. It is a share of what the
+#: statement costs today: of what little is left, it would be less than costs are exact to.
 TOLERANCE = 0.03
+
+#: But with a smaller form the statement may not cost this many times what it does with the best
+#: one: a further column costs little, and a look-up of one row must not become one of a hundred.
+MAX_FACTOR = 1.25
 
 #: An index that only gets wider by INCLUDE or WHERE must save this much cost as well: two random
 #: pages, by the default `random_page_cost` of 4.
@@ -63,27 +72,109 @@ def smallest_set(
 ) -> Attempt:
     """Return the attempt with the smallest set that is nearly as good as all candidates.
 
+    Each index of it pays for itself, unless it is the only one, and none is a prefix of another.
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
     proposed or declared already. `before` is the cost without any index.
     """
-    best = attempt((*candidates, *known))
-    limit = best.cost * (1 + TOLERANCE)
-    current = best
-    for index in sorted(best.used, key=_size, reverse=True):
-        if index not in current.used:
-            continue
-        rest = tuple(used for used in current.used if used != index)
-        forms: list[tuple[Candidate, ...]] = [()] if rest else []
-        forms += [(simpler,) for simpler in _simpler(index, candidates)[:MAX_SIMPLER]]
-        for form in forms:
-            allowed = limit
-            if form and _finds_the_same(index, form[0]):
-                allowed = max(limit, best.cost + MIN_WIDENING_GAIN)
-            tried = attempt((*rest, *form))
-            if tried.cost <= allowed and set(form) <= set(tried.used):
-                current, limit = tried, max(limit, tried.cost)
+    return _Search(candidates, known, attempt, before).smallest()
+
+
+class _Search:
+    """The search for one statement. The same set is tried only once."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        known: Sequence[Candidate],
+        attempt: Try,
+        before: float,
+    ) -> None:
+        self._candidates = candidates
+        self._known = known
+        self._attempt = attempt
+        self._before = before
+        #: What an index must save by itself, in cost.
+        self._least = before * MIN_MEMBER_SAVING
+        self._tried: dict[frozenset[Candidate], Attempt] = {}
+
+    def smallest(self) -> Attempt:
+        best = self._try((*self._candidates, *self._known))
+        current = self._paying(best)
+        current = self._paying(self._narrowed(current))
+        current = self._paying(self._merged(current))
+        limit = max(current.cost, self._limit(current), shared_limit(best.cost, self._before))
+        return self._without_prefixes(self._with_known(current, limit))
+
+    def _try(self, indexes: Iterable[Candidate]) -> Attempt:
+        wanted = tuple(dict.fromkeys(indexes))
+        key = frozenset(wanted)
+        if key not in self._tried:
+            self._tried[key] = self._attempt(wanted)
+        return self._tried[key]
+
+    def _limit(self, best: Attempt) -> float:
+        """Return what the statement may cost with smaller forms of the indexes in a set."""
+        return best.cost + min(self._before * TOLERANCE, best.cost * (MAX_FACTOR - 1))
+
+    def _paying(self, current: Attempt) -> Attempt:
+        """Leave out each index that does not pay for itself, the one that saves least first."""
+        while len(current.used) > 1:
+            by_size = sorted(current.used, key=_size, reverse=True)
+            without = [self._try(_without(current.used, index)) for index in by_size]
+            # The best one stays, if only to say what it saves.
+            useful = [tried for tried in without if tried.used]
+            least = min(useful, key=lambda tried: tried.cost, default=None)
+            if least is None or least.cost - current.cost >= self._least:
                 break
-    return _with_known(current, known, max(limit, shared_limit(best.cost, before)), attempt)
+            current = least
+        return current
+
+    def _narrowed(self, current: Attempt) -> Attempt:
+        """Replace indexes by smaller forms that are nearly as good."""
+        best, limit = current, self._limit(current)
+        for index in sorted(current.used, key=_size, reverse=True):
+            if index not in current.used:
+                continue
+            rest = _without(current.used, index)
+            for simpler in _simpler(index, self._candidates)[:MAX_SIMPLER]:
+                allowed = limit
+                if _finds_the_same(index, simpler):
+                    allowed = max(limit, best.cost + MIN_WIDENING_GAIN)
+                tried = self._try((*rest, simpler))
+                if tried.cost <= allowed and simpler in tried.used:
+                    current, limit = tried, max(limit, tried.cost)
+                    break
+        return current
+
+    def _merged(self, current: Attempt) -> Attempt:
+        """Replace two indexes by one that begins as both do, if the second hardly adds anything."""
+        for index in current.used:
+            rest = _without(current.used, index)
+            for other in shared_indexes(index, rest) if index in current.used else ():
+                left = [one for one in rest if one == other or not _begins_with(other, one)]
+                tried = self._try((*left, other))
+                if tried.cost - current.cost < self._least and other in tried.used:
+                    current = tried
+                    break
+        return self._without_prefixes(current)
+
+    def _without_prefixes(self, current: Attempt) -> Attempt:
+        """Take the better one of two indexes of which one is a prefix of the other."""
+        while pair := _prefix_and_longer(current.used):
+            without = [self._try(_without(current.used, index)) for index in pair]
+            current = min(without, key=lambda tried: tried.cost)
+        return current
+
+    def _with_known(self, current: Attempt, limit: float) -> Attempt:
+        """Replace an index by one that others need as well."""
+        for index in current.used:
+            for other in shared_indexes(index, self._known):
+                if other not in current.used:
+                    tried = self._try((*_without(current.used, index), other))
+                    if tried.cost <= limit and other in tried.used:
+                        current = tried
+                        break
+        return current
 
 
 def shared_limit(best: float, before: float) -> float:
@@ -91,7 +182,7 @@ def shared_limit(best: float, before: float) -> float:
 
     `best` is its cost with the index of its own, `before` that without any.
     """
-    return max(best * (1 + TOLERANCE), before - (before - best) * MIN_SHARED_SAVING)
+    return max(best, before - (before - best) * MIN_SHARED_SAVING)
 
 
 def shared_indexes(index: Candidate, known: Iterable[Candidate]) -> list[Candidate]:
@@ -111,18 +202,19 @@ def shared_indexes(index: Candidate, known: Iterable[Candidate]) -> list[Candida
     return list(dict.fromkeys(longer if index in extended else [*longer, *extended]))
 
 
-def _with_known(
-    current: Attempt, known: Sequence[Candidate], limit: float, attempt: Try
-) -> Attempt:
-    """Replace an index by one that others need as well."""
-    for index in current.used:
-        for other in shared_indexes(index, known):
-            if other not in current.used:
-                tried = attempt((*(used for used in current.used if used != index), other))
-                if tried.cost <= limit and other in tried.used:
-                    current = tried
-                    break
-    return current
+def _without(used: Iterable[Candidate], left_out: Candidate) -> tuple[Candidate, ...]:
+    return tuple(index for index in used if index != left_out)
+
+
+def _prefix_and_longer(used: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
+    """Return an index whose keys another one begins with, and that one, None if there is none."""
+    pairs = ((index, longer) for index in used for longer in used if longer != index)
+    return next((pair for pair in pairs if is_prefix(*pair)), None)
+
+
+def is_prefix(index: Candidate, longer: Candidate) -> bool:
+    """Whether an index holds nothing that another one does not hold in the same order."""
+    return _begins_with(longer, index) and _includes(longer, index)
 
 
 def _simpler(index: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -8,7 +8,9 @@ import pytest
 
 from flask_planwatch.indexes.candidate import Candidate
 from flask_planwatch.indexes.search import (
+    MAX_FACTOR,
     MAX_SIMPLER,
+    MIN_MEMBER_SAVING,
     MIN_SHARED_SAVING,
     MIN_WIDENING_GAIN,
     TOLERANCE,
@@ -23,10 +25,15 @@ STATE, TOWN, POINTS = candidate("state"), candidate("town"), candidate("points")
 STATE_TOWN = candidate("state", "town")
 ALL_THREE = candidate("state", "town", "points")
 CARRYING = candidate("state", include=("town",))
+CARRYING_POINTS = candidate("state", include=("points",))
 PARTIAL = candidate("points", predicate="state <> 's'")
+EITHER_ORDER, TOWN_STATE = candidate("state", "town", equal_keys=2), candidate("town", "state")
 
 #: The cost without any index.
 BEFORE = 1000.0
+
+#: What each index of a set must save, and what a smaller form may lose.
+PAYS, LOSS = BEFORE * MIN_MEMBER_SAVING, BEFORE * TOLERANCE
 
 
 class Planner:
@@ -67,19 +74,52 @@ SETS = {
         (STATE, TOWN),
     ),
     "a second one that hardly helps": (
-        {(STATE,): 102.0, (TOWN,): 800.0, (STATE, TOWN): 100.0},
+        {(STATE,): 99.9 + PAYS, (TOWN,): 800.0, (STATE, TOWN): 100.0},
         (STATE,),
     ),
     "a second one that helps": (
-        {(STATE,): 110.0, (TOWN,): 800.0, (STATE, TOWN): 100.0},
+        {(STATE,): 100.0 + PAYS, (TOWN,): 800.0, (STATE, TOWN): 100.0},
         (STATE, TOWN),
     ),
+    "what it saves is a share of the cost before": (
+        {(STATE,): 49.0, (TOWN,): 800.0, (STATE, TOWN): 1.0},
+        (STATE,),
+    ),
+    "of three, the one that hardly helps": (
+        {(STATE, TOWN, POINTS): 100.0, (STATE, TOWN): 110.0, (STATE,): 300.0, (TOWN,): 300.0},
+        (STATE, TOWN),
+    ),
+    "the one that saves least is left out first": (
+        {
+            (STATE, TOWN, POINTS): 100.0,
+            (STATE, TOWN): 140.0,
+            (STATE, POINTS): 110.0,
+            (STATE,): 200.0,
+        },
+        (STATE, POINTS),
+    ),
+    "two of which neither pays without a third": (
+        {(STATE, TOWN, POINTS): 400.0, (STATE, TOWN): 440.0, (STATE,): 450.0},
+        (STATE,),
+    ),
+    "the best of several that save too little": (
+        {(STATE, TOWN): 960.0, (STATE,): 980.0, (TOWN,): 990.0},
+        (STATE,),
+    ),
     "one of fewer columns, within the tolerance": (
-        {(STATE,): 100.0 * (1 + TOLERANCE), (STATE_TOWN,): 100.0},
+        {(STATE,): 500.0 + LOSS, (STATE_TOWN,): 500.0},
         (STATE,),
     ),
     "one of fewer columns, beyond the tolerance": (
-        {(STATE,): 100.0 * (1 + TOLERANCE) + 0.1, (STATE_TOWN,): 100.0},
+        {(STATE,): 500.1 + LOSS, (STATE_TOWN,): 500.0},
+        (STATE_TOWN,),
+    ),
+    "one of fewer columns, for a fraction of what is left": (
+        {(STATE,): 20.0 * MAX_FACTOR, (STATE_TOWN,): 20.0},
+        (STATE,),
+    ),
+    "one of fewer columns, for more than that": (
+        {(STATE,): 20.1 * MAX_FACTOR, (STATE_TOWN,): 20.0},
         (STATE_TOWN,),
     ),
     "the smallest of three": (
@@ -100,7 +140,7 @@ SETS = {
         (CARRYING,),
     ),
     "a further key needs no such gain": (
-        {(STATE,): 25.0, (STATE_TOWN,): 20.0},
+        {(STATE,): 15.0, (STATE_TOWN,): 10.0},
         (STATE_TOWN,),
     ),
     "a condition for a small gain": (
@@ -118,6 +158,44 @@ SETS = {
     "one less once another was made smaller": (
         {(CARRYING, TOWN): 20.0, (STATE, TOWN): 27.0, (STATE,): 27.0},
         (STATE,),
+    ),
+    "not an index and its prefix": (
+        {(STATE, STATE_TOWN): 100.0, (STATE_TOWN,): 300.0, (STATE,): 400.0},
+        (STATE_TOWN,),
+    ),
+    "the prefix, if that is the better one": (
+        {(STATE, STATE_TOWN): 100.0, (STATE_TOWN,): 400.0, (STATE,): 300.0},
+        (STATE,),
+    ),
+    "not an index and what carries more": (
+        {(STATE, CARRYING): 100.0, (CARRYING,): 300.0, (STATE,): 400.0},
+        (CARRYING,),
+    ),
+    "two that carry different columns": (
+        {(CARRYING, CARRYING_POINTS): 100.0, (CARRYING,): 400.0, (CARRYING_POINTS,): 400.0},
+        (CARRYING, CARRYING_POINTS),
+    ),
+    "two of which one has a condition": (
+        {(PARTIAL, POINTS): 100.0, (PARTIAL,): 300.0, (POINTS,): 300.0},
+        (PARTIAL, POINTS),
+    ),
+    "one whose order does not matter in the place of two": (
+        {
+            (EITHER_ORDER, TOWN): 100.0,
+            (EITHER_ORDER,): 300.0,
+            (TOWN,): 300.0,
+            (TOWN_STATE,): 99.9 + PAYS,
+        },
+        (TOWN_STATE,),
+    ),
+    "two where the one would lose too much": (
+        {
+            (EITHER_ORDER, TOWN): 100.0,
+            (EITHER_ORDER,): 300.0,
+            (TOWN,): 300.0,
+            (TOWN_STATE,): 100.0 + PAYS,
+        },
+        (EITHER_ORDER, TOWN),
     ),
     "not the one column that an index carries": (
         {(candidate("town"),): 100.0, (CARRYING,): 100.0},

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate, Key, column_key
 from ..indexes.proposal import invalid_index, is_covered
-from ..indexes.search import MIN_SAVING, MIN_SAVING_IN_DOUBT, Attempt, smallest_set
+from ..indexes.search import (
+    MIN_SAVING,
+    MIN_SAVING_IN_DOUBT,
+    Attempt,
+    OutOfTime,
+    smallest_set,
+)
 from ..indexes.shapes import Shape
 from ..indexes.verdict import (
     Advised,
@@ -31,7 +38,7 @@ from ..plan.evidence import Hit, Suspicion
 from ..plan.figures import MIN_INDEX_SCAN_COST
 from ..plan.schema import Volatility
 from ..plan.scrub import holds_value, mask
-from ..plan.wording import say
+from ..plan.wording import say, sentences
 from ..server import whatif
 from ..server.explain import Query, reference_query
 from ..settings import VERIFY_OFF
@@ -40,7 +47,7 @@ from .containment import containment
 from .drafts import Drafts, is_refused
 from .own_type import own_type
 from .rewrite import is_written, rewrite, rewrite_with_literal, rewrite_with_value
-from .trial import advised, rejected, why_untested
+from .trial import NO_TIME, advised, rejected, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
@@ -48,6 +55,12 @@ _BETTER = "an index {others:and} serves the statement better"
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
 _FEW_LEFT = "an index on other columns of the statement leaves few rows to test"
+_TRIED = "{tried} of {candidates} candidates were tried"
+_SO_FAR = "{reason}; {progress}"
+_UNPROVED = (
+    "[{progress}; ]the planner used it, but there was no time to see what the statement would cost "
+    "without it"
+)
 _COLLATED = (
     "the statement has a COLLATE, which EXPLAIN does not print and the index may need, and {reason}"
 )
@@ -70,9 +83,11 @@ class _Chosen:
     """The set that serves a statement best, and what it saves.
 
     `guess`: the saving is not measured. `serving` are the indexes for each hit, by its id().
+    `unproved` are those of which it is not known whether they pay for themselves.
     """
 
     attempt: Attempt
+    unproved: frozenset[Candidate]
     before: float
     guess: bool
     serving: Mapping[int, list[Candidate]]
@@ -180,7 +195,10 @@ class IndexSet:
             with self.case.trials(search.query, [*candidates, *filter(None, guesses)]) as trials:
                 self.tried = True
                 chosen = self._choose(trials, search, candidates)
-                return [self._answer(trials, chosen, hit, guess) for hit, guess in answered]
+                progress = _progress(trials, candidates)
+                return [
+                    self._answer(trials, chosen, hit, guess, progress) for hit, guess in answered
+                ]
         except (whatif.Untestable, whatif.Blocked) as error:
             reason, blocked = why_untested(error)
             return [self._untested(hit, guess, reason, blocked=blocked) for hit, guess in answered]
@@ -193,12 +211,20 @@ class IndexSet:
             return None
         known = self.case.known([access.relation for access in search.accesses])
         before = full_cost(trials.before, search.hits)
-        attempt = smallest_set(candidates, known, trials.attempt, before)
-        attempt = self._with_invalid(attempt, trials)
+        # What serves other statements on the table is tried first.
+        in_order = sorted(candidates, key=lambda index: index not in known)
+        best = trials.most([*in_order, *known])
+        tried, shared = (
+            [index for index in indexes if index not in trials.untried]
+            for indexes in (in_order, known)
+        )
+        found = smallest_set(best, tried, shared, trials.attempt, before)
+        attempt = self._with_invalid(found.attempt, trials)
         if not attempt.used:
             return None
         guess = not all(trials.is_measured(index) for index in attempt.used)
-        return _Chosen(attempt, before, guess, self._serving(attempt.used, search.hits))
+        serving = self._serving(attempt.used, search.hits)
+        return _Chosen(attempt, found.unproved, before, guess, serving)
 
     def _serving(
         self, used: Sequence[Candidate], hits: Sequence[Hit]
@@ -233,12 +259,41 @@ class IndexSet:
                 plain = all(index.relation.column(name) for name in invalid.keys)
                 index = replace(index, keys=keys if plain else index.keys, include=())
             repaired.append(index)
-        if repaired == list(attempt.used):
-            return attempt
-        return trials.attempt(list(dict.fromkeys(repaired)))
+        if repaired != list(attempt.used):
+            with suppress(OutOfTime):
+                return trials.attempt(list(dict.fromkeys(repaired)))
+        return attempt
 
     def _answer(
-        self, trials: whatif.Trials, chosen: _Chosen | None, hit: Hit, guess: Candidate | None
+        self,
+        trials: whatif.Trials,
+        chosen: _Chosen | None,
+        hit: Hit,
+        guess: Candidate | None,
+        progress: str,
+    ) -> Answer:
+        """Return what is advised on a hit, and nothing that was not tried as if it had been.
+
+        `progress` tells how many candidates were tried, if not all.
+        """
+        try:
+            answer = self._judged(trials, chosen, hit, guess, progress)
+        except OutOfTime:
+            return self._untested(hit, guess, progress or NO_TIME)
+        late = any(self.drafts.serves(index, hit) for index in trials.untried)
+        if not late or isinstance(answer, Advised):
+            return answer
+        if guess not in trials.sizes:
+            return self._untested(hit, guess, progress)
+        return replace(answer, reason=say(_SO_FAR, reason=answer.reason, progress=progress))
+
+    def _judged(
+        self,
+        trials: whatif.Trials,
+        chosen: _Chosen | None,
+        hit: Hit,
+        guess: Candidate | None,
+        progress: str,
     ) -> Answer:
         """Return what is advised on a hit, from the chosen set or with an index of its own."""
         if hit.small or chosen is None:
@@ -255,16 +310,45 @@ class IndexSet:
         method, guessed = trials.method, chosen.guess
         if worth:
             verdict = verified(
-                hit.suspicion, trials.before, chosen.attempt, method=method, guess=guessed
+                hit.suspicion,
+                trials.before,
+                chosen.attempt,
+                method=method,
+                guess=guessed,
+                progress=progress,
             )
-            answer = advised(self.case, serving, verdict, trials)
-            return replace(answer, indexes=tuple(serving))
+            return self._verified(trials, chosen, serving, verdict, progress)
         verdict = too_little(
             chosen.before, chosen.attempt.cost, wanted, method=method, guess=guessed
         )
         if guessed and hit.doubt is None:
             return advised(self.case, serving, verdict, trials)
         return rejected(self.case, serving[0], verdict, trials)
+
+    def _verified(
+        self,
+        trials: whatif.Trials,
+        chosen: _Chosen,
+        serving: Sequence[Candidate],
+        verdict: Verdict,
+        progress: str,
+    ) -> Advised:
+        """Return the indexes for a hit, as verified if it is known that each pays for itself."""
+        proved = [index for index in serving if index not in chosen.unproved]
+        unproved = [index for index in serving if index in chosen.unproved]
+        if chosen.unproved:
+            # The cost is that with all of them.
+            verdict = replace(verdict, cost_before=None, cost_after=None, guess=False)
+        answer = advised(self.case, proved, verdict, trials)
+        reason = say(_UNPROVED, progress=progress or None)
+        doubtful = Verdict(VerdictStatus.UNTESTED, reason, method=trials.method)
+        others = advised(self.case, unproved, doubtful, trials)
+        return replace(
+            answer,
+            advice=(*answer.advice, *others.advice),
+            remark=sentences(answer.remark, others.remark),
+            indexes=tuple(proved),
+        )
 
     def _on_its_own(self, trials: whatif.Trials, hit: Hit, guess: Candidate | None) -> Answer:
         """Return what the planner does with the index for one hit that no chosen index serves."""
@@ -312,6 +396,14 @@ class IndexSet:
         missing = self.drafts.extension(guess.extension).missing if guess.extension else ""
         verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
         return advised(self.case, [guess], verdict, blocked=blocked)
+
+
+def _progress(trials: whatif.Trials, candidates: Sequence[Candidate]) -> str:
+    """Return how many of the candidates were tried, nothing if all were."""
+    tried = [index for index in candidates if index not in trials.untried]
+    if len(tried) == len(candidates):
+        return ""
+    return say(_TRIED, tried=len(tried), candidates=len(candidates))
 
 
 def _without_proof(hit: Hit) -> Declined:

@@ -6,12 +6,13 @@ Of two that are nearly as good, the one that other statements need as well is ad
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ..finding import Verdict, VerdictStatus
 from ..indexes.candidate import Candidate
 from ..indexes.proposal import remark
-from ..indexes.search import Attempt, shared_indexes, shared_limit
+from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit
 from ..indexes.verdict import Advised, Answer, Declined, full_cost
 from ..plan.evidence import Hit
 from ..plan.tree import Plan
@@ -22,6 +23,8 @@ from .case import Case
 #: Given the plan before and the attempt with the index in place, returns what changed in the plan,
 #: a line each; nothing if the index did not do what it is for.
 Proof = Callable[[Plan, Attempt], tuple[str, ...]]
+
+NO_TIME = "trying the index took too long"
 
 LOCKED = "the table was locked, most likely by the request's own transaction"
 
@@ -43,15 +46,16 @@ def try_index(case: Case, hit: Hit, index: Candidate, proof: Proof) -> Answer:
     try:
         with case.trials(case.query, indexes) as trials:
             return _tried(case, hit, indexes, proof, trials)
-    except (whatif.Untestable, whatif.Blocked) as error:
+    except (whatif.Untestable, whatif.Blocked, OutOfTime) as error:
         reason, blocked = why_untested(error)
         return advised(case, [index], Verdict(VerdictStatus.UNTESTED, reason), blocked=blocked)
 
 
-def why_untested(error: whatif.Untestable | whatif.Blocked) -> tuple[str, bool]:
+def why_untested(error: whatif.Untestable | whatif.Blocked | OutOfTime) -> tuple[str, bool]:
     """Return why something could not be tried, and whether a lock kept it from that."""
-    blocked = isinstance(error, whatif.Blocked)
-    return (LOCKED if blocked else str(error)), blocked
+    if isinstance(error, whatif.Blocked):
+        return LOCKED, True
+    return (NO_TIME if isinstance(error, OutOfTime) else str(error)), False
 
 
 def advised(
@@ -89,12 +93,13 @@ def _tried(
         return advised(case, [index], Verdict(VerdictStatus.UNTESTED, str(refusal)))
     lines = _lines(proof, trials, attempt)
     limit = shared_limit(attempt.cost, full_cost(trials.before, [hit]))
-    for other in shared if lines else ():
-        tried = trials.attempt([other])
-        other_lines = _lines(proof, trials, tried)
-        if other_lines and tried.cost <= limit:
-            index, attempt, lines = other, tried, other_lines
-            break
+    with suppress(OutOfTime):
+        for other in shared if lines else ():
+            tried = trials.attempt([other])
+            other_lines = _lines(proof, trials, tried)
+            if other_lines and tried.cost <= limit:
+                index, attempt, lines = other, tried, other_lines
+                break
     verdict = Verdict(
         VerdictStatus.VERIFIED,
         _USED if lines else _NO_CHANGE if attempt.used else _NOT_USED,

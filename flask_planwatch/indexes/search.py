@@ -63,20 +63,46 @@ class Attempt:
         return self.plan.total_cost
 
 
-#: Plans the statement with some candidates in place.
+class OutOfTime(Exception):
+    """There is no time to try another set of indexes."""
+
+
+#: Plans the statement with some candidates in place; raises OutOfTime.
 Try = Callable[[Sequence[Candidate]], Attempt]
 
 
+@dataclass(frozen=True)
+class Found:
+    """The attempt with the set that was chosen.
+
+    `unproved` are those of its indexes that may not pay for themselves: time ran out before the
+    statement was planned without them.
+    """
+
+    attempt: Attempt
+    unproved: frozenset[Candidate] = frozenset()
+
+
 def smallest_set(
-    candidates: Sequence[Candidate], known: Sequence[Candidate], attempt: Try, before: float
-) -> Attempt:
-    """Return the attempt with the smallest set that is nearly as good as all candidates.
+    best: Attempt,
+    candidates: Sequence[Candidate],
+    known: Sequence[Candidate],
+    attempt: Try,
+    before: float,
+) -> Found:
+    """Return the smallest set that is nearly as good as all candidates, which `best` had in place.
 
     Each index of it pays for itself, unless it is the only one, and none is a prefix of another.
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
-    proposed or declared already. `before` is the cost without any index.
+    proposed or declared already. `before` is the cost without any index. If time runs out, the best
+    set so far is returned of which each index is known to pay for itself, or else the smallest.
     """
-    return _Search(candidates, known, attempt, before).smallest()
+    search = _Search(candidates, known, attempt, before)
+    try:
+        search.run(best)
+    except OutOfTime:
+        return Found(search.current, search.unproved())
+    return Found(search.current)
 
 
 class _Search:
@@ -96,14 +122,28 @@ class _Search:
         #: What an index must save by itself, in cost.
         self._least = before * MIN_MEMBER_SAVING
         self._tried: dict[frozenset[Candidate], Attempt] = {}
+        self._settled = False
 
-    def smallest(self) -> Attempt:
-        best = self._try((*self._candidates, *self._known))
-        current = self._paying(best)
-        current = self._paying(self._narrowed(current))
-        current = self._paying(self._merged(current))
-        limit = max(current.cost, self._limit(current), shared_limit(best.cost, self._before))
-        return self._without_prefixes(self._with_known(current, limit))
+    def run(self, best: Attempt) -> None:
+        """Search from the attempt with all candidates on; `current` is the result so far."""
+        self.current = best
+        self.current = self._paying(best)
+        self._settled = True
+        for smaller in (self._narrowed, self._merged):
+            self.current = self._paying(smaller(self.current))
+        limit = max(self._limit(self.current), shared_limit(best.cost, self._before))
+        shared = self._without_prefixes(self._with_known(self.current, limit))
+        self.current = self._paying(shared)
+
+    def unproved(self) -> frozenset[Candidate]:
+        """Return the indexes of the result so far that may not pay for themselves."""
+        used = self.current.used
+        without = {index: self._tried.get(frozenset(_without(used, index))) for index in used}
+        return frozenset(
+            index
+            for index, tried in without.items()
+            if len(used) > 1 and (tried is None or tried.cost - self.current.cost < self._least)
+        )
 
     def _try(self, indexes: Iterable[Candidate]) -> Attempt:
         wanted = tuple(dict.fromkeys(indexes))
@@ -127,6 +167,8 @@ class _Search:
             if least is None or least.cost - current.cost >= self._least:
                 break
             current = least
+            if not self._settled:
+                self.current = current
         return current
 
     def _narrowed(self, current: Attempt) -> Attempt:

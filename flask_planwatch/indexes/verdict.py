@@ -14,7 +14,7 @@ from ..plan.wording import Template, say
 from .candidate import Candidate
 from .search import Attempt
 
-_USED = "the planner used {indexes:and}"
+_USED = "the planner used {indexes:and}[; {progress}]"
 _THE_INDEX = "the index"
 
 _LESS = "it lowers the cost of the statement by {share:percent}, less than {wanted:percent}"
@@ -128,14 +128,23 @@ def passes_much(before: Plan, hit: Hit) -> bool:
 
 
 def verified(
-    suspicion: Suspicion, before: Plan, attempt: Attempt, *, method: str, guess: bool
+    suspicion: Suspicion,
+    before: Plan,
+    attempt: Attempt,
+    *,
+    method: str,
+    guess: bool,
+    progress: str = "",
 ) -> Verdict:
-    """Return the verdict on indexes that the planner uses, and that are worth it."""
+    """Return the verdict on indexes that the planner uses, and that are worth it.
+
+    `progress` tells how many candidates were tried, if not all.
+    """
     several = len(attempt.used) > 1
     indexes = [index.name for index in attempt.used] if several else [_THE_INDEX]
     return Verdict(
         VerdictStatus.VERIFIED,
-        say(_USED, indexes=indexes),
+        say(_USED, indexes=indexes, progress=progress or None),
         cost_before=before.total_cost,
         cost_after=attempt.cost,
         guess=guess,

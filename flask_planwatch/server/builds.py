@@ -11,7 +11,6 @@ from typing import Any
 
 from ..failure import ServerError
 from ..indexes.candidate import Candidate
-from ..indexes.search import Attempt
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
 from ..runtime.clock import now
@@ -22,9 +21,17 @@ from .session import Session
 from .transaction import NO_SERVER, Transaction
 from .whatif import BUILD, PREFIX, Blocked, Trials, Untestable, raise_unless_refused
 
-#: The time for all builds of one statement, in ms: enough for some million rows, as a development
-#: database has. What takes longer is reported as untested.
+#: The time for one index, in ms: enough for some million rows, as a development database has. What
+#: takes longer is reported as untested.
 BUILD_TIMEOUT_MS = 20_000
+
+#: After this time no further index is begun for the same statement, in ms: writers wait meanwhile,
+#: and so does whoever looks at the page.
+TRIALS_MS = 5_000
+
+#: The share of that time for the indexes of the first trial. The smaller sets after it take as long
+#: again, where each set has to be built anew.
+FIRST_TRIAL = 0.5
 
 
 @contextmanager
@@ -110,18 +117,30 @@ class _BuildTrials(Trials):
         extensions: Sequence[str],
     ) -> None:
         super().__init__(transaction, query)
-        self._ends = now() + BUILD_TIMEOUT_MS / 1000
         self._missing: dict[str, Exception] = {}
         for extension in extensions:
             self._create_extension(extension)
         self._analysed = self._add_statistics(schema, expressions)
         self.before = query.explain(transaction)
+        #: What was built, with the oids, if an index can be hidden from the planner; else each
+        #: attempt builds its indexes anew.
+        self._kept: dict[Candidate, list[tuple[Any, ...]]] = {}
+        ((superuser,),) = transaction.fetch("SELECT current_setting('is_superuser')")
+        self._keeps = superuser == "on"
         transaction.run(f"SAVEPOINT {PREFIX}")
+        self._begins = now()
 
-    def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
-        names = self.create(candidates)
+    def has_time(self, candidate: Candidate, *, spare: bool) -> bool:
+        share = FIRST_TRIAL if spare else 1.0
+        return candidate in self._kept or now() - self._begins < TRIALS_MS / 1000 * share
+
+    def create(
+        self, candidates: Sequence[Candidate], *, partly: bool = False
+    ) -> dict[str, Candidate]:
+        names = super().create(candidates, partly=partly)
         self._refuse_not_yet_usable(names)
-        return self.plan(self.query, names, seqscan=seqscan)
+        self._hide_all_but(names)
+        return names
 
     def is_measured(self, candidate: Candidate) -> bool:
         return candidate.relation.has_statistics and all(
@@ -130,22 +149,53 @@ class _BuildTrials(Trials):
         )
 
     def clear(self) -> None:
-        self.transaction.run(f"ROLLBACK TO SAVEPOINT {PREFIX}")
+        if not self._keeps:
+            self.transaction.run(f"ROLLBACK TO SAVEPOINT {PREFIX}")
 
     def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
-        name = f"{PREFIX}_{number}"
+        made = self._kept.get(candidate) or self._build(candidate, f"{PREFIX}_{number}")
+        if self._keeps:
+            self._kept[candidate] = made
+        return [(name, size) for name, size, _ in made]
+
+    def unsupported(self, candidate: Candidate) -> Exception | None:
+        return self._missing.get(candidate.extension)
+
+    def _build(self, candidate: Candidate, name: str) -> list[tuple[Any, ...]]:
+        """Build an index; return name, size and oid of it, and of those on its partitions."""
         self.transaction.run_alone(f"CREATE INDEX {name} {candidate.definition}")
         qualified = f"{candidate.relation.schema_prefix}{name}"
         return self.transaction.fetch(
-            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_class c WHERE c.oid IN "
-            "(SELECT relid FROM pg_partition_tree(%s::regclass) UNION ALL SELECT %s::regclass)",
+            "SELECT c.relname, pg_relation_size(c.oid), c.oid::bigint FROM pg_class c WHERE c.oid "
+            "IN (SELECT relid FROM pg_partition_tree(%s::regclass) UNION ALL SELECT %s::regclass)",
             (qualified, qualified),
         )
 
-    def unsupported(self, candidate: Candidate) -> Exception | None:
-        if now() > self._ends:
-            return Untestable("trying the index took too long")
-        return self._missing.get(candidate.extension)
+    def _hide_all_but(self, names: dict[str, Candidate]) -> None:
+        """Let the planner see only the indexes of these candidates, of those that were built.
+
+        It looks at no index that is not valid. All of them are this transaction's own, so that no
+        other one sees it, and none outlives the rollback. It takes a superuser, and spares building
+        the same index for each attempt.
+        """
+        wanted = set(names.values())
+        shown, hidden = (
+            [
+                oid
+                for index, rows in self._kept.items()
+                if (index in wanted) is of
+                for *_, oid in rows
+            ]
+            for of in (True, False)
+        )
+        if shown or hidden:
+            self.transaction.fetch(
+                "WITH changed AS (UPDATE pg_catalog.pg_index SET indisvalid = NOT indisvalid "
+                "WHERE (indexrelid::bigint = ANY (%s::bigint[]) AND NOT indisvalid) "
+                "OR (indexrelid::bigint = ANY (%s::bigint[]) AND indisvalid) RETURNING 1) "
+                "SELECT count(*) FROM changed",
+                (shown, hidden),
+            )
 
     def _refuse_not_yet_usable(self, names: dict[str, Candidate]) -> None:
         """Raise Blocked for an index that its own transaction may not use yet.

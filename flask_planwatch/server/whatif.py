@@ -9,7 +9,7 @@ from typing import Any
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..indexes.candidate import Candidate
-from ..indexes.search import Attempt
+from ..indexes.search import Attempt, OutOfTime
 from ..plan.evidence import Suspicion
 from ..plan.tree import Plan
 from .explain import Query
@@ -48,7 +48,7 @@ class Trials(ABC):
 
     `method` is HYPOPG or BUILD, `before` the plan without any candidate. `refused` has a
     NotImmutable, TooLong or Untestable for each candidate that could not be created, `sizes` the
-    bytes of those that could.
+    bytes of those that could. `untried` are those that `most` had no time for.
     """
 
     method: str
@@ -59,6 +59,8 @@ class Trials(ABC):
         self.query = query
         self.refused: dict[Candidate, Exception] = {}
         self.sizes: dict[Candidate, int] = {}
+        self.untried: set[Candidate] = set()
+        self._number = 0
 
     @abstractmethod
     def is_measured(self, candidate: Candidate) -> bool:
@@ -80,21 +82,48 @@ class Trials(ABC):
         """Return the plan of a query, with the costs that it has once these indexes are built."""
         return query.explain(self.transaction)
 
+    def has_time(self, candidate: Candidate, *, spare: bool) -> bool:
+        """Whether there is time to create a candidate; with `spare`, and for more after it."""
+        return True
+
+    def most(self, candidates: Sequence[Candidate]) -> Attempt:
+        """Return the plan with the candidates in place for which there is time, the first of them.
+
+        Time is left to try smaller sets of these. Raises Blocked and ServerError.
+        """
+        return self.plan(self.query, self.create(candidates, partly=True), seqscan=True)
+
     def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
-        """Return the plan with these candidates in place; raises Blocked and ServerError."""
+        """Return the plan with these candidates in place.
+
+        Raises OutOfTime, Blocked and ServerError.
+        """
         return self.plan(self.query, self.create(candidates), seqscan=seqscan)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
         """Return the plan of a query with only this predicate, None if it would show nothing."""
         return None
 
-    def create(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-        """Create the candidates; return the names that a plan may show, each with its candidate."""
+    def create(
+        self, candidates: Sequence[Candidate], *, partly: bool = False
+    ) -> dict[str, Candidate]:
+        """Create the candidates; return the names that a plan may show, each with its candidate.
+
+        With `partly`, those that there is no time for are left out, or else it raises OutOfTime.
+        """
         self.clear()
         names: dict[str, Candidate] = {}
-        for number, candidate in enumerate(candidates):
-            if candidate not in self.refused:
-                made = self._make_or_refuse(candidate, number)
+        for candidate in candidates:
+            if candidate in self.refused:
+                continue
+            if not self.has_time(candidate, spare=partly):
+                if not partly:
+                    raise OutOfTime
+                self.untried.add(candidate)
+                continue
+            self._number += 1
+            made = self._make_or_refuse(candidate, self._number)
+            if made:
                 names |= dict.fromkeys((name for name, _ in made), candidate)
                 self.sizes[candidate] = sum(int(size) for _, size in made)
         return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -15,6 +16,8 @@ from flask_planwatch.indexes.search import (
     MIN_WIDENING_GAIN,
     TOLERANCE,
     Attempt,
+    Found,
+    OutOfTime,
     shared_indexes,
     smallest_set,
 )
@@ -22,6 +25,7 @@ from flask_planwatch.indexes.search import (
 from .data import candidate, plan_of_cost, table
 
 STATE, TOWN, POINTS = candidate("state"), candidate("town"), candidate("points")
+CODE = candidate("code")
 STATE_TOWN = candidate("state", "town")
 ALL_THREE = candidate("state", "town", "points")
 CARRYING = candidate("state", include=("town",))
@@ -37,13 +41,21 @@ PAYS, LOSS = BEFORE * MIN_MEMBER_SAVING, BEFORE * TOLERANCE
 
 
 class Planner:
-    """Takes the cheapest of the plans that it knows and has the indexes for."""
+    """Takes the cheapest of the plans that it knows and has the indexes for.
 
-    def __init__(self, plans: Mapping[Sequence[Candidate], float]) -> None:
+    After so many `questions` it has no more time.
+    """
+
+    def __init__(
+        self, plans: Mapping[Sequence[Candidate], float], questions: float = math.inf
+    ) -> None:
         self.plans = {(): BEFORE, **plans}
         self.asked: list[frozenset[Candidate]] = []
+        self.questions = questions
 
     def __call__(self, candidates: Sequence[Candidate]) -> Attempt:
+        if len(self.asked) >= self.questions:
+            raise OutOfTime
         self.asked.append(frozenset(candidates))
         possible = [plan for plan in self.plans if set(plan) <= set(candidates)]
         best = min(possible, key=self.plans.__getitem__)
@@ -59,9 +71,15 @@ def choose(
     if tried is None:
         tried = tuple(dict.fromkeys(one for plan in plans for one in plan if one not in known))
     planner = Planner(plans)
-    attempt = smallest_set(tried, known, planner, BEFORE)
-    assert attempt.cost == planner.plans[attempt.used]
-    return attempt.used
+    found = search(planner, tried, known)
+    assert found.attempt.cost == planner.plans[found.attempt.used]
+    assert not found.unproved
+    return found.attempt.used
+
+
+def search(planner: Planner, tried: Sequence[Candidate], known: Sequence[Candidate] = ()) -> Found:
+    """Return the smallest set that is found among these, after all of them were tried at once."""
+    return smallest_set(planner((*tried, *known)), tried, known, planner, BEFORE)
 
 
 #: The planner's plans, and the indexes that are chosen.
@@ -229,7 +247,7 @@ NO_PART = {
 def test_is_not_tried_in_the_place_of_an_index(name):
     index, other = NO_PART[name]
     planner = Planner({(index,): 100.0})
-    smallest_set((index, other), (), planner, BEFORE)
+    search(planner, (index, other))
     assert frozenset({other}) not in planner.asked
 
 
@@ -276,8 +294,47 @@ def test_few_smaller_forms_are_tried():
     parts = [candidate(*names[:size]) for size in range(1, len(names))]
     parts += [candidate(*names[start:]) for start in range(1, len(names))]
     planner = Planner({(whole,): 100.0})
-    smallest_set((whole, *parts), (), planner, BEFORE)
+    search(planner, (whole, *parts))
     assert len(planner.asked) == 1 + MAX_SIMPLER
+
+
+#: Of three that are used, `code` hardly helps. After so many attempts, all at once included: the
+#: set, and those of it that may not pay for themselves.
+OUT_OF_TIME = {
+    1: ({STATE_TOWN, POINTS, CODE}, {STATE_TOWN, POINTS, CODE}),
+    2: ({STATE_TOWN, POINTS, CODE}, {POINTS, CODE}),
+    3: ({STATE_TOWN, POINTS, CODE}, {CODE}),
+    # Both were needed beside `code`; that says little of what each saves beside the other.
+    4: ({STATE_TOWN, POINTS}, {STATE_TOWN, POINTS}),
+    5: ({STATE_TOWN, POINTS}, {POINTS}),
+    6: ({STATE_TOWN, POINTS}, set()),
+    # A smaller form serves as well, but it is not known whether both are needed then.
+    7: ({STATE_TOWN, POINTS}, set()),
+    8: ({STATE, POINTS}, set()),
+}
+
+
+@pytest.mark.parametrize("questions", OUT_OF_TIME)
+def test_what_is_known_when_time_runs_out(questions):
+    plans = {
+        (STATE_TOWN, POINTS, CODE): 400.0,
+        (STATE_TOWN, POINTS): 410.0,
+        (STATE, POINTS): 411.0,
+        (STATE_TOWN,): 700.0,
+        (STATE,): 701.0,
+        (POINTS,): 600.0,
+        (POINTS, CODE): 590.0,
+        (STATE_TOWN, CODE): 690.0,
+    }
+    found = search(Planner(plans, questions), (STATE_TOWN, POINTS, CODE, STATE))
+    wanted, unproved = OUT_OF_TIME[questions]
+    assert (set(found.attempt.used), set(found.unproved)) == (wanted, unproved)
+
+
+def test_a_single_index_is_proved_by_the_plan_without_any():
+    found = search(Planner({(STATE_TOWN,): 100.0, (STATE,): 100.0}, 1), (STATE_TOWN, STATE))
+    assert found == Found(found.attempt)
+    assert found.attempt.used == (STATE_TOWN,)
 
 
 #: Costs with an index of the statement's own, and with a longer one that is there anyway.

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from ..indexes.candidate import Candidate
-from ..indexes.search import Attempt
+from ..indexes.search import MIN_SAVING, Attempt
 from ..indexes.shapes import Shape
-from ..indexes.verdict import Advised, Answer
+from ..indexes.verdict import Advised, Answer, Declined, saving, too_little
 from ..plan.access import EQUAL, RANGES
 from ..plan.comparison import comparisons, key_of
 from ..plan.evidence import Hit
+from ..plan.figures import INDEX_ENTRY_COST
 from ..plan.index_use import bitmap_scans
 from ..plan.tree import Node
 from ..plan.wording import say
 from .case import Case
 from .drafts import Drafts
-from .trial import try_index
+from .trial import declined, try_index
 
 _NO_INDEX = (
     "No single index answers all of these conditions: they are not comparisons that a btree knows, "
     "or an expression in them holds a value."
+)
+
+_FEW_ENTRIES = (
+    "the entries that lead to no row are less than {wanted:percent} of the cost of the statement"
 )
 
 _GONE = "the BitmapAnd of {names:and} is gone"
@@ -28,12 +33,37 @@ _ALONE = "{keys:and} are conditions of {index} alone"
 def advise(case: Case, hit: Hit) -> Answer:
     """Return the index that holds the columns of all conditions, as the planner takes it.
 
-    Raises ServerError if the connection fails.
+    Declined if it is not worth that. Raises ServerError if the connection fails.
     """
     heap, index = hit.suspicion.scans[0], _candidate(case, hit)
     if index is None:
         return Advised((), remark=_NO_INDEX)
-    return try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
+    answer = try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
+    if isinstance(answer, Declined) or _entries(hit) >= case.plan.total_cost * MIN_SAVING:
+        return answer
+    return _if_worth_it(hit, answer)
+
+
+def _entries(hit: Hit) -> float:
+    """Return what the entries cost that lead to no row.
+
+    That is more than the whole statement where its cost does not show them: a LIMIT leaves out a
+    part of it, and more runs may be counted than were expected.
+    """
+    return float(hit.evidence["entries"] - hit.evidence["rows"]) * INDEX_ENTRY_COST
+
+
+def _if_worth_it(hit: Hit, answer: Advised) -> Answer:
+    """Decline an index that spares few entries, unless the planner saves more by it."""
+    (advice,) = answer.advice
+    verdict = advice.verdict
+    before, after = verdict.cost_before, verdict.cost_after
+    if before is None or after is None:
+        return Declined(say(_FEW_ENTRIES, wanted=MIN_SAVING))
+    if saving(before, after) >= MIN_SAVING:
+        return answer
+    method, guess = verdict.method or "", verdict.guess
+    return declined(advice, too_little(before, after, MIN_SAVING, method=method, guess=guess))
 
 
 def _candidate(case: Case, hit: Hit) -> Candidate | None:

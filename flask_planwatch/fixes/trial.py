@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from ..finding import Verdict, VerdictStatus
+from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate
 from ..indexes.proposal import remark
 from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit
@@ -76,9 +76,14 @@ def advised(
 
 def rejected(case: Case, index: Candidate, verdict: Verdict, trials: whatif.Trials) -> Declined:
     """Return that nothing is advised, with the index that was tried and the reason against it."""
+    return declined(case.index_advice(index, verdict, trials), verdict)
+
+
+def declined(advice: Advice, verdict: Verdict) -> Declined:
+    """Return that an advice is not given, with the verdict against it."""
     verdict = replace(verdict, status=VerdictStatus.REJECTED)
-    advice = case.index_advice(index, verdict, trials)
-    return Declined(say(_DECLINED, index=advice.summary, reason=verdict.reason), advice)
+    reason = say(_DECLINED, index=advice.summary, reason=verdict.reason)
+    return Declined(reason, replace(advice, verdict=verdict))
 
 
 def _tried(

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch.plan.evidence import Timings
+from flask_planwatch.plan.figures import USUAL_MS_PER_COST
 from flask_planwatch.plan.tree import Plan
 
 from .distance import far
@@ -148,6 +149,9 @@ def test_a_server_that_is_far_away(each_story, watch, processor_time, driver, ro
         for statement in HEALTHY:
             for _ in range(5):
                 assert watched.ask(statement) == []
+        # Nothing is learnt from what was on its way: it would make each other statement look slow.
+        calibration = watched.app.extensions["planwatch"].calibration
+        assert calibration.normal("another") == USUAL_MS_PER_COST
 
 
 @pytest.mark.slow

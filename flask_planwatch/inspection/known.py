@@ -133,7 +133,10 @@ class Knowledge:
         normal = self.calibration.normal(identity)
         timings = Timings(_recent_ms(capture), self.session.round_trip_ms, normal)
         spent = timings.spent_ms(plan, capture.returned_rows)
-        if spent is not None and capture.client_side and plan.only_reads:
+        if spent is None or not capture.client_side or not plan.only_reads:
+            return timings
+        # What is mostly on its way says nothing of what a unit takes.
+        if spent > timings.outside_ms(plan, capture.returned_rows):
             self.calibration.record(identity, spent / plan.total_cost)
         return timings
 

@@ -31,6 +31,9 @@ MIN_MS_PER_COST = 0.0005
 #: a LIMIT that reads past all rows took 0.5 to 2.8 ms, a sub-query for each row 9 to 25.
 MIN_TIME_FACTOR = 10.0
 
+#: The most that a unit of cost took in statements with nothing wrong, in ms, on the same servers.
+MAX_HEALTHY_MS_PER_COST = 0.1
+
 #: A statement that took less, in ms, is not worth reporting.
 MIN_MS = 5.0
 

@@ -36,8 +36,9 @@ When it stays silent
   long as the longest of PlanWatch's own latest ones, the time to plan, and to fetch the rows.
 - ``PLANWATCH_ANALYZE`` is on, and the server needed no more time than the cost explains.
 - It took less than ten ms, which nobody notices.
-- The time per cost is normal for this application, on this machine. If the driver prepares the
-  statement, and PostgreSQL may have taken its generic plan, that is the cost of the dearer plan.
+- The time per cost is normal for this application, on this machine, or below 0.1 ms. If the driver
+  prepares the statement, and PostgreSQL may have taken its generic plan, that is the cost of the
+  dearer plan.
 - It writes, locks rows, failed, reads from another server, or comes through a cursor on the server,
   which returns before the rows are read.
 """
@@ -51,6 +52,7 @@ from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import (
     BUSY_PROCESS_MS,
     CPU_TUPLE_COST,
+    MAX_HEALTHY_MS_PER_COST,
     MIN_EXECUTIONS,
     MIN_TIME_FACTOR,
     SUB_QUERIES,
@@ -164,7 +166,8 @@ def is_unexplained(evidence: Evidence) -> bool:
     normal = evidence.timings.ms_per_cost
     if spent is None or cost is None or not normal:
         return False
-    return spent >= max(BUSY_PROCESS_MS, cost * normal * MIN_TIME_FACTOR)
+    explained = cost * max(normal * MIN_TIME_FACTOR, MAX_HEALTHY_MS_PER_COST)
+    return spent >= max(BUSY_PROCESS_MS, explained)
 
 
 def _spent_ms(evidence: Evidence) -> float | None:

@@ -264,6 +264,9 @@ def test_it_is_compared_with_what_is_normal():
     assert isinstance(judged(100, 100, 100, normal=0.9), Hit)
     assert isinstance(judged(100, 100, 100, normal=1.1), Miss)
     assert isinstance(judged(100, 100, 100, cost=1000.0), Miss)
+    # Where most statements take little, some healthy ones take a hundred times as long.
+    assert isinstance(judged(100, 100, 100, cost=1000.0, normal=0.001), Miss)
+    assert isinstance(judged(100, 100, 100, cost=900.0, normal=0.001), Hit)
 
 
 def test_rows_and_the_way_to_the_server_are_taken_off():

@@ -57,7 +57,14 @@ class Role:
 
     def inspect(self, statement, **config):
         """Return the findings of a statement, and what was skipped; the app is another role."""
-        watched = self._watch(self.database.url, PLANWATCH_DATABASE_URL=self.url, **config)
+        own = {"PLANWATCH_DATABASE_URL": self.url, **config}
+        return self._inspected(self._watch(self.database.url, **own), statement)
+
+    def inspect_its_own(self, statement):
+        """Return the findings and what was skipped of a statement that the role itself sends."""
+        return self._inspected(self._watch(self.url), statement)
+
+    def _inspected(self, watched, statement):
         with watched.app.app_context(), watched.db.engine.connect() as connection:
             connection.execute(statement)
         return watched.findings(), watched.planwatch.stats()["skipped"]
@@ -240,3 +247,36 @@ def test_without_a_grant_for_hypopg_the_finding_stays_untested(hypopg_role, numb
     assert verdict.status is VerdictStatus.UNTESTED
     for statement in HYPOPG_GRANTS:
         assert statement.removesuffix(" TO watcher") in verdict.reason
+
+
+DEAL = (
+    "CREATE TABLE deal (org text, note text) WITH (autovacuum_enabled = off)",
+    "INSERT INTO deal SELECT 'o' || g % 9, 'n' || g FROM generate_series(1, 20000) g",
+)
+POLICY = ("CREATE POLICY own ON deal USING (true)", "ALTER TABLE deal ENABLE ROW LEVEL SECURITY")
+GUESSES = "PostgreSQL has no statistics of the table, so that its estimates are guesses"
+
+
+@pytest.mark.parametrize(
+    ("more", "guesses"),
+    [
+        ((), True),
+        (("ANALYZE deal",), False),
+        # pg_stats shows nothing of such a table, so that nobody can tell.
+        (POLICY, False),
+        ((*POLICY, "ANALYZE deal"), False),
+    ],
+)
+def test_statistics_are_said_to_lack_only_where_the_role_would_see_them(role, more, guesses):
+    role.grant(*GRANTS)
+    role.database.execute(*DEAL, *more)
+    (finding,), _ = role.inspect_its_own(sa.text("SELECT org FROM deal WHERE note = 'n7'"))
+    assert finding.rule == "missing-index"
+    assert (GUESSES in finding.message) is guesses, finding.message
+
+
+def test_a_table_that_was_analysed_while_it_was_empty_has_no_statistics(role):
+    role.grant(*GRANTS)
+    role.database.execute(DEAL[0], "ANALYZE deal", DEAL[1])
+    (finding,), _ = role.inspect(sa.text("SELECT org FROM deal WHERE note = 'n7'"))
+    assert GUESSES in finding.message

@@ -32,7 +32,11 @@ _WRITTEN = (
     "reaches late: run it after a large import or deletion, or lower the share for this table with "
     "ALTER TABLE … SET (autovacuum_analyze_scale_factor = …)."
 )
-_NEVER_ANALYSED = "The table was never analysed, so that PostgreSQL can only guess."
+_NO_STATISTICS = "PostgreSQL has no statistics of the table, so that it can only guess."
+_HIDDEN = (
+    "Whether there are statistics of the table is hidden from PlanWatch's role, and the server "
+    "remembers no ANALYZE of it."
+)
 
 _KEPT = "ANALYZE then keeps statistics of {terms}. They cost nothing but a part of its time."
 _TOGETHER = Template("these columns together")
@@ -62,6 +66,10 @@ _NOT_BUILT = "statistics have to be collected to be tried[: {building}]"
 _MARKED = (
     "the table has no statistics yet, and a trial that is rolled back would leave it marked as "
     "analysed; run it, and look again"
+)
+_MAY_BE_MARKED = (
+    "whether the table has statistics is hidden from PlanWatch's role, and a trial that is rolled "
+    "back could leave it marked as analysed; run it, and look again"
 )
 _NOT_ALONE = "the conditions of the step could not be planned alone"
 
@@ -176,7 +184,9 @@ def _no_trial(case: Case, relation: Relation) -> str:
         with case.session.transaction() as transaction:
             options = enabling.options(transaction, [relation])
         return say(_NOT_BUILT, building=options and options.building)
-    return "" if relation.has_statistics else _MARKED
+    if relation.has_statistics:
+        return ""
+    return _MARKED if relation.lacks_statistics else _MAY_BE_MARKED
 
 
 def _tried(case: Case, wrong: _Wrong, fresh: FreshStatistics) -> Advised:
@@ -265,8 +275,9 @@ def _terms(
 def _analyse(relation: Relation, verdict: Verdict, terms: Sequence[Structural] = ()) -> Advice:
     """Return the advice to ANALYZE a table, with statistics of these terms if there are any."""
     ddl: tuple[str, ...] = (f"ANALYZE {relation.display}",)
-    known = relation.has_statistics
-    explanation = say(_WRITTEN if known else _NEVER_ANALYSED, changed=relation.activity.changed)
+    known = _WRITTEN if relation.has_statistics else _HIDDEN
+    reason = _NO_STATISTICS if relation.lacks_statistics else known
+    explanation = say(reason, changed=relation.activity.changed)
     if terms:
         ddl = (create_statistics(relation, terms), *ddl)
         explanation = say(_KEPT, terms=_TOGETHER if len(terms) > 1 else _EXPRESSION)

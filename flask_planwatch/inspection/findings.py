@@ -23,7 +23,7 @@ _TOOK = "{took:short_ms}"
 #: What a finding rests on: executions, elapsed time, and how far rows are known.
 BASIS = "It ran {calls:times} so far, and took {took:exact_ms} this time[; {guess}]."
 
-_GUESS = Template("the table was never analysed, so that its rows are a guess")
+_GUESS = Template("PostgreSQL has no statistics of the table, so that its estimates are guesses")
 _NO_PLAN = "There is no plan of it: {reason}."
 _OTHERS = "Found in its plan: {others:semicolon}."
 _OTHER = "{rule} on {table}: {subject}"
@@ -159,7 +159,7 @@ def _severity(capture: Capture, hit: Hit) -> Severity:
 def basis_of(capture: Capture, hit: Hit, schema: Schema) -> str:
     """Return what a finding rests on."""
     leaves = schema.leaves(hit.suspicion.relation)
-    known = not hit.suspicion.relation.key or any(leaf.has_statistics for leaf in leaves)
+    known = not hit.suspicion.relation.key or not all(leaf.lacks_statistics for leaf in leaves)
     return say(
         BASIS,
         calls=capture.statistics.calls,

@@ -109,7 +109,9 @@ class Relation:
     `key` is `schema.name` unquoted, the name that plans use; `display` is quoted, and qualified
     only if the search path does not find it. `rows` is an estimate. `root` is the key of the
     topmost partitioned table that this is a part of, or its own. `partitions` lists a partitioned
-    table's direct partitions by key. `has_statistics` tells whether it was ever analysed. Of its
+    table's direct partitions by key. `has_statistics` tells whether ANALYZE found something in it;
+    with `hides_statistics` only that the server remembers an ANALYZE, as pg_stats shows nothing of
+    it to PlanWatch's role: it has no privilege, or policies apply to it. Of its
     `pages`, `visible_pages` are marked all-visible, so that an Index Only Scan need not read them.
     `mark` changes with its columns, indexes and statistics.
     """
@@ -126,6 +128,7 @@ class Relation:
     indexes: tuple[Index, ...] = ()
     partitions: tuple[str, ...] = ()
     has_statistics: bool = False
+    hides_statistics: bool = False
     activity: Activity = Activity()
     pages: int = 0
     visible_pages: int = 0
@@ -139,6 +142,11 @@ class Relation:
     def schema_prefix(self) -> str:
         """What an object beside the relation needs before its name: `other_schema.` or nothing."""
         return self.display.removesuffix(self.quoted_name)
+
+    @property
+    def lacks_statistics(self) -> bool:
+        """Whether it is certain that PostgreSQL has no statistics of it."""
+        return not self.has_statistics and not self.hides_statistics
 
     @property
     def partitioned(self) -> bool:

@@ -52,7 +52,12 @@ SELECT c.oid, n.nspname, c.relname, c.oid::regclass::text, quote_ident(c.relname
     CASE WHEN c.relkind IN ('r', 'm', 't') THEN pg_relation_size(c.oid) ELSE 0 END
         / current_setting('block_size')::bigint,
     (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid AND c.relispartition),
-    c.relallvisible, seen.statistics IS NOT NULL,
+    c.relallvisible,
+    CASE WHEN hidden.is_so
+        THEN pg_stat_get_last_analyze_time(c.oid) IS NOT NULL
+            OR pg_stat_get_last_autoanalyze_time(c.oid) IS NOT NULL
+        ELSE seen.statistics IS NOT NULL END,
+    hidden.is_so,
     concat_ws('|', c.xmin, seen.statistics,
         (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum)
          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
@@ -71,6 +76,10 @@ CROSS JOIN LATERAL (
     SELECT string_agg(concat_ws(' ', s.attname, s.inherited, s.n_distinct, s.avg_width), ' '
                       ORDER BY s.attname, s.inherited) AS statistics
     FROM pg_stats s WHERE s.schemaname = n.nspname AND s.tablename = c.relname) seen
+-- The view leaves out what the role may not read, and tables with policies that apply to it.
+CROSS JOIN LATERAL (
+    SELECT row_security_active(c.oid)
+        OR NOT has_any_column_privilege(c.oid, 'SELECT') AS is_so) hidden
 WHERE c.oid = ANY (ARRAY(SELECT oid FROM down))
 ORDER BY c.oid
 """
@@ -150,6 +159,7 @@ class _Member(NamedTuple):
     parent: int | None
     visible_pages: int
     has_statistics: bool
+    hides_statistics: bool
     mark: str
     counts: tuple[int, ...]
     extensions: str | None
@@ -313,6 +323,7 @@ def _relations(family: Sequence[_Member], known: Mapping[int, _Known]) -> dict[s
             indexes=known[member.oid].indexes,
             partitions=tuple(names[oid] for oid, parent in parents.items() if parent == member.oid),
             has_statistics=member.has_statistics,
+            hides_statistics=member.hides_statistics,
             activity=member.activity,
             pages=member.pages,
             visible_pages=member.visible_pages,

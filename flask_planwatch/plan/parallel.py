@@ -4,6 +4,9 @@ Below a Gather, the leader and its workers run the same steps. A step that is pa
 each of them a part of its rows, and what is above it works on that part: these steps are *shared*.
 For them, EXPLAIN prints the rows of one worker. Any other step is run as a whole by each process
 that needs it, such as the inner side of a nested loop, or a hash table that is not a Parallel Hash.
+
+One thing is not printed: a small table below a Parallel Hash may be planned with fewer workers than
+the Gather has. Its rows are then said to be too many, with two workers by 41% at most.
 """
 
 from __future__ import annotations
@@ -57,6 +60,8 @@ def leader_participates(document: Mapping[str, Any]) -> bool:
 
 def shares(nodes: Sequence[Mapping[str, Any]], *, leader: bool) -> Mapping[int, Share]:
     """Return the share of each node in a plan's JSON by its id(); `nodes` has parents first."""
+    if not any(text_of(node, "Node Type") in GATHERS for node in nodes):
+        return dict.fromkeys(map(id, nodes), ALONE)
     shared = _shared(nodes)
     found: dict[int, Share] = {}
     for node in nodes:

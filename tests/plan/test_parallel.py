@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import flask_planwatch
+from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Node, Plan
+from flask_planwatch.rules.loops import Work
 
 PACKAGE = Path(flask_planwatch.__file__).parent
 
@@ -125,6 +127,22 @@ def test_each_process_reads_the_inner_side_of_a_merge_join():
     plan = plan_of(gather(4, join))
     assert the(plan, "Seq Scan").rows == 50
     assert runs(plan, "Seq Scan") == 5
+
+
+def expected_runs(plan: Plan, kind: str) -> float:
+    return Work(plan, Schema()).expected_runs[id(the(plan, kind))]
+
+
+def test_the_work_of_a_plan_is_that_of_all_processes():
+    sorted_by_each = step("Sort", 50, step("Seq Scan", 50))
+    merge = step("Merge Join", 1000, parallel("Index Scan", 1000), sorted_by_each)
+    assert expected_runs(plan_of(gather(2, merge)), "Seq Scan") == 3
+    kept = step("Materialize", 50, step("Seq Scan", 50))
+    loop = step("Nested Loop", 1000, parallel("Index Scan", 1000), kept)
+    plan = plan_of(gather(2, loop))
+    assert expected_runs(plan, "Materialize") == 2400
+    assert expected_runs(plan, "Seq Scan") == 3
+    assert expected_runs(plan_of(loop), "Seq Scan") == 1
 
 
 def test_one_process_reads_the_index_for_a_parallel_bitmap():

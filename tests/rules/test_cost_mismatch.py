@@ -394,6 +394,22 @@ def test_the_step_is_chosen_by_the_rows_of_one_loop():
     assert hint(many_loops) == "look at Seq Scan on a, which has more rows than expected"
 
 
+def test_rows_of_workers_are_compared_with_those_of_workers():
+    # 240 rows were expected: 100 of each of two workers, and of the leader what is left to it.
+    scan = {**step("a", 100, 80, loops=3), "Parallel Aware": True, "Parent Relationship": "Outer"}
+    gathered = {
+        "Node Type": "Gather",
+        "Workers Planned": 2,
+        "Plan Rows": 240,
+        "Actual Rows": 240,
+        "Actual Loops": 1,
+        "Plans": [scan],
+    }
+    assert hint(gathered).startswith("look at the functions")
+    scan["Actual Rows"] = 800
+    assert hint(gathered) == "look at Parallel Seq Scan on a, which has more rows than expected"
+
+
 def limited(*, rows, removed=0):
     """A LIMIT that is expected to stop a scan, which costs 1000, after a hundredth of its rows."""
     scan = step("a", 10_000, rows, removed=removed)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.mapped import MappedTable
+from ..plan.comparison import constant
 from ..plan.evidence import Hit
-from ..plan.wording import say, sentences
+from ..plan.schema import base_type
+from ..plan.wording import Template, say, sentences
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
 #: A type's Python class, and the SQLAlchemy type that has the server take a value for it.
@@ -34,11 +38,33 @@ _TEXT_NAMES = frozenset({"char", "character", "bpchar", "text", "varchar"})
 _CAST_OF_PARAMETER = re.compile(r"\bCAST\s*\(\s*[%$:][^\s,]*\s+AS\s+(\w+)", re.IGNORECASE)
 
 _NUMBERS = frozenset({"int", "Decimal", "float"})
+_INTEGERS = frozenset({"smallint", "integer", "bigint"})
+_FLOATS = frozenset({"real", "double precision"})
+_TEXTS = frozenset({"text", "character varying"})
+
+#: Up to here a double precision stands for one integer: its fraction has 53 bits.
+_EXACT_INTEGERS = 2**53
+
+#: Up to so many digits a double precision stands for one decimal number: DBL_DIG of C.
+_EXACT_DIGITS = 15
+
+_DIGITS = re.compile(r"numeric\((\d+),\d+\)")
+
+#: How PostgreSQL writes an integer, and the characters that this takes at most.
+_AN_INTEGER = re.compile(r"0|-?[1-9]\d*+")
+_LONGEST = {"smallint": 6, "integer": 11, "bigint": 20}
+_LENGTH = re.compile(r"\((\d+)\)")
 
 #: What rounds a value so that a range of integers begins and ends where it did.
 _ROUNDING = {
     **dict.fromkeys((">", "<="), "math.floor(value)"),
     **dict.fromkeys((">=", "<"), "math.ceil(value)"),
+}
+
+#: The same for a value that only the server knows. A bigint can be compared with each of them.
+_ROUNDING_IN_SQL = {
+    **dict.fromkeys((">", "<="), "cast(func.floor(value), BigInteger)"),
+    **dict.fromkeys((">=", "<"), "cast(func.ceil(value), BigInteger)"),
 }
 
 _ONE_TYPE = Form(
@@ -65,9 +91,7 @@ _PASS_DECIMAL = replace(
 )
 _PASS_INT = replace(_PASS, explanation="{fractions}")
 _DECLARE = Form(
-    "compare {column} as {type}: declare the column as {sqlalchemy}, or the value",
-    "{ignored}",
-    "{code}",
+    "compare {column} as {type}: declare the column as {sqlalchemy}, or the value", code="{code}"
 )
 _CHANGE_CAST = replace(
     _DECLARE,
@@ -79,17 +103,44 @@ _CAST = Form(
 )
 _CAST_TO_INT = replace(
     _CAST,
-    explanation="A cast to an integer rounds: use func.floor() or func.ceil() if a fraction is "
-    "possible.",
+    explanation="A cast to an integer rounds, and would find other rows. {fractions} A number that "
+    "no bigint can hold is an error.",
+)
+_BESIDE = Form(
+    "compare {column} as {type}, too, beside the comparison as {cast_type}",
+    "An index finds the rows by the new condition, and the old one, `condition` in the code, "
+    "tests these few, so that the same rows are found as now. {alone}",
+    "{code}",
 )
 
 #: How an integer is made of a value, and what becomes of its fraction.
 _INT = "int(value)"
-_CUTS_OFF = (
-    "int() cuts a fraction off, but a value with a fraction equals no integer: look for nothing if "
-    "int(value) != value."
+_INT_IN_SQL = "case((func.floor(value) == value, cast(value, BigInteger)))"
+_NO_FRACTION = "A value with a fraction equals no integer, so that nothing is found."
+_KEEPS_RANGE = "{floor} and {ceil} leave the range as it was."
+
+#: What a comparison in the column's own type would find without the old one beside it.
+_ALONE = {
+    "citext": "Alone it ignores case, as a citext is meant to: if that is what you want, declare "
+    "the column as CITEXT and leave the old condition out.",
+    "character": "Alone it ignores spaces at the end, as character is meant to.",
+    "numeric": "Alone it finds 7.0 for 7 as well. Decimal() raises an error for a text that is no "
+    "number.",
+}
+_ALONE_FLOAT = (
+    "Alone it finds 7 for '7.0' as well. float() raises an error for a text that is no number."
 )
-_KEEPS_RANGE = "math.floor() and math.ceil() leave the range as it was."
+
+#: Why a comparison in the column's own type may find other rows than the one with the cast.
+_ROUNDED = Template(
+    "{column} may hold numbers that equal the value only once they are rounded to {cast_type}, and "
+    "those would no longer be found"
+)
+_NO_REAL = Template("the value is none that {type} can hold, and would become another one")
+_NOT_THE_TEXT = Template("the text is not how PostgreSQL writes the number, so that none equals it")
+_SPACES = Template("texts that differ by spaces at their end would no longer be found")
+_OTHER_ORDER = Template("{type} has another order than {cast_type}, so that the range differs")
+_NOT_KNOWN = Template("whether {type} and {cast_type} find the same rows depends on the values")
 
 _USED = (
     "without the cast the planner used {served_by} for this predicate alone, with sequential scans "
@@ -104,11 +155,6 @@ _NO_INDEX = (
     "types agree"
 )
 
-_CASE_AND_SPACES = {
-    "citext": "In its own type the comparison ignores case, as the column is meant to.",
-    "character": "In its own type the comparison ignores spaces at the end.",
-}
-
 
 def own_type(hit: Hit, mapped: MappedTable | None, statement: str) -> Advice:
     """Return the advice for a column that is cast because of what it is compared with.
@@ -117,21 +163,24 @@ def own_type(hit: Hit, mapped: MappedTable | None, statement: str) -> Advice:
     """
     facts, relation = hit.evidence, hit.suspicion.relation
     attribute = attribute_of(hit.suspicion.operand.column_names[0], relation.name, mapped)
-    base = facts["column_type"].partition("(")[0]
+    base = base_type(facts["column_type"])
     python, sqlalchemy = _TYPES.get(base, ("", ""))
     form, value = _form(hit, python, sqlalchemy or f"{attribute}.type", statement)
+    beside = _finds_more(hit) and form not in {_ONE_TYPE, _TOO_LARGE}
+    if beside:
+        form = _BESIDE
     other = facts["other_column"] or {"table": "", "column": ""}
     return form.advice(
-        _verdict(hit),
+        _verdict(hit, "" if beside or form in {_ONE_TYPE, _TOO_LARGE} else _difference(hit)),
         column=f"{relation.display}.{facts['column']}",
         type=facts["column_type"],
         cast_type=facts["cast_type"],
         given=facts["value_types"],
         python=python,
         sqlalchemy=sqlalchemy,
-        code=_where(hit, attribute, value),
-        fractions=_about_fractions(hit),
-        ignored=_CASE_AND_SPACES.get(base, ""),
+        code=_where(hit, attribute, value, beside=beside),
+        fractions=_about_fractions(hit, value),
+        alone=_ALONE_FLOAT if python == "float" else _ALONE.get(base, ""),
         other_table=other["table"],
         other_column=other["column"],
     )
@@ -149,7 +198,9 @@ def _form(hit: Hit, python: str, target: str, statement: str) -> tuple[Form, str
     if python == "int" and given == ["int"]:
         return _TOO_LARGE, ""
     if not python or not given:
-        return _CAST_TO_INT if python == "int" else _CAST, f"cast(value, {target})"
+        if python == "int":
+            return _CAST_TO_INT, _INT_IN_SQL
+        return _CAST, f"cast(value, {target})"
     if python in _NUMBERS and given == ["str"]:
         return _PASS_NUMBER, f"{python}(value)"
     if python == "int":
@@ -167,29 +218,120 @@ def _casts_a_text(statement: str) -> bool:
     return any(found[1].lower() in _TEXT_NAMES for found in _CAST_OF_PARAMETER.finditer(statement))
 
 
-def _about_fractions(hit: Hit) -> str:
-    operators = {comparison.operator for comparison in hit.suspicion.comparisons}
+def _operators(hit: Hit) -> frozenset[str]:
+    return frozenset(comparison.operator for comparison in hit.suspicion.comparisons)
+
+
+def _about_fractions(hit: Hit, value: str) -> str:
+    in_sql = value == _INT_IN_SQL
+    functions = ("func.floor()", "func.ceil()") if in_sql else ("math.floor()", "math.ceil()")
+    keeps = say(_KEEPS_RANGE, floor=functions[0], ceil=functions[1])
+    operators = _operators(hit)
     return sentences(
-        _CUTS_OFF if operators & {"=", "= ANY"} else "",
-        _KEEPS_RANGE if operators & set(_ROUNDING) else "",
+        _NO_FRACTION if operators & {"=", "= ANY"} else "",
+        keeps if operators & set(_ROUNDING) else "",
     )
 
 
-def _where(hit: Hit, attribute: str, value: str) -> str:
-    """Return the comparisons with a value as SQLAlchemy code."""
+def _where(hit: Hit, attribute: str, value: str, *, beside: bool) -> str:
+    """Return the comparisons with a value as SQLAlchemy code; `beside`: the old ones stay."""
+    rounding = {_INT: _ROUNDING, _INT_IN_SQL: _ROUNDING_IN_SQL}.get(value, {})
+    # A value with a fraction equals no integer, and int() would make it one.
+    whole = "int(value) == value"
+    guards = value == _INT and hit.evidence["value_types"] != ["str"]
     conditions = []
     for operator in (comparison.operator for comparison in hit.suspicion.comparisons):
-        other = _ROUNDING.get(operator, value) if value == _INT else value
+        other = rounding.get(operator, value)
         if operator == "= ANY":
-            conditions.append(f"{attribute}.in_([{other} for value in values])")
+            test = f" if {whole}" if guards else ""
+            conditions.append(f"{attribute}.in_([{other} for value in values{test}])")
         else:
-            conditions.append(f"{attribute} {PYTHON_OPERATORS.get(operator, operator)} {other}")
+            condition = f"{attribute} {PYTHON_OPERATORS.get(operator, operator)} {other}"
+            guarded = f"{condition} if {whole} else false()"
+            conditions.append(guarded if guards and operator == "=" else condition)
+    if beside:
+        conditions.append("condition")
     return f".where({', '.join(dict.fromkeys(conditions))})"
 
 
-def _verdict(hit: Hit) -> Verdict:
-    """Return what the plan of the predicate alone, in the column's own type, proves."""
-    facts = hit.evidence | {"expression": hit.suspicion.shown}
+def _finds_more(hit: Hit) -> bool:
+    """Whether equality in the column's own type finds all that the cast finds, and perhaps more.
+
+    Equal texts are equal numbers, and are equal without regard to case and to spaces at the end.
+    """
+    base, target = _types(hit)
+    blurred = base in {"citext", "character", "numeric", *_FLOATS} and not _is_cut(hit)
+    return blurred and target in _TEXTS and _operators(hit) <= {"=", "= ANY"}
+
+
+def _is_cut(hit: Hit) -> bool:
+    """Whether a cast may cut the end of a value off."""
+    base, _ = _types(hit)
+    _, types = hit.suspicion.operand.casts or ("", ())
+    lengths = [int(found[1]) for name in types if (found := _LENGTH.search(name))]
+    return any(length < _LONGEST.get(base, length + 1) for length in lengths)
+
+
+def _difference(hit: Hit) -> str:
+    """Return why the comparison in the column's own type may find other rows, "" if it cannot."""
+    base, target = _types(hit)
+    other = constant(hit.suspicion.other)
+    values = other.members if other is not None else ()
+    reason: str = ""
+    if base in _INTEGERS and target == "double precision":
+        exact = base != "bigint" or (values and all(map(_is_exact_integer, values)))
+        reason = "" if exact else _ROUNDED
+    elif base in _INTEGERS and target in _TEXTS and values and not _is_cut(hit):
+        reason = "" if all(map(_AN_INTEGER.fullmatch, values)) else _NOT_THE_TEXT
+    elif base == "numeric" and target in _FLOATS:
+        digits = _DIGITS.fullmatch(hit.evidence["column_type"])
+        reason = "" if digits and int(digits[1]) <= _EXACT_DIGITS else _ROUNDED
+    elif base == "real":
+        reason = "" if values and all(map(_is_real, values)) else _NO_REAL
+    elif target in {"bpchar", "character"}:
+        reason = _SPACES
+    elif base in {"citext", "character"} and target in _TEXTS:
+        reason = _OTHER_ORDER
+    elif not (base in _INTEGERS and target == "numeric") and target != "interval":
+        reason = _NOT_KNOWN
+    return say(reason, **_said(hit))
+
+
+def _types(hit: Hit) -> tuple[str, str]:
+    """Return the type of the column, and the one that it is cast to, without their lengths."""
+    return base_type(hit.evidence["column_type"]), base_type(hit.evidence["cast_type"])
+
+
+def _said(hit: Hit) -> dict[str, object]:
+    facts = hit.evidence
+    return {**facts, "type": facts["column_type"], "expression": hit.suspicion.shown}
+
+
+def _is_exact_integer(value: str) -> bool:
+    """Whether no other integer becomes the same double precision."""
+    try:
+        return abs(Decimal(value)) < _EXACT_INTEGERS
+    except InvalidOperation:
+        return False
+
+
+def _is_real(value: str) -> bool:
+    """Whether a number is one that a real can hold."""
+    try:
+        number = float(value)
+        return bool(struct.unpack("f", struct.pack("f", number))[0] == number)
+    except (ValueError, OverflowError):
+        return False
+
+
+def _verdict(hit: Hit, difference: str) -> Verdict:
+    """Return what the plan of the predicate alone, in the column's own type, proves.
+
+    `difference` tells why it may find other rows; then it is no proof of anything.
+    """
+    facts = _said(hit)
+    if difference:
+        return Verdict(VerdictStatus.UNTESTED, difference)
     if facts["served_by"]:
         proof = (say(_WAS_COMPUTED, **facts),)
         return Verdict(VerdictStatus.VERIFIED, say(_USED, **facts), proof=proof)

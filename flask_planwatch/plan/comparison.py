@@ -9,7 +9,7 @@ from functools import cached_property
 
 from .figures import MIN_INDEX_SCAN_COST
 from .memory import kept_for_plans
-from .predicate import FLIPPED, Conjunct, Operand, predicates
+from .predicate import FLIPPED, Conjunct, Operand, bare, predicates, tokens_in
 from .schema import Relation, Schema, base_type
 from .tree import INDEX_CONDITIONS, JOIN_CONDITIONS, Node, Plan
 
@@ -25,6 +25,15 @@ RELABELLED = frozenset(
 )
 
 _NUMBERED = re.compile(r"_\d+$")
+
+#: A literal as a plan prints it: a text in quotes or a number, perhaps with its type.
+_CONSTANT = re.compile(
+    r"""(?:'(?P<text>(?:[^']++|'')*+)'|(?P<number>\d[\d.]*+))
+    (?:::(?P<type>[\w\ ]++(?:\([\d,]++\)[\w\ ]*+)?(?:\[\])?))?""",
+    re.VERBOSE,
+)
+#: The members of an array of numbers, or of words that need no quotes.
+_MEMBERS = re.compile(r"\{([^{}\"\\]*+)\}")
 
 _TRUE = Operand("true", ())
 _FALSE = Operand("false", ())
@@ -71,6 +80,12 @@ class Comparison:
     def column(self) -> str | None:
         """The column if the operand is just a column; see plain_column."""
         return plain_column(self.operand, self.relation)
+
+    @property
+    def depends_on_row(self) -> bool:
+        """Whether the other side is a sub-query that runs for each row, so that no index helps."""
+        text = self.other.text
+        return "SubPlan" in text and any(token.text == "SubPlan" for token in tokens_in(text))
 
     @property
     def joins(self) -> bool:
@@ -168,6 +183,31 @@ def family_alias(scan: Node, schema: Schema) -> str:
     if relation is None or relation.root == relation.key:
         return alias
     return _NUMBERED.sub("", alias)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A literal that a plan compares with: what it says, and its type, "" if none is printed."""
+
+    value: str
+    type: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of an array, or the value alone; nothing if they cannot be told apart."""
+        if not self.type.endswith("[]"):
+            return (self.value,)
+        found = _MEMBERS.fullmatch(self.value)
+        return tuple(found[1].split(",")) if found and found[1] else ()
+
+
+def constant(operand: Operand) -> Constant | None:
+    """Return the literal that an operand is, None if it is anything else."""
+    found = _CONSTANT.fullmatch(bare(operand.text))
+    if found is None:
+        return None
+    value = found["number"] if found["text"] is None else found["text"].replace("''", "'")
+    return Constant(value, found["type"] or "")
 
 
 def plain_column(operand: Operand, relation: Relation) -> str | None:

@@ -42,6 +42,7 @@ When it stays silent
   that looking each one up would be slower. The outer side of an outer join needs all of them.
 - The comparison is one that no btree index answers (``<>``, ``LIKE``, ``@>``), or the expression
   stands alone as a condition, or under OR: nothing tells how many rows that is worth.
+- It compares with a sub-query that runs again for each row: no index can know its result.
 - The type of a parameter forces a cast on the column, as in ``id = 5.0``: that is
   ``implicit-cast``.
 - The table is one of PostgreSQL's own, or a foreign one.
@@ -89,6 +90,8 @@ def _expression(comparison: Comparison) -> str:
     columns = [relation.column(name) for name in operand.column_names]
     plain = plain_column(operand, relation) is not None or operand.text.startswith("ROW(")
     if comparison.operator not in BTREE_OPERATORS or plain or None in columns:
+        return ""
+    if comparison.depends_on_row:
         return ""
     expression = operand.without_alias()
     # A sub-query's result is not known when an index is built.

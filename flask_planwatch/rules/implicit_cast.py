@@ -28,6 +28,11 @@ a fraction. In a join, give the two columns one type. No index is advised: once 
 one on the column serves, and PlanWatch lets the planner confirm that. If there is none yet,
 ``missing-index`` then reports it.
 
+The advice is ``verified`` only if the comparison finds the same rows as before. A number that
+equals a text in its own type may not equal it as text, and ``citext`` ignores case: there the new
+comparison stands beside the old one. A ``numeric`` column of more than 15 digits may hold several
+numbers that equal one ``float``: there the advice is ``untested``, and says why.
+
 When it stays silent
 --------------------
 
@@ -43,6 +48,7 @@ When it stays silent
 - A large part of the rows passes or is needed by the join, the column has only a few different
   values, another condition leaves only a few rows, or a LIMIT was reached early.
 - The comparison is one that no btree index answers (``<>``, ``LIKE``), or stands under OR.
+- It compares with a sub-query that runs again for each row: no index can know its result.
 - The table is one of PostgreSQL's own, or a foreign one.
 """
 
@@ -146,7 +152,8 @@ def _cast_column(comparison: Comparison) -> str:
     equal_only = cast is not None and _number_as_text(*cast)
     operators = {"=", "= ANY"} if equal_only else BTREE_OPERATORS
     tested = cast is not None and comparison.operator in operators
-    return comparison.operand.without_alias() if tested else ""
+    worth_it = tested and not comparison.depends_on_row
+    return comparison.operand.without_alias() if worth_it else ""
 
 
 def _cast(comparison: Comparison) -> tuple[Column, str] | None:

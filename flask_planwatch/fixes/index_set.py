@@ -36,7 +36,7 @@ from ..indexes.verdict import (
 from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit, Suspicion
 from ..plan.figures import MIN_INDEX_SCAN_COST
-from ..plan.schema import Volatility
+from ..plan.schema import ExpressionFacts, Structural, Volatility
 from ..plan.scrub import holds_value, mask
 from ..plan.wording import say, sentences
 from ..server import whatif
@@ -45,6 +45,7 @@ from ..settings import VERIFY_OFF
 from .case import Case
 from .containment import containment
 from .drafts import Drafts, is_refused
+from .moment import range_on_column
 from .own_type import own_type
 from .rewrite import is_written, rewrite, rewrite_with_literal, rewrite_with_value
 from .trial import NO_TIME, advised, rejected, why_untested
@@ -127,6 +128,13 @@ class IndexSet:
         """Return the advice on a hit that no index would answer, else None."""
         suspicion = hit.suspicion
         mapped = self.case.mapped(suspicion.relation)
+        spanned = None
+        if hit.fix == "index" and suspicion.comparisons:
+            spanned = range_on_column(self.case, hit)
+            if spanned is not None and spanned.verdict.status is VerdictStatus.VERIFIED:
+                return Advised((spanned,))
+            if (served := rewrite(self.case, hit, None)) is not None:
+                return Advised((served[0],))
         if suspicion.holds_value:
             # What changes was put into the text by the application.
             written = not self._varies(suspicion) and self._may_be_indexed_as_written(suspicion)
@@ -141,7 +149,16 @@ class IndexSet:
             return None
         if not suspicion.comparisons:
             return Declined(say(_NO_ORDER, reason=refused[0].reason))
-        return Advised((rewrite(hit, refused[0], mapped),))
+        return Advised((spanned,)) if spanned is not None else self._other_form(hit, refused[0])
+
+    def _other_form(self, hit: Hit, refused: ExpressionFacts) -> Advised:
+        """Return another condition in place of one whose expression no index can hold."""
+        found = rewrite(self.case, hit, refused)
+        assert found is not None
+        advice, key = found
+        if not key:
+            return Advised((advice,))
+        return self._with_index(hit, advice, Key(Structural(key)))
 
     def _varies(self, suspicion: Suspicion) -> bool:
         return any(mask(key) in self.case.varying for key in suspicion.keys)
@@ -160,6 +177,10 @@ class IndexSet:
         suspicion = hit.suspicion
         # One whose key holds a value does not come here.
         key = Key(suspicion.shown_keys[0], suspicion.comparison.column, suspicion.operator_class)
+        return self._with_index(hit, first, key)
+
+    def _with_index(self, hit: Hit, first: Advice, key: Key) -> Advised:
+        suspicion = hit.suspicion
         shape = Shape((key,), suspicion.method, extension=suspicion.extension)
         index = self.drafts.candidate(suspicion.relation, shape)
         if is_covered(index):
@@ -379,7 +400,7 @@ class IndexSet:
     def _not_immutable(self, hit: Hit) -> Answer:
         facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])
         facts = replace(facts, volatility=Volatility.STABLE, reason=_NOT_IMMUTABLE)
-        return Advised((rewrite(hit, facts, self.case.mapped(hit.suspicion.relation)),))
+        return self._other_form(hit, facts)
 
     def _untested(
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from sqlglot import expressions as sql
 
+from ..failure import ServerError
 from ..finding import Advice, Verdict, VerdictStatus
-from ..indexes.mapped import MappedTable
+from ..plan.comparison import constant
 from ..plan.dialect import Structure
-from ..plan.evidence import Hit
-from ..plan.predicate import FLIPPED, parse, tokenize
-from ..plan.schema import Column, ExpressionFacts
-from ..plan.scrub import LITERALS, is_structural
-from .form import MOMENTS, PYTHON_OPERATORS, Form, attribute_of
+from ..plan.evidence import Hit, Suspicion
+from ..plan.moment import TIMESTAMPTZ
+from ..plan.pattern import TEXT_TYPES
+from ..plan.predicate import parse, tokenize
+from ..plan.schema import Column, ExpressionFacts, Structural
+from ..plan.scrub import LITERALS, is_structural, mask
+from ..plan.wording import say, sentences
+from ..server.explain import quoted
+from ..server.transaction import NO_SERVER
+from .alone import plan_alone, verdict_alone
+from .case import Case
+from .form import PYTHON_OPERATORS, Form, attribute_of
 
 #: The verdict on a rewrite.
 NO_INDEX_TO_TRY = "a rewrite changes the statement, so there is no index for the planner to try"
@@ -37,84 +46,310 @@ _WITH_LITERAL = Form(
 )
 _WITH_LITERAL_VERDICT = "an index with a value is not tried"
 
-_ON_BARE_COLUMN = "The bare column can use a plain index on {column}."
-_ON_RANGE = (
-    "A range on the bare column can use a plain index on {column}; work out both ends in Python, "
-    "in the time zone that is meant."
+_CONFIGURATION = Form(
+    "name the configuration of the full text search on both sides: to_tsvector('{config}', {key}) "
+    "@@ {query}('{config}', …)",
+    "Without a name, both sides are made by the setting default_text_search_config, which is "
+    "{config} in this session. With it, to_tsvector is IMMUTABLE, and a GIN index on that "
+    "expression is possible; write the same name in the index.",
+    '.where(func.to_tsvector("{config}", {attribute})'
+    '.bool_op("@@")(func.{query}("{config}", value)))',
 )
-
-_HALF_OPEN_RANGE = Form(
-    "compare {column} with a half-open range: {condition}; start is the beginning of the {period} "
-    "that is compared with, end that of the next",
-    _ON_RANGE,
-    "{code}",
+_TIME_ZONE = Form(
+    "name the time zone: ask for {expression}",
+    "With the session's time zone by name, the expression finds the same rows, does not depend on "
+    "the session, and can be indexed.",
+    ".where(extract({field}, func.timezone({zone}, {attribute})) {python} value)",
 )
-_RANGE_FOR_PATTERN = Form(
-    "compare {column} with a half-open range instead of a pattern: {column} >= start AND {column} "
-    "< end",
-    _ON_RANGE,
-    ".where({attribute} >= start, {attribute} < end)",
+_CONCAT = Form(
+    "join {columns:and} with || and coalesce() instead of concat()",
+    "concat() is STABLE because it takes any type; the operator || on text columns is IMMUTABLE, "
+    "so that an index on that expression is possible. concat() takes NULL for an empty text, and "
+    "so does coalesce().",
+    ".where({code} {python} value)",
 )
-_VALUES_FOR_PATTERN = Form(
-    "compare {column} with the values that the pattern stands for, in its own type, {type}: "
-    "{column} IN (…)",
-    _ON_BARE_COLUMN,
-    ".where({attribute}.in_(values))  # values of the column's own type",
+_COALESCE = Form(
+    "ask for {column} and for NULL apart: {column} {operator} value OR ({column} IS NULL AND "
+    "{fallback} {operator} value)",
+    "The bare column can use a plain index on {column}, which finds NULL as well.",
+    ".where(or_({attribute} {python} value, and_({attribute}.is_(None), {fallback_code} {python} "
+    "value)))",
 )
 _OWN_TYPE = Form(
     "compare {column} in its own type, {type}, without the cast",
-    _ON_BARE_COLUMN,
-    ".where({attribute} {python} value)  # value of the column's own type",
+    "The bare column can use a plain index on {column}. The value is one of that type, as "
+    "PostgreSQL writes it; what is none equals nothing now, and would be an error.",
+    ".where({attribute} == value)  # value of the column's own type",
 )
-_OWN_TYPE_OF_SEVERAL = replace(_OWN_TYPE, code=_VALUES_FOR_PATTERN.code)
-_CONFIGURATION = Form(
-    "name the configuration of the full text search on both sides: to_tsvector('english', {column})"
-    " @@ websearch_to_tsquery('english', …)",
-    "Without a name, both sides are made by the setting default_text_search_config of the session. "
-    "With one, to_tsvector is IMMUTABLE, and a GIN index on that expression is possible; write the "
-    "configuration in which the texts are, and the same in the index.",
-    '.where(func.to_tsvector("english", {attribute})'
-    '.bool_op("@@")(func.websearch_to_tsquery("english", value)))',
+_VALUES = Form(
+    "compare {column} with the values that the {test} stands for, in its own type, {type}: "
+    "{column} IN (…)",
+    "The bare column can use a plain index on {column}. Once the type has a new value, think of "
+    "the list.",
+    ".where({attribute}.in_(values))  # values of the column's own type",
 )
-_OTHER_SIDE = Form(
-    "move the arithmetic to the other side, so that {column} stands alone: {column} {operator} "
-    "{other}",
-    "What does not depend on the row is computed once, and {column} can use a plain index.",
-    ".where({attribute} {python} {other})",
+_NONE = Form(
+    "look for a condition on {columns:and} alone that means the same",
+    "PlanWatch knows none that finds the same rows for all values.[ {declare}]",
 )
-_TIME_ZONE = Form(
-    "name the time zone: ask for EXTRACT(… FROM {column} AT TIME ZONE '…')",
-    "With a time zone of its own the expression does not depend on the session, so that it is "
-    "IMMUTABLE and can be indexed.",
-)
-_CONCAT = Form(
-    "compare {columns:and} one by one, or join them with || instead of concat()",
-    "concat() is STABLE because it takes any type; the operator || on text columns is IMMUTABLE, "
-    "so an index on that expression is possible.",
-)
-_ALONE = Form(
-    "compare {columns:and} alone, and work out the value to compare with before the statement",
-    "If the function always gives the same result for the same arguments, declaring it IMMUTABLE "
-    "allows an index on the expression, or a generated column.",
+_DECLARE = (
+    "If {functions:and} always gives the same result for the same arguments, declaring it "
+    "IMMUTABLE allows an index on the expression."
 )
 
-#: What to_char makes of a moment from the year down, and the period that it names.
-_PERIODS = {"YYYY": "year", "YYYY-MM": "month", "YYYYMM": "month", "YYYY-MM-DD": "day"}
+#: Fields of a moment that are those of its time zone, and numbers.
+_FIELDS = frozenset(
+    {"year", "month", "day", "hour", "minute", "second", "quarter", "week", "dow", "doy", "isodow"}
+    | {"isoyear", "decade", "century", "millennium", "milliseconds", "microseconds", "julian"}
+)
 
 #: Comparisons of a text with a pattern.
 _PATTERNS = frozenset({"~~", "~~*", "~", "~*", "^@"})
 
-#: The ends of a period between which a moment is that is compared with it.
-_ENDS = {">=": (">= start",), "<": ("< start",), ">": (">= end",), "<=": ("< end",)}
-_BOTH_ENDS = (">= start", "< end")
+_COMPARISONS = frozenset(PYTHON_OPERATORS) - {"<>"}
+
+#: Types whose values are equal if their texts are, and of which each value has one text only.
+_ONE_TEXT = frozenset({"uuid", "smallint", "integer", "bigint"})
+
+_QUERY = re.compile(r"\b(\w*to_tsquery)\s*\(", re.IGNORECASE)
+
+_ENUM = "SELECT typtype = 'e' FROM pg_catalog.pg_type WHERE oid = '{type}'::regtype"
+_OWN_FUNCTIONS = """
+SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
+WHERE proname = ANY (%s) AND pronamespace <> 'pg_catalog'::regnamespace ORDER BY 1
+"""
 
 
-def rewrite(hit: Hit, facts: ExpressionFacts, mapped: MappedTable | None) -> Advice:
-    """Return the advice for an expression that is STABLE or VOLATILE."""
-    form, said = _best(hit, mapped)
-    return replace(form, explanation=f"{_REFUSED} {form.explanation}").advice(
-        Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY), reason=facts.reason, **said
+@dataclass(frozen=True)
+class _Rewritten:
+    """A form with its facts, the same condition as SQL, and what an index for it has to hold.
+
+    `key` is a new expression for an index; if it is empty, the bare column is the key.
+    """
+
+    form: Form
+    facts: Mapping[str, object]
+    condition: str
+    key: str = ""
+
+
+def rewrite(case: Case, hit: Hit, refused: ExpressionFacts | None) -> tuple[Advice, str] | None:
+    """Return another condition that finds the same rows, and the key of an index for it, or "".
+
+    `refused` says why no index can hold the expression, None if one can: then only a condition
+    counts for which the planner uses an index that is there. The server has accepted the condition.
+    Raises ServerError if the connection fails.
+    """
+    found = _found(case, hit, refused)
+    refusal = say(_REFUSED, reason=refused.reason) if refused is not None else ""
+    if found is not None:
+        form = replace(found.form, explanation=sentences(refusal, found.form.explanation))
+        verdict = _verdict(case, hit, found)
+        if verdict is not None and (refused or verdict.status is VerdictStatus.VERIFIED):
+            return form.advice(verdict, **found.facts), found.key
+    if refused is None:
+        return None
+    form = replace(_NONE, explanation=sentences(refusal, _NONE.explanation))
+    declare = _declare(case, hit)
+    verdict = Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY)
+    columns = hit.suspicion.operand.column_names
+    return form.advice(verdict, columns=columns, declare=declare), ""
+
+
+def _verdict(case: Case, hit: Hit, found: _Rewritten) -> Verdict | None:
+    if found.key:
+        accepted = plan_alone(case, hit, found.condition) is not None
+        return Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY) if accepted else None
+    column = hit.suspicion.relation.column(hit.suspicion.operand.column_names[0])
+    assert column is not None
+    return verdict_alone(case, hit, column, found.condition)
+
+
+def _found(case: Case, hit: Hit, refused: ExpressionFacts | None) -> _Rewritten | None:
+    """Return the other form of a condition, None if none is known."""
+    suspicion = hit.suspicion
+    structure = parse(suspicion.operand.without_alias())
+    if structure is None or len({tested.said for tested in suspicion.comparisons}) != 1:
+        return None
+    structure = structure.unnest()
+    operator = suspicion.comparison.operator
+    name = structure.name.lower() if isinstance(structure, sql.Anonymous) else ""
+    if operator == "@@":
+        return _configured(case, hit) if refused else None
+    if operator in _COMPARISONS and isinstance(structure, sql.Anonymous) and name == "coalesce":
+        return _coalesced(case, hit, structure) if refused else None
+    if operator in _COMPARISONS and isinstance(structure, sql.Anonymous) and name == "concat":
+        return _concatenated(case, hit, structure) if refused else None
+    if operator in _COMPARISONS and structure.find(sql.Extract) is not None:
+        return _in_zone(case, hit, structure) if refused else None
+    return _in_own_type(case, hit)
+
+
+def _facts(case: Case, hit: Hit, column: Column) -> dict[str, object]:
+    operator = hit.suspicion.comparison.operator
+    attribute = attribute_of(
+        column.name, hit.suspicion.relation.name, case.mapped(hit.suspicion.relation)
     )
+    return {
+        "column": column.quoted_name,
+        "type": column.type,
+        "attribute": attribute,
+        "operator": operator,
+        "python": PYTHON_OPERATORS.get(operator, operator),
+    }
+
+
+def _configured(case: Case, hit: Hit) -> _Rewritten | None:
+    """Return a full text search with the configuration of the session by name."""
+    suspicion = hit.suspicion
+    found = _QUERY.search(case.query.text)
+    with case.session.transaction() as transaction:
+        ((config,),) = transaction.fetch("SELECT current_setting('default_text_search_config')")
+    name = str(config).removeprefix("pg_catalog.")
+    structure = parse(suspicion.operand.without_alias())
+    column = structure.find(sql.Column) if structure is not None else None
+    known = suspicion.relation.column(column.name) if column is not None else None
+    other = suspicion.other.text
+    if known is None or len(suspicion.operand.column_names) != 1 or suspicion.other.columns:
+        return None
+    key = f"to_tsvector({_quoted(name)}, {known.quoted_name})"
+    facts = {**_facts(case, hit, known), "config": Structural(name), "key": known.quoted_name}
+    facts["query"] = Structural(found[1].lower() if found else "plainto_tsquery")
+    # The plan has the query as it was made with that configuration.
+    return _Rewritten(_CONFIGURATION, facts, f"{key} @@ {other}", key)
+
+
+def _in_zone(case: Case, hit: Hit, structure: Structure) -> _Rewritten | None:
+    """Return a field of a moment in the time zone of the session, by its name."""
+    suspicion, extract = hit.suspicion, structure.find(sql.Extract)
+    assert extract is not None
+    argument, field = extract.expression.unnest(), extract.this.name.lower()
+    column = suspicion.relation.column(argument.name) if isinstance(argument, sql.Column) else None
+    if column is None or column.base_type != TIMESTAMPTZ or field not in _FIELDS:
+        return None
+    with case.session.transaction() as transaction:
+        ((zone,),) = transaction.fetch("SELECT current_setting('TimeZone')")
+    text, name = suspicion.operand.without_alias(), column.quoted_name
+    ends = [f"FROM {name})", f", {name})"]
+    end = next((end for end in ends if text.count(end) == 1), "")
+    if not end:
+        return None
+    local = f"({name} AT TIME ZONE {_quoted(str(zone))})"
+    key = text.replace(end, end.replace(name, local))
+    named = {"expression": Structural(key), "field": f'"{field}"', "zone": f'"{zone}"'}
+    condition = f"({key}) {suspicion.comparison.operator} {_value(suspicion)}"
+    return _Rewritten(_TIME_ZONE, {**_facts(case, hit, column), **named}, condition, key)
+
+
+def _concatenated(case: Case, hit: Hit, call: sql.Anonymous) -> _Rewritten | None:
+    """Return the concatenation of text columns by ||, which takes NULL as concat() does."""
+    suspicion, relation = hit.suspicion, hit.suspicion.relation
+    columns = [relation.column(one.name) for one in map(_column_in, call.expressions) if one]
+    if len(columns) != len(call.expressions):
+        return None
+    known = [column for column in columns if column and column.base_type in TEXT_TYPES]
+    if len(known) != len(columns):
+        return None
+    key = " || ".join(f"coalesce({column.quoted_name}, '')" for column in known)
+    attributes = [_facts(case, hit, column)["attribute"] for column in known]
+    code = " + ".join(f'func.coalesce({attribute}, "")' for attribute in attributes)
+    facts = {**_facts(case, hit, known[0]), "columns": [column.name for column in known]}
+    condition = f"({key}) {suspicion.comparison.operator} {_value(suspicion)}"
+    return _Rewritten(_CONCAT, {**facts, "code": f"({code})"}, condition, key)
+
+
+def _column_in(argument: Structure) -> sql.Column | None:
+    """Return the column that an argument is, or is but for a cast to text."""
+    while isinstance(argument, sql.Paren | sql.Cast):
+        argument = argument.this
+    return argument if isinstance(argument, sql.Column) else None
+
+
+def _coalesced(case: Case, hit: Hit, call: sql.Anonymous) -> _Rewritten | None:
+    """Return the test of a column, and that of what coalesce() has in place of NULL."""
+    suspicion = hit.suspicion
+    first = call.expressions[0]
+    column = suspicion.relation.column(first.name) if isinstance(first, sql.Column) else None
+    text = suspicion.operand.without_alias()
+    alone = len(call.expressions) == 2 and call.expressions[1].find(sql.Column) is None
+    begins = f"COALESCE({column.quoted_name}, " if column is not None else text
+    if column is None or not alone or not text.startswith(begins) or not text.endswith(")"):
+        return None
+    fallback = text.removeprefix(begins)[:-1]
+    name, operator, value = column.quoted_name, suspicion.comparison.operator, _value(suspicion)
+    said = mask(fallback)
+    code = "func.now()" if fallback in {"now()", "CURRENT_TIMESTAMP"} else "…"
+    condition = (
+        f"({name} {operator} {value} OR ({name} IS NULL AND ({fallback}) {operator} {value}))"
+    )
+    facts = {**_facts(case, hit, column), "fallback": said, "fallback_code": code}
+    return _Rewritten(_COALESCE, facts, condition)
+
+
+def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
+    """Return the comparison of a column in its own type instead of as a text."""
+    suspicion, operator = hit.suspicion, hit.suspicion.comparison.operator
+    casts, value = suspicion.operand.casts, constant(suspicion.other)
+    column = suspicion.relation.column(casts[0]) if casts is not None else None
+    if casts is None or column is None or value is None or any("(" in kind for kind in casts[1]):
+        return None
+    if casts[1][-1] not in TEXT_TYPES:
+        return None
+    facts, name = _facts(case, hit, column), column.quoted_name
+    text = _quoted(value.value)
+    try:
+        with case.session.transaction() as transaction:
+            ((is_enum,),) = transaction.fetch(_ENUM.format(type=column.type.replace("'", "''")))
+            if not is_enum and column.base_type not in _ONE_TEXT:
+                return None
+            if operator in _PATTERNS:
+                labels = f"enum_range(NULL::{column.type})"
+                condition = (
+                    f"{name} = ANY (ARRAY(SELECT label FROM unnest({labels}) AS label "
+                    f"WHERE label::text {operator} {suspicion.other.text}))"
+                )
+                facts["test"] = "pattern"
+                return _Rewritten(_VALUES, facts, condition) if is_enum else None
+            if operator not in {"=", "= ANY"}:
+                return None
+            array = "[]" if operator == "= ANY" else ""
+            own = f"{text}::{column.type}{array}"
+            # Of a text that is written in another way, nothing is found now.
+            ((same,),) = transaction.fetch(f"SELECT {own}::text{array} = {text}::text{array}")
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        return None
+    if not same:
+        return None
+    if array:
+        return _Rewritten(_VALUES, {**facts, "test": "list"}, f"{name} = ANY ({own})")
+    return _Rewritten(_OWN_TYPE, facts, f"{name} = {own}")
+
+
+def _declare(case: Case, hit: Hit) -> str:
+    """Return that functions of the application's own may be declared IMMUTABLE."""
+    structure = parse(hit.suspicion.operand.without_alias())
+    calls = structure.find_all(sql.Anonymous) if structure is not None else ()
+    names = sorted({call.name for call in calls})
+    if not names:
+        return ""
+    with case.session.transaction() as transaction:
+        functions = [str(name) for (name,) in transaction.fetch(_OWN_FUNCTIONS, (names,))]
+    return say(_DECLARE, functions=functions) if functions else ""
+
+
+def _value(suspicion: Suspicion) -> str:
+    """Return what is compared with, for the planner: a value of another relation is not known."""
+    if not suspicion.other.columns:
+        return suspicion.other.text
+    relation = suspicion.relation
+    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    return f"(SELECT {suspicion.operand.without_alias()} FROM {table} LIMIT 1)"
+
+
+def _quoted(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))
 
 
 def is_written(expression: str, statement: str) -> bool:
@@ -145,88 +380,3 @@ def rewrite_with_value(hit: Hit) -> Advice:
     """Return the advice for an expression that holds a value, not only structural constants."""
     verdict = Verdict(VerdictStatus.NOT_APPLICABLE, _WITH_VALUE_VERDICT)
     return _WITH_VALUE.advice(verdict, columns=hit.suspicion.operand.column_names)
-
-
-def _best(hit: Hit, mapped: MappedTable | None) -> tuple[Form, dict[str, object]]:
-    """Return how to write the condition instead, with the facts."""
-    operand, relation = hit.suspicion.operand, hit.suspicion.relation
-    names = operand.column_names
-    structure = parse(operand.without_alias())
-    if isinstance(structure, sql.Anonymous) and structure.name.lower() in {"concat", "concat_ws"}:
-        return _CONCAT, {"columns": names}
-    column = relation.column(names[0]) if len(names) == 1 else None
-    if structure is None or column is None:
-        return _ALONE, {"columns": names}
-    attribute = attribute_of(column.name, relation.name, mapped)
-    form, said = _on_column(structure, column, attribute, hit.suspicion.comparison.operator)
-    facts = {"columns": names, "column": column.name, "type": column.type, "attribute": attribute}
-    return form, facts | said
-
-
-def _on_column(
-    structure: Structure, column: Column, attribute: str, operator: str
-) -> tuple[Form, dict[str, object]]:
-    """Return how to compare a column instead of an expression, with further facts."""
-    is_moment = column.type.startswith(MOMENTS)
-    if operator == "@@":
-        return _CONFIGURATION, {}
-    if operator in _PATTERNS:
-        return _RANGE_FOR_PATTERN if is_moment else _VALUES_FOR_PATTERN, {}
-    if is_moment:
-        if (period := _period(structure)) is not None:
-            return _HALF_OPEN_RANGE, _half_open_range(column.name, attribute, period, operator)
-        if isinstance(structure, sql.Add | sql.Sub):
-            return _OTHER_SIDE, _other_side(structure, operator)
-        return _TIME_ZONE, {}
-    if isinstance(structure, sql.Cast) and isinstance(structure.this.unnest(), sql.Column):
-        if operator == "= ANY":
-            return _OWN_TYPE_OF_SEVERAL, {}
-        return _OWN_TYPE, {"python": PYTHON_OPERATORS.get(operator, operator)}
-    return _ALONE, {}
-
-
-def _period(structure: Structure) -> str | None:
-    """Return the period of time that the expression cuts a moment down to, or None.
-
-    Only a period that has one beginning and one end is a range: the month of any year is none.
-    """
-    if isinstance(structure, sql.Cast) and structure.to.this is sql.DataType.Type.DATE:
-        return "day"
-    if isinstance(structure, sql.Extract):
-        return "year" if structure.this.name.lower() == "year" else None
-    if not isinstance(structure, sql.Anonymous):
-        return None
-    literal = structure.find(sql.Literal)
-    named = literal.name if literal else ""
-    periods = {
-        "date": "day",
-        "date_trunc": named,
-        "date_part": "year" if named == "year" else None,
-        "to_char": _PERIODS.get(named),
-    }
-    return periods.get(structure.name.lower())
-
-
-def _half_open_range(column: str, attribute: str, period: str, operator: str) -> dict[str, object]:
-    """Return how to compare the column with the `start` and `end` of the period."""
-    ends = _ENDS.get(operator, _BOTH_ENDS)
-    condition = " AND ".join(f"{column} {end}" for end in ends)
-    code = ", ".join(f"{attribute} {end}" for end in ends)
-    if operator not in {"=", *_ENDS}:
-        condition = f"({condition}) OR …, a range for each value"
-        code = f"or_(*(and_({code}) for start, end in …))"
-    return {"condition": condition, "code": f".where({code})", "period": period}
-
-
-def _other_side(structure: sql.Add | sql.Sub, operator: str) -> dict[str, object]:
-    """Return what a moment is compared with if the arithmetic is on the other side."""
-    operator = {"= ANY": "="}.get(operator, operator)
-    if isinstance(structure, sql.Add):
-        other = "value - interval"
-    elif structure.left.find(sql.Column):
-        other = "value + interval"
-    else:
-        # moment - column < interval means column > moment - interval.
-        operator, other = FLIPPED.get(operator, operator), "moment - value"
-    python = PYTHON_OPERATORS.get(operator, operator)
-    return {"operator": operator, "python": python, "other": other}

@@ -72,6 +72,11 @@ class Comparison:
     other_side: Node | None = None
 
     @property
+    def said(self) -> tuple[str, str, str]:
+        """What it says of a row, which is the same for all partitions of a table."""
+        return self.operand.without_alias(), self.operator, self.other.text
+
+    @property
     def answered(self) -> bool:
         """Whether an index finds the rows, so that not each row is tested."""
         return self.kind in INDEX_CONDITIONS

@@ -23,9 +23,18 @@ How to fix it
 
 If the expression is IMMUTABLE, create an index on it. PlanWatch cuts the expression from the
 server's own text, so that the planner recognises it, and lets the planner confirm that it would use
-the index. PostgreSQL refuses an index on a STABLE or VOLATILE expression, such as
-``date_trunc('day', …)`` of a ``timestamptz``, ``to_char`` or an enum cast to text: there the advice
-is another way to write the condition, mostly a half-open range on the bare column.
+the index.
+
+If an index on the bare column can serve the same condition in another form, that comes first:
+``at::date = x``, ``date_trunc('day', at) = x`` or the year, the month and the day of ``at`` are a
+half-open range of ``at``, which also leaves out partitions. The server checks both ends of the
+range. In a time zone whose clocks are put back, a day may begin twice; there the range is wider,
+and stands beside the condition.
+
+PostgreSQL refuses an index on a STABLE or VOLATILE expression, such as ``date_trunc('day', …)`` of
+a ``timestamptz``, ``to_char`` or an enum cast to text: there another form of the condition is the
+only advice. PlanWatch advises one only if it finds the same rows for all values, and says so if it
+knows none.
 
 When it stays silent
 --------------------
@@ -51,8 +60,13 @@ When it stays silent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import takewhile
+
 from ..plan.comparison import Comparison, plain_column
 from ..plan.evidence import Evidence, Hit, Miss, Suspicion
+from ..plan.moment import CALENDAR, calendar_field
 from ..plan.predicate import BTREE_OPERATORS, parse, waits_for_a_value
 from ..plan.schema import Schema
 from ..plan.tree import Plan
@@ -71,7 +85,7 @@ WORDS = Words(
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each expression around a column that the plan computes row by row."""
-    return worth.suspicions(NAME, plan, schema, _expression)
+    return list(_joined(worth.suspicions(NAME, plan, schema, _expression)))
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
@@ -82,6 +96,34 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     useless = [index.name for index in worth.indexes_on(suspicion.relation, columns)]
     found = {"indexes_on_column": useless}
     return worth.hit(suspicion, evidence, WORDS, found, {"expression": suspicion.shown})
+
+
+def _joined(suspicions: list[Suspicion]) -> Iterator[Suspicion]:
+    """Yield the suspicions, but those of year, month and day as one: together they are a range."""
+    fields: dict[tuple[str, ...], dict[str, Suspicion]] = {}
+    for suspicion in suspicions:
+        if field := _calendar_field(suspicion):
+            place = (suspicion.relation.key, suspicion.operand.column_names[0], *suspicion.scanned)
+            fields.setdefault(place, {})[field] = suspicion
+    joined: dict[int, Suspicion] = {}
+    further: set[int] = set()
+    for found in fields.values():
+        named = list(takewhile(found.__contains__, CALENDAR))
+        if len(named) > 1:
+            parts = [found[field] for field in named]
+            comparisons = tuple(test for part in parts for test in part.comparisons)
+            joined[id(parts[0])] = replace(parts[0], comparisons=comparisons)
+            further |= {id(part) for part in parts[1:]}
+    for suspicion in suspicions:
+        if id(suspicion) not in further:
+            yield joined.get(id(suspicion), suspicion)
+
+
+def _calendar_field(suspicion: Suspicion) -> str:
+    """Return which number of a date is compared with one number, or nothing."""
+    if {comparison.operator for comparison in suspicion.comparisons} != {"="}:
+        return ""
+    return calendar_field(suspicion.comparison, suspicion.relation)
 
 
 def _expression(comparison: Comparison) -> str:

@@ -223,9 +223,9 @@ SPEAKS = [
         fix="compare created_at with a half-open range: created_at >= start AND created_at "
         "< end; start is the beginning of the day that is compared with, end that of "
         "the next",
-        proof="not-applicable: a rewrite changes the statement, so there is no index for the "
-        "planner to try",
-        why="refuses an index",
+        proof="date_trunc('day'::text, created_at) was computed row by row, and created_at alone "
+        "was an index condition of ix_user_created_at",
+        why="UTC",
     ),
     speaks(
         "date of a timestamptz",
@@ -234,17 +234,15 @@ SPEAKS = [
         fix="compare created_at with a half-open range: created_at >= start AND created_at "
         "< end; start is the beginning of the day that is compared with, end that of "
         "the next",
-        proof="not-applicable: a rewrite changes the statement, so there is no index for the "
-        "planner to try",
-        why="refuses an index",
+        proof="(created_at)::date was computed row by row, and created_at alone was an index "
+        "condition of ix_user_created_at",
+        why="UTC",
     ),
     speaks(
         "to_char",
         sa.select(User).where(func.to_char(User.created_at, "YYYY-MM") == "2020-03"),
         about="to_char(created_at, 'YYYY-MM'::text) on \"user\"",
-        fix="compare created_at with a half-open range: created_at >= start AND created_at "
-        "< end; start is the beginning of the month that is compared with, end that of "
-        "the next",
+        fix="look for a condition on created_at alone that means the same",
         proof="not-applicable: a rewrite changes the statement, so there is no index for the "
         "planner to try",
         why="refuses an index",
@@ -254,15 +252,19 @@ SPEAKS = [
         sa.select(User).where(sa.cast(User.mood, sa.Text) == "sad", User.id > 0),
         about='(mood)::text on "user"',
         fix="compare mood in its own type, mood, without the cast",
-        proof="not-applicable: a rewrite changes the statement, so there is no index for the "
-        "planner to try",
+        code=".where(User.mood == value)",
+        proof="not-applicable: there is no index on mood that could prove it; …",
         why="refuses an index",
     ),
     speaks(
         "concat",
         sa.select(User).where(func.concat(User.first, User.last) == "First7Last7"),
         about='concat(first, last) on "user"',
-        fix="compare first and last one by one, or join them with || instead of concat()",
+        fix=[
+            "join first and last with || and coalesce() instead of concat()",
+            "CREATE INDEX … ON \"user\" ((coalesce(first, '') || coalesce(last, '')))",
+        ],
+        code='.where((func.coalesce(User.first, "") + func.coalesce(User.last, "")) == value)',
         proof="not-applicable: a rewrite changes the statement, so there is no index for the "
         "planner to try",
         why="refuses an index",
@@ -275,9 +277,9 @@ SPEAKS = [
         about="created_at + '1 day'::interval on \"user\"",
         fix="move the arithmetic to the other side, so that created_at stands alone: "
         "created_at = value - interval",
-        proof="not-applicable: a rewrite changes the statement, so there is no index for the "
-        "planner to try",
-        why="refuses an index",
+        code=".where(User.created_at == value - interval)",
+        proof="created_at + '1 day'::interval was computed row by row, and created_at alone was "
+        "an index condition of ix_user_created_at",
     ),
 ]
 
@@ -361,12 +363,71 @@ DETAILS = [
     speaks(
         "the month of a timestamptz",
         sa.select(User.id).where(sa.extract("month", User.created_at) == 5),
-        fix="…AT TIME ZONE…",
+        fix=[
+            "name the time zone: ask for EXTRACT(month FROM (created_at AT TIME ZONE '…UTC'))",
+            "CREATE INDEX … ((EXTRACT(month FROM (created_at AT TIME ZONE '…UTC'))))",
+        ],
+        code='.where(extract("month", func.timezone("…UTC", User.created_at)) == value)',
     ),
     speaks(
         "the month of a timestamptz as text",
         sa.select(User.id).where(func.to_char(User.created_at, "MM") == "05"),
-        fix="…AT TIME ZONE…",
+        fix="look for a condition on created_at alone that means the same",
+    ),
+    speaks(
+        "year, month and day of a timestamptz",
+        sa.select(User.id).where(
+            sa.extract("year", User.created_at) == 2020,
+            sa.extract("month", User.created_at) == 3,
+            sa.extract("day", User.created_at) == 1,
+        ),
+        about='EXTRACT(year FROM created_at) on "user"',
+        fix="…half-open range: created_at >= start AND created_at < end; start is the beginning "
+        "of the day that is compared with, end that of the next",
+        proof="…created_at alone was an index condition of ix_user_created_at",
+    ),
+    speaks(
+        "a date in a time zone whose days may begin twice",
+        sa.select(User.id).where(
+            sa.cast(func.timezone("Europe/Oslo", User.created_at), sa.Date)
+            == sa.text("date '2020-03-01'")
+        ),
+        fix="compare created_at with a range, too, beside the condition: created_at >= start - 1 "
+        "day AND created_at < end + 1 day; start is the beginning of the day that is compared "
+        "with, end that of the next, both in UTC",
+        code=".where(User.created_at >= start - timedelta(days=1), "
+        "User.created_at < end + timedelta(days=1), condition)",
+        why="In Europe/Oslo a day begins up to 16 hours earlier or later than in UTC",
+    ),
+    speaks(
+        "seconds since 1970",
+        sa.select(User.id).where(
+            sa.extract("epoch", User.created_at).between(1583020800, 1583024400)
+        ),
+        fix="compare created_at with a moment instead of a number of seconds: created_at >= "
+        "to_timestamp(value) AND created_at <= to_timestamp(value)",
+        code="User.created_at >= datetime.fromtimestamp(value, UTC)",
+        proof="…created_at alone was an index condition of ix_user_created_at",
+    ),
+    speaks(
+        "the time since a timestamptz",
+        sa.select(User.id).where(
+            sa.text("timestamptz '2020-03-01' - created_at = interval '1 day'")
+        ),
+        fix="move the arithmetic to the other side, so that created_at stands alone: created_at "
+        "= moment - value",
+        proof="…created_at alone was an index condition of ix_user_created_at",
+    ),
+    speaks(
+        "NULL stands for now",
+        sa.select(User.id).where(
+            func.coalesce(User.created_at, func.now()) == sa.text("timestamptz '2020-03-01'")
+        ),
+        fix="ask for created_at and for NULL apart: created_at = value OR (created_at IS NULL AND "
+        "now() = value)",
+        code=".where(or_(User.created_at == value, and_(User.created_at.is_(None), func.now() == "
+        "value)))",
+        proof="…created_at alone was an index condition of ix_user_created_at",
     ),
     speaks(
         "the month in which a timestamptz is",

@@ -639,7 +639,7 @@ DETAILS = [
     speaks(
         "a cast of a moment that depends on the session",
         where(sa.cast(Article.opened_at, sa.Text).startswith("2020-03")),
-        fix="…half-open range…",
+        fix="look for a condition on opened_at alone that means the same",
     ),
     speaks(
         "a cast of an enum that depends on the session",

@@ -1,0 +1,81 @@
+"""A predicate planned alone in its new form, which shows whether an index answers it."""
+
+from __future__ import annotations
+
+from ..failure import ServerError
+from ..finding import Verdict, VerdictStatus
+from ..plan.evidence import Hit
+from ..plan.schema import Column
+from ..plan.tree import INDEX_CONDITIONS, Plan
+from ..plan.wording import Template, say
+from ..rules.worth import indexes_on
+from ..server.explain import Query, explain, quoted
+from ..server.transaction import NO_SERVER
+from .case import Case
+
+_USED = "planned for this predicate alone, {column} is an index condition of {index}"
+_PRUNED = "planned for this predicate alone, {read} of {all} partitions are left to read"
+_FORCED = "{used}, with sequential scans off"
+_PREFERS = (
+    "for these values the planner rather reads the table; {used}, once sequential scans are off"
+)
+_NOT_USED = "the planner did not use {indexes:or} for the new condition either"
+_NO_INDEX = (
+    "there is no index on {column} that could prove it; missing-index speaks of that once the "
+    "condition is changed"
+)
+_WAS_COMPUTED = "{expression} was computed row by row, and {is_now}"
+_CONDITION = Template("{column} alone was an index condition of {index}")
+_PARTITIONS = Template("{column} alone left {read} of {all} partitions to read")
+
+
+def verdict_alone(case: Case, hit: Hit, column: Column, condition: str) -> Verdict | None:
+    """Return what the planner does with a condition on one column, None if it is refused.
+
+    The condition is SQL over the columns of the hit's relation. Raises ServerError if the
+    connection fails.
+    """
+    relation, scanned = hit.suspicion.relation, len(hit.suspicion.scanned)
+    facts: dict[str, object] = {"column": column.quoted_name, "expression": hit.suspicion.shown}
+    for seqscan in (True, False):
+        plan = plan_alone(case, hit, condition, seqscan=seqscan)
+        if plan is None:
+            return None
+        read, index = len(plan.scans), _index(plan)
+        pruned = relation.partitioned and read < scanned
+        facts |= {"index": index, "read": read, "all": len(case.schema.leaves(relation))}
+        if not index and not pruned:
+            continue
+        used = say(_USED if index else _PRUNED, **facts)
+        if not seqscan and not hit.small and hit.suspicion.other_rows is None:
+            return Verdict(VerdictStatus.NOT_APPLICABLE, say(_PREFERS, used=used))
+        proof = say(_WAS_COMPUTED, is_now=_CONDITION if index else _PARTITIONS, **facts)
+        reason = used if seqscan else say(_FORCED, used=used)
+        return Verdict(VerdictStatus.VERIFIED, reason, proof=(proof,))
+    there = [index.name for index in indexes_on(relation, {column.name})]
+    reason = say(_NOT_USED if there else _NO_INDEX, indexes=there, **facts)
+    return Verdict(VerdictStatus.NOT_APPLICABLE, reason)
+
+
+def plan_alone(case: Case, hit: Hit, condition: str, *, seqscan: bool = True) -> Plan | None:
+    """Return the plan of a condition alone on the hit's relation, None if the server refuses it.
+
+    Raises ServerError if the connection fails.
+    """
+    relation = hit.suspicion.relation
+    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
+    try:
+        return explain(case.session, query, seqscan=seqscan)
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        return None
+
+
+def _index(plan: Plan) -> str:
+    """Return the index that answers the condition."""
+    for node in plan.nodes:
+        if node.index and any(kind in INDEX_CONDITIONS for kind, _ in node.conditions):
+            return node.index
+    return ""

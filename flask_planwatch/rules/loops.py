@@ -160,7 +160,9 @@ class Work:
         if holder.type == "Seq Scan" and relation is not None:
             tested = relation.rows
         elif len(inputs) > 1:
-            tested = max(holder.rows, below)
+            # A plan does not say how many rows the join's own condition leaves.
+            pairs = below * inputs[1].rows if holder.type == "Nested Loop" else below
+            tested = min(max(holder.rows, pairs), _left_by_others(sub_plan))
         else:
             # The planner charges a step for each row that it tests.
             own_cost = holder.total_cost - sum(step.total_cost for step in inputs)
@@ -201,7 +203,8 @@ def _left_by_others(sub_plan: SubPlan) -> float:
     """Return how many rows are left when a sub-query is asked: cheaper conditions come first."""
     predicates = conjuncts(sub_plan.text)
     own = [test for test in predicates if sub_plan.name in _names(test.text)]
-    if not own or len(own) == len(predicates):
+    alone = len(own) == len(predicates) and sub_plan.kind == "Filter"
+    if not own or alone:
         return float("inf")
     rows = sub_plan.holder.rows
     # An estimate of one row stands for any fewer.

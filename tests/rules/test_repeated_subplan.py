@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import aliased
 
 from flask_planwatch import AdviceKind, VerdictStatus
+from flask_planwatch.failure import StatementError
 from flask_planwatch.fixes.join import verdict_on
 from flask_planwatch.fixes.unnest import joined
 from flask_planwatch.plan.evidence import Hit, Miss, Timings
@@ -50,6 +51,7 @@ _latest = select(func.max(Run.created_at)).where(Run.stack_id == Stack.id).scala
 _beyond = sa.exists().where(Run.stack_id == other.stack_id, Run.state > other.type + 5)
 _known = select(Run.type).where(Run.stack_id == other.stack_id, Run.state > other.type + 5)
 _some = select(other.id).where(other.id < 5000)
+_least = select(func.min(other.type)).where(other.stack_id == Stack.id).scalar_subquery()
 _waiting = select(func.count()).where(Job.state == "waiting", Job.queue_id == Queue.id)
 
 LATE = sa.text("timestamptz '2024-01-01'")
@@ -106,6 +108,17 @@ SPEAKS = [
         rewritten=select(Account.id).where(
             ~sa.exists().where(Run.id == Account.id, Run.id > 20_000)
         ),
+    ),
+    speaks(
+        # Half of the 50,000 runs are on these stacks.
+        "in the filter of a join, for each row that its own condition leaves",
+        select(func.count())
+        .select_from(Run)
+        .join(Stack, Stack.id == Run.stack_id)
+        .where(Stack.account_id > 130, Run.type < _least),
+        about="SubPlan 1 on run",
+        problem="runs again for each row that Hash Join tests",
+        evidence={"expected_runs": "2…"},
     ),
     speaks(
         "nothing is tried if that is off",
@@ -391,12 +404,32 @@ def holder(*sub_plans, rows=1040, cost=70_000.0, **changes):
     }
 
 
+def join(sub_plan, kind="Hash Join", *, rows, test):
+    """Return a join of 1,040 rows with 2,000 whose own filter holds a sub-query."""
+    other = {**SCAN, "Plan Rows": 2000, "Parent Relationship": "Inner"}
+    return {
+        "Node Type": kind,
+        "Join Type": "Inner",
+        "Plan Rows": rows,
+        "Total Cost": 70_000.0,
+        "Join Filter": test,
+        "Plans": [holder(**OUTER), other, sub_plan],
+    }
+
+
 def runs_of(document, name="SubPlan 1", schema=TABLES) -> float:
     work = Work(Plan.from_json({"Plan": document}), schema)
     (found,) = [one for one in work.sub_plans if one.name == name]
     return work.runs[id(found.node)]
 
 
+SCAN = {
+    "Node Type": "Seq Scan",
+    "Schema": "public",
+    "Relation Name": "run",
+    "Alias": "r",
+    "Plan Rows": 50_000,
+}
 LIMIT = {"Node Type": "Limit", "Plan Rows": 20}
 SORT = {
     "Node Type": "Sort",
@@ -501,6 +534,18 @@ RUNS = {
         },
         5,
     ),
+    "in a join, for each row that its own condition leaves": (
+        join(sub_plan(), rows=333, test="(r.type < (SubPlan 1))"),
+        1000,
+    ),
+    "in a join that is expected to leave nearly nothing": (
+        join(sub_plan(), rows=1, test="(r.type < (SubPlan 1))"),
+        1,
+    ),
+    "in a loop, for each pair of rows": (
+        join(sub_plan(), "Nested Loop", rows=693_333, test="(r.type < (SubPlan 1))"),
+        2_080_000,
+    ),
     "where the plan does not show it": (holder(sub_plan(), rows=9), 9),
     "in a name of up to 17": (
         holder(sub_plan("SubPlan 1 (returns $1)"), rows=9, Output=["$1"]),
@@ -528,6 +573,16 @@ MANY = holder(sub_plan(**{"Plan Rows": 100}), **SHOWN)
 JUDGED = {
     "many runs that read a lot": (MANY, {}, True),
     "which took no time": (MANY, {"duration_ms": 4.0}, False),
+    "which was cancelled before it took long": (
+        MANY,
+        {"duration_ms": 4.0, "error": StatementError("QueryCanceled", "57014")},
+        True,
+    ),
+    "which failed by its own fault before it took long": (
+        MANY,
+        {"duration_ms": 4.0, "error": StatementError("DivisionByZero", "22012")},
+        False,
+    ),
     "which took less than reading that would": (
         holder(sub_plan(**{"Plan Rows": 1_000_000}), **SHOWN),
         {},
@@ -599,13 +654,6 @@ def test_deep_plans_take_no_time():
     assert time.thread_time() - started < 5
 
 
-SCAN = {
-    "Node Type": "Seq Scan",
-    "Schema": "public",
-    "Relation Name": "run",
-    "Alias": "r",
-    "Plan Rows": 50_000,
-}
 GROUPS = {"Node Type": "Aggregate", "Group Key": ["r.stack_id"], "Plans": [{**SCAN, **OUTER}]}
 
 

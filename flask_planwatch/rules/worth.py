@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from math import inf
 
 from ..plan.comparison import Comparison, comparisons
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
@@ -140,8 +141,12 @@ def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = Fals
 
 
 def took_little(suspicion: Suspicion, evidence: Evidence, least_ms: float = MIN_MS) -> Miss | None:
-    """Return that the statement took too little time to be reported, None if it did not."""
-    if not evidence.client_side or evidence.duration_ms >= least_ms:
+    """Return that the statement took too little time to be reported, None if it did not.
+
+    One that was cancelled would have taken longer, nobody knows by how much.
+    """
+    cut_short = evidence.error is not None and evidence.error.means_load
+    if cut_short or not evidence.client_side or evidence.duration_ms >= least_ms:
         return None
     reason = say(_TOOK_LITTLE, took=evidence.duration_ms)
     return Miss(suspicion, reason, by_parameters=True)
@@ -276,8 +281,10 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
 def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether the elapsed time shows that a LIMIT spared most of the scan."""
     full_cost = sum(scan.total_cost for scan in suspicion.scans)
-    # What makes one execution slow, such as a busy process, spares no other.
-    fastest = min((evidence.duration_ms, *evidence.timings.recent))
+    # What makes one execution slow, such as a busy process, spares no other. One that failed ended
+    # before the LIMIT was reached.
+    this = () if evidence.error is not None else (evidence.duration_ms,)
+    fastest = min((*this, *evidence.timings.recent), default=inf)
     spent = fastest - evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
     return evidence.plan.limited and spent < full_cost * MIN_MS_PER_COST
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..capture.execution import Capture
-from ..finding import Dismissal, Finding, Inspection, Severity, Skip, Statement
+from ..finding import (
+    Advice,
+    Dismissal,
+    Finding,
+    Inspection,
+    Severity,
+    Skip,
+    Statement,
+    VerdictStatus,
+)
 from ..indexes.verdict import Advised, Declined
 from ..plan.evidence import Hit, Miss
 from ..plan.schema import Schema
@@ -41,6 +50,9 @@ NEGLIGIBLE_MS = 1.0
 
 #: A share says something only once there is this much time to have a share of, in ms.
 MEANINGFUL_TOTAL_MS = 1000.0
+
+#: How sure an advice is by its verdict, where 0 is the surest; what is in neither comes between.
+_SURE = {VerdictStatus.VERIFIED: 0, VerdictStatus.REJECTED: 2}
 
 
 def statement_of(capture: Capture) -> Statement:
@@ -134,8 +146,23 @@ def with_others(finding: Finding, findings: list[Finding]) -> Finding:
         finding,
         problem=sentences(finding.problem, say(_OTHERS, others=named)),
         evidence=finding.evidence | {"findings": [f"{other.rule} {other.id}" for other in others]},
-        advice=others[0].advice,
+        advice=_best_first(others),
     )
+
+
+def _best_first(findings: Sequence[Finding]) -> tuple[Advice, ...]:
+    """Return the advice of all findings: first what the planner confirmed, by what it saves."""
+    advice = dict.fromkeys(advice for finding in findings for advice in finding.advice)
+    return tuple(sorted(advice, key=_promise))
+
+
+def _promise(advice: Advice) -> tuple[int, float]:
+    """Return how sure an advice is, and which part of the cost it leaves: less is better."""
+    verdict = advice.verdict
+    sure = _SURE.get(verdict.status, 1)
+    if verdict.cost_before is None or verdict.cost_after is None:
+        return sure, 1.0
+    return sure, verdict.cost_after / max(verdict.cost_before, 0.01)
 
 
 def _severity(capture: Capture, hit: Hit) -> Severity:

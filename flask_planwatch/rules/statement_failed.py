@@ -21,8 +21,8 @@ How to fix it
 
 PlanWatch keeps the statement with its parameters and explains it as soon as the server answers
 again, before everything else. It reports the plan together with what other rules find in it, which
-is mostly the cause. If nothing was found, look at the plan, at what else ran at that time, and at
-locks that another transaction held.
+is mostly the cause, and their advice: first what the planner confirmed. If nothing was found, look
+at the plan, at what else ran at that time, and at locks that another transaction held.
 
 When it stays silent
 --------------------
@@ -41,6 +41,7 @@ from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import NO_RELATION, Relation, Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Words, say
+from .loops import Work
 
 NAME = "statement-failed"
 
@@ -52,7 +53,7 @@ WORDS = Words(
 )
 
 _PLAN = "cost {cost:number}, {steps:list}"
-_STEP = "{node} for {rows:number} rows at cost {cost:number}"
+_STEP = "{node} for {rows:number} rows[ in each of {runs:number} runs] at cost {cost:number}"
 
 _SUCCEEDED = "it succeeded"
 _OWN_FAULT = "it failed by its own fault"
@@ -73,7 +74,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return Miss(suspicion, _SUCCEEDED, quiet=True)
     if not error.means_load:
         return Miss(suspicion, _OWN_FAULT, by_parameters=True, quiet=True)
-    return _failed(suspicion, error, evidence.plan)
+    return _failed(suspicion, error, Work(evidence.plan, evidence.schema))
 
 
 def without_plan(error: StatementError) -> Hit:
@@ -85,14 +86,14 @@ def _suspicion(relation: Relation) -> Suspicion:
     return Suspicion.of_statement(NAME, relation, "statement")
 
 
-def _failed(suspicion: Suspicion, error: StatementError, plan: Plan | None = None) -> Hit:
+def _failed(suspicion: Suspicion, error: StatementError, work: Work | None = None) -> Hit:
     facts: dict[str, object] = {"error": error.name, "sqlstate": error.sqlstate}
-    if plan is not None:
-        facts |= {"plan": _summary(plan), "total_cost": plan.total_cost}
-    costliest = _costliest(plan)[:1] if plan is not None else []
+    if work is not None:
+        facts |= {"plan": _summary(work), "total_cost": work.plan.total_cost}
+    costliest = _costliest(work)[:1] if work is not None else []
     return Hit(
         suspicion,
-        rows=0.0 if plan is None else suspicion.relation.rows,
+        rows=0.0 if work is None else suspicion.relation.rows,
         evidence=facts,
         fix="none",
         **WORDS.of(
@@ -105,15 +106,25 @@ def _failed(suspicion: Suspicion, error: StatementError, plan: Plan | None = Non
     )
 
 
-def _costliest(plan: Plan) -> list[Node]:
-    """Return the steps that read a table, the costliest first."""
-    return sorted(plan.scans, key=lambda scan: -scan.total_cost)
+def _costliest(work: Work) -> list[Node]:
+    """Return the steps that read a table, the costliest in all its runs first."""
+    return sorted(work.plan.scans, key=lambda scan: -_cost(work, scan))
 
 
-def _summary(plan: Plan) -> str:
+def _cost(work: Work, node: Node) -> float:
+    return node.total_cost * work.runs[id(node)]
+
+
+def _summary(work: Work) -> str:
     """Return a plan in one line: its cost, and the costliest steps that read a table."""
     steps = [
-        say(_STEP, node=scan.title, rows=scan.rows, cost=scan.total_cost)
-        for scan in _costliest(plan)[:MAX_STEPS]
+        say(_STEP, node=scan.title, rows=scan.rows, runs=_runs(work, scan), cost=_cost(work, scan))
+        for scan in _costliest(work)[:MAX_STEPS]
     ]
-    return say(_PLAN, cost=plan.total_cost, steps=steps or [plan.root.title])
+    return say(_PLAN, cost=work.plan.total_cost, steps=steps or [work.plan.root.title])
+
+
+def _runs(work: Work, node: Node) -> float | None:
+    """Return how often a step is expected to run, None if it is once."""
+    runs = work.runs[id(node)]
+    return runs if runs > 1.5 else None

@@ -8,14 +8,19 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
-from flask_planwatch import watched_engine
+from flask_planwatch import AdviceKind, VerdictStatus, watched_engine
 from flask_planwatch.failure import StatementError
+from flask_planwatch.plan.evidence import Hit
+from flask_planwatch.plan.schema import Schema
+from flask_planwatch.plan.tree import Plan
 from flask_planwatch.report.log import extra
+from flask_planwatch.rules import statement_failed
 from flask_planwatch.signals import statement_inspected
 
 from .. import servers
 from ..cases import first
 from ..models import Badge, User
+from .without_server import judged_by
 
 pytestmark = pytest.mark.versions
 
@@ -204,6 +209,52 @@ def test_a_connection_that_is_cut_off(watched, each_story):
     (finding,) = failed(watched)
     assert "connection" in finding.problem or "shut down" in finding.problem
     assert 'Seq Scan on "user"' in finding.evidence["plan"]
+
+
+def test_what_the_planner_confirmed_comes_first(each_story, driver, watch):
+    """A rewrite of the first condition cannot be tried, an index for the other one can."""
+    watched = watch(each_story.url_for(driver), PLANWATCH_VERIFY="build")
+    both = sa.select(User.id).where(
+        func.date_trunc("day", User.created_at) == sa.text("timestamptz '2024-01-01'"),
+        func.lower(User.email) == "x",
+        func.pg_sleep(0.01).is_not(None),
+    )
+    with pytest.raises(sa.exc.DBAPIError):
+        run(watched, "SET LOCAL statement_timeout = 1", both)
+    (finding,) = failed(watched)
+    statuses = [advice.verdict.status for advice in finding.advice]
+    assert statuses[0] is VerdictStatus.VERIFIED
+    assert finding.advice[0].kind is AdviceKind.CREATE_INDEX
+    assert len(statuses) > 1
+    assert set(statuses[1:]) != {VerdictStatus.VERIFIED}
+
+
+def test_the_costliest_step_is_that_of_all_its_runs():
+    """The planner's own figures: 12 times 35.9 is more than the 309 of the largest table."""
+    inner = {
+        "Node Type": "Seq Scan",
+        "Relation Name": "small",
+        "Alias": "s",
+        "Parent Relationship": "Inner",
+        "Plan Rows": 3,
+        "Total Cost": 35.9,
+    }
+    outer = inner | {
+        "Relation Name": "large",
+        "Parent Relationship": "Outer",
+        "Plan Rows": 12,
+        "Total Cost": 309.0,
+    }
+    loop = {"Node Type": "Nested Loop", "Join Type": "Inner", "Total Cost": 740.0}
+    plan = Plan.from_json({"Plan": loop | {"Plans": [outer, inner]}})
+    error = StatementError("QueryCanceled", "57014")
+    hit = judged_by(statement_failed, plan, Schema(), error=error)
+    assert isinstance(hit, Hit)
+    assert hit.hint == "look at Seq Scan on small, the costliest step of its plan"
+    assert hit.evidence["plan"] == (
+        "cost 740, Seq Scan on small for 3 rows in each of 12 runs at cost 431, "
+        "Seq Scan on large for 12 rows at cost 309"
+    )
 
 
 def test_it_goes_ahead_of_everything_else(story, watch, held):

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping
 
 from ..indexes.verdict import Advised, Answer
 from ..plan.evidence import Hit
-from . import combined_index, covering_index, generic_plan, join, ordered_index, statistics, vacuum
+from . import (
+    combined_index,
+    covering_index,
+    generic_plan,
+    join,
+    join_condition,
+    ordered_index,
+    statistics,
+    vacuum,
+)
 from .case import Case
 
 
@@ -28,6 +37,7 @@ FIXES: Mapping[str, Callable[[Case, Hit], Answer]] = {
     "covering-index": covering_index.advise,
     "generic-plan": generic_plan.advise,
     "join": join.advise,
+    "join-condition": join_condition.advise,
     "none": _nothing,
     "ordered-index": ordered_index.advise,
     "statistics": statistics.advise,

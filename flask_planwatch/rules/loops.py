@@ -2,7 +2,8 @@
 
 A plan shows the rows of one run only. The inner side of a nested loop runs for each row of the
 outer one, a sub-query for each row that is tested or returned, and a LIMIT lets the steps below it
-end early. Where EXPLAIN ANALYZE ran the statement, its counts are taken instead.
+end early, once they have passed over the rows of an OFFSET. Where EXPLAIN ANALYZE ran the
+statement, its counts are taken instead. The driver, too, knows how many rows came.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ _ONCE = frozenset({"Index Cond", "Recheck Cond", "TID Cond", "One-Time Filter"})
 _EXPECTED_TO_PASS = {"=": 0.005, "<": 1 / 3, "<=": 1 / 3, ">": 1 / 3, ">=": 1 / 3, "<>": 0.995}
 _HALF = 0.5
 
+#: Steps that return each row of the step below them, unless they have a condition.
+_HANDS_ON = frozenset(
+    {"Sort", "Incremental Sort", "Materialize", "Gather", "Gather Merge", "Result"}
+    | {"Subquery Scan", "LockRows"}
+)
+
 _NAMED = re.compile(r"\b(hashed )?(SubPlan \d+)\b")
 
 #: A call around a sub-query; these are no aggregates.
@@ -54,13 +61,22 @@ class SubPlan:
     text: str
     hashed: bool
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether it depends on no row, so that each run reads the same values from memory."""
+        return self.node.type == "Materialize" and not self.hashed
+
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a plan on these tables. All mappings are by the id() of a node."""
+    """The work of a plan on these tables. All mappings are by the id() of a node.
+
+    `returned_rows` is how many rows the statement returned, None if the driver does not know.
+    """
 
     plan: Plan
     schema: Schema
+    returned_rows: int | None = None
 
     @cached_property
     def sub_plans(self) -> tuple[SubPlan, ...]:
@@ -70,19 +86,30 @@ class Work:
     @cached_property
     def expected_runs(self) -> Mapping[int, float]:
         """How often the planner expects each step to run."""
-        return self._expected[0]
+        return self._expected({})[0]
 
     @cached_property
     def runs(self) -> Mapping[int, float]:
         """How often each step ran, or is expected to run."""
         if not self.plan.analysed:
-            return self.expected_runs
+            return self._worked_out[0]
         return {id(node): node.loops for node in self.plan.nodes}
+
+    @cached_property
+    def counted(self) -> Mapping[int, float]:
+        """How often each sub-query ran whose result stands in each row that was returned."""
+        if self.returned_rows is None or self.plan.analysed:
+            return {}
+        return {
+            id(sub_plan.node): float(self.returned_rows)
+            for sub_plan in self.sub_plans
+            if sub_plan.kind == "Output" and self._is_returned(sub_plan.holder)
+        }
 
     @cached_property
     def read(self) -> Mapping[int, float]:
         """The rows that all runs of each step and of those below it read, with lookups as rows."""
-        runs, shares = self.runs, self._expected[1]
+        runs, shares = self.runs, self._worked_out[1]
         nodes = [sub_plan.node for sub_plan in self.sub_plans]
         # EXISTS stops at the first row.
         stops = {id(node): 1 / max(node.rows, 1) for node in nodes if node.type != "Materialize"}
@@ -116,8 +143,15 @@ class Work:
         return None if largest is None else self.schema.root(largest)
 
     @cached_property
-    def _expected(self) -> tuple[dict[int, float], dict[int, float]]:
-        """How often each step is expected to run, and the share of its rows that a LIMIT leaves."""
+    def _worked_out(self) -> tuple[dict[int, float], dict[int, float]]:
+        """What `_expected` returns, with the runs that are known."""
+        return self._expected(self.counted)
+
+    def _expected(self, counted: Mapping[int, float]) -> tuple[dict[int, float], dict[int, float]]:
+        """Return how often each step should run, and the share of its rows that a LIMIT leaves.
+
+        `counted` are the sub-queries of which that is known.
+        """
         held = {id(sub_plan.node): sub_plan for sub_plan in self.sub_plans}
         runs, shares = {id(self.plan.root): 1.0}, {id(self.plan.root): 1.0}
         for node in self.plan.nodes:
@@ -126,9 +160,12 @@ class Work:
             for child in node.children:
                 times, share = runs[id(node)], shares[id(node)]
                 if (sub_plan := held.get(id(child))) is not None:
-                    times = (
-                        1.0 if sub_plan.hashed else times * self._tested(sub_plan, inputs) * share
-                    )
+                    if sub_plan.hashed:
+                        times = 1.0
+                    elif id(child) in counted:
+                        times = counted[id(child)]
+                    else:
+                        times *= self._tested(sub_plan, inputs) * share
                     share = 1.0
                 elif child.relationship == "Inner":
                     if node.type == "Nested Loop" and outer is not None:
@@ -139,7 +176,7 @@ class Work:
                 elif node.type == "Materialize":
                     times = min(times, node.share.processes)
                 elif node.type == "Limit":
-                    share *= min(node.rows / max(child.rows, 1.0), 1.0)
+                    share *= _share_read(node, child)
                 elif node.type in _BLOCKING or child.relationship == "InitPlan":
                     share = 1.0
                 runs[id(child)], shares[id(child)] = min(times, _MOST_RUNS), share
@@ -171,6 +208,15 @@ class Work:
             tested = max(holder.rows, min(most, own_cost / max(sub_plan.node.total_cost, 0.01)))
         return min(tested, _left_by_others(sub_plan)) if sub_plan.kind == "Filter" else tested
 
+    def _is_returned(self, node: Node) -> bool:
+        """Whether each row of a step is a row of the result, and the other way round."""
+        above = self.plan.parents.get(id(node))
+        while above is not None and above.type in _HANDS_ON and not above.conditions:
+            if node.relationship != "Outer" and above.type != "Subquery Scan":
+                return False
+            node, above = above, self.plan.parents.get(id(above))
+        return above is None
+
     def _rows(self, node: Node) -> float:
         """Return the rows that a step reads in one run, not those that others hand to it."""
         scans = node.relation is not None or node.type in {"Bitmap Index Scan", "Materialize"}
@@ -197,6 +243,16 @@ def _sub_plans(holder: Node) -> Iterator[SubPlan]:
         # Up to 17 some are called `SubPlan 1 (returns $1)`.
         name = " ".join((child.subplan or "").split()[:2])
         yield SubPlan(child, holder, name, *mentions.get(name, ("Output", "", False)))
+
+
+def _share_read(limit: Node, below: Node) -> float:
+    """Return the share of the step below a LIMIT that is read, with what OFFSET passes over.
+
+    The planner charges a LIMIT for just that share of what the rows below it cost.
+    """
+    cost = below.total_cost - below.startup_cost
+    charged = (limit.total_cost - below.startup_cost) / cost if cost > 0 else 0.0
+    return min(max(limit.rows / max(below.rows, 1.0), charged), 1.0)
 
 
 def _left_by_others(sub_plan: SubPlan) -> float:

@@ -8,9 +8,9 @@ What it finds
 A correlated sub-query that PostgreSQL runs anew for each of many rows: in the SELECT list, in
 WHERE, in a join's condition, as EXISTS or IN beside an OR, or inside another sub-query; and
 ``NOT IN`` with a sub-query too large for a hash table. How often it runs is worked out from the
-plan, or counted where ``PLANWATCH_ANALYZE`` lets PlanWatch run the statement once more. Where the
-planner expects a few rows and gets many, the plan looks harmless, and so does its cost: then the
-elapsed time tells.
+plan, from the rows that came if each of them holds a result of the sub-query, or counted where
+``PLANWATCH_ANALYZE`` lets PlanWatch run the statement once more. Where the planner expects a few
+rows and gets many, the plan looks harmless, and so does its cost: then the elapsed time tells.
 
 Why it hurts
 ------------
@@ -26,13 +26,16 @@ Write it as a join. An aggregate for each row becomes one sub-query with GROUP B
 columns that connected it to the outer row; an EXISTS beside an OR becomes ``IN`` with a sub-query
 of its own, which is hashed; ``NOT IN`` becomes ``NOT EXISTS``. Where PlanWatch can derive the join,
 it asks for its plan. The advice is verified if nothing runs for each row any more: the estimated
-cost of both forms may well be the same.
+cost of both forms may well be the same. If the rows are so many because two tables are joined
+without a condition, and the sub-query needs only one of them, write the condition.
 
 When it stays silent
 --------------------
 
 - A sub-query that runs once (an InitPlan), or is hashed.
-- One that runs for a page of results: up to a hundred times.
+- One that runs for a page of results: up to a hundred times. ``NOT IN`` is no such sub-query: each
+  run may read all values.
+- No row came, so that a sub-query in the SELECT list did not run.
 - The runs together read less than one pass over the tables would, or nearly so: an index finds the
   few rows that each one needs, and a join would be no faster.
 - The statement took next to no time.
@@ -40,16 +43,17 @@ When it stays silent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..plan import figures
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.schema import Schema
 from ..plan.tree import Plan
-from ..plan.wording import Template, Words, say
+from ..plan.wording import Template, Words, say, sentences
 from .generic_plan import cost_of_execution
 from .loops import SubPlan, Work
+from .product import Product, product_of
 from .worth import took_little
 
 NAME = "repeated-subplan"
@@ -59,6 +63,19 @@ WORDS = Words(
     why="runs again for each row of {outer}",
     problem="the sub-query[ on {table}] ({sub_query}) runs again for each row that {node} {does}: "
     "{known}.",
+)
+
+#: In place of these words, and beside them, if the rows come from a join without a condition.
+_OF_PAIRS = "runs again for each pair of rows of {one} and {other}"
+_PAIRS = (
+    "No condition compares a row of {one} with a row of {other}, so that each of {ones:number} "
+    "meets each of {others:number}."
+)
+
+#: Further sub-queries of the statement.
+_ANOTHER = "So does another sub-query: together they read as much as {read:number} rows."
+_OTHERS = (
+    "So do {count:number} other sub-queries: together they read as much as {read:number} rows."
 )
 
 _RETURNS = Template("returns")
@@ -82,6 +99,9 @@ _NO_GAIN = "a join would hardly read less than its {runs:number} runs do"
 #: purpose. If each run is slow by itself, an index is missing, and that is another rule's to say.
 MIN_RUNS = 100.0
 
+#: NOT IN compares with each value in turn: a few runs read as much as many lookups do.
+MIN_RUNS_OVER_ALL_VALUES = 2.0
+
 #: The elapsed time can be the sub-query's only if the planner, too, expects it to take this share.
 MIN_SHARE = 0.5
 
@@ -102,34 +122,47 @@ def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit on the sub-query whose runs read the most, if that is worth another way."""
-    work = Work(evidence.analysed or evidence.plan, evidence.schema)
+    plan = evidence.analysed or evidence.plan
+    work = Work(plan, evidence.schema, evidence.returned_rows)
     repeated = [sub_plan for sub_plan in work.sub_plans if not sub_plan.hashed]
     if not repeated:
         return Miss(suspicion, _EACH_ONCE, quiet=True)
-    worst = max(repeated, key=lambda sub_plan: (_wasted(work, sub_plan), _cost(work, sub_plan)))
+    worst = max(repeated, key=lambda each: (_wasted(work, each), _cost(work, each)))
     runs = work.runs[id(worst.node)]
-    if _wasted(work, worst):
-        least_ms = max(figures.MIN_MS, work.read[id(worst.node)] * figures.MIN_MS_PER_READ_ROW)
+    wasteful = _outermost([sub_plan for sub_plan in repeated if _wasted(work, sub_plan)])
+    read = sum(work.read[id(sub_plan.node)] for sub_plan in wasteful)
+    if read >= figures.MIN_ROWS_READ:
+        least_ms = max(figures.MIN_MS, read * figures.MIN_MS_PER_READ_ROW)
         if (miss := took_little(suspicion, evidence, least_ms)) is not None:
             return miss
-        return _hit(suspicion, work, worst, _counted(work, worst))
-    if evidence.analysed is None and (hit := _by_time(suspicion, evidence, work, worst)):
+        found = _hit(suspicion, work, worst, _counted(work, worst))
+        product = product_of(work, worst)
+        found = found if product is None else _of_product(found, product)
+        return _with_others(found, wasteful, read)
+    counted = evidence.analysed is not None or id(worst.node) in work.counted
+    if not counted and (hit := _by_time(suspicion, evidence, work, worst)):
         return hit
     if runs < MIN_RUNS:
         # Of an expected number, only the time tells whether it is true.
         timed = evidence.timings.spent_ms(evidence.plan, evidence.returned_rows) is not None
-        unknown = evidence.analysed is not None or not timed
+        unknown = counted or not timed
         return Miss(suspicion, say(_FEW_RUNS, runs=runs), by_parameters=unknown)
     return Miss(suspicion, say(_NO_GAIN, runs=runs))
 
 
 def _wasted(work: Work, sub_plan: SubPlan) -> float:
-    """Return the rows that all runs read beyond what a join would, 0 if a join is not worth it."""
+    """Return the rows that all runs read beyond what a join would, 0 if it would gain little."""
     runs, read = work.runs[id(sub_plan.node)], work.read[id(sub_plan.node)]
     # A join reads the outer rows as well, to compare them.
     once = work.once[id(sub_plan.node)] + runs
-    worth = runs >= MIN_RUNS and read >= figures.MIN_ROWS_READ and read >= once * figures.MIN_PASSES
-    return read - once if worth else 0.0
+    least_runs = MIN_RUNS_OVER_ALL_VALUES if sub_plan.keeps_values else MIN_RUNS
+    return read - once if runs >= least_runs and read >= once * figures.MIN_PASSES else 0.0
+
+
+def _outermost(sub_plans: Sequence[SubPlan]) -> list[SubPlan]:
+    """Return the sub-queries that are in none of the others."""
+    inside = {id(node) for found in sub_plans for node in found.node.walk() if node != found.node}
+    return [sub_plan for sub_plan in sub_plans if id(sub_plan.node) not in inside]
 
 
 def _cost(work: Work, sub_plan: SubPlan) -> float:
@@ -167,8 +200,33 @@ def _by_time(suspicion: Suspicion, evidence: Evidence, work: Work, sub_plan: Sub
 def _counted(work: Work, sub_plan: SubPlan) -> dict[str, object]:
     """Return that the runs of a sub-query were counted, or worked out from the plan."""
     runs, expected = work.runs[id(sub_plan.node)], work.expected_runs[id(sub_plan.node)]
-    unexpected = work.plan.analysed and runs > expected * 2
+    known = work.plan.analysed or id(sub_plan.node) in work.counted
+    unexpected = known and runs > expected * 2
     return {"known": _COUNTED, "expected": expected if unexpected else None}
+
+
+def _with_others(hit: Hit, outermost: Sequence[SubPlan], read: float) -> Hit:
+    """Return a hit with the number of further sub-queries that run again and again."""
+    others = [each for each in outermost if hit.suspicion.node not in set(each.node.walk())]
+    count = len(others)
+    if not count:
+        return hit
+    more = say(_ANOTHER if count == 1 else _OTHERS, count=count, read=read)
+    facts = {"other_sub_queries": count, "rows_read_by_all": round(read)}
+    return replace(hit, problem=sentences(hit.problem, more), evidence=hit.evidence | facts)
+
+
+def _of_product(hit: Hit, product: Product) -> Hit:
+    """Return a hit on a sub-query that runs for each row of a join without a condition."""
+    facts = {"one": product.needed, "other": product.needless}
+    more = say(_PAIRS, **facts, ones=product.needed_rows, others=product.needless_rows)
+    return replace(
+        hit,
+        why=say(_OF_PAIRS, **facts),
+        problem=sentences(hit.problem, more),
+        evidence=hit.evidence | {"joined_without_condition": list(facts.values())},
+        fix="join-condition",
+    )
 
 
 def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, known: Mapping[str, object]) -> Hit:

@@ -22,7 +22,17 @@ from flask_planwatch.rules.loops import Work
 
 from ..indexes.data import table
 from ..plan import SERVERS
-from ..stories import SUB_QUERY, Account, Job, Queue, Run, Stack, pending_runs, pending_runs_joined
+from ..stories import (
+    SUB_QUERY,
+    Account,
+    Job,
+    Queue,
+    Run,
+    Stack,
+    WorkerPool,
+    pending_runs,
+    pending_runs_joined,
+)
 from .case import (
     STORIES,
     Rule,
@@ -119,6 +129,18 @@ SPEAKS = [
         about="SubPlan 1 on run",
         problem="runs again for each row that Hash Join tests",
         evidence={"expected_runs": "2…"},
+    ),
+    speaks(
+        # The pools have nothing to do with the stacks.
+        "a join without a condition is the cause",
+        select(Stack.id, _latest).join(WorkerPool, sa.true()).where(Stack.id <= 50),
+        about="SubPlan 1 on run",
+        problem=(
+            "No condition compares a row of stack with a row of worker_pool",
+            "so that each of 50 meets each of 200",
+        ),
+        fix="write the condition that joins stack and worker_pool, or leave worker_pool out",
+        proof="not-applicable: which condition is meant …",
     ),
     speaks(
         "nothing is tried if that is off",
@@ -469,6 +491,15 @@ RUNS = {
         {**LIMIT, "Plans": [holder(sub_plan(), **OUTER, **SHOWN)]},
         20,
     ),
+    "under a limit, past the rows of an offset": (
+        {
+            **LIMIT,
+            "Startup Cost": 33_654.0,
+            "Total Cost": 35_000.0,
+            "Plans": [holder(sub_plan(), **OUTER, **SHOWN)],
+        },
+        520,
+    ),
     "below a sort, which reads all": (
         {**LIMIT, "Plans": [{**SORT, "Plans": [holder(sub_plan(), **OUTER, **SHOWN)]}]},
         1040,
@@ -569,6 +600,125 @@ def test_exists_reads_until_the_first_row_only():
 
 MANY = holder(sub_plan(**{"Plan Rows": 100}), **SHOWN)
 
+#: A plan of a thousand rows, how many came, and how often its sub-query ran by that.
+RETURNED = {
+    "nothing": (MANY, 0, 0),
+    "more than expected": (MANY, 9600, 9600),
+    "above a sort": ({**SORT, "Plans": [{**MANY, **OUTER}]}, 9600, 9600),
+    "in workers": ({"Node Type": "Gather", "Plans": [{**MANY, **OUTER}]}, 9600, 9600),
+    "below a limit": ({**LIMIT, "Plans": [{**MANY, **OUTER}]}, 7, 20),
+    "below an aggregate": ({"Node Type": "Aggregate", "Plans": [{**MANY, **OUTER}]}, 1, 1040),
+    "below a step with a condition": (
+        {"Node Type": "Result", "One-Time Filter": "$1", "Plans": [{**MANY, **OUTER}]},
+        0,
+        1040,
+    ),
+    "in a filter": (holder(sub_plan(), rows=347, Filter="((SubPlan 1) > 3)"), 0, 1040),
+    "unknown": (MANY, None, 1040),
+}
+
+
+@pytest.mark.parametrize("name", RETURNED)
+def test_the_rows_that_came_tell_how_often_it_ran(name):
+    document, returned, runs = RETURNED[name]
+    plan = Plan.from_json({"Plan": document})
+    work = Work(plan, TABLES, returned)
+    (found,) = work.sub_plans
+    assert work.runs[id(found.node)] == pytest.approx(runs)
+    assert work.expected_runs[id(found.node)] == Work(plan, TABLES).runs[id(found.node)]
+
+
+def test_a_sub_query_did_not_run_if_no_row_came():
+    plan = Plan.from_json({"Plan": MANY})
+    miss = judged(plan, returned_rows=0)
+    assert isinstance(miss, Miss)
+    assert miss.reason == "the sub-query runs 0 times"
+    assert miss.by_parameters, "with other values, rows may come"
+    slowly = Timings((2500.0, 2600.0, 2550.0), 0.3, 0.0001)
+    assert isinstance(judged(plan, returned_rows=0, timings=slowly), Miss)
+
+
+def values(rows):
+    """Return the sub-query of a NOT IN that is not hashed."""
+    scan = {**SCAN, "Plan Rows": rows, **OUTER}
+    return {
+        "Node Type": "Materialize",
+        "Parent Relationship": "SubPlan",
+        "Subplan Name": "SubPlan 1",
+        "Plan Rows": rows,
+        "Plans": [scan],
+    }
+
+
+@pytest.mark.parametrize(("runs", "found"), [(20, True), (2, True), (1, False)])
+def test_a_few_runs_over_all_values_read_a_lot(runs, found):
+    """Twenty times 50,000 values are a million; a join reads them once."""
+    test = "(NOT (ANY (s.id = (SubPlan 1).col1)))"
+    below = holder(values(50_000), rows=520, cost=70_000.0, Filter=test, **OUTER)
+    limit = {"Node Type": "Limit", "Plan Rows": runs / 2, "Total Cost": 70_000 * runs / 1040}
+    result = judged(Plan.from_json({"Plan": {**limit, "Plans": [below]}}))
+    assert isinstance(result, Hit) is found, result
+
+
+PAIRS = {
+    "Node Type": "Nested Loop",
+    "Join Type": "Inner",
+    "Plan Rows": 208_000,
+    "Total Cost": 70_000.0,
+    "Output": ["s.id", "(SubPlan 1)"],
+}
+POOLS = {
+    "Node Type": "Seq Scan",
+    "Schema": "public",
+    "Relation Name": "worker_pool",
+    "Alias": "w",
+    "Plan Rows": 200,
+    "Parent Relationship": "Inner",
+}
+
+
+def pairs(inner=POOLS, sub_query=None, **changes):
+    """Return the join of each stack with each pool, and a sub-query for each pair."""
+    return {**PAIRS, **changes, "Plans": [holder(**OUTER), inner, sub_query or sub_plan()]}
+
+
+#: A join, and whether it lacks a condition for which a sub-query runs more often.
+JOINS = {
+    "each with each": (pairs(), True),
+    "kept": (
+        pairs({"Node Type": "Materialize", "Plans": [{**POOLS, **OUTER}], **POOLS, "Alias": None}),
+        True,
+    ),
+    "a condition of the join": (pairs(**{"Join Filter": "(s.id = w.id)"}), False),
+    "a condition of the inner side": (
+        pairs({**POOLS, "Node Type": "Index Scan", "Index Cond": "(w.id = s.worker_pool_id)"}),
+        False,
+    ),
+    "a condition of a hash join": (
+        pairs(**{"Node Type": "Hash Join", "Hash Cond": "(s.id = w.id)"}),
+        False,
+    ),
+    "a few rows": (pairs({**POOLS, "Plan Rows": 9}), False),
+    "both sides are needed": (
+        pairs(sub_query=sub_plan(**{"Index Cond": "((r.stack_id = s.id) AND (r.type = w.id))"})),
+        False,
+    ),
+    "neither side is needed": (pairs(sub_query=sub_plan(**{"Index Cond": "(r.type = 7)"})), False),
+    "EXISTS": (pairs(**{"Join Type": "Semi"}), False),
+}
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_a_join_without_a_condition_is_the_cause(name):
+    document, lacks = JOINS[name]
+    hit = judged(Plan.from_json({"Plan": document}), duration_ms=10_000.0)
+    assert isinstance(hit, Hit)
+    assert hit.fix == ("join-condition" if lacks else "join")
+    if lacks:
+        assert hit.evidence["joined_without_condition"] == ["stack", "worker_pool"]
+        assert "each of 1,040 meets each of 200" in hit.problem
+
+
 #: What is known, and whether that is a finding.
 JUDGED = {
     "many runs that read a lot": (MANY, {}, True),
@@ -630,6 +780,30 @@ def test_names_the_sub_query_that_reads_the_most():
     hit = judged(Plan.from_json({"Plan": holder(sub_plan(), second, **shown)}))
     assert isinstance(hit, Hit)
     assert hit.suspicion.subject == "SubPlan 2"
+
+
+def test_counts_the_other_sub_queries():
+    """Each reads less than is worth reporting; three of them do not."""
+    each = {"Plan Rows": 4}
+    shown = {"Output": ["(SubPlan 1)", "(SubPlan 2)", "(SubPlan 3)"]}
+    three = [sub_plan(f"SubPlan {number}", **each) for number in (1, 2, 3)]
+    small = TABLES.relations["public.run"]
+    schema = Schema({**TABLES.relations, small.key: replace(small, rows=2000.0)})
+    one = judged(Plan.from_json({"Plan": holder(three[0], **SHOWN)}), schema=schema)
+    assert isinstance(one, Miss)
+    hit = judged(Plan.from_json({"Plan": holder(*three, **shown)}), schema=schema)
+    assert isinstance(hit, Hit)
+    assert hit.evidence["other_sub_queries"] == 2
+    assert hit.evidence["rows_read_by_all"] == 3 * 1040 * (4 + 4)
+    assert "So do 2 other sub-queries: together they read as much as 24,960 rows" in hit.problem
+
+
+def test_what_is_inside_a_sub_query_is_not_counted_again():
+    inner = sub_plan(**{"Plan Rows": 100})
+    outer = sub_plan("SubPlan 2", below=[inner], Output=["(SubPlan 1)"])
+    hit = judged(Plan.from_json({"Plan": holder(outer, Output=["(SubPlan 2)"])}))
+    assert isinstance(hit, Hit)
+    assert "other_sub_queries" not in hit.evidence
 
 
 @pytest.mark.parametrize(

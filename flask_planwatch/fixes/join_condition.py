@@ -1,0 +1,24 @@
+"""The condition that a join lacks: PlanWatch can say where, and not which."""
+
+from __future__ import annotations
+
+from ..finding import Verdict, VerdictStatus
+from ..indexes.verdict import Advised, Answer
+from ..plan.evidence import Hit
+from .case import Case
+from .form import Form
+
+_JOINED = Form(
+    "write the condition that joins {one} and {other}, or leave {other} out",
+    "Nothing in the plan compares a row of {one} with a row of {other}. If all pairs are meant, "
+    "work the sub-query out before they are made, as it needs {one} only.",
+    ".join(…, ….column == ….column)",
+)
+_NOT_KNOWN = "which condition is meant is known to the author of the statement only"
+
+
+def advise(case: Case, hit: Hit) -> Answer:
+    """Return that two tables have to be joined by a condition."""
+    one, other = hit.evidence["joined_without_condition"]
+    verdict = Verdict(VerdictStatus.NOT_APPLICABLE, _NOT_KNOWN)
+    return Advised((_JOINED.advice(verdict, one=one, other=other),))

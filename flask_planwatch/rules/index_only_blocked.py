@@ -33,7 +33,8 @@ When it stays silent
 
 - The statement needs the column itself, such as with ``select(Event)``, or another one that the
   index does not have.
-- An Index Only Scan is used already, and most pages are all-visible.
+- An Index Only Scan is used already, and most pages are all-visible. The rows that a statement
+  finds may be on the others, such as those of an import; these are few pages, and soon in memory.
 - A partial index exists for more values of the same expression: one for each list of values would
   be too much.
 - The index finds only a few rows, so that reading the table costs next to nothing. For ``VACUUM``
@@ -78,6 +79,16 @@ _NOT_VISIBLE = Template(
     "pages"
 )
 _NOT_VISIBLE_SHORT = Template("{visible:percent} of its pages are all-visible")
+
+#: The same where the statement ran: then the rows are known, and not their pages.
+_LOOKED_UP = Template(
+    "{looked_up:rows} that the index finds, {hidden:percent} of them, are on pages that are not "
+    "marked all-visible, so that PostgreSQL reads the table to see whether the row is visible; "
+    "VACUUM marks the pages"
+)
+_LOOKED_UP_SHORT = Template(
+    "{hidden:percent} of what it finds is on pages that are not all-visible"
+)
 
 _MOST_VISIBLE = "most pages of the table are all-visible"
 _WIDER = "the partial index {wider} is for more values than these"
@@ -127,7 +138,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     fetches, share = _fetched(suspicion, evidence.analysed)
     visible = _visible_share(suspicion, schema) if share is None else 1 - share
     if not coverage.blocking:
-        if visible >= MIN_VISIBLE_SHARE:
+        if max(visible, _still_visible(suspicion, schema)) >= MIN_VISIBLE_SHARE:
             return Miss(suspicion, _MOST_VISIBLE, quiet=True)
         looked_up = _looked_up(suspicion, evidence)
         if looked_up < MIN_LOOKED_UP:
@@ -145,14 +156,19 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "blocking": list(coverage.blocking),
     }
     hidden = visible < MIN_VISIBLE_SHARE
+    not_visible, not_visible_short = (
+        (_NOT_VISIBLE, _NOT_VISIBLE_SHORT) if share is None else (_LOOKED_UP, _LOOKED_UP_SHORT)
+    )
     said = {
         "covering": coverage.index.name,
-        "short_cause": _BLOCKED_SHORT if coverage.blocking else _NOT_VISIBLE_SHORT,
-        "cause": _BLOCKED if coverage.blocking else _NOT_VISIBLE,
-        "besides": _NOT_VISIBLE if coverage.blocking and hidden else None,
+        "short_cause": _BLOCKED_SHORT if coverage.blocking else not_visible_short,
+        "cause": _BLOCKED if coverage.blocking else not_visible,
+        "besides": not_visible if coverage.blocking and hidden else None,
         "blocking": list(map(suspicion.relation.quoted_column, coverage.blocking)),
         "expression": suspicion.shown,
         "visible": visible,
+        "hidden": share,
+        "looked_up": fetches,
     }
     fix = "vacuum" if hidden else "covering-index"
     return worth.hit(suspicion, evidence, WORDS, found, said, fix)
@@ -285,6 +301,23 @@ def _looked_up_by(node: Node) -> float:
     # The entries of dead rows lead to the table as well.
     entries = sum(scan.actual_rows or 0.0 for scan in bitmap_scans(node))
     return max(node.read_rows, entries * node.loops)
+
+
+def _still_visible(suspicion: Suspicion, schema: Schema) -> float:
+    """Return which part of the pages is likely to be all-visible after what was written.
+
+    VACUUM and ANALYZE count these pages. Since then, a row that was updated or deleted may have
+    hidden a page of its own; those that were inserted share their pages.
+    """
+    read = schema.of(suspicion.scanned)
+    pages = sum(relation.pages for relation in read)
+    hidden = 0.0
+    for relation in read:
+        activity = relation.activity
+        scattered = min(activity.changed, activity.updated + activity.deleted)
+        inserted = (activity.changed - scattered) / max(relation.rows, 1.0)
+        hidden += scattered + inserted * relation.pages
+    return _visible_share(suspicion, schema) - hidden / max(pages, 1)
 
 
 def _visible_share(suspicion: Suspicion, schema: Schema) -> float:

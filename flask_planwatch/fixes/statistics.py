@@ -170,8 +170,8 @@ def _wrong(case: Case, hit: Hit) -> _Wrong | None:
     relation = case.schema.get(node.qualified_relation) if node is not None else None
     if plan is None or node is None or relation is None or not relation.indexable:
         return None
-    estimates, runs = Estimates(plan), max(plan.runs[id(node)], 1.0)
-    conditions = conditions_of(node, relation, case.varying)
+    estimates, conditions = Estimates(plan), conditions_of(node, relation, case.varying)
+    runs = estimates.runs(node)
     expected, actual = estimates.expected(node) / runs, estimates.actual(node) / runs
     return _Wrong(node, relation, conditions, expected, actual)
 

@@ -73,6 +73,8 @@ class Node:
     function: str | None = None
     #: How the processes of a parallel plan share it.
     share: Share = ALONE
+    #: The WITH query whose rows a CTE Scan reads.
+    cte: str | None = None
     #: What EXPLAIN ANALYZE counted, None in other plans: rows per loop, loops, rows that a filter
     #: removed per loop, and the rows that an Index Only Scan had to look up in the table.
     actual_rows: float | None = None
@@ -241,6 +243,27 @@ class Plan:
         return node.rows * self.runs[id(node)]
 
     @cached_property
+    def ctes(self) -> Mapping[int, Node]:
+        """The step that makes the rows of each CTE Scan, by the id() of the scan.
+
+        It is the innermost WITH query of that name around the scan.
+        """
+        queries: dict[int, dict[str, Node]] = {}
+        for node in self.nodes:
+            if node.relationship == "InitPlan" and node.subplan:
+                queries.setdefault(id(self.parents[id(node)]), {})[node.subplan] = node
+        found: dict[int, Node] = {}
+        for scan in self.nodes if queries else ():
+            around = scan if scan.type == "CTE Scan" else None
+            while around is not None:
+                query = queries.get(id(around), {}).get(f"CTE {scan.cte}")
+                if query is not None:
+                    found[id(scan)] = query
+                    break
+                around = self.parents.get(id(around))
+        return found
+
+    @cached_property
     def deleted_from(self) -> tuple[str, ...]:
         """The relations that rows are deleted from, as `schema.name`."""
         return tuple(
@@ -319,6 +342,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...], share: Share)
         operation=_text(document, "Operation"),
         function=_text(document, "Function Name"),
         share=share,
+        cte=_text(document, "CTE Name"),
         relationship=_text(document, "Parent Relationship"),
         actual_rows=_count(document, "Actual Rows"),
         actual_loops=_count(document, "Actual Loops"),

@@ -8,7 +8,8 @@ What it finds
 A step whose rows are ten times as many, or as few, as PostgreSQL expected, where that led to a bad
 plan: a nested loop or a sub-query that runs for each of many rows instead of a few,
 a sort or a hash that no longer fits into memory, or a whole table that is read for a join although
-a few lookups would do. It names the lowest step that went wrong; what is above follows from it.
+a few lookups would do. It names the lowest step that went wrong, also inside a WITH query whose
+rows are read elsewhere; what is above follows from it.
 This rule needs ``PLANWATCH_ANALYZE``: how many rows there really are is known only to a statement
 that ran.
 
@@ -43,7 +44,7 @@ When it stays silent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -130,6 +131,10 @@ class Estimates:
         """Return how many rows all runs of a step were expected to return, at least one."""
         return max(self.plan.expected_rows(node), 1.0)
 
+    def runs(self, node: Node) -> float:
+        """Return how often a step ran, where all workers together run it once; at least one."""
+        return max(self.plan.runs[id(node)], 1.0)
+
     def actual(self, node: Node) -> float:
         """Return how many rows all its runs returned, at least one."""
         # Up to 17 the rows of a run are rounded.
@@ -151,21 +156,52 @@ class Estimates:
     def _lowest(self, wrong_by: Callable[[Node], float]) -> Mapping[int, Node]:
         factors = {id(node): wrong_by(node) for node in self.plan.nodes}
         found: dict[int, Node] = {}
-        for node in reversed(self.plan.nodes):
+        for node in reversed(self._from_above):
             if factors[id(node)] >= MIN_MISESTIMATE:
-                below = [step for step in _inputs(node) if id(step) in found]
+                below = [step for step in self._inputs(node) if id(step) in found]
                 worst = max(below, key=lambda step: factors[id(step)], default=node)
                 found[id(node)] = found.get(id(worst), node)
         return found
 
     @cached_property
+    def _from_above(self) -> Sequence[Node]:
+        """All steps, each of them before those whose rows it takes, by a CTE Scan as well."""
+        order: list[Node] = []
+        waiting, met = [(self.plan.root, False)], set[int]()
+        while waiting:
+            node, is_left = waiting.pop()
+            if is_left:
+                order.append(node)
+            elif id(node) not in met:
+                met.add(id(node))
+                query = self.plan.ctes.get(id(node))
+                below = node.children if query is None else (*node.children, query)
+                waiting += [(node, True), *((step, False) for step in below)]
+        return order[::-1]
+
+    def _inputs(self, node: Node) -> Iterator[Node]:
+        """Yield the steps whose rows a step takes, but for those that it reads again and again.
+
+        What is below a Bitmap Heap Scan counts index entries, and belongs to the same condition.
+        """
+        if id(node) in self.plan.ctes:
+            yield self.plan.ctes[id(node)]
+        for child in node.children:
+            reread = node.type == "Merge Join" and child.relationship == "Inner"
+            taken = child.relationship not in SUB_QUERIES and not reread
+            if taken and node.type != "Bitmap Heap Scan":
+                yield child
+
+    @cached_property
     def _ended(self) -> frozenset[int]:
         """The steps that returned all of their rows in each run."""
         ended = {id(self.plan.root)}
-        for node in self.plan.nodes:
+        for node in self._from_above:
             empty = any(
                 step.relationship == "Inner" and not step.actual_rows for step in node.children
             )
+            if id(node) in ended and id(node) in self.plan.ctes:
+                ended.add(id(self.plan.ctes[id(node)]))
             for child in node.children:
                 inner = child.relationship == "Inner"
                 if child.relationship in SUB_QUERIES or node.type in _STOPS:
@@ -179,18 +215,6 @@ class Estimates:
                 if reads_all or (id(node) in ended and not stopped):
                     ended.add(id(child))
         return frozenset(ended)
-
-
-def _inputs(node: Node) -> Iterator[Node]:
-    """Yield the steps whose rows a step takes, but for those that it reads again and again.
-
-    What is below a Bitmap Heap Scan counts index entries, and belongs to the same condition.
-    """
-    for child in node.children:
-        reread = node.type == "Merge Join" and child.relationship == "Inner"
-        taken = child.relationship not in SUB_QUERIES and not reread
-        if taken and node.type != "Bitmap Heap Scan":
-            yield child
 
 
 @dataclass(frozen=True)
@@ -280,12 +304,12 @@ def _hit(suspicion: Suspicion, work: Work, harm: _Harm) -> Hit:
         "node": node.title,
         "expected_rows": round(expected),
         "actual_rows": round(actual),
-        "runs": round(node.loops),
+        "runs": round(estimates.runs(node)),
         "factor": round(max(actual / expected, expected / actual), 1),
         "total_cost": work.plan.total_cost,
     }
     compared = _AS_MANY if actual > expected else _FEWER
-    runs = node.loops if node.loops > 1 else None
+    runs = estimates.runs(node) if estimates.runs(node) > 1 else None
     return Hit(
         replace(suspicion, relation=relation, subject=node.title, node=node),
         rows=relation.rows,

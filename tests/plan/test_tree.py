@@ -142,6 +142,26 @@ def test_parents():
     assert id(join) not in plan.parents
 
 
+def test_a_scan_of_a_with_query_leads_to_what_makes_its_rows():
+    def query(name, *children):
+        steps = {"Parent Relationship": "InitPlan", "Subplan Name": f"CTE {name}"}
+        return {"Node Type": "Result", **steps, "Plans": list(children)}
+
+    def reads(name):
+        return {"Node Type": "CTE Scan", "CTE Name": name, "Parent Relationship": "Outer"}
+
+    inner = {"Node Type": "Sort", "Plans": [query("a"), reads("a")]}
+    outer = {"Node Type": "Hash Join", "Plans": [query("a"), query("b", reads("a")), inner]}
+    also = [reads("b"), reads("a"), reads("gone")]
+    plan = Plan.from_json({"Plan": outer | {"Plans": outer["Plans"] + also}})
+    queries = [node for node in plan.nodes if node.subplan]
+    scans = [node for node in plan.nodes if node.type == "CTE Scan"]
+    made = [plan.ctes.get(id(scan)) for scan in scans]
+    of_outer, of_b, of_inner = queries
+    assert [node.subplan for node in queries] == ["CTE a", "CTE b", "CTE a"]
+    assert made == [of_outer, of_inner, of_b, of_outer, None]
+
+
 def test_a_document_a_list_and_a_node_are_the_same_plan():
     listed = read("hash-join-18")["plan"]
     texts = [Plan.from_json(each).as_text() for each in (listed, listed[0], listed[0]["Plan"])]

@@ -62,6 +62,20 @@ SPEAKS = [
         each_driver=True,
     ),
     speaks(
+        # PostgreSQL plans a WITH query that is used twice by itself: what is wrong is inside it.
+        "columns that go together, in a WITH query",
+        sa.text(
+            "WITH near AS (SELECT id FROM address WHERE city = 'City 0' AND zip = '10000') "
+            "SELECT count(*) FROM near a JOIN near b ON md5(a.id::text) = md5((b.id + 1)::text)"
+        ),
+        about="Bitmap Heap Scan on address",
+        problem="the inner side of a Nested Loop ran 200 times",
+        evidence={"expected_rows": 1, "actual_rows": 200, "factor": 200},
+        fix="CREATE STATISTICS st_address_city_zip (dependencies, mcv) ON city, zip FROM address; "
+        "ANALYZE address",
+        proof=("estimate 1 -> …, actual 200", "Nested Loop became … Join"),
+    ),
+    speaks(
         "rows that came after the last ANALYZE",
         heavy_for_open_tasks,
         about="Index Scan using task_state on task",
@@ -330,6 +344,18 @@ def gather(below, **changes):
     return step("Gather", below["Plan Rows"] * 2.4, 240, as_outer(below), **planned)
 
 
+def reading(query, loops=1, **changes):
+    """Return a scan of a WITH query's rows, as many in each run."""
+    read = step("CTE Scan", query["Plan Rows"], query["Actual Rows"], loops=loops)
+    return {**read, "CTE Name": "q", "Alias": "q", **changes}
+
+
+def with_query(query, below):
+    """Return a plan that reads a WITH query's rows below it."""
+    made = {**query, "Parent Relationship": "InitPlan", "Subplan Name": "CTE q"}
+    return {**below, "Plans": [made, *below["Plans"]]}
+
+
 JOINED = {"Hash Cond": "(b.id = a.id)", "Join Type": "Inner"}
 FEW = scan(100_000, 10)
 BIG = scan(100_000, 100_000, relation="big")
@@ -453,6 +479,21 @@ BLAMED = {
             runs=200,
         ),
         "Bitmap Heap Scan on address",
+    ),
+    "what is inside a WITH query": (
+        with_query(scan(1, 200), loop(reading(scan(1, 200)), runs=200)),
+        "Seq Scan on address",
+    ),
+    "a WITH query whose own steps are right": (
+        with_query(
+            step("Recursive Union", 1, 200, as_outer(scan(1, 1))),
+            loop(reading(scan(1, 200)), runs=200),
+        ),
+        "Recursive Union",
+    ),
+    "fewer rows inside a WITH query that is read to its end": (
+        with_query(FEW, hashed(reading(FEW, Alias="a"), BIG, **JOINED)),
+        "Seq Scan on address",
     ),
     "a join, not the side where it stops at the first match": (
         hashed(

@@ -250,7 +250,7 @@ class WatchedEngine:
             if not (capture.urgent or last_try) and self._was_inspected(capture):
                 # An app that writes its literals into the text has a new one each time.
                 if self.sampler.may_read(capture.key):
-                    self.sampler.give_back()
+                    self.sampler.give_back(length=len(capture.key))
                 return self._inspector.skip(capture, Skip(SkipReason.RECENTLY_INSPECTED))
             if capture.connection is not None:
                 self.session.app_connection = capture.connection

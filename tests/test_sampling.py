@@ -231,6 +231,28 @@ def test_threads_share_the_budget(clock):
     assert sum(counts) == sampler.over_budget == 20_000
 
 
+@pytest.mark.parametrize(
+    ("length", "inspections"), [(0, 60), (25_000, 60), (49_999, 60), (50_000, 30), (100_000, 15)]
+)
+def test_a_long_statement_takes_several_inspections(clock, length, inspections):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=60)
+
+    def spend() -> bool:
+        return sampler.spend(statistics(), clock.now, length=length)
+
+    assert sum(spend() for _ in range(100)) == inspections
+    assert not spend()
+    sampler.give_back(length=length)
+    assert spend()
+    assert not spend()
+
+
+def test_a_long_statement_takes_all_of_a_small_budget(clock):
+    sampler = make(clock, INSPECTIONS_PER_MINUTE=2)
+    assert sampler.spend(statistics(), clock.now, length=100_000)
+    assert not sampler.spend(statistics(), clock.now)
+
+
 @pytest.mark.parametrize(("length", "texts"), [(1, 300), (2_000, 300), (20_000, 30), (25_000, 24)])
 def test_what_is_read_and_not_inspected_is_counted_in_characters(clock, length, texts):
     """As many as 60 inspections take at most; a short text takes a while, too."""

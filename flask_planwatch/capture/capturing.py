@@ -105,7 +105,9 @@ class Capturing:
             reason = "slow, but a slow execution was inspected moments ago"
         elif record is not None and identity is not None and record.was_sampled(identity):
             reason = "already inspected in this request"
-        elif not sampler.spend(statistics, now, slow=duration_ms > sampler.slow_ms):
+        elif not sampler.spend(
+            statistics, now, slow=duration_ms > sampler.slow_ms, length=len(key)
+        ):
             reason = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
         else:
             if record is not None and identity is not None:
@@ -115,7 +117,7 @@ class Capturing:
                 self.statistics.plain.pop(key, None)
             ticket = sink.submit(self._capture(ran, statistics, sampler, detailed, shown))
             if ticket is None:
-                sampler.give_back(statistics)
+                sampler.give_back(statistics, length=len(key))
                 reason = _DROPPED
         if record is not None and shown and record.complete:
             # Of the executions of one statement, the panel shows the first, and those inspected.

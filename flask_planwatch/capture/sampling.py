@@ -17,6 +17,10 @@ INSPECTIONS_PER_ANALYSIS = 6
 #: was inspected with other literals. 1000 of them take up to 3 ms.
 CHARACTERS_PER_INSPECTION = 10_000
 
+#: A longer statement takes one more inspection from the budget for each so many characters: to read
+#: them takes as long as what else an inspection computes.
+CHARACTERS_OF_AN_INSPECTION = 25_000
+
 #: A shorter text counts as so many characters: what else is done for it takes as long.
 MIN_CHARACTERS = 2_000
 
@@ -37,9 +41,13 @@ class Budget:
         self._lock = threading.RLock()
 
     def take(self, amount: float = 1, *, moment: float | None = None) -> bool:
-        """Take so many; False if too few are left. `moment` saves a look at the clock."""
+        """Take so many, or all of a minute; False if too few are left.
+
+        `moment` saves a look at the clock.
+        """
         if self._per_minute == float("inf"):
             return True
+        amount = min(amount, max(1.0, self._per_minute))
         with self._lock:
             moment = self._clock() if moment is None else moment
             # A clock may be set back. A budget below 1 allows one in several minutes.
@@ -51,10 +59,10 @@ class Budget:
             self._allowance -= amount
             return True
 
-    def give_back(self) -> None:
-        """Return one that was not used."""
+    def give_back(self, amount: float = 1) -> None:
+        """Return so many that were not used."""
         with self._lock:
-            self._allowance += 1
+            self._allowance += min(amount, max(1.0, self._per_minute))
 
 
 #: The budgets of this process, each by its name and number. Apps with the same settings share them:
@@ -102,13 +110,16 @@ class Sampler:
         """Whether an execution, due only because it was slow, comes too soon after another."""
         return abs(moment - statistics.sampled) < min(statistics.slow_wait, self.interval)
 
-    def spend(self, statistics: StatementStatistics, moment: float, *, slow: bool = False) -> bool:
-        """Take one inspection from the minute's budget, and start the statement's interval.
+    def spend(
+        self, statistics: StatementStatistics, moment: float, *, slow: bool = False, length: int = 0
+    ) -> bool:
+        """Take an inspection from the minute's budget, and start the statement's interval.
 
-        `slow` is whether the execution was. Returns False, and counts it, if the budget is used up:
-        the statement stays due.
+        `slow` is whether the execution was, `length` the characters of the statement: a long one
+        takes several. Returns False, and counts it, if the budget is used up: the statement stays
+        due.
         """
-        if not self._inspections.take(moment=moment):
+        if not self._inspections.take(_inspections(length), moment=moment):
             self.over_budget += 1
             return False
         longer = 0.0 if self.is_due(statistics, moment) else 2 * statistics.slow_wait
@@ -120,8 +131,13 @@ class Sampler:
         """Take a text from the minute's budget for statements that are read but not inspected."""
         return self._characters.take(max(MIN_CHARACTERS, len(text)))
 
-    def give_back(self, statistics: StatementStatistics | None = None) -> None:
+    def give_back(self, statistics: StatementStatistics | None = None, *, length: int = 0) -> None:
         """Return to the budget what was not used; the statement is due again."""
-        self._inspections.give_back()
+        self._inspections.give_back(_inspections(length))
         if statistics is not None:
             statistics.sampled = NEVER
+
+
+def _inspections(length: int) -> int:
+    """Return as how many inspections that of a statement of so many characters counts."""
+    return max(1, length // CHARACTERS_OF_AN_INSPECTION)

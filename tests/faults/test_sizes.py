@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from flask_planwatch.capture.sampling import CHARACTERS_PER_INSPECTION, MIN_CHARACTERS
+from flask_planwatch.capture.statistics import MAX_STATEMENT_SIZE
 from flask_planwatch.failure import ServerError
 from flask_planwatch.finding import SkipReason
 from flask_planwatch.inspection import planning
@@ -92,6 +93,25 @@ def test_a_text_that_is_too_long_is_not_read(watched, caplog):
         run(watched, f"SELECT count(*) FROM (VALUES {values}) AS v (a, b)")
     assert skipped(watched) == {"statement-too-large": 3}
     assert len(caplog.text) < 5_000
+
+
+def test_a_select_of_many_entities_is_read(watched):
+    """SQLAlchemy writes nearly 50,000 characters for eight entities with forty columns each."""
+    columns = [
+        sa.Column(f"a_rather_long_column_name_number_{number}", sa.Text) for number in range(40)
+    ]
+    wide = sa.Table("wide", sa.MetaData(), sa.Column("id", sa.Integer), *columns)
+    with watched.app.app_context(), watched.db.engine.begin() as connection:
+        wide.create(connection)
+    entities = [wide.alias(f"some_relationship_of_the_model_{number}") for number in range(8)]
+    joined = entities[0]
+    for entity in entities[1:]:
+        joined = joined.outerjoin(entity, entity.c.id == entities[0].c.id)
+    statement = sa.select(*entities).set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
+    statement = statement.select_from(joined)
+    assert 40_000 < len(str(statement)) < MAX_STATEMENT_SIZE / 2
+    run(watched, statement)
+    assert skipped(watched) == {}
 
 
 def test_a_condition_that_is_too_long_is_not_read(watched):

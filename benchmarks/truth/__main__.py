@@ -127,7 +127,7 @@ def _report(results: Results, scale: float, found: list[Server]) -> list[Goal]:
         cases = results.part(server.name, "cases")
         tpch = results.part(server.name, "tpch")
         print(f"\nPlanWatch tries indexes by: {server.name}\n")
-        print(*tables.text(cases, tpch), sep="\n")
+        print(*tables.text(server.name, cases, tpch), sep="\n")
         goals += judged.goals(server.name, cases, tpch, scale)
     print("", *goals, sep="\n")
     results.goals = [{**asdict(goal), "met": goal.met} for goal in goals]

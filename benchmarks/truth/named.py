@@ -14,11 +14,12 @@ def named_share(plan: Node | None, findings: Iterable[Found]) -> float:
     """Return the share of a statement's time that the steps take which its findings name.
 
     A step is named if it reads a table that a finding is about, or belongs to the sub-query that it
-    is about. The whole statement is named by a finding without either, and if its plan is unknown.
-    Times are those of all processes together, as the plan's node counts them.
+    is about. The whole statement is named by a finding without either, if its plan is unknown, and
+    if it changes rows: what foreign keys search for is not in the plan. Times are those of all
+    processes together.
     """
     found = list(findings)
-    if plan is None or not found:
+    if plan is None or plan["Node Type"] == "ModifyTable" or not found:
         return 1.0
     if any(not one.scanned and one.sub_query is None for one in found):
         return 1.0

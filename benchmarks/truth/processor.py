@@ -18,19 +18,18 @@ class ProcessorTime:
     """The clock of one backend, in seconds.
 
     Its own time comes from the scheduler, in ns. Parallel workers are processes of the server that
-    end with the statement, and before the backend answers: their time is then in the server's
-    account of ended children, in units of 10 ms on most machines. So does that of other connections
-    that end, and of autovacuum's workers: nothing else may use the server.
+    end with the statement, before the backend answers: their time is then in the server's account
+    of ended children, in units of 10 ms on most machines. So is that of other connections that end,
+    and of autovacuum's workers: nothing else may use the server.
     """
 
-    def __init__(self, backend: int) -> None:
-        self._own = Path(f"/proc/{backend}/schedstat")
+    def __init__(self, backend: int, processes: Path = Path("/proc")) -> None:
+        self._own = processes / str(backend)
         try:
-            name = Path(f"/proc/{backend}/comm").read_text().strip()
+            name = (self._own / "comm").read_text().strip()
             if not name.startswith("postgres"):
                 raise Unmeasurable(f"Process {backend} of this machine is {name}, not PostgreSQL.")
-            server = _fields(backend)[_PARENT]
-            self._server = int(server)
+            self._server = processes / _fields(self._own)[_PARENT]
             self.seconds()
         except OSError as error:
             raise Unmeasurable(
@@ -38,14 +37,16 @@ class ProcessorTime:
                 f"machine ({error})."
             ) from error
 
-    def seconds(self) -> float:
-        """Return the time so far."""
-        own = int(self._own.read_text().split()[0]) / 1e9
+    def seconds(self, *, workers: bool = True) -> float:
+        """Return the time so far, that of parallel workers included unless there are none."""
+        own = int((self._own / "schedstat").read_text().split()[0]) / 1e9
+        if not workers:
+            return own
         ended = _fields(self._server)
-        workers = int(ended[_CHILDREN_USER]) + int(ended[_CHILDREN_SYSTEM])
-        return own + workers / os.sysconf("SC_CLK_TCK")
+        steps = int(ended[_CHILDREN_USER]) + int(ended[_CHILDREN_SYSTEM])
+        return own + steps / os.sysconf("SC_CLK_TCK")
 
 
-def _fields(process: int) -> list[str]:
+def _fields(process: Path) -> list[str]:
     # The name stands in parentheses, and may hold any character.
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (process / "stat").read_text().rpartition(")")[2].split()

@@ -131,19 +131,20 @@ class Session:
         connection.rollback()
         self._clock = ProcessorTime(int(backend or 0))
 
-    def seconds(self, statement: Statement, times: int = 1) -> float:
+    def seconds(self, statement: Statement, times: int = 1, *, workers: bool = True) -> float:
         """Return the processor time of an execution: the mean of some, one after the other.
 
-        Raises Cancelled if the server cancels one.
+        `workers` says whether it may be executed in parallel. Raises Cancelled if the server
+        cancels one.
         """
         text = sa.text(statement.text)
-        with self._cancellable() as started:
+        with self._cancellable(workers=workers) as started:
             for _ in range(times):
                 result = self._connection.execute(text, statement.parameters)
                 if result.returns_rows:
                     result.all()
                 self._connection.rollback()
-            return (self._clock.seconds() - started) / times
+            return (self._clock.seconds(workers=workers) - started) / times
 
     def rows(self, statement: Statement) -> list[str]:
         """Return the rows of a statement as text, in an order of their own. Raises Cancelled."""
@@ -170,13 +171,13 @@ class Session:
         return dict(found[0]["Plan"])
 
     @contextmanager
-    def _cancellable(self) -> Iterator[float]:
-        started = self._clock.seconds()
+    def _cancellable(self, *, workers: bool = True) -> Iterator[float]:
+        started = self._clock.seconds(workers=workers)
         try:
             yield started
         except sa.exc.OperationalError as error:
             if isinstance(error.orig, QueryCanceled):
-                raise Cancelled(self._clock.seconds() - started) from error
+                raise Cancelled(self._clock.seconds(workers=workers) - started) from error
             raise
         finally:
             self._connection.rollback()

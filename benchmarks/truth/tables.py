@@ -19,6 +19,7 @@ from .judged import (
     ratio_of_advice,
     saved_of_named,
     saving_too_little,
+    slow,
     total_ms,
 )
 from .measuring import BEFORE
@@ -41,7 +42,7 @@ _HEAD = (
 _VERDICTS = ("verified", "untested", "rejected", "not-applicable")
 
 
-def text(cases: Entries, tpch: Mapping[str, Any]) -> Iterator[str]:
+def text(server: str, cases: Entries, tpch: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of one server's tables."""
     queries: Entries = tpch.get("queries", {})
     if cases:
@@ -60,7 +61,10 @@ def text(cases: Entries, tpch: Mapping[str, Any]) -> Iterator[str]:
         yield from table(rows)
         yield ""
         yield from _sets(tpch)
-    yield from _faults({**cases, **queries})
+    entries = {**cases, **queries}
+    yield from _faults(entries)
+    for name in slow(server, entries):
+        yield f"Slow: {name}: PlanWatch needed {entries[name]['planwatch_ms']:.0f} ms"
 
 
 def _row(name: str, entry: Entry) -> tuple[str, ...]:

@@ -298,7 +298,7 @@ def run(path: Path, *options: str, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.truth", f"--json={path}"),
-            *("--scale=0.002", "--seconds=0.5", "--longest=20", *options),
+            *("--scale=0.01", "--seconds=0.5", "--longest=20", *options),
         ],
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -355,6 +355,6 @@ def test_the_smallest_run(name, tmp_path):
     assert "Q6" in again.stdout
     assert "Q6" not in again.stderr
     assert json.loads(path.read_text())["servers"] == results["servers"]
-    stopped = run(path, *options, "--minutes=0.1", "--scale=0.003", **environment)
+    stopped = run(path, *options, "--minutes=0.1", "--scale=0.02", **environment)
     assert stopped.returncode == 1
     assert "Not complete" in stopped.stdout

@@ -21,6 +21,9 @@ from .programme import Programme, Size
 from .results import OutOfTime, Results
 from .servers import BUILD_VARIABLE, HYPOPG_VARIABLE, Server, servers
 
+#: Below it, the keys of TPC-H's generator repeat themselves.
+_SMALLEST_SCALE = 0.01
+
 #: Bounds, so that a wrong option keeps no machine busy for long.
 _LARGEST_SCALE, _MOST_SECONDS, _MOST_MINUTES = 1.0, 600.0, 600.0
 
@@ -45,7 +48,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--scale",
-        type=_between(0.001, _LARGEST_SCALE),
+        type=_between(_SMALLEST_SCALE, _LARGEST_SCALE),
         default=judged.FULL_SCALE,
         help="of TPC-H; the other data shrink with it",
     )

@@ -522,6 +522,26 @@ def drawn() -> dict[str, str]:
                 ],
             )
         ),
+        "truth": flow(
+            (
+                "Each statement",
+                [
+                    Box("Ask", "PlanWatch inspects it"),
+                    Box("Follow", "what is verified", ("CREATE INDEX …",), "strong"),
+                    Box("Measure", "CPU time and pages, before and after in turn"),
+                    Box("Judge", "does it pay?", style="good"),
+                ],
+            ),
+            (
+                "All queries of TPC-H",
+                [
+                    Box("Union", "all indexes that are advised", style="strong"),
+                    Box("Greedy", "as many indexes, chosen by cost alone"),
+                    Box("Measure", "each query with each set"),
+                    Box("Judge", "which set saves more?", style="good"),
+                ],
+            ),
+        ),
         "privileges": columns(
             (
                 Box("Your application", code=("SQLALCHEMY_DATABASE_URI",)),

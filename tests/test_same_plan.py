@@ -154,9 +154,10 @@ def literally(engine, text, parameters):
 
 
 def told(document):
-    """Return a plan as text; the identifier is that of the command around it."""
+    """Return a plan as text, without the identifier of the command around it, and without times."""
     for one in document:
         one.pop("Query Identifier", None)
+        one.pop("Planning Time", None)
     return json.dumps(document, indent=1)
 
 

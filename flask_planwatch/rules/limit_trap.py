@@ -242,11 +242,11 @@ def _took_the_whole_scan(ordered: OrderedScan, evidence: Evidence) -> bool:
     if evidence.in_plan_ms < slow_ms:
         return False
     outside_ms = timings.outside_ms(plan, evidence.returned_rows)
-    spent = [took - outside_ms for took in _recent(evidence)]
-    slow = [ms for ms in spent if ms >= slow_ms]
-    if len(spent) < figures.MIN_EXECUTIONS:
-        return len(slow) == len(spent) and min(spent) >= MIN_SINGLE_MS
-    return len(slow) >= max(figures.MIN_EXECUTIONS, len(spent) * MIN_SLOW_SHARE)
+    recent = _recent(evidence)
+    slow = [took for took in recent if took - outside_ms >= slow_ms]
+    if len(recent) < figures.MIN_EXECUTIONS:
+        return len(slow) == len(recent) and min(recent) >= MIN_SINGLE_MS
+    return len(slow) >= max(figures.MIN_EXECUTIONS, len(recent) * MIN_SLOW_SHARE)
 
 
 def _recent(evidence: Evidence) -> tuple[float, ...]:

@@ -123,8 +123,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return miss
     if not suspicion.scans:
         return _judge_reference(suspicion, evidence.schema, rows, small=small)
-    if worth.limit_reached_early(suspicion, evidence) and not _sorts(suspicion):
-        return Miss(suspicion, worth.LIMITED, by_parameters=True)
+    spared = worth.spared_by_limit(suspicion, evidence)
+    if spared and not _sorts(suspicion):
+        return Miss(suspicion, spared, by_parameters=True)
     if worth.passed_over_for_limit(suspicion, evidence):
         return Miss(suspicion, worth.INDEXED)
     doubt = _doubt(suspicion, evidence, rows, small=small)

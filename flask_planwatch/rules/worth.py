@@ -31,6 +31,7 @@ MIN_RUNS = 1.5
 FEW_ROWS = "only {rows:.0f} rows are read"
 FEW_LEFT = "an index leaves only a few rows to test"
 LIMITED = "a LIMIT was reached early"
+UNCLEAR = "a LIMIT may have been reached early: it took little but its way to the server"
 MOST_PASS = "{share:percent} of the rows are expected to pass"
 OTHER_SIDE = "the other side of the join has an index"
 
@@ -135,8 +136,8 @@ def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = Fals
     if joins and (small or not has_index) and other_side_is_indexed(suspicion, evidence):
         return Miss(suspicion, OTHER_SIDE)
     reason = "" if small else share_that_passes(suspicion, evidence, rows)
-    if not small and not reason and not joins and limit_reached_early(suspicion, evidence):
-        reason = LIMITED
+    if not small and not reason and not joins:
+        reason = spared_by_limit(suspicion, evidence)
     return Miss(suspicion, reason, by_parameters=True) if reason else None
 
 
@@ -278,15 +279,19 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
     return ""
 
 
-def limit_reached_early(suspicion: Suspicion, evidence: Evidence) -> bool:
-    """Whether the elapsed time shows that a LIMIT spared most of the scan."""
-    full_cost = sum(scan.total_cost for scan in suspicion.scans)
+def spared_by_limit(suspicion: Suspicion, evidence: Evidence) -> str:
+    """Return why the elapsed time shows no scan to its end below a LIMIT, or nothing if it does."""
+    if not evidence.plan.limited:
+        return ""
+    least_ms = sum(scan.total_cost for scan in suspicion.scans) * MIN_MS_PER_COST
     # What makes one execution slow, such as a busy process, spares no other. One that failed ended
     # before the LIMIT was reached.
     this = () if evidence.error is not None else (evidence.duration_ms,)
     fastest = min((*this, *evidence.timings.recent), default=inf)
-    spent = fastest - evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
-    return evidence.plan.limited and spent < full_cost * MIN_MS_PER_COST
+    if fastest < least_ms:
+        return LIMITED
+    outside_ms = evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
+    return UNCLEAR if fastest - outside_ms < least_ms else ""
 
 
 def passed_over_for_limit(suspicion: Suspicion, evidence: Evidence) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flask_planwatch.plan.evidence import Hit, Miss
+from flask_planwatch.plan.evidence import Hit, Miss, Timings
 from flask_planwatch.plan.schema import ForeignKey, Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import missing_index
@@ -214,6 +214,16 @@ JUDGED = {
         read("d.town = 't'::text", limit=True),
         {"duration_ms": 0.1},
         "a LIMIT was reached early",
+    ),
+    "a limit that may have been reached early, far from the server": (
+        read("d.town = 't'::text", limit=True),
+        {"duration_ms": 31.0, "timings": Timings((31.0,), overhead_ms=10.0)},
+        "a LIMIT may have been reached early: it took little but its way to the server",
+    ),
+    "a limit that was not, far from the server": (
+        read("d.town = 't'::text", limit=True),
+        {"duration_ms": 33.0, "timings": Timings((33.0,), overhead_ms=10.0)},
+        None,
     ),
     "a limit that is expected to stop the table's scan before an index pays": (
         read("d.town = 't'::text", limit=True),

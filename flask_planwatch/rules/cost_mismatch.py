@@ -112,6 +112,10 @@ _TOO_FEW = "it must run {times} times for that"
 _UNKNOWN = "its generic plan is not known"
 _AS_EXPECTED = "it takes no longer than its cost explains"
 
+#: How many times as many rows as its cost allows a step must read: where no worker was free, the
+#: leader of a parallel plan reads what three were to read.
+MIN_READ_MORE = 3.0
+
 #: From so many rows discarded for each that is returned on, they are far more.
 FAR_MORE = 10.0
 
@@ -228,7 +232,8 @@ class _Step:
         """How many times as many rows it read, to discard most of them, as its cost allows."""
         rows, removed = self.node.actual_rows or 0.0, self.node.removed_rows or 0.0
         most_read = max(self.node.total_cost * self.share / CPU_TUPLE_COST, self.expected)
-        return (rows + removed) / most_read if removed > rows else 0.0
+        more = (rows + removed) / most_read
+        return more if removed > rows and more >= MIN_READ_MORE else 0.0
 
     @property
     def unexpected(self) -> float:

@@ -93,7 +93,9 @@ class Shapes:
         others = [shape for shape in self._other_methods() if _holds(shape, wanted)]
         if others:
             return others[0]
-        head = tuple(self._few((*self._constants, *self._joins)))
+        unique = set(chain.from_iterable(self._access.unique))
+        joins = (key for key in self._joins if key.column not in unique)
+        head = tuple(self._few((*self._constants, *joins)))
         rows = self._relation.rows
         for key in head:
             rows /= max(self._distinct(key), 1)

@@ -148,7 +148,7 @@ def _suspicion(access: Access) -> Suspicion | None:
         for comparison in access.unanswered
         if (comparison.column or comparison.conjunct.alternatives)
         and _columns(comparison, access.relation)
-        and not _is_looked_up(comparison)
+        and not _is_looked_up(comparison, access)
         and not _is_tested_once(comparison, access)
     ]
     in_order = sorted(tested, key=_rank)
@@ -179,10 +179,13 @@ def _suspicion(access: Access) -> Suspicion | None:
     )
 
 
-def _is_looked_up(comparison: Comparison) -> bool:
+def _is_looked_up(comparison: Comparison, access: Access) -> bool:
     """Whether a join could look its rows up by an index, and the planner preferred not to."""
     column = comparison.column
-    return comparison.joins and column is not None and comparison.relation.has_index_for([column])
+    if not comparison.joins or column is None:
+        return False
+    of_key = any(column in keys for keys in access.unique)
+    return of_key or comparison.relation.has_index_for([column])
 
 
 def _is_tested_once(comparison: Comparison, access: Access) -> bool:

@@ -301,6 +301,14 @@ def test_a_foreign_key_is_one_index():
     assert bodies(access)[0] == '(town, "Odd One")'
 
 
+KEYS = table(
+    indexes=[
+        index("deed_pkey", "id", unique=True),
+        index("both", "town", "points", unique=True),
+        index("some", "code", unique=True, predicate="done"),
+    ]
+)
+
 #: The index that is proposed where the planner cannot be asked, for a finding on some keys.
 GUESSES = {
     "one column": (asked("d.town = 't'::text"), {"town"}, "(town)"),
@@ -355,6 +363,11 @@ GUESSES = {
         {"lower(town)"},
         "(lower(town))",
     ),
+    "no key that a join is looked up by": (
+        asked("d.state = 's'::text", joined="d.id = o.id", relation=KEYS),
+        {"state"},
+        "(state)",
+    ),
     "nothing to hold": (asked("d.state <> 's'::text"), {"town"}, None),
 }
 
@@ -365,14 +378,6 @@ def test_the_index_that_the_shape_of_the_statement_speaks_for(name):
     shape = Shapes(access, spelled).best_guess(wanted=wanted)
     assert (body(access.relation, shape) if shape else None) == expected
 
-
-KEYS = table(
-    indexes=[
-        index("deed_pkey", "id", unique=True),
-        index("both", "town", "points", unique=True),
-        index("some", "code", unique=True, predicate="done"),
-    ]
-)
 
 #: What finds one row at most, and what is still worth a try.
 UNIQUE = {

@@ -46,6 +46,13 @@ KEYS = {
         read("d.town = 't'::text", joined="d.id = o.id", relation=ON_ID),
         ["town"],
     ),
+    "a join by one column of a unique index": (
+        read(
+            joined="d.town = o.name",
+            relation=table(indexes=[index("both", "id", "town", unique=True)]),
+        ),
+        ["town"],
+    ),
     "what an index left to test, at a price": (
         read("d.town = 't'::text", found="d.state = 's'::text", cost=100.0),
         ["town"],
@@ -69,6 +76,10 @@ def test_suspects(name):
 NOTHING = {
     "no condition": read(),
     "a join that an index could serve": read(joined="d.id = o.id", relation=ON_ID),
+    "a join by all columns of a unique index": read(
+        joined="(d.id = o.id) AND (d.town = o.name)",
+        relation=table(indexes=[index("both", "id", "town", unique=True)]),
+    ),
     "what an index answers": read(found="d.town = 't'::text"),
     "few rows that an index left to test": read(
         "d.town = 't'::text", found="d.state = 's'::text", cost=99.0

@@ -332,7 +332,8 @@ class Finding:
     columns and expressions of it, one by one. `evidence` holds
     JSON-ready facts (rows, costs, the plan node) without compared values. `scanned` are the
     relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
-    `relation` is empty if the statement reads no table. Durations are in ms.
+    `relation` is empty if the statement reads no table. Durations are in ms. `indexes` is a mark of
+    the indexes that the tables of the statement have, empty if they have none.
     """
 
     rule: str
@@ -353,6 +354,7 @@ class Finding:
     error: StatementError | None = None
     title: str = ""
     hint: str = ""
+    indexes: str = field(default="", compare=False)
 
     def __repr__(self) -> str:
         first = f" [{self.advice[0].verdict.status}]" if self.advice else ""
@@ -457,7 +459,8 @@ class Inspection:
 
     `served` has the table and the column or expression of each condition that an index answers in
     this plan. `judged` has the rules that judged the statement as a whole, with a result that does
-    not depend on its values. `unanswered` says why a rule did not get an additional plan.
+    not depend on its values. `unanswered` says why a rule did not get an additional plan. `indexes`
+    is a mark of the indexes that the tables have.
     """
 
     statement: Statement
@@ -472,12 +475,15 @@ class Inspection:
     location: Location | None = None
     endpoint: str | None = None
     error: StatementError | None = None
+    indexes: str = field(default="", compare=False)
 
-    def settles(self, finding: Finding) -> bool:
+    def settles(self, finding: Finding, *, stale: bool = False) -> bool:
         """Whether this inspection shows that an earlier finding of the statement is gone.
 
         It does if the finding was not raised although these parameters would have raised it: an
-        index answers the expression now, or evidence that holds for all values dismissed it.
+        index answers the expression now, or evidence that holds for all values dismissed it. If the
+        tables have the same indexes as before, it was the values that made the planner choose
+        another one: that settles only a `stale` finding, which was not raised for long.
         """
         if self.plan is None or finding.fingerprint != self.statement.fingerprint:
             return False
@@ -493,6 +499,8 @@ class Inspection:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
                 return not dismissal.by_parameters
+        if finding.indexes and finding.indexes == self.indexes and not stale:
+            return False
         # They read expressions by sqlglot, which the application's thread never loads.
         from .plan.index_use import is_gone
         from .plan.pattern import is_subject

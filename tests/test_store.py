@@ -188,6 +188,38 @@ def test_resolved_by(store, name):
     assert store.findings() == ()
 
 
+#: The indexes when it was raised and later, the seconds between, and whether an index that answers
+#: the expression resolves it.
+INDEXES = {
+    "none, and then one": ("", "one", 0, True),
+    "another one": ("one", "two", 0, True),
+    "the same: other values had another plan": ("one", "one", 0, False),
+    "the same, for nearly as long as it is not logged again": ("one", "one", 3599, False),
+    "the same, for longer": ("one", "one", 3600, True),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_an_index_that_was_there_before_resolves_nothing(name):
+    earlier, later, seconds, resolved = INDEXES[name]
+    times = [0]
+    store = Store(lambda: times[-1])
+    store.record(inspection(finding(indexes=earlier)))
+    times.append(seconds)
+    changes = store.record(inspection(plan="served", indexes=later))
+    assert bool(changes.resolved) is resolved
+
+
+def test_a_finding_that_is_raised_again_does_not_become_stale():
+    times = []
+    store = Store(lambda: times[-1])
+    for seconds in (0, 3000):
+        times.append(seconds)
+        store.record(inspection(finding(indexes="one")))
+    times.append(4000)
+    assert store.record(inspection(plan="served", indexes="one")) == Changes()
+
+
 @pytest.mark.parametrize(
     ("scanned", "resolved"),
     [(["public.t"], True), (["public.p1", "public.t"], True), (["public.p1"], False)],

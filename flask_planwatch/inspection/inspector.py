@@ -33,7 +33,14 @@ from ..server.transaction import NO_SERVER
 from ..settings import Settings
 from .calibration import CostCalibration
 from .detail import Detail, Preparable, detail_of
-from .findings import failures_of, finding_of, findings_of, inspection_of, statement_of
+from .findings import (
+    failures_of,
+    finding_of,
+    findings_of,
+    indexes_of,
+    inspection_of,
+    statement_of,
+)
 from .gathering import Gathering
 from .judging import judge, suspicions
 from .known import Knowledge
@@ -210,6 +217,7 @@ class Inspector:
             served=result.served,
             judged=result.settled,
             unanswered=result.unanswered,
+            indexes=indexes_of(evidence.schema),
         )
 
     def _prepare(self, capture: Capture, query: Query) -> None:

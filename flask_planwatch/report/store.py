@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
 from ..runtime.bounded import FINDINGS, RecentlyUsed
+from ..runtime.clock import now
 
 #: Active findings that are kept. Far more than a team can read; the oldest goes first.
 MAX_FINDINGS = 1000
+
+#: A finding that was not raised for so long, in seconds, is gone if other values do without it: as
+#: long as a finding is not logged again by default.
+STALE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,11 @@ class Store:
     PlanWatch's thread records; all else is safe to call from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = now) -> None:
+        self._clock = clock
         self._active: RecentlyUsed[str, Finding] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
+        #: When each was last raised.
+        self._raised: RecentlyUsed[str, float] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
 
     def record(self, inspection: Inspection) -> Changes:
         """Take in an inspection and return what changed."""
@@ -38,13 +46,15 @@ class Store:
             known = self._active.get(finding.id)
             (detected if known is None else repeated).append(finding)
             self._active.keep(finding.id, finding)
+            self._raised.keep(finding.id, self._clock())
         # An inspection says nothing of other statements.
         fingerprint = inspection.statement.fingerprint
         earlier = [old for old in self._active.values() if old.fingerprint == fingerprint]
-        resolved = [old for old in earlier if inspection.settles(old)]
+        resolved = [old for old in earlier if inspection.settles(old, stale=self._is_stale(old))]
         replaced = [old for old in earlier if inspection.replaces(old)]
         for finding in (*resolved, *replaced):
             self._active.pop(finding.id)
+            self._raised.pop(finding.id)
         resolved = [replace(old, location=inspection.location or old.location) for old in resolved]
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
@@ -60,6 +70,10 @@ class Store:
     def clear(self) -> None:
         """Forget all findings, without calling them resolved."""
         self._active.clear()
+        self._raised.clear()
+
+    def _is_stale(self, finding: Finding) -> bool:
+        return self._clock() - self._raised.get(finding.id, self._clock()) >= STALE_SECONDS
 
 
 def _by_weight(finding: Finding) -> tuple[int, bool, float, str]:

@@ -108,7 +108,7 @@ _CAST_TO_INT = replace(
 )
 _BESIDE = Form(
     "compare {column} as {type}, too, beside the comparison as {cast_type}",
-    "An index finds the rows by the new condition, and the old one, which stays in the code, "
+    'An index finds the rows by the new condition, and the old one ("condition" in the code) '
     "tests these few, so that the same rows are found as now. {alone}",
     "{code}",
 )

@@ -12,7 +12,14 @@ from ..finding import Skip, SkipReason
 from ..plan.evidence import Evidence, Need, Prepared, Suspicion
 from ..plan.tree import Plan
 from ..rules.cost_mismatch import is_unexplained
-from ..server.explain import Query, analyse, explain, own_type_query, predicate_query
+from ..server.explain import (
+    Query,
+    analyse,
+    explain,
+    own_type_query,
+    predicate_query,
+    reference_query,
+)
 from ..server.prepared import prepared
 from ..server.refusals import Refusals
 from ..server.session import Session
@@ -54,6 +61,8 @@ class Gathering:
         alone = own_type = None
         if Need.PREDICATE_ALONE in suspicion.needs:
             alone = self._explain_alone(predicate_query(suspicion))
+        if Need.REFERENCE in suspicion.needs:
+            alone = self._explain_alone(reference_query(suspicion))
         if Need.OWN_TYPE in suspicion.needs:
             own_type = self._explain_alone(own_type_query(suspicion))
         return replace(evidence, alone=alone, own_type=own_type)

@@ -31,6 +31,8 @@ class Need(StrEnum):
     PREDICATE_ALONE = "predicate-alone"
     #: The same with the bare column in place of its cast.
     OWN_TYPE = "own-type"
+    #: The check of a foreign key for one row, with sequential scans switched off.
+    REFERENCE = "reference"
     #: What the server would do with the statement once it is prepared.
     PREPARED = "prepared"
     #: The statement run once more with EXPLAIN ANALYZE, where PLANWATCH_ANALYZE allows it.

@@ -85,9 +85,11 @@ RANDOM_PAGE_COST = 4.0
 #: scan is expected to read no more rows than its cost has such units.
 CPU_TUPLE_COST = 0.01
 
-#: What it costs to read an entry of an index: the defaults of `cpu_index_tuple_cost` and
-#: `cpu_operator_cost`.
-INDEX_ENTRY_COST = 0.0075
+#: What it costs to read an entry of an index: the default of `cpu_index_tuple_cost`.
+INDEX_TUPLE_COST = 0.005
+
+#: What it costs to read and to test it: with the default of `cpu_operator_cost`.
+INDEX_ENTRY_COST = INDEX_TUPLE_COST + 0.0025
 
 #: The longest name of a relation or a column: NAMEDATALEN - 1 of src/include/pg_config_manual.h.
 MAX_NAME_BYTES = 63

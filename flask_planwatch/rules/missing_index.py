@@ -32,7 +32,8 @@ database does not have it, a migration was not run. If it exists but is invalid,
 When it stays silent
 --------------------
 
-- An index exists that begins with the columns, even if the planner preferred not to use it.
+- An index exists that begins with the columns, even if the planner preferred not to use it. For a
+  foreign key, another one will do if PostgreSQL 18 skips over its first columns.
 - The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
   ``info``.
 - A large part of the rows passes, so that no index would help, unless the planner confirms one.
@@ -47,6 +48,7 @@ When it stays silent
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -54,10 +56,10 @@ from itertools import chain
 from ..plan.access import EQUAL, RANGES, Access, accesses, texts
 from ..plan.comparison import Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
+from ..plan.figures import INDEX_TUPLE_COST, MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
 from ..plan.schema import Relation, Schema, Structural
 from ..plan.scrub import structural
-from ..plan.tree import Plan
+from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
 from . import worth
 from .worth import MAX_LOOKUP_SHARE
@@ -102,6 +104,10 @@ _OR = "OR combines conditions that each need an index of their own"
 _ALL_ROWS = "all rows are sorted or grouped"
 _LOOKED_UP = "an index finds each row that is tested"
 _BEGINS = "the index {existing} begins with a column that is compared or sorted by"
+_SKIPS = "an index that begins with other columns is searched for each of their few values"
+
+#: What the relation is called in the check of a foreign key, and each of its partitions.
+REFERRING = re.compile(r"x(_\d+)?\Z")
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
@@ -122,6 +128,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if (miss := worth.too_small(suspicion, evidence, rows)) is not None:
         return miss
     if not suspicion.scans:
+        if not small and _is_looked_up_all_the_same(evidence.alone, rows):
+            return Miss(suspicion, _SKIPS)
         return _judge_reference(suspicion, evidence.schema, rows, small=small)
     spared = worth.spared_by_limit(suspicion, evidence)
     if spared and not _sorts(suspicion):
@@ -330,7 +338,24 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
                 keys=keys,
                 scans=(),
                 comparisons=(),
+                needs=frozenset({Need.REFERENCE}),
             )
+
+
+def _is_looked_up_all_the_same(check: Plan | None, rows: float) -> bool:
+    """Whether an index that begins with other columns finds what a foreign key's check asks for.
+
+    Since PostgreSQL 18, an index is searched once for each value of columns that are not compared,
+    if these have few values (a skip scan). To read all of its entries would cost more.
+    """
+    if check is None or check.total_cost >= min(MIN_INDEX_SCAN_COST, rows * INDEX_TUPLE_COST):
+        return False
+    asked = [scan for scan in check.scans if scan.alias and REFERRING.match(scan.alias)]
+    return bool(asked) and all(
+        scan.condition("Filter") is None
+        and any(kind in INDEX_CONDITIONS for kind, _ in scan.conditions)
+        for scan in asked
+    )
 
 
 def _judge_reference(

@@ -131,6 +131,26 @@ def test_stays_silent_where_nothing_is_built(rule, case):
     rule.check(case)
 
 
+@pytest.mark.parametrize("verify", ["build", "auto"])
+def test_an_index_whose_first_column_is_skipped(rule, verify):
+    """Since 18, for each of its few values: one of five has 12,000 books, one of 60,000 is one."""
+    database = rule.copy()
+    database.execute(
+        "ALTER TABLE book ADD kind int, ADD number int",
+        "UPDATE book SET kind = id % 5, number = id",
+        "CREATE INDEX ON book (kind, author)",
+        "VACUUM FULL ANALYZE book",
+    )
+    app = rule.app(database, PLANWATCH_VERIFY=verify)
+    skips = database.scalar("SELECT current_setting('server_version_num')::int >= 180000")
+    findings = rule.ask(app, nobody)
+    assert bool(findings) is not skips
+    database.execute("DROP INDEX book_kind_author_idx", "CREATE INDEX ON book (number, author)")
+    app.planwatch.clear()
+    (finding,) = rule.ask(rule.app(database, PLANWATCH_VERIFY=verify), nobody)
+    assert finding.about == "author on book"
+
+
 @pytest.mark.parametrize("verify", ["build", pytest.param("auto", marks=pytest.mark.slow)])
 def test_lazy_loading_follows_a_foreign_key(rule, verify):
     database = rule.copy()

@@ -16,11 +16,12 @@ from benchmarks.truth.adviser import Advised, Found
 from benchmarks.truth.built import built_indexes
 from benchmarks.truth.cases import CASES
 from benchmarks.truth.greedy import small_indexes
+from benchmarks.truth.measuring import Variant, measure
 from benchmarks.truth.named import named_share
 from benchmarks.truth.processor import ProcessorTime, Unmeasurable
 from benchmarks.truth.queries import queries
 from benchmarks.truth.results import OutOfTime, Results
-from benchmarks.truth.servers import BUILD, Server, Session
+from benchmarks.truth.servers import BUILD, Cancelled, Server, Session
 from benchmarks.truth.statement import Data, Statement, sized
 from benchmarks.truth.tpch import generator
 
@@ -166,6 +167,94 @@ def test_the_clock_has_the_workers_of_a_server(tmp_path):
             ProcessorTime(other, tmp_path)
 
 
+class Scripted:
+    """A session in which a statement takes the seconds that the indexes in use make it take.
+
+    `None` seconds are cancelled, after 9 of processor time.
+    """
+
+    def __init__(self, **seconds: float | None) -> None:
+        self._seconds = seconds
+        self.used = ""
+        self.turns: list[str] = []
+
+    def variant(self, used: str) -> Variant:
+        return Variant(self, Statement("one", "SELECT 1"), lambda: setattr(self, "used", used))
+
+    def plan(self, statement: Statement) -> dict:
+        return {"Node Type": "Scan", "Total Cost": str(self._seconds[self.used])}
+
+    def analysed(self, statement: Statement) -> dict:
+        self.seconds(statement)
+        self.turns.clear()
+        return {**self.plan(statement), "Shared Hit Blocks": 3, "Shared Read Blocks": 4}
+
+    def seconds(self, statement: Statement, times: int = 1, *, workers: bool = True) -> float:
+        self.turns.append(self.used)
+        if (taken := self._seconds[self.used]) is None:
+            raise Cancelled(9.0)
+        return taken
+
+
+def measured(session: Scripted, *names: str, seconds: float = 60) -> dict:
+    variants = {name: session.variant(name) for name in names}
+    return measure(variants, seconds, (1.05, 0.7))
+
+
+def test_variants_take_turns_in_changing_order():
+    session = Scripted(before=2.0, advised=1.0)
+    found = measured(session, "before", "advised")
+    assert found["before"].ms == 2000
+    assert found["advised"].ms == 1000
+    assert found["advised"].ratio.value == 0.5
+    assert found["advised"].buffers == 7
+    first, second = ["before", "advised"], ["advised", "before"]
+    assert session.turns == [*first, *second, *first, *second, *first]
+
+
+def test_it_goes_on_until_the_ratio_is_on_one_side():
+    session = Scripted(before=1.0, advised=1.05)
+    assert measured(session, "before", "advised")["advised"].rounds == 25
+    session = Scripted(before=1.0, advised=1.05)
+    assert measured(session, "before", "advised", seconds=0)["advised"].rounds == 1
+
+
+def test_short_statements_are_executed_more_often(monkeypatch):
+    session = Scripted(before=0.004, advised=0.002)
+    times = []
+    seconds = session.seconds
+    monkeypatch.setattr(
+        session, "seconds", lambda one, n=1, **more: times.append(n) or seconds(one, n, **more)
+    )
+    measured(session, "before", "advised", seconds=0)
+    # The first executions say how often.
+    assert times == [1, 1, 1, 25, 1, 50]
+
+
+def test_equal_plans_are_measured_once():
+    session = Scripted(before=1.0, union=1.0, greedy=0.5)
+    found = measured(session, "before", "union", "greedy")
+    assert "union" not in session.turns
+    assert found["union"].ratio.value == 1
+    assert found["greedy"].ratio.value == 0.5
+
+
+def test_nothing_is_compared_with_itself():
+    session = Scripted(before=1.0)
+    assert measured(session, "before")["before"].rounds == 1
+    assert session.turns == ["before"]
+
+
+def test_a_cancelled_variant_is_executed_once():
+    session = Scripted(before=None, advised=0.9)
+    found = measured(session, "before", "advised")
+    assert found["before"].cancelled
+    assert found["before"].ms == 9000
+    assert found["before"].buffers is None
+    assert found["advised"].ratio.value == pytest.approx(0.1)
+    assert session.turns == ["advised"] * 5
+
+
 def test_results_go_on_unless_something_else_is_measured(tmp_path):
     path = tmp_path / "results.json"
     first = Results(path, {"scale": 0.1}, 1, fresh=False)
@@ -199,6 +288,8 @@ def test_the_greedy_search_tries_all_small_indexes():
         "CREATE INDEX ON nation (n_regionkey, n_name)": ["one"],
         "CREATE INDEX ON region (r_name)": ["other"],
     }
+    # docs/truth says how many there are for TPC-H.
+    assert len(small_indexes(queries(1))) == 327
     assert [query.name.split()[0] for query in queries(1)] == [f"Q{n}" for n in range(1, 23)]
 
 
@@ -258,6 +349,38 @@ def test_an_index_is_switched_off_and_on(session):
         assert session.plan(half)["Plan Rows"] == pytest.approx(80, rel=0.5)
         built.drop(indexes | halves)
     assert session.plan(half)["Node Type"] == "Seq Scan"
+
+
+def test_an_index_of_a_partitioned_table_is_one(session):
+    session.database.run(
+        [
+            "CREATE TABLE hit (id int NOT NULL, guest int NOT NULL) PARTITION BY RANGE (id)",
+            "CREATE TABLE hit_1 PARTITION OF hit FOR VALUES FROM (0) TO (5000)",
+            "CREATE TABLE hit_2 PARTITION OF hit FOR VALUES FROM (5000) TO (10000)",
+            "INSERT INTO hit SELECT n, n FROM generate_series(1, 9999) n",
+            "ANALYZE hit",
+        ]
+    )
+    statement = Statement("guest", "SELECT id FROM hit WHERE guest = 77")
+    with built_indexes(session.database) as built:
+        indexes = built.build(
+            (
+                "CREATE INDEX by_guest ON ONLY hit (guest)",
+                "CREATE INDEX CONCURRENTLY by_guest_1 ON hit_1 (guest)",
+                "ALTER INDEX by_guest ATTACH PARTITION by_guest_1",
+                "CREATE INDEX CONCURRENTLY by_guest_2 ON hit_2 (guest)",
+                "ALTER INDEX by_guest ATTACH PARTITION by_guest_2",
+            )
+        )
+        assert len(indexes) == 3
+        assert built.count(indexes) == 1
+        before = session.plan(statement)["Total Cost"]
+        built.use(indexes)
+        assert session.plan(statement)["Total Cost"] < before / 5
+        built.use(())
+        assert session.plan(statement)["Total Cost"] == before
+        built.drop(indexes)
+        assert built.count(indexes) == 0
 
 
 def test_a_foreign_key_sees_that_an_index_is_switched(session):

@@ -73,6 +73,10 @@ class BuiltIndexes:
         self._switch(frozenset().union(*self._built.values()) - chosen, on=False)
         self._switch(chosen, on=True)
 
+    def count(self, indexes: Iterable[int]) -> int:
+        """Return how many these are; one of a partitioned table counts once."""
+        return len(self._ask(_WHOLE, indexes=list(indexes)))
+
     def size(self, indexes: Iterable[int]) -> int:
         """Return how many bytes these have."""
         return int(self._ask(_BYTES, indexes=list(indexes))[0])

@@ -109,7 +109,11 @@ class Programme:
                 variants[REWRITTEN] = Variant(session, rewritten, partial(built.use, ()))
             measured = measure(variants, self.size.seconds, _LIMITS)
             entry = _entry(needed_ms, findings, measured, rewritten=rewritten is not None)
-            entry |= {"indexes": len(indexes), "bytes": built.size(indexes), "failed": failed}
+            entry |= {
+                "indexes": built.count(indexes),
+                "bytes": built.size(indexes),
+                "failed": failed,
+            }
             built.drop(indexes)
         return entry
 
@@ -142,7 +146,7 @@ class Programme:
             all_indexes, failed = _build(built, union)
             part["union"] = {
                 "commands": [command for one in union for command in one],
-                "indexes": len(all_indexes),
+                "indexes": built.count(all_indexes),
                 "bytes": built.size(all_indexes),
                 "failed": failed,
             }
@@ -164,7 +168,7 @@ class Programme:
                 measured = measure(variants, self.size.seconds, _LIMITS)
                 needed_ms = part["asked"][query.name]["planwatch_ms"]
                 entry = _entry(needed_ms, findings[query.name], measured, rewritten=False)
-                done[query.name] = entry | {"indexes": len(own), "bytes": built.size(own)}
+                done[query.name] = entry | {"indexes": built.count(own), "bytes": built.size(own)}
                 self.results.save()
                 self.say(f"{self.server.name}: {query.name}")
 

@@ -13,7 +13,7 @@ from ..server.explain import Query, explain, quoted
 from ..server.transaction import NO_SERVER
 from .case import Case
 
-_USED = "planned for this predicate alone, {column} is an index condition of {index}"
+_USED = "planned for this predicate alone, {key} is an index condition of {index}"
 _PRUNED = "planned for this predicate alone, {read} of {all} partitions are left to read"
 _FORCED = "{used}, with sequential scans off"
 _PREFERS = (
@@ -25,18 +25,25 @@ _NO_INDEX = (
     "condition is changed"
 )
 _WAS_COMPUTED = "{expression} was computed row by row, and {is_now}"
-_CONDITION = Template("{column} alone was an index condition of {index}")
+_CONDITION = Template("{key} alone was an index condition of {index}")
 _PARTITIONS = Template("{column} alone left {read} of {all} partitions to read")
 
 
-def verdict_alone(case: Case, hit: Hit, column: Column, condition: str) -> Verdict | None:
+def verdict_alone(
+    case: Case, hit: Hit, column: Column, condition: str, key: str = ""
+) -> Verdict | None:
     """Return what the planner does with a condition on one column, None if it is refused.
 
-    The condition is SQL over the columns of the hit's relation. Raises ServerError if the
+    The condition is SQL over the columns of the hit's relation; `key` is what it compares, if that
+    is not the bare column. Raises ServerError if the
     connection fails.
     """
     relation, scanned = hit.suspicion.relation, len(hit.suspicion.scanned)
-    facts: dict[str, object] = {"column": column.quoted_name, "expression": hit.suspicion.shown}
+    facts: dict[str, object] = {
+        "key": key or column.quoted_name,
+        "column": column.quoted_name,
+        "expression": hit.suspicion.shown,
+    }
     for seqscan in (True, False):
         plan = plan_alone(case, hit, condition, seqscan=seqscan)
         if plan is None:

@@ -18,7 +18,9 @@ from ..plan.pattern import TEXT_TYPES
 from ..plan.predicate import parse, tokenize
 from ..plan.schema import Column, ExpressionFacts, Structural
 from ..plan.scrub import LITERALS, is_structural, mask
+from ..plan.spelling import other_path
 from ..plan.wording import say, sentences
+from ..rules.worth import other_column
 from ..server.explain import quoted
 from ..server.transaction import NO_SERVER
 from .alone import plan_alone, verdict_alone
@@ -88,6 +90,23 @@ _VALUES = Form(
     "the list.",
     ".where({attribute}.in_(values))  # values of the column's own type",
 )
+_OTHER_SIDE = Form(
+    "cast {other} to uuid instead of {column} to text",
+    "The bare column can use a plain index on {column}, and none is needed on its text. A text "
+    "that is no uuid as PostgreSQL writes it equals none; the test keeps the cast from failing on "
+    "it. If all texts of {other} are such, cast({other_attribute}, Uuid) alone is enough.",
+    """\
+# In place of the comparison of texts:
+{attribute} == case(
+    ({other_attribute}.regexp_match("{pattern}"), cast({other_attribute}, Uuid))
+)""",
+)
+_PATH = Form(
+    "write {expression} in place of {subject}, as the index has it",
+    "PostgreSQL finds the same with a subscript and with an arrow, but an index on one is none on "
+    "the other. SQLAlchemy writes subscripts since 2.0.42.",
+    "{code}",
+)
 _NONE = Form(
     "look for a condition on {columns:and} alone that means the same",
     "PlanWatch knows none that finds the same rows for all values.[ {declare}]",
@@ -111,6 +130,9 @@ _COMPARISONS = frozenset(PYTHON_OPERATORS) - {"<>"}
 #: Types whose values are equal if their texts are, and of which each value has one text only.
 _ONE_TEXT = frozenset({"uuid", "smallint", "integer", "bigint"})
 
+#: A uuid as PostgreSQL writes it.
+_UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+
 _QUERY = re.compile(r"\b(\w*to_tsquery)\s*\(", re.IGNORECASE)
 
 _ENUM = "SELECT typtype = 'e' FROM pg_catalog.pg_type WHERE oid = '{type}'::regtype"
@@ -124,13 +146,15 @@ WHERE proname = ANY (%s) AND pronamespace <> 'pg_catalog'::regnamespace ORDER BY
 class _Rewritten:
     """A form with its facts, the same condition as SQL, and what an index for it has to hold.
 
-    `key` is a new expression for an index; if it is empty, the bare column is the key.
+    `key` is a new expression for an index; if it is empty, the bare column is the key, or `there`,
+    an expression that an index may hold already.
     """
 
     form: Form
     facts: Mapping[str, object]
     condition: str
     key: str = ""
+    there: str = ""
 
 
 def rewrite(case: Case, hit: Hit, refused: ExpressionFacts | None) -> tuple[Advice, str] | None:
@@ -162,7 +186,7 @@ def _verdict(case: Case, hit: Hit, found: _Rewritten) -> Verdict | None:
         return Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY) if accepted else None
     column = hit.suspicion.relation.column(hit.suspicion.operand.column_names[0])
     assert column is not None
-    return verdict_alone(case, hit, column, found.condition)
+    return verdict_alone(case, hit, column, found.condition, found.there)
 
 
 def _found(case: Case, hit: Hit, refused: ExpressionFacts | None) -> _Rewritten | None:
@@ -173,6 +197,8 @@ def _found(case: Case, hit: Hit, refused: ExpressionFacts | None) -> _Rewritten 
         return None
     structure = structure.unnest()
     operator = suspicion.comparison.operator
+    if (found := _path(hit)) is not None:
+        return found
     name = structure.name.lower() if isinstance(structure, sql.Anonymous) else ""
     if operator == "@@":
         return _configured(case, hit) if refused else None
@@ -197,6 +223,24 @@ def _facts(case: Case, hit: Hit, column: Column) -> dict[str, object]:
         "operator": operator,
         "python": PYTHON_OPERATORS.get(operator, operator),
     }
+
+
+def _path(hit: Hit) -> _Rewritten | None:
+    """Return an expression with the other spelling of the path into a jsonb column, if it has one.
+
+    Only an index can tell that this is better, so that it counts if there is one.
+    """
+    suspicion = hit.suspicion
+    text, operator = suspicion.operand.without_alias(), suspicion.comparison.operator
+    other = other_path(text)
+    names = suspicion.operand.column_names
+    column = suspicion.relation.column(names[0]) if len(names) == 1 else None
+    known = column is not None and column.base_type == "jsonb" and operator in _COMPARISONS
+    if other == text or not known:
+        return None
+    shown = Structural(mask(other, keep_names=not suspicion.holds_value))
+    facts = {"expression": shown, "subject": suspicion.shown, "code": ""}
+    return _Rewritten(_PATH, facts, f"({other}) {operator} {_value(suspicion)}", there=shown)
 
 
 def _configured(case: Case, hit: Hit) -> _Rewritten | None:
@@ -291,10 +335,12 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
     suspicion, operator = hit.suspicion, hit.suspicion.comparison.operator
     casts, value = suspicion.operand.casts, constant(suspicion.other)
     column = suspicion.relation.column(casts[0]) if casts is not None else None
-    if casts is None or column is None or value is None or any("(" in kind for kind in casts[1]):
+    if casts is None or column is None or any("(" in kind for kind in casts[1]):
         return None
     if casts[1][-1] not in TEXT_TYPES:
         return None
+    if value is None:
+        return _other_side(case, hit, column)
     facts, name = _facts(case, hit, column), column.quoted_name
     text = _quoted(value.value)
     try:
@@ -325,6 +371,29 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
     if array:
         return _Rewritten(_VALUES, {**facts, "test": "list"}, f"{name} = ANY ({own})")
     return _Rewritten(_OWN_TYPE, facts, f"{name} = {own}")
+
+
+def _other_side(case: Case, hit: Hit, column: Column) -> _Rewritten | None:
+    """Return the comparison of a uuid with a column of texts, each cast to uuid if it is one."""
+    suspicion, other = hit.suspicion, hit.suspicion.other
+    name = other.column or (other.casts[0] if other.casts else None)
+    found = other_column(other, case.evidence, name)
+    if column.base_type != "uuid" or suspicion.comparison.operator != "=" or found is None:
+        return None
+    relation, text = found
+    if text.base_type not in TEXT_TYPES or any(
+        "(" in kind for kind in (other.casts or ("", ()))[1]
+    ):
+        return None
+    root = case.schema.root(relation)
+    attribute = attribute_of(text.name, root.name, case.mapped(root))
+    key = text.quoted_name
+    condition = (
+        f"{column.quoted_name} = (SELECT CASE WHEN {key} ~ '{_UUID}' THEN {key}::uuid END "
+        f"FROM {quoted(relation.schema)}.{quoted(relation.name)} LIMIT 1)"
+    )
+    facts = {"other": f"{root.display}.{key}", "other_attribute": attribute, "pattern": _UUID}
+    return _Rewritten(_OTHER_SIDE, {**_facts(case, hit, column), **facts}, condition)
 
 
 def _declare(case: Case, hit: Hit) -> str:

@@ -1,4 +1,4 @@
-"""Shorter spellings of what the server prints with every cast written out."""
+"""Other spellings of what the server prints: shorter ones, and those of a path into jsonb."""
 
 from __future__ import annotations
 
@@ -11,6 +11,40 @@ _PLACEHOLDER = re.compile("\x00(\\d+)\x00")
 _PLACEHOLDER_TO_TEXT = re.compile("(\x00\\d+\x00)::text\\b(?!\\[)")
 _TWICE_IN_PARENTHESES = re.compile(r"\(\(([^()]*)\)\)")
 _COLUMN_IN_PARENTHESES = re.compile(r'\((\w+|"[^"]+")\)::')
+
+#: A path into a column: by subscripts, or by arrows in parentheses, which come one by one.
+_NAME = r'(?<![\w".])(?:[a-z_][\w$]*+|"(?:[^"]|"")++")'
+_KEY = r"'(?:[^']|'')*+'::text"
+_SUBSCRIPTS = re.compile(rf"(?P<column>{_NAME})(?P<path>(?:\[{_KEY}\])+)")
+_ARROW = re.compile(rf"\((?P<column>{_NAME}(?:\[{_KEY}\])*+) -> (?P<key>{_KEY})\)")
+_KEYS = re.compile(_KEY)
+
+#: A key that a subscript takes for the place of an element, where an arrow does not.
+_PLACE = re.compile(r"'\s*[-+]?\d+\s*'::text")
+
+
+def other_path(expression: str) -> str:
+    """Return an expression with the paths into jsonb by `->` in place of `[…]`, or the reverse.
+
+    `data['a'::text] ->> 'b'::text` becomes `(data -> 'a'::text) ->> 'b'::text`. PostgreSQL finds
+    the same with both, but takes them for two expressions. A key that is a number, which may mean
+    an element of an array, makes a difference, so that such an expression stays as it is.
+    """
+    if any(_PLACE.fullmatch(key) for key in _KEYS.findall(expression)):
+        return expression
+    if _SUBSCRIPTS.search(expression):
+        return _SUBSCRIPTS.sub(_with_arrows, expression)
+    # The innermost arrow first, which is then the column of the next one.
+    while (changed := _ARROW.sub(r"\g<column>[\g<key>]", expression)) != expression:
+        expression = changed
+    return expression
+
+
+def _with_arrows(subscripts: re.Match[str]) -> str:
+    text = subscripts["column"]
+    for key in _KEYS.findall(subscripts["path"]):
+        text = f"({text} -> {key})"
+    return text
 
 
 def shorter_spelling(expression: str, relation: Relation) -> str:

@@ -19,6 +19,7 @@ from ..runtime.pause import give_way
 from . import FIXES, OF_INDEX_SET
 from .case import Case
 from .index_set import IndexSet
+from .policy import in_policies
 
 #: Plans whose advice is remembered; the one needed longest ago goes first. It saves the server the
 #: trial, which with PLANWATCH_VERIFY "build" is an index; of PlanWatch's thread it saves nothing.
@@ -78,7 +79,8 @@ class Answers:
         answers = self._known.get(key)
         if answers is None:
             indexes = IndexSet(case)
-            answers = indexes.advise(hits)
+            advised = zip(hits, indexes.advise(hits), strict=True)
+            answers = [in_policies(case, hit, answer) for hit, answer in advised]
             if indexes.tried:
                 self._keep(key, answers)
         return AnsweredHits(tuple(zip(hits, answers, strict=True)))

@@ -1,0 +1,167 @@
+"""Advice on a condition that no code has: the policy of a table with row-level security adds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..failure import ServerError
+from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..indexes.render import alembic_execute
+from ..indexes.verdict import Advised, Answer
+from ..plan.comparison import Comparison
+from ..plan.evidence import Hit
+from ..plan.index_use import indexed_in
+from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
+from ..plan.schema import Relation, Structural, base_type
+from ..plan.wording import say, sentences
+from ..server.explain import Query, explain, quoted
+from ..server.transaction import NO_SERVER
+from ..settings import VERIFY_OFF
+from .case import OFF, Case
+from .form import Form
+
+_POLICIES = """
+SELECT quote_ident(p.polname), pg_get_expr(p.polqual, p.polrelid)
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND c.relrowsecurity AND p.polqual IS NOT NULL
+ORDER BY p.polname
+"""
+
+_COMES_FROM = (
+    "The condition comes from the policy {policy} of {table}, which PostgreSQL adds to each "
+    "statement on it; the code of the application does not have it."
+)
+_IN_POLICY = "in the policy {policy} of {table}: {summary}"
+
+#: The other side of a comparison is cast in place of the column.
+_OTHER_SIDE = Form(
+    "in the policy {policy} of {table}, compare {column} as {type}: {condition}",
+    "Each statement on {table} then finds its rows by {column}. The cast raises an error where the "
+    "other side is no {type}, and takes another spelling of the same value for equal.",
+)
+_USED = "for this condition alone, with sequential scans off, the planner used an index on {column}"
+_NOT_USED = "the planner did not use an index on {column} for this condition"
+_NO_INDEX = "there is no index on {column} that could prove it"
+_REFUSED = "the server could not plan the condition as PlanWatch derived it"
+_BECAME = "{expression} was computed row by row, and {column} alone is an index condition"
+
+#: Types of texts: a cast of anything else to one of them is how policies are mostly written.
+_TEXTS = frozenset({"text", "character varying"})
+
+
+class Policy(NamedTuple):
+    """A policy of a table, with its USING as PostgreSQL prints it."""
+
+    name: str
+    using: str
+
+
+class _Found(NamedTuple):
+    """A policy, and which of its conditions a comparison of the plan is."""
+
+    policy: Policy
+    condition: Conjunct
+
+
+def in_policies(case: Case, hit: Hit, answer: Answer) -> Answer:
+    """Return the answer to a hit in the words of the policy that the condition comes from.
+
+    Raises ServerError if the connection fails.
+    """
+    suspicion = hit.suspicion
+    if not isinstance(answer, Advised) or not suspicion.comparisons:
+        return answer
+    relation, comparison = suspicion.relation, suspicion.comparison
+    found = _policy_of(case, relation, comparison)
+    if found is None:
+        return answer
+    said = {"policy": found.policy.name, "table": relation.display}
+    changed = _other_side(case, hit, found)
+    comes_from = say(_COMES_FROM, **said)
+    if changed is not None and changed.verdict.status is VerdictStatus.VERIFIED:
+        # An index on the expression would be a second one, for the same rows.
+        return Advised((changed,), remark=comes_from)
+    advice = [_on_policy(advice, said) for advice in answer.advice]
+    if changed is not None:
+        advice.insert(0, changed)
+    return replace(answer, advice=tuple(advice), remark=sentences(answer.remark, comes_from))
+
+
+def _policy_of(case: Case, relation: Relation, comparison: Comparison) -> _Found | None:
+    """Return the policy that a comparison comes from, None if it is the statement's own."""
+    with case.session.transaction() as transaction:
+        rows = transaction.fetch(_POLICIES, (relation.schema, relation.name))
+    for policy in (Policy(*row) for row in rows):
+        for condition in conjuncts(policy.using):
+            if _is_same(comparison.conjunct, condition):
+                return _Found(policy, condition)
+    return None
+
+
+def _is_same(tested: Conjunct, written: Conjunct) -> bool:
+    """Whether a plan tests a condition of a policy, which may ask a sub-query for its value."""
+    if bare(tested.condition) == bare(written.text):
+        return True
+    left = bare(tested.left.without_alias()) == bare(written.left.text)
+    same = left and tested.operator == written.operator != ""
+    return same and waits_for_a_value(tested.right.text)
+
+
+def _on_policy(advice: Advice, said: dict[str, str]) -> Advice:
+    """Return advice that changes the code as advice that changes a policy."""
+    if advice.kind is not AdviceKind.REWRITE:
+        return advice
+    summary = say(_IN_POLICY, summary=advice.summary, **said)
+    return replace(advice, summary=summary, sqlalchemy="")
+
+
+def _other_side(case: Case, hit: Hit, found: _Found) -> Advice | None:
+    """Return the policy with the other side cast in place of a column, None if it has no cast.
+
+    Only an equality is the same for a text and for the value that it stands for.
+    """
+    relation, comparison = hit.suspicion.relation, hit.suspicion.comparison
+    cast = comparison.operand.cast_column
+    column = relation.column(cast[0]) if cast is not None else None
+    if cast is None or column is None or comparison.operator != "=":
+        return None
+    if base_type(cast[1]) not in _TEXTS or column.base_type in _TEXTS:
+        return None
+    sides = (found.condition.left.text, found.condition.right.text)
+    if bare(sides[0]) != bare(comparison.operand.without_alias()):
+        return None
+    condition = Structural(f"{column.quoted_name} = ({bare(sides[1])})::{column.base_type}")
+    using = found.policy.using.replace(found.condition.text, condition, 1)
+    ddl = f"ALTER POLICY {found.policy.name} ON {relation.display} USING ({bare(using)})"
+    advice = _OTHER_SIDE.advice(
+        _verdict(case, hit, condition, column.name),
+        policy=found.policy.name,
+        table=relation.display,
+        column=column.quoted_name,
+        type=column.base_type,
+        condition=condition,
+    )
+    return replace(advice, ddl=(ddl,), alembic=alembic_execute((ddl,)))
+
+
+def _verdict(case: Case, hit: Hit, condition: str, column: str) -> Verdict:
+    """Return whether an index on the bare column finds the rows of the condition."""
+    relation = hit.suspicion.relation
+    said = {"column": column, "expression": hit.suspicion.shown}
+    if case.verify == VERIFY_OFF:
+        return Verdict(VerdictStatus.UNTESTED, OFF)
+    if not relation.has_index_for([column]):
+        return Verdict(VerdictStatus.UNTESTED, say(_NO_INDEX, **said))
+    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
+    try:
+        plan = explain(case.session, query, seqscan=False)
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        return Verdict(VerdictStatus.UNTESTED, _REFUSED)
+    asked = replace(hit.suspicion, subject=column, keys=(relation.quoted_column(column),))
+    if not indexed_in(plan, asked):
+        return Verdict(VerdictStatus.UNTESTED, say(_NOT_USED, **said))
+    return Verdict(VerdictStatus.VERIFIED, say(_USED, **said), proof=(say(_BECAME, **said),))

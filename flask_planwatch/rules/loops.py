@@ -22,7 +22,7 @@ from ..plan.tree import Node, Plan, runs_by_each_process
 _MOST_RUNS = 1e15
 
 #: Steps that read all of their input before they return the first row.
-_BLOCKING = frozenset({"Sort", "Hash", "Aggregate", "SetOp", "BitmapAnd", "BitmapOr"})
+BLOCKING = frozenset({"Sort", "Hash", "Aggregate", "SetOp", "BitmapAnd", "BitmapOr"})
 
 #: Conditions that are worked out once in each run of their step, not for each row.
 _ONCE = frozenset({"Index Cond", "Recheck Cond", "TID Cond", "One-Time Filter"})
@@ -177,7 +177,7 @@ class Work:
                     times = min(times, node.share.processes)
                 elif node.type == "Limit":
                     share *= _share_read(node, child)
-                elif node.type in _BLOCKING or child.relationship == "InitPlan":
+                elif node.type in BLOCKING or child.relationship == "InitPlan":
                     share = 1.0
                 runs[id(child)], shares[id(child)] = min(times, _MOST_RUNS), share
         return runs, shares

@@ -18,6 +18,7 @@ from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.scrub import scrub_conjuncts
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words, say
+from .loops import BLOCKING
 
 #: A join that looks up more than this share of a table's rows is faster by hashing it whole:
 #: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
@@ -50,6 +51,9 @@ _READS_PARTITIONS = Template(
     "reads {scanned} of the {leaves} partitions of {table}, about {rows:number} rows"
 )
 _READS_ALL = Template("reads all of {table}, about {rows:number} rows")
+_READS_UNTIL = Template(
+    "reads {table}, about {rows:number} rows, to its end or until a LIMIT is reached"
+)
 _FINDS = Template(
     "finds about {found_rows:number} of the {rows:number} rows of {table} by {way:and}"
     "[ in each of about {runs:number} runs]"
@@ -214,7 +218,22 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
             "rows": sum(relation.rows for relation in schema.of(whole)),
             "scan_cost": None,
         }
+        if _may_stop(scan, evidence):
+            facts["reads"] = _READS_UNTIL
     return facts
+
+
+def _may_stop(scan: Node, evidence: Evidence) -> bool:
+    """Whether a LIMIT may have stopped a scan before its end, as far as plan and driver know."""
+    parents, returned = evidence.plan.parents, evidence.returned_rows
+    above = parents.get(id(scan))
+    while above is not None and above.type not in BLOCKING:
+        if above.type == "Limit":
+            # It was not reached if even fewer rows came.
+            counted = above is evidence.plan.root and returned is not None
+            return not counted or (returned or 0) >= above.rows
+        above = parents.get(id(above))
+    return False
 
 
 def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:

@@ -432,6 +432,29 @@ def test_a_test_of_the_one_row_that_a_unique_index_finds_costs_nothing(name):
     assert (suspect(plan, Schema({deed.key: deed})) == []) is single
 
 
+LIMITED = "reads deed, about 100,000 rows, to its end or until a LIMIT is reached, and tests town"
+WHOLE = "reads all of deed, about 100,000 rows, and tests town"
+
+
+@pytest.mark.parametrize(
+    ("steps", "returned", "said"),
+    [
+        ({"limit": True}, None, LIMITED),
+        ({"limit": True}, 10, LIMITED),
+        # Ten rows were asked for.
+        ({"limit": True}, 9, WHOLE),
+        ({"limit": True, "order": ["d.at"]}, 10, WHOLE),
+        ({"limit": True, "group": ["d.state"]}, 10, WHOLE),
+        ({}, 10, WHOLE),
+    ],
+)
+def test_says_that_a_limit_may_have_stopped_it(steps, returned, said):
+    plan, schema = read("d.town = 't'::text", **steps)
+    document = dict(plan.document["Plan"]) | ({"Plan Rows": 10} if "limit" in steps else {})
+    result = judged(Plan.from_json(document), schema, returned_rows=returned)
+    assert result.problem.startswith(f"the statement {said}")
+
+
 def test_says_what_is_tested_and_what_is_joined():
     result = judged(
         *read("(d.points > 5) AND (d.state = 's'::text)", joined="d.town = o.name"),

@@ -131,7 +131,7 @@ class Case:
 
         Raises ServerError if the connection fails.
         """
-        size = trials.sizes.get(index) if trials is not None else None
+        size = trials.size(index) if trials is not None else None
         if size is None and index.method == "btree":
             size = self._estimated_size(index)
         return create_index(

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from ..failure import ServerError
+from ..indexes.btree import PAGE
 from ..indexes.candidate import Candidate
-from ..indexes.descent import with_descents
+from ..indexes.hypothetical import Hypothetical, Prices, as_built
 from ..indexes.search import Attempt
 from ..plan.evidence import Suspicion
 from ..plan.schema import Relation
@@ -37,7 +38,8 @@ _RANGE = re.compile(r"[<>~^]|\bstarts_with\b")
 _NO_RANGE = re.compile(r"""<>|->>?|'(?:[^']|'')*+'|"(?:[^"]|"")*+\"""")
 
 _SERVER = """
-SELECT current_setting('server_version_num')::int, current_setting('cpu_operator_cost')::float8
+SELECT current_setting('server_version_num')::int, current_setting('cpu_operator_cost')::float8,
+    current_setting('random_page_cost')::float8
 """
 
 #: If what HypoPG does not charge makes a plan so many times as expensive, another may be cheaper.
@@ -48,7 +50,7 @@ _SCHEMA = """
 SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND (
     SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p
     WHERE p.pronamespace = n.oid
-    AND p.proname IN ('hypopg_create_index', 'hypopg_reset'))
+    AND p.proname IN ('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset'))
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg'
 """
 
@@ -81,7 +83,10 @@ class _HypopgTrials(Trials):
         super().__init__(transaction, query)
         self._schema = schema
         self._sizes = Sizes(transaction)
-        ((self._version, self._operator_cost),) = transaction.fetch(_SERVER)
+        ((self._version, *prices),) = transaction.fetch(_SERVER)
+        self._prices = Prices(*prices)
+        #: What HypoPG takes each index for, in bytes.
+        self._taken_for: dict[Candidate, int] = {}
         self.before = query.explain(transaction)
 
     def alone(self, candidate: Candidate, suspicion: Suspicion) -> Attempt | None:
@@ -104,20 +109,20 @@ class _HypopgTrials(Trials):
 
     def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
         made = self.transaction.fetch(
-            f"SELECT indexname FROM {self._schema}.hypopg_create_index(%s)",
+            f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid) "
+            f"FROM {self._schema}.hypopg_create_index(%s)",
             (f"CREATE INDEX {candidate.definition}",),
         )
+        self._taken_for[candidate] = sum(int(size) for _, size in made)
+        return made
+
+    def size(self, candidate: Candidate) -> int | None:
         # HypoPG 1.3 takes an index for 1.1 to 11 times as large as it is.
-        return [(name, self._sizes.of(candidate).bytes) for (name,) in made]
+        return self._sizes.of(candidate).bytes if candidate.method == "btree" else None
 
     def explained(self, query: Query, names: Mapping[str, Candidate]) -> Plan:
         plan = query.explain(self.transaction)
-        sizes = {
-            name: self._sizes.of(candidate)
-            for name, candidate in names.items()
-            if candidate.method == "btree"
-        }
-        priced = with_descents(plan, sizes, self._operator_cost)
+        priced = self._priced(plan, names)
         if priced.total_cost <= plan.total_cost * _MUCH_DEARER:
             return priced
         # The planner chose the plan for searches that cost too little.
@@ -125,8 +130,20 @@ class _HypopgTrials(Trials):
         other = query.explain(self.transaction)
         joins = f"SAVEPOINT {PREFIX}_joins"
         self.transaction.run(f"ROLLBACK TO {joins}", f"RELEASE {joins}")
-        other = with_descents(other, sizes, self._operator_cost)
-        return min(priced, other, key=lambda found: found.total_cost)
+        return min(priced, self._priced(other, names), key=lambda found: found.total_cost)
+
+    def _priced(self, plan: Plan, names: Mapping[str, Candidate]) -> Plan:
+        used = {node.index for node in plan.nodes}
+        indexes = {
+            name: Hypothetical(
+                self._sizes.rows_of(candidate),
+                self._taken_for[candidate] / PAGE,
+                self._sizes.of(candidate),
+            )
+            for name, candidate in names.items()
+            if name in used and candidate.method == "btree"
+        }
+        return as_built(plan, indexes, self._prices)
 
     def unsupported(self, candidate: Candidate) -> Exception | None:
         if candidate.relation.partitioned:

@@ -52,19 +52,21 @@ FROM pg_stats {where}
 #: frequent ones, and some that stand for equal shares of the others. As a part of a row, a value of
 #: variable length is as long as in an index; the row's own header has 24 bytes.
 _VALUES = """
+WITH known AS MATERIALIZED ( -- else each value would be read anew for each row
+    SELECT most_common_vals::text::{type}[] AS common, most_common_freqs AS frequencies,
+        histogram_bounds::text::{type}[] AS bounds, null_frac
+    FROM pg_stats {where}
+), other AS MATERIALIZED (
+    SELECT greatest(1 - null_frac - coalesce(
+        (SELECT sum(frequency) FROM unnest(frequencies) frequency), 0), 0) AS share FROM known
+)
 SELECT pg_column_size(ROW({expression})) - 24, sum(planwatch_share)::float8,
     count(DISTINCT {expression}), count(*)
 FROM (
-    SELECT unnest(most_common_vals::text::{type}[]) AS {column},
-        unnest(most_common_freqs) AS planwatch_share
-    FROM pg_stats {where}
+    SELECT unnest(common) AS {column}, unnest(frequencies) AS planwatch_share FROM known
     UNION ALL
-    SELECT bound, greatest(1 - null_frac - coalesce(
-            (SELECT sum(frequency) FROM unnest(most_common_freqs) frequency), 0), 0)
-        / cardinality(bounds)
-    FROM (SELECT *, histogram_bounds::text::{type}[] AS bounds FROM pg_stats {where}) other
-    CROSS JOIN LATERAL unnest(bounds) bound
-) known
+    SELECT unnest(bounds), share / cardinality(bounds) FROM known, other
+) sample
 GROUP BY 1
 """
 
@@ -107,6 +109,7 @@ class Sizes:
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
         self._stored: dict[tuple[str, str], Stored] = {}
+        self._rows: dict[Candidate, float] = {}
         self._sizes: dict[Candidate, Size] = {}
 
     def of(self, candidate: Candidate) -> Size:
@@ -116,13 +119,19 @@ class Sizes:
                 [self._of_rows(candidate, text) for text in texts]
                 for texts in (candidate.expressions, candidate.included)
             )
-            self._sizes[candidate] = btree_size(keys, included, self._rows_in(candidate))
+            self._sizes[candidate] = btree_size(keys, included, self.rows_of(candidate))
         return self._sizes[candidate]
+
+    def rows_of(self, candidate: Candidate) -> float:
+        """Return the rows that the index will have."""
+        if candidate not in self._rows:
+            self._rows[candidate] = self._rows_in(candidate)
+        return self._rows[candidate]
 
     def _rows_in(self, candidate: Candidate) -> float:
         """Return the rows of an index as the planner estimates them."""
         relation = candidate.relation
-        rows = _rows_of(candidate)
+        rows = _rows_of_table(candidate)
         if candidate.predicate:
             only = "" if relation.partitioned else "ONLY "
             table = f"{only}{quoted(relation.schema)}.{quoted(relation.name)}"
@@ -147,7 +156,7 @@ class Sizes:
 
     def _of_table(self, candidate: Candidate, text: str) -> Stored:
         """Return what all rows of the table hold of a column or expression."""
-        relation, rows = candidate.relation, _rows_of(candidate)
+        relation, rows = candidate.relation, _rows_of_table(candidate)
         column = column_of(relation, text)
         columns = [column] if column else _columns_in(relation, text)
         kind = _Type(-1, 1, mergeable=True, strict=True)
@@ -180,7 +189,7 @@ class Sizes:
         return [_Value(*row) for row in self._transaction.fetch(sql)]
 
 
-def _rows_of(candidate: Candidate) -> float:
+def _rows_of_table(candidate: Candidate) -> float:
     """Return the rows of a table, or those of all its partitions."""
     return sum(leaf.rows for leaf in candidate.schema.leaves(candidate.relation))
 

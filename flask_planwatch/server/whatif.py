@@ -93,6 +93,10 @@ class Trials(ABC):
         """
         return self.plan(self.query, self.create(candidates, partly=True), seqscan=True)
 
+    def size(self, candidate: Candidate) -> int | None:
+        """Return the bytes of an index that was created, None if they are not known."""
+        return self.sizes.get(candidate)
+
     def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
         """Return the plan with these candidates in place.
 

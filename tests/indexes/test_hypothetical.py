@@ -1,4 +1,4 @@
-"""What the searches of hypothetical indexes add to the costs of a plan."""
+"""What hypothetical indexes cost once they are built."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from flask_planwatch.indexes.btree import PAGE, Size
-from flask_planwatch.indexes.descent import with_descents
+from flask_planwatch.indexes.hypothetical import Hypothetical, Prices, as_built
 from flask_planwatch.plan.tree import Plan
 
-#: The default of cpu_operator_cost.
-OPERATOR = 0.0025
+#: The defaults of cpu_operator_cost and random_page_cost.
+PRICES = Prices(operator=0.0025, page=4.0)
 
 #: A search of two levels and the page with the entry: three times 50 operators.
 DESCENT = 0.375
 
-SIZES = {"<1>trial": Size(300 * PAGE, 2)}
+#: HypoPG is right about its size, if nothing else is said.
+INDEXES = {"<1>trial": Hypothetical(100_000, 300, Size(300 * PAGE, 2))}
 
 
 def node(kind: str, startup: float, total: float, *below: dict[str, Any], **more: Any) -> dict:
@@ -36,6 +37,7 @@ def scan(startup: float = 0.0, total: float = 8.0, kind: str = "Index Scan", **m
 
 def nested_loop(inner: dict, *, rows: int, total: float, **more: Any) -> dict:
     outer = node("Seq Scan", 0, 100, Plan_Rows=rows, Parent_Relationship="Outer")
+    outer["Relation Name"] = "o"
     return node("Nested Loop", 0, total, outer, {**inner, "Parent Relationship": "Inner"}, **more)
 
 
@@ -120,7 +122,7 @@ PLANS = {
 def test_each_search_is_charged(name):
     document, first, last = PLANS[name]
     before = Plan.from_json(document)
-    after = with_descents(before, SIZES, OPERATOR)
+    after = as_built(before, INDEXES, PRICES)
     added = [
         after.root.startup_cost - before.root.startup_cost,
         after.total_cost - before.total_cost,
@@ -130,7 +132,7 @@ def test_each_search_is_charged(name):
 
 def test_only_costs_change():
     before = Plan.from_json(nested_loop(scan(Index_Cond="(id = 1)"), rows=50, total=600))
-    after = with_descents(before, SIZES, OPERATOR)
+    after = as_built(before, INDEXES, PRICES)
     assert [node.conditions for node in after.nodes] == [node.conditions for node in before.nodes]
     assert after.shape == before.shape
     assert before.total_cost == 600
@@ -138,4 +140,37 @@ def test_only_costs_change():
 
 def test_a_plan_without_the_indexes_is_the_same_object():
     plan = Plan.from_json(scan(Index_Name="other"))
-    assert with_descents(plan, SIZES, OPERATOR) is plan
+    assert as_built(plan, INDEXES, PRICES) is plan
+
+
+#: HypoPG takes the index for twice as large. A plan, and the pages that the server does not read.
+TWICE = {"<1>trial": Hypothetical(100_000, 600, Size(300 * PAGE, 2))}
+PAGES = {
+    "one row": (scan(Index_Cond="(id = 1)"), 0),
+    "a tenth": (scan(Index_Cond="(id < 1)", Plan_Rows=10_000), 30),
+    "all": (scan(Plan_Rows=100_000), 300),
+    "all, of which few are left": (scan(Filter="(town = 1)", Plan_Rows=7), 300),
+    "a tenth by a list of three": (
+        scan(Index_Cond="(id = ANY ('{1,2,3}'::integer[]))", Plan_Rows=10_000),
+        # index_pages_fetched(): 60 of 600 pages are some 58, 30 of 300 are 29.
+        29,
+    ),
+    "a page for each row of a join": (
+        nested_loop(scan(Index_Cond="(id = o.id)"), rows=10_000, total=90_000),
+        # Each page is read once, then it is in memory.
+        300,
+    ),
+    "a page for each row of a join of joins": (
+        nested_loop(nested_loop(scan(), rows=100, total=900), rows=100, total=90_000),
+        # For how many rows the planner takes it to be searched is not in the plan.
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_that_are_not_there_are_not_charged(name):
+    document, pages = PAGES[name]
+    before = Plan.from_json(document)
+    charged, less = (as_built(before, indexes, PRICES).total_cost for indexes in (INDEXES, TWICE))
+    assert charged - less == pytest.approx(pages * PRICES.page, abs=1e-6)

@@ -1,14 +1,17 @@
-"""Adds to a plan what it costs to go down the b-trees that it searches.
+"""Gives a plan with hypothetical b-trees the costs that it has once they are built.
 
 PostgreSQL charges each search of a b-tree for the pages from its root to an entry: btcostestimate()
 in src/backend/utils/adt/selfuncs.c. HypoPG knows no height of its indexes, so that nothing is
-charged there, and a hypothetical copy of an index looks cheaper than the index.
+charged there, and a hypothetical copy of an index looks cheaper than the index. It also takes an
+index for larger than it is, so that more is charged for the pages with the entries.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..plan.figures import SUB_QUERIES
@@ -50,18 +53,40 @@ class _Added(NamedTuple):
     total: float = 0.0
 
 
-def with_descents(plan: Plan, sizes: Mapping[str, Size], operator_cost: float) -> Plan:
-    """Return a plan with the costs that it has if the searches of these indexes are charged for.
+@dataclass(frozen=True)
+class Hypothetical:
+    """A hypothetical b-tree of so many rows.
 
-    `sizes` are those of b-trees by the names that the plan has for them, `operator_cost` is the
-    server's cpu_operator_cost. The plan is returned as it is if it uses none of them.
+    `pages` is what HypoPG takes it for, `size` what it will have.
     """
-    if not any(node.index in sizes for node in plan.nodes):
+
+    rows: float
+    pages: float
+    size: Size
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the server is set to charge: its cpu_operator_cost and its random_page_cost."""
+
+    operator: float
+    page: float
+
+
+def as_built(plan: Plan, indexes: Mapping[str, Hypothetical], prices: Prices) -> Plan:
+    """Return a plan with the costs that it has once these indexes are built.
+
+    `indexes` are by the names that the plan has for them. The plan is returned as it is if it uses
+    none of them.
+    """
+    if not any(node.index in indexes for node in plan.nodes):
         return plan
+    loops = _loops(plan)
     added: dict[int, _Added] = {}
     documents: dict[int, Mapping[str, Any]] = {}
     for node, document in reversed(list(zip(plan.nodes, plan.documents, strict=True))):
-        own = _own(node, sizes, operator_cost)
+        index = indexes.get(node.index or "")
+        own = _own(node, index, prices, loops[id(node)]) if index else _Added()
         below = _below(node, [added[id(child)] for child in node.children])
         total = _Added(own.startup + below.startup, own.total + below.total)
         added[id(node)] = total
@@ -75,17 +100,31 @@ def with_descents(plan: Plan, sizes: Mapping[str, Size], operator_cost: float) -
     return Plan.from_json({**plan.document, "Plan": root})
 
 
-def _own(node: Node, sizes: Mapping[str, Size], operator_cost: float) -> _Added:
-    """Return what the searches of a node's own index add."""
-    size = sizes.get(node.index or "")
-    if size is None:
-        return _Added()
-    descent = (size.height + 1) * _OPERATORS_FOR_A_PAGE * operator_cost
-    most = max(size.bytes / PAGE * _SEARCHES_FOR_A_PAGE, 1.0)
-    searches = min(_searches(node.condition("Index Cond") or ""), most)
+def _own(node: Node, index: Hypothetical, prices: Prices, loops: float) -> _Added:
+    """Return what is added to a node that searches a hypothetical index, each time it runs."""
+    pages = index.size.bytes / PAGE
+    descent = (index.size.height + 1) * _OPERATORS_FOR_A_PAGE * prices.operator
+    condition = node.condition("Index Cond")
+    searches = min(_searches(condition or ""), max(pages * _SEARCHES_FOR_A_PAGE, 1.0))
+    # A condition may leave out rows that were found: they are not in the plan.
+    share = min(node.rows / index.rows, 1.0) if condition else 1.0
+    read, charged = (
+        _pages_read(size, share, searches, loops) if loops else 0.0 for size in (pages, index.pages)
+    )
     # A Bitmap Index Scan shows no cost before its end.
     first = 0.0 if node.type == "Bitmap Index Scan" else descent
-    return _Added(first, descent * searches)
+    return _Added(first, descent * searches + (read - charged) * prices.page)
+
+
+def _pages_read(pages: float, share: float, searches: float, loops: float) -> float:
+    """Return how many pages of an index are read from disk each time: index_pages_fetched().
+
+    What was read before is taken to be in memory, which holds the whole index.
+    """
+    asked = max(math.ceil(share * pages / searches), 1) * searches * loops
+    if searches * loops <= 1:
+        return asked
+    return min(math.ceil(2 * pages * asked / (2 * pages + asked)), max(pages, 1.0)) / loops
 
 
 def _searches(condition: str) -> int:
@@ -100,7 +139,7 @@ def _below(node: Node, added: Sequence[_Added]) -> _Added:
     """Return what the nodes below add to a node."""
     startup = total = 0.0
     for child, more in zip(node.children, added, strict=True):
-        if more.total == 0.0:
+        if more == _Added():
             continue
         if child.relationship in SUB_QUERIES:
             once, each = _of_sub_query(node, child, more)
@@ -114,6 +153,30 @@ def _below(node: Node, added: Sequence[_Added]) -> _Added:
             startup += more.total if first else more.startup
             total += more.total * _times(node, child)
     return _Added(startup, total)
+
+
+def _loops(plan: Plan) -> Mapping[int, float]:
+    """Return for how many rows each node is searched, by its id(), 0 if that is not known.
+
+    The planner counts those of the relation that the values come from: get_loop_count() in
+    src/backend/optimizer/path/indxpath.c. Only where that is read as a whole are they in the plan.
+    """
+    loops = {id(plan.root): 1.0}
+    for node in plan.nodes:
+        outer = next((side for side in node.children if side.relationship == "Outer"), None)
+        for child in node.children:
+            times = loops[id(node)]
+            if child.type in _KEPT or child.relationship in SUB_QUERIES:
+                times = 1.0
+            elif node.type == "Nested Loop" and child.relationship == "Inner":
+                known = outer is not None and outer.relation is not None and not outer.parallel
+                times = outer.rows if outer is not None and known and times == 1.0 else 0.0
+            loops[id(child)] = times
+    return loops
+
+
+def _outer_rows(node: Node) -> float:
+    return next((side.rows for side in node.children if side.relationship == "Outer"), 1.0)
 
 
 def _share(cost: float, child: Node) -> float:
@@ -130,14 +193,11 @@ def _times(node: Node, child: Node) -> float:
         return _ROUNDS
     if node.type != "Nested Loop" or child.type in _KEPT:
         return 1.0
-    outer = next((side for side in node.children if side.relationship == "Outer"), None)
-    if outer is None:
-        return 1.0
-    times = max(outer.rows, 1.0)
+    times = max(_outer_rows(node), 1.0)
     if child.type == "Memoize" and child.total_cost > 0:
         # The plan does not say how often it finds a row in its memory. The costs do.
-        spent = (node.total_cost - outer.total_cost) / child.total_cost
-        times = min(times, max(spent, 1.0))
+        others = sum(side.total_cost for side in node.children if side is not child)
+        times = min(times, max((node.total_cost - others) / child.total_cost, 1.0))
     return times
 
 

@@ -301,13 +301,31 @@ _LINE_OF_LIBRARY = Template("library code at {location}")
 _UNKNOWN_LINE = Template("an unknown line")
 
 
+#: A word. What SQL has in quotes is part of one; an apostrophe follows a letter.
+_WORD = re.compile(r"""(?:(?<!\w)(?:[eE]?'[^']*+'|"[^"]*+")|\S)++""")
+
+#: A literal with the end of a line in it.
+_LINES = re.compile(r"(?<!\w)([eE]?)'([^'\n]*+\n[^']*+)'")
+
+
 def shorten(text: str, length: int, words: int | None = None) -> str:
-    """Return a text on one line, cut to this many characters, and to this many words."""
-    all_words = text.split()
+    """Return a text on one line, cut to this many characters, and to this many words.
+
+    White space in the quotes of SQL stays as it is: other white space would be another index.
+    """
+    all_words = [_on_one_line(word) for word in _WORD.findall(text)]
     line = " ".join(all_words[:words])
     if len(line) <= length:
         return line if words is None or len(all_words) <= words else f"{line}…"
     return f"{line[: length - 1].rstrip()}…"
+
+
+def _on_one_line(word: str) -> str:
+    def escaped(literal: re.Match[str]) -> str:
+        body = literal[2] if literal[1] else literal[2].replace("\\", r"\\")
+        return "E'" + body.replace("\n", r"\n").replace("\r", r"\r") + "'"
+
+    return " ".join(_LINES.sub(escaped, word).splitlines())
 
 
 def names_table(subject: str, relation: str) -> bool:

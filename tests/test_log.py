@@ -26,6 +26,7 @@ from flask_planwatch.finding import (
     Statement,
     Verdict,
     VerdictStatus,
+    shorten,
 )
 from flask_planwatch.indexes.verdict import _ALONE
 from flask_planwatch.report.log import LogReporter
@@ -390,6 +391,24 @@ def test_a_message_has_two_lines_however_much_there_is_to_say(reporter, log):
         assert len(record.getMessage().split()) <= 40
     assert "Endpoint login, library code at /srv/shop/app.py:35\n  Tried: " in log.messages[1]
     assert log.records[3].__dict__["db.query.text"] == f"SELECT\n{LONG}"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("(replace(name, '  ', ' '))", "(replace(name, '  ', ' '))"),
+        ("(replace(name, '\n', ' '))", "(replace(name, E'\\n', ' '))"),
+        ("(replace(name, 'a\\\n', 'it''s  so'))", "(replace(name, E'a\\\\\\n', 'it''s  so'))"),
+        ("(replace(name, E'\\\\\n', ' '))", "(replace(name, E'\\\\\\n', ' '))"),
+        ('("two  blanks")', '("two  blanks")'),
+        ("the table's  name and the users'  rows", "the table's name and the users' rows"),
+    ],
+)
+def test_white_space_in_quotes_is_that_of_the_index(story, written, shown):
+    assert shorten(written, 100) == shown
+    if "replace" in written:
+        value = "'a  b' || chr(10)"
+        assert story.scalar(f"SELECT {written} = {shown}".replace("name", value))
 
 
 def test_an_advice_is_cut_only_where_the_message_would_be_too_long(reporter, log):

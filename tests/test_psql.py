@@ -391,9 +391,9 @@ def test_without_values_it_is_a_prepared_statement(story, run, without_values, d
     statement, part = PREPARED[name]
     ran = run(driver, statement)
     (sql,) = set(copied(ran.shown))
-    assert re.match(r"PREPARE planwatch \((?:[\w \[\]]+(?:, )?)+\) AS\n", sql)
+    assert re.match(r"PREPARE planwatch_\w{6} \((?:[\w \[\]]+(?:, )?)+\) AS\n", sql)
     assert "unknown" not in sql
-    assert re.search(r"^-- EXECUTE planwatch \([\w{}', .]+\);$", sql, re.MULTILINE)
+    assert re.search(r"^-- EXECUTE planwatch_\w{6} \([\w{}', .]+\);$", sql, re.MULTILINE)
     assert part in sql
     psql(story, sql)
 
@@ -468,9 +468,13 @@ def test_finding_of_an_earlier_request_is_prepared(story, run, driver):
     ran = run(driver, statement)
     assert all("= 'user7'" in now for now in copied(ran.shown))
     (later,) = set(copied(open_panel(ran.app, "/next").html))
-    assert re.match(r"PREPARE planwatch \((?:text|character varying)\) AS\nSELECT id, ", later)
+    assert re.match(
+        r"PREPARE planwatch_\w{6} \((?:text|character varying)\) AS\nSELECT id, ", later
+    )
     assert "SELECT id, cast(nick AS varchar(9))\n" in later
-    assert later.endswith("AND initcap(nick) = 'Nick7';\n-- EXECUTE planwatch (email);")
+    assert re.search(
+        r"AND initcap\(nick\) = 'Nick7';\n-- EXECUTE planwatch_\w{6} \(email\);$", later
+    )
     psql(story, later)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from textwrap import dedent
 from typing import NamedTuple
@@ -54,7 +55,13 @@ def prepared(form: Preparable) -> str:
         f"'{{{name}, ...}}'" if number in form.arrays else name
         for number, name in enumerate(form.names, start=1)
     )
-    return f"PREPARE planwatch ({', '.join(form.types)}) AS\n{sql}\n-- EXECUTE planwatch ({given});"
+    name = _name(sql)
+    return f"PREPARE {name} ({', '.join(form.types)}) AS\n{sql}\n-- EXECUTE {name} ({given});"
+
+
+def _name(sql: str) -> str:
+    """Return a name that another statement of the same session hardly has."""
+    return f"planwatch_{hashlib.sha256(sql.encode()).hexdigest()[:6]}"
 
 
 def _ended(statement: str) -> str:

@@ -277,6 +277,7 @@ _METERS = Data(
             "two thirds of a table",
             "SELECT sum(value) FROM reading WHERE kind = :kind",
             {"kind": "power"},
+            sound=True,
         ),
     ),
 )
@@ -450,6 +451,7 @@ _DEVICES = Data(
             "a member as a number",
             "SELECT * FROM device WHERE CAST(facts ->> 'load' AS integer) = :load",
             {"load": 42},
+            sound=True,
         ),
         Case(
             "a member as another number",
@@ -649,6 +651,7 @@ _PROJECTS = Data(
             WHERE watcher.person_id = :person AND work.project_id = :project
             """,
             {"person": 7, "project": 5},
+            sound=True,
         ),
         Case(
             "two conditions with an index each",
@@ -667,11 +670,13 @@ _PROJECTS = Data(
             WHERE work.project_id = :project
             """,
             {"project": 3},
+            sound=True,
         ),
         Case(
             "any rows of a common value",
             "SELECT id FROM work WHERE project_id = :project LIMIT 40",
             {"project": 3},
+            sound=True,
         ),
         Case(
             "the first of each in a sub-query",
@@ -748,6 +753,7 @@ _MEMBERS = Data(
             "one row by the key",
             "SELECT * FROM account WHERE id = :id",
             {"id": 77},
+            sound=True,
         ),
     ),
 )

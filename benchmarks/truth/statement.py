@@ -16,19 +16,23 @@ _FEWEST_ROWS = 100
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement as SQLAlchemy's `text()` takes it, with its parameters."""
+    """A statement as SQLAlchemy's `text()` takes it, with its parameters.
+
+    It is sound if its author could not have done better, and no index is missing.
+    """
 
     name: str
     text: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    sound: bool = False
 
 
 @dataclass(frozen=True)
 class Case:
     """A statement, and its twin: what its author should have written in its place.
 
-    The twin gets the same parameters. It is None if no other form is better. `same_rows` says that
-    it returns the rows that the statement returns.
+    The twin gets the same parameters, and is sound. It is None if no other form is better.
+    `same_rows` says that it returns the rows that the statement returns.
     """
 
     name: str
@@ -36,14 +40,15 @@ class Case:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     twin: str | None = None
     same_rows: bool = True
+    sound: bool = False
 
     @property
     def statements(self) -> tuple[Statement, ...]:
         """The statement, and its twin if it has one."""
-        statement = Statement(self.name, self.text, self.parameters)
+        statement = Statement(self.name, self.text, self.parameters, self.sound)
         if self.twin is None:
             return (statement,)
-        return statement, Statement(f"{self.name}: twin", self.twin, self.parameters)
+        return statement, Statement(f"{self.name}: twin", self.twin, self.parameters, True)
 
 
 @dataclass(frozen=True)

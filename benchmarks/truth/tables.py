@@ -126,6 +126,8 @@ def _faults(entries: Entries) -> Iterator[str]:
     for name, entry in entries.items():
         yield from (f"Refused by the server: {name}: {said}" for said in entry.get("failed", ()))
         yield from (f"Not followed: {name}: {said}" for said in entry["not_applied"])
+        if entry.get("sound") and entry["findings"] and ratio_of_advice(entry) is None:
+            yield f"Said of a sound statement: {name}: {_said(entry)}"
 
 
 def _advice(entry: Entry) -> str:

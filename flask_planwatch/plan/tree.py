@@ -327,7 +327,7 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...], share: Share)
         index=_text(document, "Index Name"),
         startup_cost=number(document, "Startup Cost"),
         total_cost=number(document, "Total Cost"),
-        rows=number(document, "Plan Rows") * share.divisor,
+        rows=_rows(document, children, share),
         width=int(number(document, "Plan Width")),
         parallel=document.get("Parallel Aware") is True,
         join_type=_text(document, "Join Type"),
@@ -349,6 +349,13 @@ def _node(document: Mapping[str, Any], children: tuple[Node, ...], share: Share)
         removed_rows=_removed(document),
         heap_fetches=_count(document, "Heap Fetches"),
     )
+
+
+def _rows(document: Mapping[str, Any], children: tuple[Node, ...], share: Share) -> float:
+    """Return the rows that all processes together are expected to return."""
+    merges = document["Node Type"] == "Gather Merge" and children and children[0].share.shared
+    # Up to 17, the planner forgets the leader's part of what it merges.
+    return children[0].rows if merges else number(document, "Plan Rows") * share.divisor
 
 
 def _removed(document: Mapping[str, Any]) -> float | None:

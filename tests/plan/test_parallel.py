@@ -81,6 +81,14 @@ def test_rows_are_as_printed_without_workers_and_at_the_gather():
     assert [node.rows for node in plan.nodes] == [70, 1, 120, 9]
 
 
+def test_what_a_gather_merge_merges_has_the_rows_of_all_processes():
+    # Up to 17, the server prints those of the workers: 2000.
+    sort = step("Sort", 1000, parallel("Seq Scan", 1000))
+    merge = gather(2, sort, "Gather Merge", **{"Plan Rows": 2000})
+    assert plan_of(merge).root.rows == 2400
+    assert plan_of(gather(1, step("Sort", 70), "Gather Merge")).root.rows == 1
+
+
 def test_rows_of_a_partial_aggregate_are_those_that_all_processes_return():
     partial = step("Aggregate", 10, parallel("Seq Scan", 1000), **{"Partial Mode": "Partial"})
     plan = plan_of(gather(2, partial))

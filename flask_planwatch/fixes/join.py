@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from ..failure import ServerError
 from ..finding import Verdict, VerdictStatus
 from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import comparisons
@@ -14,14 +16,12 @@ from ..plan.schema import Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
 from ..rules.loops import SubPlan, Work
+from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from .case import Case
 from .form import Form, attribute_of
-from .unnest import AGGREGATES, joined
+from .unnest import AGGREGATES, compared_by_not_in, joined
 
-_NULLS = (
-    "IN and EXISTS agree unless a value is NULL: NOT IN with a NULL among the values finds nothing."
-)
 _GROUPED = Form(
     "join a sub-query that is grouped by {columns:and}, in place of one that runs for each row",
     "It works out {function}() for all rows in one pass. Where there is nothing to aggregate, the "
@@ -36,20 +36,39 @@ grouped = (
 statement = statement.outerjoin(grouped, {grouped})
 # … and {value} in place of the sub-query""",
 )
-_LOOKED_UP = Form(
-    "join by {columns:and}, or use IN with a sub-query that does not depend on the outer row, in "
-    "place of one that runs for each row",
-    f"What does not depend on the outer row is worked out once. {_NULLS}",
+_TESTED = Form(
+    "use IN with a sub-query that does not depend on the outer row, by {columns:and}, in place of "
+    "EXISTS, which runs for each row beside an OR",
+    "What does not depend on the outer row is worked out once. IN is NULL where EXISTS is false, "
+    "if a value is NULL: behind NOT, or in the SELECT list, they are not the same.",
+    ".where(or_(…, {left}.in_(select({inner:list}).where(…))))",
+)
+_JOINED = Form(
+    "join {target} by {columns:and} in place of a sub-query that runs for each row",
+    "The join reads the table once. {unique} is unique, so that there is one row at most for each.",
+    ".outerjoin({target}, {joined})",
+)
+_FIRST = Form(
+    "join a sub-query with DISTINCT ON ({columns:list}) in place of one that runs for each row",
+    "It has one row for each {columns:and}, the first in the order of the sub-query; a plain join "
+    "would multiply the rows. If only few of its rows are needed, an index on {columns:and}, and "
+    "on what the sub-query is sorted by, makes each run fast instead.",
     """\
-# In place of EXISTS, which stays for each row beside an OR:
-.where(or_(…, {left}.in_(select({inner:list}).where(…))))
-# In place of a sub-query for one value:
-.outerjoin({target}, {joined})""",
+first = (
+    select({inner:list}, ….label("value"))
+    # … the joins and the other conditions of the sub-query
+    .distinct({inner:list})
+    .order_by({inner:list}, …)  # … what the sub-query is sorted by
+    .subquery()
+)
+statement = statement.outerjoin(first, {first})
+# … and first.c.value in place of the sub-query""",
 )
 _NOT_EXISTS = Form(
     "write NOT EXISTS in place of NOT IN: it becomes a join",
     "With NOT IN, PostgreSQL compares each row with all values, unless they fit into a hash table "
-    f"of work_mem. {_NULLS}",
+    "of work_mem. With a NULL among the values NOT IN finds nothing, and with a NULL to look for, "
+    "no row; NOT EXISTS finds those rows.",
     ".where(~exists().where(….column == ….column, …))",
 )
 _BY_HAND = Form(
@@ -65,6 +84,11 @@ _NOT_DERIVED = (
     "{sub_plan} is gone"
 )
 _NOT_PLANNED = "the server could not plan the rewritten statement as PlanWatch derived it"
+_MAY_BE_NULL = (
+    "{columns:and} may be NULL, and then NOT EXISTS finds other rows; declare what never is "
+    "NOT NULL"
+)
+_NULL_UNKNOWN = "a value may be NULL, and then NOT EXISTS finds other rows"
 _STILL_REPEATED = (
     "planned as a join, it would still run once for each row, as the planner expects only a few of "
     "them; measure both forms"
@@ -78,6 +102,11 @@ _ARE = Template("are")
 _HASH_TABLE = Template("a hash table")
 _JOIN = Template("a {type} ({join_type})")
 _STEP = Template("a {type}")
+
+_NOT_NULL = """
+SELECT attnotnull FROM pg_catalog.pg_attribute
+WHERE attrelid = %s::regclass AND attname = %s AND NOT attisdropped
+"""
 
 #: Steps that keep the rows of the step below them, so that it runs once.
 _KEEPS = frozenset({"Materialize", "Hash", "Sort"})
@@ -104,13 +133,51 @@ def advise(case: Case, hit: Hit) -> Answer:
     sub_plan = next(found for found in work.sub_plans if found.node is hit.suspicion.node)
     correlations = _correlations(case, plan, sub_plan)
     aggregate = _aggregate(sub_plan.node)
-    form, facts = _BY_HAND, dict[str, object]()
+    form, facts, unique = _BY_HAND, dict[str, object](), ""
     if correlations:
-        form = _GROUPED if aggregate else _LOOKED_UP
-        facts = _said(correlations, aggregate)
+        unique = _unique(case, sub_plan, [one.column for one in correlations])
+        one_value = _JOINED if unique else _FIRST
+        tested = re.search(rf"\b(?:EXISTS|ANY)\b.*\b{sub_plan.name}\b", sub_plan.text)
+        form = _GROUPED if aggregate else _TESTED if tested else one_value
+        facts = {**_said(correlations, aggregate), "unique": unique}
     elif sub_plan.text.lstrip("(").startswith("NOT "):
         form = _NOT_EXISTS
-    return Advised((form.advice(_verdict(case, sub_plan), **facts),))
+    verdict = _verdict(case, sub_plan, first=not unique)
+    if form is _NOT_EXISTS and verdict.status is VerdictStatus.VERIFIED:
+        difference = _about_null(case)
+        verdict = Verdict(VerdictStatus.UNTESTED, difference) if difference else verdict
+    return Advised((form.advice(verdict, **facts),))
+
+
+def _unique(case: Case, sub_plan: SubPlan, columns: Sequence[str]) -> str:
+    """Return the unique index by which a sub-query finds one row at most, "" if there is none."""
+    scans = [node for node in sub_plan.node.walk() if node.qualified_relation]
+    relation = case.schema.get(scans[0].qualified_relation) if len(scans) == 1 else None
+    indexes = relation.indexes if relation is not None else ()
+    for index in indexes:
+        whole = index.unique and index.valid and index.predicate is None
+        if whole and set(index.keys) <= set(columns):
+            return index.name
+    return ""
+
+
+def _about_null(case: Case) -> str:
+    """Return why NOT EXISTS may find other rows than NOT IN, "" if nothing can be NULL."""
+    compared = compared_by_not_in(case.query.text)
+    if not compared:
+        return _NULL_UNKNOWN
+    nullable = []
+    try:
+        with case.session.transaction() as transaction:
+            for table, column in compared:
+                found = transaction.fetch(_NOT_NULL, (table, column))
+                if found != [(True,)]:
+                    nullable.append(column)
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+        return _NULL_UNKNOWN
+    return say(_MAY_BE_NULL, columns=nullable) if nullable else ""
 
 
 def _correlations(case: Case, plan: Plan, sub_plan: SubPlan) -> list[_Correlation]:
@@ -139,7 +206,8 @@ def _said(correlations: Sequence[_Correlation], aggregate: str) -> dict[str, obj
     """Return what the forms say of the correlations, and of the aggregate if there is one."""
     columns, inner, outer = zip(*correlations, strict=True)
     function, value = _function(aggregate), "grouped.c.value"
-    grouped = (f"grouped.c.{column}" for column in columns)
+    grouped = [f"grouped.c.{column}" for column in columns]
+    first = [f"first.c.{column}" for column in columns]
     return {
         "columns": columns,
         "inner": inner,
@@ -147,6 +215,7 @@ def _said(correlations: Sequence[_Correlation], aggregate: str) -> dict[str, obj
         "target": inner[0].partition(".")[0],
         "joined": _equal(inner, outer),
         "grouped": _equal(grouped, outer),
+        "first": _equal(first, outer),
         "function": function,
         "argument": "" if aggregate == "count(*)" else "…",
         "value": f"func.coalesce({value}, 0)" if function == "count" else value,
@@ -177,13 +246,13 @@ def _function(aggregate: str) -> str:
     return next((word for word in words if word in AGGREGATES), "max")
 
 
-def _verdict(case: Case, sub_plan: SubPlan) -> Verdict:
+def _verdict(case: Case, sub_plan: SubPlan, *, first: bool) -> Verdict:
     """Return what the planner does with the statement once it is a join."""
     if case.verify == VERIFY_OFF:
         return Verdict(VerdictStatus.UNTESTED, _OFF)
     parameters = case.query.parameters
     named = parameters is None or isinstance(parameters, Mapping)
-    text = joined(case.query.text) if named else None
+    text = joined(case.query.text, first=first) if named else None
     if text is None:
         return Verdict(VerdictStatus.UNTESTED, say(_NOT_DERIVED, sub_plan=sub_plan.name))
     after = case.plan_of(text)

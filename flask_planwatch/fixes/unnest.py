@@ -19,13 +19,15 @@ AGGREGATES = frozenset(
 )
 
 #: Clauses with which a sub-query does more than find the rows that match.
-_MORE = ("group", "having", "limit", "offset", "distinct", "with_", "with", "windows", "qualify")
+_MORE = ("group", "having", "offset", "distinct", "with_", "with", "windows", "qualify")
 
 
-def joined(statement: str) -> str | None:
+def joined(statement: str, *, first: bool = False) -> str | None:
     """Return a statement with its sub-queries as joins, None if none of them has that form.
 
-    It returns the same rows, except where values are NULL. Placeholders must have names.
+    It returns the same rows, except that NOT IN finds nothing if a value is NULL; for that see
+    compared_by_not_in(). `first`: a sub-query for one value may find several rows, of which a join
+    takes the first. One with a LIMIT takes the first in any case. Placeholders must have names.
     """
     try:
         tree = read_statement(statement)
@@ -33,13 +35,56 @@ def joined(statement: str) -> str | None:
             return None
         # Inner ones first, so that an outer one takes them along.
         nested = [*tree.find_all(sql.Subquery, sql.Exists, sql.In)]
-        changed = [_replace(node, number) for number, node in enumerate(reversed(nested), 1)]
+        changed = [
+            _replace(node, number, first=first) for number, node in enumerate(reversed(nested), 1)
+        ]
         return write(tree) if any(changed) else None
     except (SqlglotError, RecursionError):
         return None
 
 
-def _replace(node: Structure, number: int) -> bool:
+def compared_by_not_in(statement: str) -> list[tuple[str, str]] | None:
+    """Return the table and the column of each value that NOT IN compares with those of a sub-query.
+
+    None if a value is no column, or may be NULL as an outer join found no row for it.
+    """
+    try:
+        tree = read_statement(statement)
+    except (SqlglotError, RecursionError):
+        return None
+    found = []
+    for node in tree.find_all(sql.In):
+        query = node.args.get("query")
+        select = query.this if isinstance(query, sql.Subquery) else query
+        if not isinstance(node.parent, sql.Not) or not isinstance(select, sql.Select):
+            continue
+        outer = node.find_ancestor(sql.Select)
+        value = select.expressions[0].unalias() if len(select.expressions) == 1 else None
+        for one, around in ((node.this, outer), (value, select)):
+            named = _column_of(one, around)
+            if named is None:
+                return None
+            found.append(named)
+    return found
+
+
+def _column_of(value: Structure | None, select: Structure | None) -> tuple[str, str] | None:
+    """Return the table and the name of a column that is NULL only where the table has NULL."""
+    if not isinstance(value, sql.Column) or not isinstance(select, sql.Select):
+        return None
+    if any(join.args.get("side") for join in select.args.get("joins") or ()):
+        return None
+    source = select.args.get("from_")
+    joins = [join.this for join in select.args.get("joins") or ()]
+    tables = [table for table in (source.this if source else None, *joins) if table is not None]
+    for table in tables:
+        one = len(tables) == 1 and not value.table
+        if isinstance(table, sql.Table) and (one or table.alias_or_name == value.table):
+            return f'"{table.db}"."{table.name}"' if table.db else f'"{table.name}"', value.name
+    return None
+
+
+def _replace(node: Structure, number: int, *, first: bool) -> bool:
     """Put a join, or a test that needs no outer row, in the place of a sub-query."""
     if isinstance(node, sql.Exists):
         return isinstance(node.this, sql.Select) and _replace_exists(node, node.this)
@@ -51,29 +96,36 @@ def _replace(node: Structure, number: int) -> bool:
     scalar = not isinstance(node.parent, sql.From | sql.Join | sql.In | sql.Exists | sql.With)
     if not scalar or not isinstance(node.this, sql.Select) or node.args.get("alias"):
         return False
-    return _replace_scalar(node, node.this, number)
+    return _replace_scalar(node, node.this, number, first=first)
 
 
-def _replace_scalar(node: Structure, select: sql.Select, number: int) -> bool:
+def _replace_scalar(node: Structure, select: sql.Select, number: int, *, first: bool) -> bool:
     outer = node.find_ancestor(sql.Select)
     found = _taken_apart(select)
     if outer is None or found is None or not found[0] or len(select.expressions) != 1:
         return False
     correlations, others = found
-    value = select.expressions[0].unalias()
-    aggregates = [
-        call for call in value.find_all(sql.Func, sql.Anonymous) if _name(call) in AGGREGATES
-    ]
+    order, limit = select.args.get("order"), select.args.get("limit")
+    if limit is not None and not _is_one(limit.expression):
+        return False
     name = f"planwatch_{number}"
-    keys = [
-        sql.alias_(inner.copy(), f"key_{place}") for place, (inner, _) in enumerate(correlations)
-    ]
+    value, values, grouped = _outside(select.expressions[0].unalias(), name)
+    keys = [inner.copy() for inner, _ in correlations]
     derived = select.copy()
-    derived.set("expressions", [*keys, sql.alias_(value.copy(), "value")])
+    named = [sql.alias_(key.copy(), f"key_{place}") for place, key in enumerate(keys)]
+    derived.set("expressions", [*named, *values])
     derived.set("where", sql.Where(this=sql.and_(*others)) if others else None)
     derived.set("order", None)
-    if aggregates:
-        derived = derived.group_by(*(inner.copy() for inner, _ in correlations))
+    derived.set("limit", None)
+    if grouped:
+        derived = derived.group_by(*(key.copy() for key in keys))
+    elif limit is not None or first:
+        if order is not None and any(map(_is_a_place, order.expressions)):
+            return False
+        own = [one.copy() for one in order.expressions] if order is not None else []
+        in_turn = [sql.Ordered(this=key.copy()) for key in keys]
+        derived.set("distinct", sql.Distinct(on=sql.Tuple(expressions=keys)))
+        derived.set("order", sql.Order(expressions=[*in_turn, *own]))
     on = [
         sql.EQ(this=sql.column(f"key_{place}", table=name), expression=other.copy())
         for place, (_, other) in enumerate(correlations)
@@ -90,16 +142,64 @@ def _replace_scalar(node: Structure, select: sql.Select, number: int) -> bool:
             on=sql.and_(*on),
         ),
     )
-    result: Structure = sql.column("value", table=name)
-    if len(aggregates) == 1 and aggregates[0] is value and _name(value) == "count":
-        result = sql.Coalesce(this=result, expressions=[sql.Literal.number(0)])
-    node.replace(result)
+    node.replace(value)
     return True
+
+
+def _outside(value: Structure, name: str) -> tuple[Structure, list[Structure], bool]:
+    """Return what to write in place of a sub-query for one value, and what is selected for that.
+
+    Aggregates are worked out inside, and all else with them outside, so that it is the same where
+    there is nothing to aggregate: coalesce(sum(x), 0) is 0 then. `name` is that of the join. The
+    last is whether there are aggregates.
+    """
+    # In parentheses, so that the whole can be replaced as well.
+    outside = sql.Paren(this=value.copy())
+    calls = [
+        call for call in outside.find_all(sql.Func, sql.Anonymous) if _name(call) in AGGREGATES
+    ]
+    if not calls:
+        whole = sql.column("value", table=name)
+        return whole, [sql.alias_(value.copy(), "value")], False
+    selected = []
+    for place, call in enumerate(calls):
+        whole_call: Structure = call
+        while isinstance(whole_call.parent, sql.Filter | sql.WithinGroup):
+            whole_call = whole_call.parent
+        alias = f"value_{place}" if len(calls) > 1 else "value"
+        selected.append(sql.alias_(whole_call.copy(), alias))
+        found: Structure = sql.column(alias, table=name)
+        if _name(call) == "count":
+            found = sql.Coalesce(this=found, expressions=[sql.Literal.number(0)])
+        whole_call.replace(found)
+    of_one = not isinstance(outside.this, sql.Binary | sql.Unary)
+    return outside.this if of_one else outside, selected, True
+
+
+def _is_one(limit: Structure) -> bool:
+    """Whether a LIMIT leaves one row, or more of which a sub-query for one value has one."""
+    value = limit.unnest()
+    while isinstance(value, sql.Cast):
+        value = value.this
+    return not isinstance(value, sql.Literal) or value.name not in {"0", "NULL"}
+
+
+def _is_a_place(ordered: Structure) -> bool:
+    """Whether an item of ORDER BY is the number of a selected expression."""
+    return isinstance(ordered.this, sql.Literal)
+
+
+def _is_a_test(node: Structure) -> bool:
+    """Whether a condition only finds rows, so that false and NULL are the same there."""
+    while isinstance(node.parent, sql.And | sql.Or | sql.Paren):
+        node = node.parent
+    return isinstance(node.parent, sql.Where)
 
 
 def _replace_exists(node: Structure, select: sql.Select) -> bool:
     found = _taken_apart(select)
-    if found is None or not found[0]:
+    # IN is NULL where EXISTS is false, if a value is NULL.
+    if found is None or not found[0] or not _is_a_test(node) or select.args.get("limit"):
         return False
     correlations, others = found
     derived = select.copy()
@@ -114,7 +214,7 @@ def _replace_exists(node: Structure, select: sql.Select) -> bool:
 def _replace_not_in(node: sql.In, select: sql.Select) -> bool:
     found = _taken_apart(select)
     plain = found is not None and not found[0] and len(select.expressions) == 1
-    if not plain or isinstance(node.this, sql.Tuple):
+    if not plain or isinstance(node.this, sql.Tuple) or select.args.get("limit"):
         return False
     value = select.expressions[0].unalias()
     derived = select.copy()

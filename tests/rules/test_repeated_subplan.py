@@ -143,6 +143,19 @@ SPEAKS = [
         proof="not-applicable: which condition is meant …",
     ),
     speaks(
+        # The column has no NULL, but it may.
+        "NOT IN of a column that may be NULL",
+        select(Account.id).where(Account.id.not_in(select(Run.id).where(Run.id > 20_000))),
+        setup=(
+            SHORT_OF_MEMORY,
+            "ALTER TABLE run DROP CONSTRAINT run_pkey CASCADE",
+            "ALTER TABLE run ALTER id DROP NOT NULL",
+        ),
+        fix="write NOT EXISTS in place of NOT IN: …",
+        proof="untested: id may be NULL, and then NOT EXISTS finds other rows; declare what never "
+        "is NOT NULL",
+    ),
+    speaks(
         "nothing is tried if that is off",
         pending_runs,
         proof='untested: …PLANWATCH_VERIFY is "off"…',
@@ -169,6 +182,24 @@ PLACES = [
         proof=(
             "SubPlan 1, which ran 1,040 times, is gone",
             "run is read once, for a Hash Join (…)",
+        ),
+    ),
+    speaks(
+        "the first of several",
+        select(
+            Stack.id,
+            select(Run.state)
+            .where(Run.stack_id == Stack.id)
+            .order_by(Run.created_at.desc(), Run.id)
+            .limit(1)
+            .scalar_subquery(),
+        ),
+        fix="join a sub-query with DISTINCT ON (stack_id) in place of one that runs for each row",
+        code=(".distinct(Run.stack_id)", ".order_by(Run.stack_id, …)", "first.c.stack_id == "),
+        why="a plain join would multiply the rows",
+        proof=(
+            "SubPlan 1, which ran 1,040 times, is gone",
+            "run is read once, for a … Join (…)",
         ),
     ),
     speaks(
@@ -893,7 +924,26 @@ DERIVED = {
         "SELECT 1 FROM a WHERE a.id NOT IN (SELECT s.a FROM s)",
         "NOT EXISTS(SELECT 1 FROM s WHERE s.a = a.id)",
     ),
-    "LIMIT": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id LIMIT 1) FROM a", None),
+    "LIMIT": (
+        "SELECT (SELECT s.x FROM s WHERE s.a = a.id ORDER BY s.y DESC LIMIT %(n)s) FROM a",
+        "DISTINCT ON (s.a) s.a AS key_0, s.x AS value FROM s ORDER BY s.a, s.y DESC",
+    ),
+    "no row": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id LIMIT 0) FROM a", None),
+    "a page": ("SELECT (SELECT s.x FROM s WHERE s.a = a.id LIMIT 1 OFFSET 1) FROM a", None),
+    "an order by place": (
+        "SELECT (SELECT s.x FROM s WHERE s.a = a.id ORDER BY 1 LIMIT 1) FROM a",
+        None,
+    ),
+    "a default for no rows": (
+        "SELECT 2 * (SELECT coalesce(sum(s.x), 0) + 1 FROM s WHERE s.a = a.id) FROM a",
+        "2 * (coalesce(planwatch_1.value, 0) + 1)",
+    ),
+    "an aggregate with a filter": (
+        "SELECT (SELECT count(*) FILTER (WHERE s.x) FROM s WHERE s.a = a.id) FROM a",
+        "COALESCE(planwatch_1.value, 0)",
+    ),
+    "NOT EXISTS": ("SELECT 1 FROM a WHERE NOT EXISTS (SELECT 1 FROM s WHERE s.a = a.id)", None),
+    "EXISTS in the result": ("SELECT EXISTS (SELECT 1 FROM s WHERE s.a = a.id) FROM a", None),
     "a range": ("SELECT (SELECT max(s.x) FROM s WHERE s.a < a.id) FROM a", None),
     "two ties, one of them a range": (
         "SELECT (SELECT max(s.x) FROM s WHERE s.a = a.id AND s.b < a.c) FROM a",

@@ -87,8 +87,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     clock = ProcessorTime()
     for module in ("capture.hooks", "server.session"):
         monkeypatch.setattr(f"flask_planwatch.{module}.now", clock)
-    # What computes beside the statement takes none of this time.
-    monkeypatch.setattr("flask_planwatch.capture.hooks.computed", float)
+    # Of what is computed meanwhile, only what the thread itself computes takes any of this time.
+    monkeypatch.setattr("flask_planwatch.capture.hooks.computed", thread_time)
     # What is unused for long is known by another clock, which this one falls behind.
     monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 600.0)
     # It sets nothing on the connections that it looks at, as the listeners of tests may.

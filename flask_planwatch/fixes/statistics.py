@@ -23,6 +23,7 @@ from ..server.builds import FreshStatistics, on_statistics
 from ..server.explain import Query, quoted
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
+from . import foreign_key
 from .case import OFF, Case
 from .trial import why_untested
 
@@ -147,7 +148,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     """
     wrong = _wrong(case, hit)
     if wrong is None:
-        return Advised((), remark=_NO_TABLE)
+        return _of_join(case, hit) or Advised((), remark=_NO_TABLE)
     reason, blocked = _no_trial(case, wrong.relation), False
     fit = wrong.stale or wrong.conditions.may_go_together
     # Another trial that was rolled back may have reset the count of what was written since.
@@ -162,6 +163,14 @@ def advise(case: Case, hit: Hit) -> Answer:
     verdict = Verdict(VerdictStatus.UNTESTED, reason)
     terms = () if wrong.stale else wrong.conditions.terms
     return Advised((_analyse(wrong.relation, verdict, terms),), blocked=blocked)
+
+
+def _of_join(case: Case, hit: Hit) -> Advised | None:
+    """Return what corrects the estimate of a join, None if the hit is about another step."""
+    plan, node = case.evidence.analysed, hit.suspicion.node
+    if plan is None or node is None or node.join_type is None:
+        return None
+    return foreign_key.advise(case, plan, node)
 
 
 def _wrong(case: Case, hit: Hit) -> _Wrong | None:

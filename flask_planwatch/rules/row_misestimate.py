@@ -25,12 +25,13 @@ How to fix it
 If the table was never analysed, or enough rows were written since to explain the difference:
 ``ANALYZE``. If conditions on one table are correlated, such as a city and its ZIP code, PostgreSQL
 multiplies their selectivities as if they were independent: ``CREATE STATISTICS`` corrects that, and
-also describes the values of an expression. With ``PLANWATCH_VERIFY = "build"`` both are tried in a
-transaction that is rolled back, on tables that have statistics already: an advice is verified if
-the new estimate comes within a factor of ten of the rows that there are. Where a value is known
-only while the statement runs, as in a join with a column whose values are not equally frequent, no
-statistics help; then it says so. Statistics of an expression that holds a value would serve only
-that value, and are not advised.
+also describes the values of an expression. Of a join by several columns, such as a tenant and a
+number, a foreign key tells that each row has its match. With ``PLANWATCH_VERIFY = "build"`` all of
+these are tried in a transaction that is rolled back, on tables that have statistics already: an
+advice is verified if the new estimate comes within a factor of ten of the rows that there are.
+Where a value is known only while the statement runs, as in a join with a column whose values are
+not equally frequent, no statistics help; then it says so. Statistics of an expression that holds a
+value would serve only that value, and are not advised.
 
 When it stays silent
 --------------------

@@ -98,6 +98,14 @@ class FreshStatistics:
             raise_unless_refused(error)
             raise Untestable(f"the server refused to collect statistics: {error}") from error
 
+    def declare(self, constraint: str) -> None:
+        """Run an ALTER TABLE that adds a constraint; raises what `collect` does."""
+        try:
+            self._transaction.run_alone(constraint)
+        except ServerError as error:
+            raise_unless_refused(error)
+            raise Untestable(f"the server refused the constraint: {error}") from error
+
     def explain(self, query: Query) -> Plan:
         """Return the plan of a query; raises ServerError."""
         return query.explain(self._transaction)

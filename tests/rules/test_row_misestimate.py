@@ -107,7 +107,42 @@ SPEAKS = [
     ),
 ]
 
+#: 300 entries in a book of 20,000: two columns tell the same, and PostgreSQL multiplies.
+ENTRIES = (
+    "CREATE TABLE book (a int, b int, PRIMARY KEY (a, b)) WITH (parallel_workers = 0)",
+    "CREATE TABLE entry (a int, b int, depot_id int) WITH (parallel_workers = 0)",
+    "INSERT INTO book SELECT g, g FROM generate_series(1, 20000) g",
+    "INSERT INTO entry SELECT g, g, g % 8 FROM generate_series(1, 300) g",
+    "SELECT pg_stat_force_next_flush()",
+    "VACUUM ANALYZE book, entry",
+)
+
+SPEAKS_OF_A_JOIN = [
+    speaks(
+        "columns that refer to a row together",
+        joined_with_delivery("entry JOIN book USING (a, b)", "a > 0"),
+        setup=ENTRIES,
+        problem="the inner side of a Nested Loop ran 300 times",
+        evidence={"expected_rows": 1, "actual_rows": 300},
+        fix="ALTER TABLE entry ADD FOREIGN KEY (a, b) REFERENCES book (a, b)",
+        proof=("estimate 1 -> …, actual 300",),
+        PLANWATCH_VERIFY="build",
+    ),
+]
+
 SPEAKS_WITHOUT_A_FIX = [
+    speaks(
+        "columns that refer to a row together, but are no key",
+        joined_with_delivery("entry JOIN book USING (a, b)", "a > 0"),
+        setup=(
+            *ENTRIES,
+            "ALTER TABLE book DROP CONSTRAINT book_pkey",
+            "CREATE INDEX ON book (a, b)",
+        ),
+        problem="there are no statistics across tables",
+        evidence={"expected_rows": 1, "actual_rows": 300},
+        fix=(),
+    ),
     speaks(
         # Nearly all stacks are on one pool, and PostgreSQL does not know that it is this one.
         "a value that is known later",
@@ -173,6 +208,16 @@ PARALLEL = silent(
 @rows(SPEAKS)
 def test_speaks(rule, case):
     rule.check(case)
+
+
+@rows(SPEAKS_OF_A_JOIN)
+def test_speaks_of_a_join(rule, case):
+    rule.check(case)
+
+
+@rows(SPEAKS_OF_A_JOIN)
+def test_falls_silent_with_the_foreign_key(rule, case):
+    rule.check_fix(case)
 
 
 @rows(SPEAKS_WITHOUT_A_FIX, quick=0, each_driver=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.truth import judged
+from benchmarks.truth import judged, tables
 from benchmarks.truth.adviser import Advised, Found
 from benchmarks.truth.built import built_indexes
 from benchmarks.truth.cases import CASES
@@ -106,6 +106,44 @@ def test_the_size_that_is_allowed_grows_with_the_data():
     tpch = {"union": {"indexes": 1, "bytes": 11e6}, "queries": {"Q1": entry()}}
     assert judge({}, tpch, 0.2)["their size"]
     assert not judge({}, tpch, 0.01)["their size"]
+
+
+def test_what_is_not_so_is_listed():
+    said = {**finding("public.item").data(), "advice": []}
+    cases = {
+        "good": entry(0.5),
+        "dear": entry(1.2),
+        "useless": entry(0.9),
+        "useful in its place": entry(0.9, named=0.2),
+        "refused": entry(1.0, failed=["CREATE INDEX: no"]),
+        "rewritten": entry(not_applied=["join it"]),
+        "sound": entry(sound=True, findings=[said]),
+        "not sound": entry(findings=[said]),
+        "late": entry(planwatch_ms=5001.0),
+    }
+    union = {"indexes": 1, "bytes": 1e6, "commands": ["CREATE INDEX"]}
+    queries = {"Q1": entry(0.5, union=0.5, greedy=0.4), "Q2": entry(union=1.2, greedy=1.0)}
+    tpch = {"union": union, "greedy": [], "queries": queries}
+    lines = list(tables.text("build", cases, tpch))
+    listed = {line.partition(": ")[0::2] for line in lines[lines.index("") :] if ": " in line}
+    assert {
+        (kind, rest.partition(":")[0]) for kind, rest in listed if kind not in {"union", "greedy"}
+    } == {
+        ("Dearer", "dear"),
+        ("Dearer with all indexes", "Q2"),
+        ("Saves too little", "dear"),
+        ("Saves too little", "useless"),
+        ("Saves too little", "refused"),
+        ("Refused by the server", "refused"),
+        ("Not followed", "rewritten"),
+        ("Said of a sound statement", "sound"),
+        ("Slow", "late"),
+    }
+    assert "6 statements have verified advice that was followed." in lines
+    (sums,) = (line.split() for line in lines if line.startswith("all "))
+    # 100 and 100 ms before; 50 and 100 by what is advised for each; 50 and 120; 40 and 100.
+    assert sums[:4] == ["all", "200.0", "150.0", "0.75"]
+    assert sums[-2:] == ["0.85", "0.70"]
 
 
 def node(kind: str, ms: float, *children: dict, loops: int = 1, **more: object) -> dict:
@@ -470,6 +508,7 @@ def test_the_smallest_run(name, tmp_path):
         assert 0 < one["named"] <= 1
         assert bool(one["commands"]) == ("advised" in one["variants"])
         assert not one.get("failed")
+    assert found["cases"]["a deletion of a leaf"]["sound"]
     for line in ("statement", *found["cases"], *found["tpch"]["queries"]):
         assert f"\n{line}  " in done.stdout
 

@@ -425,7 +425,10 @@ _NOTES = Data(
             {"id": 1234},
         ),
         Case(
-            "a deletion of a leaf", "DELETE FROM badge WHERE kind = 3 AND note_id = :id", {"id": 9}
+            "a deletion of a leaf",
+            "DELETE FROM badge WHERE kind = 3 AND note_id = :id",
+            {"id": 9},
+            sound=True,
         ),
     ),
 )

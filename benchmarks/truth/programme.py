@@ -113,6 +113,7 @@ class Programme:
                 "indexes": built.count(indexes),
                 "bytes": built.size(indexes),
                 "failed": failed,
+                "sound": statement.sound,
             }
             built.drop(indexes)
         return entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -402,6 +402,10 @@ class Finding:
         asked = tuple((kind, summary, public.ddl) for kind, summary, public in changes)
         return (self.statement.bind, self.relation, asked)
 
+    def is_cured_by(self, kinds: Collection[AdviceKind]) -> bool:
+        """Whether one of the advised changes is of these kinds."""
+        return any(advice.kind in kinds for advice in self.advice)
+
     @property
     def fingerprint(self) -> str:
         """The statement's fingerprint."""
@@ -471,6 +475,10 @@ class Dismissal:
     rejected: Advice | None = None
 
 
+#: Changes that leave the indexes of a table as they are.
+_WITHOUT_INDEX = frozenset({AdviceKind.ANALYZE, AdviceKind.VACUUM, AdviceKind.SETTING})
+
+
 @dataclass(frozen=True)
 class Inspection:
     """The outcome for one captured statement: a plan with its findings, or a Skip.
@@ -501,7 +509,8 @@ class Inspection:
         It does if the finding was not raised although these parameters would have raised it: an
         index answers the expression now, or evidence that holds for all values dismissed it. If the
         tables have the same indexes as before, it was the values that made the planner choose
-        another one: that settles only a `stale` finding, which was not raised for long.
+        another one: that settles only a `stale` finding, which was not raised for long, and one
+        whose advice is to change something else.
         """
         if self.plan is None or finding.fingerprint != self.statement.fingerprint:
             return False
@@ -517,7 +526,8 @@ class Inspection:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
                 return not dismissal.by_parameters
-        if finding.indexes and finding.indexes == self.indexes and not stale:
+        unchanged = finding.indexes and finding.indexes == self.indexes
+        if unchanged and not stale and not finding.is_cured_by(_WITHOUT_INDEX):
             return False
         # They read expressions by sqlglot, which the application's thread never loads.
         from .plan.index_use import is_gone

@@ -103,6 +103,10 @@ class RuleInApp:
         finding = self._only(case, self._ask(app, case))
         self._check_finding(case, finding)
         if case.rewritten is not None:
+            if finding.advice[0].kind is AdviceKind.REWRITE:
+                # An index that the rewritten statement needs comes with it.
+                database.execute(*(sql for advice in finding.advice for sql in advice.ddl))
+                database.execute(analyse_expressions(finding.relation))
             app = self.app(database, **case.settings)
             case = replace(case, statement=case.rewritten)
         else:

@@ -37,7 +37,7 @@ _ROUNDS = 10
 
 #: A list of values, each of which is searched for: its constants, if it has constants only.
 _LIST = re.compile(r"= ANY \((?:'((?:[^'\\]|''|\\.)*+)')?")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?+')
 
 #: The values that the planner expects in another list: estimate_array_length() of selfuncs.c.
 _USUAL_VALUES = 10

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch import VerdictStatus
+from flask_planwatch.fixes.case import Case
 from flask_planwatch.indexes.candidate import Candidate
 from flask_planwatch.server import builds
 from flask_planwatch.signals import statement_inspected
@@ -97,6 +98,24 @@ def test_nothing_was_tried(tables, watch, monkeypatch):
     assert verdict.status is VerdictStatus.UNTESTED
     assert verdict.reason.startswith("0 of ")
     assert verdict.reason.endswith(" candidates were tried")
+
+
+def test_the_same_plan_is_not_tried_again(tables, watch, monkeypatch):
+    """There would be no more time, and writers would wait again."""
+    Clock(monkeypatch, 0, 0)
+    monkeypatch.setattr("flask_planwatch.inspection.cache.HIT_SECONDS", 0.0)
+    tried, original = [], Case.trials
+
+    def trials(case, query, candidates):
+        tried.append(query)
+        return original(case, query, candidates)
+
+    monkeypatch.setattr(Case, "trials", trials)
+    watched = watch(tables.url, PLANWATCH_VERIFY="build")
+    for _ in range(2):
+        (verdict,) = verdicts(watched, ONE).values()
+        assert verdict.reason.startswith("0 of ")
+    assert len(tried) == 1
 
 
 def test_no_time_to_leave_one_out(tables, watch, monkeypatch):

@@ -90,7 +90,7 @@ class Answers:
         untested = (
             advice.verdict.status is VerdictStatus.UNTESTED
             for answer in answers
-            if isinstance(answer, Advised)
+            if isinstance(answer, Advised) and not answer.late
             for advice in answer.advice
         )
         if not any(untested):

@@ -14,6 +14,7 @@ from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate, Key, column_key
 from ..indexes.proposal import invalid_index, is_covered
 from ..indexes.search import (
+    MIN_MEMBER_SAVING,
     MIN_SAVING,
     MIN_SAVING_IN_DOUBT,
     Attempt,
@@ -52,7 +53,7 @@ from .trial import NO_TIME, advised, rejected, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
-_BETTER = "an index {others:and} serves the statement better"
+_ENOUGH = "with an index {others:and}, a further one saves less than {least:percent} of the cost"
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
 _FEW_LEFT = "an index on other columns of the statement leaves few rows to test"
@@ -300,12 +301,12 @@ class IndexSet:
         try:
             answer = self._judged(trials, chosen, hit, guess, progress)
         except OutOfTime:
-            return self._untested(hit, guess, progress or NO_TIME)
+            return self._late(hit, guess, progress or NO_TIME)
         late = any(self.drafts.serves(index, hit) for index in trials.untried)
         if not late or isinstance(answer, Advised):
             return answer
         if guess not in trials.sizes:
-            return self._untested(hit, guess, progress)
+            return self._late(hit, guess, progress)
         return replace(answer, reason=say(_SO_FAR, reason=answer.reason, progress=progress))
 
     def _judged(
@@ -327,7 +328,8 @@ class IndexSet:
             refused = guess is not None and guess.method != "btree" and guess in trials.refused
             if refused or not worth:
                 return self._on_its_own(trials, hit, guess)
-            return Declined(say(_BETTER, others=[index.shown for index in chosen.attempt.used]))
+            others = [index.shown for index in chosen.attempt.used]
+            return Declined(say(_ENOUGH, others=others, least=MIN_MEMBER_SAVING))
         method, guessed = trials.method, chosen.guess
         if worth:
             verdict = verified(
@@ -369,6 +371,7 @@ class IndexSet:
             advice=(*answer.advice, *others.advice),
             remark=sentences(answer.remark, others.remark),
             indexes=tuple(proved),
+            late=bool(unproved),
         )
 
     def _on_its_own(self, trials: whatif.Trials, hit: Hit, guess: Candidate | None) -> Answer:
@@ -401,6 +404,11 @@ class IndexSet:
         facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])
         facts = replace(facts, volatility=Volatility.STABLE, reason=_NOT_IMMUTABLE)
         return self._other_form(hit, facts)
+
+    def _late(self, hit: Hit, guess: Candidate | None, reason: str) -> Answer:
+        """Return the index that would serve, which there was no time to try."""
+        answer = self._untested(hit, guess, reason)
+        return replace(answer, late=True) if isinstance(answer, Advised) else answer
 
     def _untested(
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False

@@ -48,7 +48,8 @@ def try_index(case: Case, hit: Hit, index: Candidate, proof: Proof) -> Answer:
             return _tried(case, hit, indexes, proof, trials)
     except (whatif.Untestable, whatif.Blocked, OutOfTime) as error:
         reason, blocked = why_untested(error)
-        return advised(case, [index], Verdict(VerdictStatus.UNTESTED, reason), blocked=blocked)
+        untested = advised(case, [index], Verdict(VerdictStatus.UNTESTED, reason), blocked=blocked)
+        return replace(untested, late=isinstance(error, OutOfTime))
 
 
 def why_untested(error: whatif.Untestable | whatif.Blocked | OutOfTime) -> tuple[str, bool]:

@@ -69,12 +69,13 @@ class Trial:
 class Advised:
     """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
 
-    `remark` is added to the finding's text. `indexes` are those that the planner used, which other
-    statements may share.
+    `late`: there was no time to try all of it, nor will there be next time. `remark` is added to
+    the finding's text. `indexes` are those that the planner used, which other statements may share.
     """
 
     advice: tuple[Advice, ...]
     blocked: bool = False
+    late: bool = False
     remark: str = ""
     indexes: tuple[Candidate, ...] = ()
 

@@ -37,8 +37,8 @@ _DDL = "ALTER TABLE {child} ADD FOREIGN KEY ({columns:list}) REFERENCES {parent}
 _EXPLANATION = (
     "PostgreSQL takes {columns:and} for independent of each other. By the foreign key it knows "
     "that each row of {child} has one match in {parent}. The server refuses the key if a row has "
-    "none. Each row that is written to {child} is then looked up in {parent}, and an index on {child} "
-    "({columns:list}) serves what is deleted there."
+    "none. Each row that is written to {child} is then looked up in {parent}, and an index on "
+    "{child} ({columns:list}) serves what is deleted there."
 )
 
 _NOT_TRIED = "a foreign key has to be declared to be tried[: {building}]"

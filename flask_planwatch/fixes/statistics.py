@@ -23,7 +23,7 @@ from ..server.builds import FreshStatistics, on_statistics
 from ..server.explain import Query, quoted
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
-from . import foreign_key
+from . import foreign_key, recursion
 from .case import OFF, Case
 from .trial import why_untested
 
@@ -146,7 +146,10 @@ def advise(case: Case, hit: Hit) -> Answer:
 
     Raises ServerError if the connection fails.
     """
-    wrong = _wrong(case, hit)
+    wrong, analysed = _wrong(case, hit), case.evidence.analysed
+    union = recursion.union_above(analysed, hit.suspicion.node) if analysed else None
+    if analysed and union and (wrong is None or wrong.conditions.later):
+        return recursion.advise(case, analysed, union)
     if wrong is None:
         return _of_join(case, hit) or Advised((), remark=_NO_TABLE)
     reason, blocked = _no_trial(case, wrong.relation), False

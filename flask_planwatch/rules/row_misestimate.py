@@ -31,7 +31,8 @@ these are tried in a transaction that is rolled back, on tables that have statis
 advice is verified if the new estimate comes within a factor of ten of the rows that there are.
 Where a value is known only while the statement runs, as in a join with a column whose values are
 not equally frequent, no statistics help; then it says so. Statistics of an expression that holds a
-value would serve only that value, and are not advised.
+value would serve only that value, and are not advised. How deep a recursive query goes PostgreSQL
+can only assume: since 15 by ``recursive_worktable_factor``, which a transaction may set.
 
 When it stays silent
 --------------------

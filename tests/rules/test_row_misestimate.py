@@ -130,6 +130,32 @@ SPEAKS_OF_A_JOIN = [
     ),
 ]
 
+#: Each row of a chain names the one before it.
+CHAIN = (
+    "CREATE TABLE chain (id int PRIMARY KEY, prev int, note text) WITH (parallel_workers = 0)",
+    "INSERT INTO chain SELECT g, g - 1, repeat('x', 100) FROM generate_series(1, 20000) g",
+    "VACUUM ANALYZE chain",
+)
+CHAINED = """
+    WITH RECURSIVE q AS (
+        SELECT id, prev FROM chain WHERE id = 20000
+        UNION ALL SELECT c.id, c.prev FROM chain c JOIN q ON c.id = q.prev
+    ) SELECT count(chain.note) FROM q JOIN chain ON chain.id = q.id
+"""
+
+SPEAKS_OF_A_RECURSION = [
+    speaks(
+        "a recursive query of more than ten rounds",
+        sa.text(CHAINED),
+        setup=CHAIN,
+        about="Recursive Union on chain",
+        evidence={"expected_rows": 101, "actual_rows": 20_000},
+        fix="SET LOCAL recursive_worktable_factor = 2000 before the statement",
+        code='session.execute(text("SET LOCAL recursive_worktable_factor = 2000"))',
+        proof=("estimate 101 -> 20,001, actual 20,000", "…Nested Loop became …Hash Join…"),
+    ),
+]
+
 SPEAKS_WITHOUT_A_FIX = [
     speaks(
         "columns that refer to a row together, but are no key",
@@ -218,6 +244,11 @@ def test_speaks_of_a_join(rule, case):
 @rows(SPEAKS_OF_A_JOIN)
 def test_falls_silent_with_the_foreign_key(rule, case):
     rule.check_fix(case)
+
+
+@rows(SPEAKS_OF_A_RECURSION)
+def test_speaks_of_a_recursion(rule, case):
+    rule.check(case)
 
 
 @rows(SPEAKS_WITHOUT_A_FIX, quick=0, each_driver=True)

@@ -19,7 +19,7 @@ from .measuring import BEFORE, Measured, Variant, measure
 from .named import named_share
 from .queries import queries
 from .results import Results
-from .servers import Database, Server
+from .servers import Database, Server, Session
 from .statement import Case, Data, Statement, sized
 
 _VERIFIED = "verified"
@@ -28,8 +28,8 @@ _REWRITE = "rewrite"
 #: A statement is measured until it is clear on which side of these ratios it is.
 _LIMITS = (DEAREST, 1 - SAVES)
 
-#: How the commands of an advice begin that changes no more than indexes.
-_INDEX_COMMANDS = ("CREATE INDEX", "CREATE UNIQUE INDEX", "ALTER INDEX")
+#: How the commands of an advice begin that changes plans by its indexes alone.
+_INDEX_COMMANDS = ("CREATE INDEX", "CREATE UNIQUE INDEX", "ALTER INDEX", "CREATE EXTENSION")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Programme:
             if rewritten := _rewritten(case, statement, findings):
                 variants[REWRITTEN] = Variant(session, rewritten, partial(built.use, ()))
             measured = measure(variants, self.size.seconds, _LIMITS)
-            entry = _entry(needed_ms, findings, measured, rewritten=rewritten is not None)
+            entry = _entry(needed_ms, findings, measured, advice)
             entry |= {
                 "indexes": built.count(indexes),
                 "bytes": built.size(indexes),
@@ -124,54 +124,63 @@ class Programme:
         if all(query.name in done for query in chosen):
             return
         self.results.check_time()
-        with ExitStack() as stack:
-            database = stack.enter_context(self.server.database())
+        with self.server.database() as database:
             tpch.fill(database.dsn, self.size.scale)
             if "asked" not in part:
                 part["asked"] = self._ask(database, chosen)
                 self.results.save()
-            findings = {
-                name: [Found.of(one) for one in asked["findings"]]
-                for name, asked in part["asked"].items()
+            with (
+                built_indexes(database) as built,
+                database.session(self.size.longest) as session,
+            ):
+                self._measure_queries(part, built, session, chosen)
+
+    def _measure_queries(
+        self,
+        part: dict[str, Any],
+        built: BuiltIndexes,
+        session: Session,
+        chosen: Sequence[Statement],
+    ) -> None:
+        findings = {
+            name: [Found.of(one) for one in asked["findings"]]
+            for name, asked in part["asked"].items()
+        }
+        # The statistics are fresh: what is advised of them would change every query, and stay.
+        advice = {name: list(filter(_is_index, _applicable(f))) for name, f in findings.items()}
+        union = list(dict.fromkeys(commands for every in advice.values() for commands in every))
+        if "greedy" not in part:
+            self.say(f"{self.server.name}: greedy search")
+            check_time = self.results.check_time
+            part["greedy"] = greedy.search(built, session, chosen, len(union), check_time)
+            self.results.save()
+        all_indexes, failed = _build(built, union)
+        part["union"] = {
+            "commands": [command for commands in union for command in commands],
+            "indexes": built.count(all_indexes),
+            "bytes": built.size(all_indexes),
+            "failed": failed,
+        }
+        greedy_indexes, _ = _build(built, ((command,) for command in part["greedy"]))
+        for query in chosen:
+            if query.name in part["queries"]:
+                continue
+            self.results.check_time()
+            own, failed = _build(built, advice[query.name])
+            sets = {BEFORE: frozenset[int](), UNION: all_indexes, GREEDY: greedy_indexes}
+            if advice[query.name]:
+                sets[ADVISED] = own
+            variants = {
+                name: Variant(session, query, partial(built.use, indexes))
+                for name, indexes in sets.items()
             }
-            advice = {name: _applicable(found) for name, found in findings.items()}
-            union = list(dict.fromkeys(one for every in advice.values() for one in every))
-            built = stack.enter_context(built_indexes(database))
-            session = stack.enter_context(database.session(self.size.longest))
-            if "greedy" not in part:
-                self.say(f"{self.server.name}: greedy search")
-                number = sum(map(_is_index, union))
-                check = self.results.check_time
-                part["greedy"] = greedy.search(built, session, chosen, number, check)
-                self.results.save()
-            all_indexes, failed = _build(built, union)
-            part["union"] = {
-                "commands": [command for one in union for command in one],
-                "indexes": built.count(all_indexes),
-                "bytes": built.size(all_indexes),
-                "failed": failed,
-            }
-            greedy_indexes = frozenset[int]().union(
-                *(built.build((command,)) for command in part["greedy"])
-            )
-            for query in chosen:
-                if query.name in done:
-                    continue
-                self.results.check_time()
-                own, _ = _build(built, advice[query.name])
-                sets = {ADVISED: own, UNION: all_indexes, GREEDY: greedy_indexes}
-                if not advice[query.name]:
-                    del sets[ADVISED]
-                variants = {
-                    name: Variant(session, query, partial(built.use, indexes))
-                    for name, indexes in {BEFORE: frozenset[int](), **sets}.items()
-                }
-                measured = measure(variants, self.size.seconds, _LIMITS)
-                needed_ms = part["asked"][query.name]["planwatch_ms"]
-                entry = _entry(needed_ms, findings[query.name], measured, rewritten=False)
-                done[query.name] = entry | {"indexes": built.count(own), "bytes": built.size(own)}
-                self.results.save()
-                self.say(f"{self.server.name}: {query.name}")
+            measured = measure(variants, self.size.seconds, _LIMITS)
+            needed_ms = part["asked"][query.name]["planwatch_ms"]
+            entry = _entry(needed_ms, findings[query.name], measured, advice[query.name])
+            entry |= {"indexes": built.count(own), "bytes": built.size(own), "failed": failed}
+            part["queries"][query.name] = entry
+            self.results.save()
+            self.say(f"{self.server.name}: {query.name}")
 
     def _ask(self, database: Database, chosen: Iterable[Statement]) -> dict[str, Any]:
         """Ask about all queries in one application, which is what its advice is for in the end."""
@@ -236,23 +245,24 @@ def _entry(
     needed_ms: float,
     findings: Sequence[Found],
     measured: Mapping[str, Measured],
-    *,
-    rewritten: bool,
+    applied: Sequence[tuple[str, ...]],
 ) -> dict[str, Any]:
     """Return what came of a statement, for JSON.
 
-    `not_applied` is verified advice that is no command, and for which there is no twin.
+    `not_applied` is verified advice whose commands were not run, and for which there is no twin.
     """
     verified = _verified(findings)
     named = [found for found in findings if any(one in verified for one in found.advice)]
     return {
         "planwatch_ms": needed_ms,
         "findings": [found.data() for found in findings],
-        "commands": ["; ".join(commands) for commands in _applicable(findings)],
+        "commands": ["; ".join(commands) for commands in applied],
         "not_applied": [
             advice.summary
             for advice in verified
-            if not (rewritten if advice.kind == _REWRITE else advice.commands)
+            if not (
+                REWRITTEN in measured if advice.kind == _REWRITE else advice.commands in applied
+            )
         ],
         "named": named_share(measured[BEFORE].plan, named),
         "variants": {name: one.data() for name, one in measured.items()},

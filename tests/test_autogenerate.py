@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from flask_planwatch.indexes.candidate import Candidate, Key
+from flask_planwatch.indexes.definition import as_defined, printed_keys
 from flask_planwatch.indexes.mapped import MappedTable
 from flask_planwatch.indexes.render import alembic_operation, model_and_migration, sqlalchemy_index
 from flask_planwatch.plan.schema import Relation, Schema, Structural
@@ -83,6 +85,25 @@ ALIKE = {
     "text and text": on(expression("(first || ' '::text) || last")),
     "column in parentheses": on(expression("lower((email)::text)")),
     "operator in a call": on(expression("lower(first || last)")),
+    "texts in a call": on(expression("lower(((first || ' ') || last))")),
+    "text and varchar in a call": on(expression("lower(((nick || ' ') || email))")),
+    "coalesce in a call": on(expression("lower((COALESCE(email, ''::character varying))::text)")),
+    "coalesce and text": on(expression("COALESCE(nick, ''::text) || last")),
+    "calls of calls": on(expression("upper(lower(btrim((email)::text)))")),
+    "call of calls in an operator": on(expression("lower(btrim(nick)) || upper(last)")),
+    "cast of json in a sum": on(expression("((data ->> 'n'))::integer + 1")),
+    "cast of json in a product": on(expression("2.5 * (data ->> 'n')::numeric")),
+    "cast of json in a call": on(expression("abs(((data ->> 'n'))::integer)")),
+    "cast of json in a sum in a call": on(expression("abs(((data ->> 'n'))::integer + 1)")),
+    "cast of a number in json": on(expression("((data -> 'n'))::integer + 1")),
+    "cast of a sum in a product": on(expression("((points + 1))::numeric * 2.5")),
+    "cast of a sum to text": on(expression("((points + 1))::text || nick")),
+    "cast of a sum of a cast": on(expression("(((points)::numeric + 1.5))::integer % 7")),
+    "cast of a call to text": on(expression("(abs(points))::text || nick")),
+    "time zone in a call": on(expression("date_trunc('day', (created_at AT TIME ZONE 'UTC'))")),
+    "comparison of tests": on(expression("(nick IS NULL) = (last IS NULL)")),
+    "comparison in a call": on(expression("COALESCE((points > 5), false)")),
+    "sum in an extract": on(expression("EXTRACT(year FROM local_at) + (points)::numeric")),
     "coalesce": on(expression("COALESCE(nick, 'it''s'::text)")),
     "extract": on(expression("EXTRACT(year FROM local_at)")),
     "time zone": on(expression("(created_at AT TIME ZONE 'UTC')::date")),
@@ -103,12 +124,20 @@ ALIKE = {
     "NULLS first": on(column("local_at", nulls="FIRST")),
 }
 
-#: Indexes that it drops and creates, as the server prints them in another way.
-ANEW = {
-    "colon": on(expression("data ->> ':b'")),
+#: Indexes that are found as they are in the model if the server told how it prints them once built;
+#: else they are dropped and created.
+TOLD = {
     "json without parentheses": on(expression("data -> 'a' ->> 'b'")),
     "AND": on(expression("(points > 5) AND (id > 3)")),
     "CASE": on(expression("CASE WHEN (points > 0) THEN 1 ELSE 0 END")),
+    "cast of a text in a sum": on(expression("(first || '1')::integer + 1")),
+    "cast of a cast in a product": on(expression("((((data ->> 'n'))::integer))::numeric * 2.5")),
+    "NOT": on(expression("NOT (points > 5)")),
+}
+
+#: Indexes that it drops and creates, as SQLAlchemy writes or reads them in another way.
+ANEW = {
+    "colon": on(expression("data ->> ':b'")),
     "collation": on(expression('nick COLLATE "C"')),
     "descending with a class": on(
         column("nick", operator_class="text_pattern_ops", descending=True)
@@ -127,6 +156,27 @@ def prepared_engine(database: Database) -> sa.Engine:
     engine = sa.create_engine(database.url, poolclass=sa.NullPool)
     User.__table__.create(engine)
     return engine
+
+
+def built(engine: sa.Engine, candidate: Candidate, *, pretty: bool) -> Candidate:
+    """Return a candidate with its keys as the server prints them, as each kind of trial does."""
+    asked = "SELECT pg_get_indexdef('tried'::regclass{}"
+    with engine.connect() as connection:
+        if candidate.extension:
+            connection.exec_driver_sql(candidate.create_extension)
+        connection.exec_driver_sql(f"CREATE INDEX tried {candidate.definition.replace('%', '%%')}")
+        if pretty:
+            places = f", key, true) FROM generate_series(1, {len(candidate.keys)}) key"
+            printed = connection.exec_driver_sql(asked.format(places)).scalars().all()
+        else:
+            # HypoPG prints the whole, with all parentheses.
+            whole = connection.exec_driver_sql(asked.format(")")).scalar()
+            printed = [as_defined(key) or "" for key in printed_keys(whole)]
+        connection.rollback()
+    keys = (
+        replace(key, definition=text) for key, text in zip(candidate.keys, printed, strict=True)
+    )
+    return replace(candidate, keys=tuple(keys))
 
 
 def changes(engine: sa.Engine, candidate: Candidate) -> list[object]:
@@ -156,10 +206,34 @@ def test_no_change_is_found(engine, name):
     assert changes(engine, ALIKE[name]) == []
 
 
-@pytest.mark.parametrize("name", ANEW)
+@pytest.mark.parametrize("pretty", [True, False], ids=["built", "hypothetical"])
+@pytest.mark.parametrize("name", ALIKE)
+def test_what_the_server_told_changes_nothing_for_the_reader(engine, name, pretty):
+    told = built(engine, ALIKE[name], pretty=pretty)
+    assert model_and_migration(told, MAPPED) == model_and_migration(ALIKE[name], MAPPED)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_no_change_is_found_once_the_server_told(engine, name):
+    told = built(engine, TOLD[name], pretty=True)
+    assert NOTE not in model_and_migration(told, MAPPED)
+    assert changes(engine, told) == []
+
+
+@pytest.mark.parametrize("name", TOLD | ANEW)
 def test_where_one_is_found_the_piece_says_so(engine, name):
-    assert NOTE in model_and_migration(ANEW[name], MAPPED)
-    assert [change[0] for change in changes(engine, ANEW[name])] == ["remove_index", "add_index"]
+    index = (TOLD | ANEW)[name]
+    assert NOTE in model_and_migration(index, MAPPED)
+    assert [change[0] for change in changes(engine, index)] == ["remove_index", "add_index"]
+
+
+@pytest.mark.parametrize("pretty", [True, False], ids=["built", "hypothetical"])
+@pytest.mark.parametrize("name", TOLD | ANEW)
+def test_what_the_server_told_is_never_taken_for_more(engine, name, pretty):
+    told = built(engine, (TOLD | ANEW)[name], pretty=pretty)
+    found = [change[0] for change in changes(engine, told)]
+    noted = NOTE in model_and_migration(told, MAPPED)
+    assert found == (["remove_index", "add_index"] if noted else [])
 
 
 def test_a_table_without_a_model_has_no_piece():

@@ -54,7 +54,8 @@ INSERT INTO "user" (email, nick, state, local_at, points, data)
 SELECT 'User' || g || '@Example.com', 'Nick' || g,
        CASE WHEN g % 100 = 0 THEN 'Retired' ELSE 'Active' END,
        timestamp '2020-01-01 00:00' + g * interval '10 minutes', g,
-       jsonb_build_object('type', 'T' || g, 'a', jsonb_build_object('b', 'T' || g), ':b', 'x' || g)
+       jsonb_build_object('type', 'T' || g, 'a', jsonb_build_object('b', 'T' || g), ':b', 'x' || g,
+                          'n', g)
 FROM generate_series(1, 30000) g
 """
 
@@ -87,6 +88,28 @@ CASES: dict[str, tuple[Build, str]] = {
     "concatenation": (
         lambda u: sa.select(u).where(u.nickname + u.state == "x"),
         "((nick || state))",
+    ),
+    "concatenation in a call": (
+        lambda u: sa.select(u).where(sa.func.lower(u.nickname + " " + u.email) == "x"),
+        "(lower(((nick || ' '::text) || (email)::text)))",
+    ),
+    "coalesce in a call": (
+        lambda u: sa.select(u).where(sa.func.lower(sa.func.coalesce(u.email, "")) == "x"),
+        "(lower((COALESCE(email, ''::character varying))::text))",
+    ),
+    "cast in arithmetic": (
+        lambda u: sa.select(u).where(sa.cast(u.data["n"].astext, sa.Integer) + 1 == 8),
+        "'n'::text))::integer + 1))",
+    ),
+    "call of calls": (
+        lambda u: sa.select(u).where(sa.func.upper(sa.func.lower(sa.func.btrim(u.email))) == "X"),
+        "(upper(lower(btrim((email)::text))))",
+    ),
+    "CASE": (
+        lambda u: sa.select(u).where(
+            sa.case((u.nickname.is_(None), u.state), else_=u.nickname) == "x"
+        ),
+        "WHEN (nick IS NULL) THEN state",
     ),
     "date": (
         lambda u: sa.select(u).where(

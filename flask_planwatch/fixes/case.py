@@ -129,13 +129,16 @@ class Case:
     ) -> Advice:
         """Return an index as advice, with its size as the trials know it, or as an estimate.
 
+        The trials also know how the server prints its keys.
+
         Raises ServerError if the connection fails.
         """
         size = trials.size(index) if trials is not None else None
         if size is None and index.method == "btree":
             size = self._estimated_size(index)
+        defined = trials.defined(index) if trials is not None else index
         return create_index(
-            index, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
+            defined, self.mapped(index.relation), verdict, size=size, show_values=self.show_values
         )
 
     def _estimated_size(self, index: Candidate) -> int:

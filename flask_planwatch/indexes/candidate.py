@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlglot import expressions as sql
 
@@ -33,7 +33,8 @@ class Key:
     It holds no compared value, as the index's name and all of the advice show it.
 
     `column` is the unquoted name if it is nothing but a column. `nulls` is `FIRST` or `LAST` where
-    that is not the default of the direction.
+    that is not the default of the direction. `definition` is how the server prints the expression
+    in the index's definition, "" where that is not known.
     """
 
     expression: Structural
@@ -41,6 +42,7 @@ class Key:
     operator_class: str = ""
     descending: bool = False
     nulls: str = ""
+    definition: str = field(default="", compare=False)
 
     @property
     def term(self) -> str:

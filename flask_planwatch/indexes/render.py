@@ -12,7 +12,7 @@ from sqlglot import expressions as sql
 from ..plan.dialect import Structure
 from ..plan.predicate import parse
 from .candidate import Candidate, Key
-from .definition import ARITHMETIC, as_defined
+from .definition import as_defined, is_alike
 from .mapped import MappedTable
 
 
@@ -101,41 +101,21 @@ def _not_compared(candidate: Candidate) -> str:
 def _is_comparable(key: Key) -> bool:
     """Whether Alembic sees that a key of the model is the one that the server prints.
 
-    It compares texts without casts, quotes and blanks; the server's is without the parentheses
-    that PostgreSQL does not need. SQLAlchemy takes a colon in it for the start of a parameter.
+    SQLAlchemy takes a colon in it for the start of a parameter.
     """
     if (key.operator_class and key.direction) or _PARAMETER.search(key.term):
         return False
-    if key.column is not None:
-        return True
-    structure = parse(as_defined(key.term))
-    return structure is not None and all(map(_is_printed_alike, structure.walk()))
+    return key.column is not None or _definition(key) is not None
 
 
-def _is_printed_alike(node: Structure) -> bool:
-    """Whether a part of an expression has its parentheses where the server puts them."""
-    if isinstance(node, _PRINTED_OTHERWISE):
-        return False
-    if isinstance(node, sql.Paren) and isinstance(node.this, sql.Column):
-        return False
-    if isinstance(node, sql.Cast) and isinstance(node.this.unnest(), sql.Cast):
-        return False
-    if not isinstance(node, sql.Binary) or node.find_ancestor(sql.Binary) is None:
-        return True
-    above = node.parent
-    in_parentheses = isinstance(above, sql.Paren)
-    if isinstance(above, sql.Paren):
-        above = above.parent
-    if isinstance(above, ARITHMETIC) and isinstance(node, ARITHMETIC):
-        return True
-    if isinstance(node, sql.Connector) or isinstance(above, sql.Connector):
-        return False
-    return in_parentheses and isinstance(above, sql.Binary)
+def _definition(key: Key) -> str | None:
+    """Return an expression as SQLAlchemy reads it from the server, None if that is not known."""
+    structure = parse(key.term)
+    # SQLAlchemy does not read the collation of a key.
+    if structure is None or structure.find(sql.Collate):
+        return None
+    return key.definition or as_defined(key.term)
 
-
-#: Parts of expressions in which PostgreSQL breaks lines or sets other parentheses; SQLAlchemy does
-#: not read a collation back.
-_PRINTED_OTHERWISE = (sql.Case, sql.Neg, sql.Not, sql.Between, sql.In, sql.Collate)
 
 #: What text() takes for the start of a parameter.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?=\w)")
@@ -221,8 +201,11 @@ def _sqlalchemy_key(key: Key, columns: _Columns, classes: dict[str, str]) -> str
         if structure is None or (key.operator_class and ordered):
             raise _NoPython
         code = _python(structure, columns)
+        # Other than text(), it has the parentheses of the term.
+        if key.column is None and not is_alike(key.term, _definition(key) or key.term):
+            raise _NoPython
     except _NoPython:
-        return f"text({_sql_text(as_defined(key.term) + key.ordering)})"
+        return f"text({_sql_text(_readable(key) + key.ordering)})"
     if key.operator_class:
         name = columns.key(key.column) if key.column is not None else f"key{len(classes) + 1}"
         classes[name] = key.operator_class
@@ -230,6 +213,13 @@ def _sqlalchemy_key(key: Key, columns: _Columns, classes: dict[str, str]) -> str
     direction = ".desc()" if key.descending else ".asc()" if key.nulls else ""
     nulls = f".nulls_{key.nulls.lower()}()" if key.nulls else ""
     return f"{code}{direction}{nulls}"
+
+
+def _readable(key: Key) -> str:
+    """Return an expression as text for the model: a short one, if Alembic takes it for the same."""
+    short = as_defined(key.term) or key.term
+    definition = _definition(key)
+    return short if definition is None or is_alike(short, definition) else definition
 
 
 def _alembic_key(key: Key, classes: dict[str, str]) -> str:

@@ -173,11 +173,16 @@ class _BuildTrials(Trials):
         """Build an index; return name, size and oid of it, and of those on its partitions."""
         self.transaction.run_alone(f"CREATE INDEX {name} {candidate.definition}")
         qualified = f"{candidate.relation.schema_prefix}{name}"
-        return self.transaction.fetch(
-            "SELECT c.relname, pg_relation_size(c.oid), c.oid::bigint FROM pg_class c WHERE c.oid "
+        rows = self.transaction.fetch(
+            "SELECT c.relname, pg_relation_size(c.oid), c.oid::bigint, "
+            # As SQLAlchemy asks for the keys of an index.
+            "ARRAY(SELECT pg_get_indexdef(%s::regclass, key, true) "
+            "FROM generate_series(1, %s::int) key ORDER BY key) FROM pg_class c WHERE c.oid "
             "IN (SELECT relid FROM pg_partition_tree(%s::regclass) UNION ALL SELECT %s::regclass)",
-            (qualified, qualified),
+            (qualified, len(candidate.keys), qualified, qualified),
         )
+        self.definitions[candidate] = rows[0][3]
+        return [(relname, size, oid) for relname, size, oid, _ in rows]
 
     def _hide_all_but(self, names: dict[str, Candidate]) -> None:
         """Let the planner see only the indexes of these candidates, of those that were built.

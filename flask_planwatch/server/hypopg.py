@@ -13,6 +13,7 @@ from typing import Any, cast
 from ..failure import ServerError
 from ..indexes.btree import PAGE
 from ..indexes.candidate import Candidate
+from ..indexes.definition import as_defined, printed_keys
 from ..indexes.hypothetical import Hypothetical, Prices, as_built
 from ..indexes.search import Attempt
 from ..plan.evidence import Suspicion
@@ -50,7 +51,8 @@ _SCHEMA = """
 SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND (
     SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p
     WHERE p.pronamespace = n.oid
-    AND p.proname IN ('hypopg_create_index', 'hypopg_relation_size', 'hypopg_reset'))
+    AND p.proname IN ('hypopg_create_index', 'hypopg_relation_size', 'hypopg_get_indexdef',
+        'hypopg_reset'))
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg'
 """
 
@@ -109,12 +111,16 @@ class _HypopgTrials(Trials):
 
     def make(self, candidate: Candidate, number: int) -> list[tuple[Any, ...]]:
         made = self.transaction.fetch(
-            f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid) "
+            f"SELECT indexname, {self._schema}.hypopg_relation_size(indexrelid), "
+            f"{self._schema}.hypopg_get_indexdef(indexrelid) "
             f"FROM {self._schema}.hypopg_create_index(%s)",
             (f"CREATE INDEX {candidate.definition}",),
         )
-        self._taken_for[candidate] = sum(int(size) for _, size in made)
-        return made
+        self._taken_for[candidate] = sum(int(size) for _, size, _ in made)
+        # HypoPG prints all parentheses, unlike the definition that SQLAlchemy reads.
+        keys = [key for *_, printed in made for key in printed_keys(printed)]
+        self.definitions[candidate] = [as_defined(key) or "" for key in keys]
+        return [(name, size) for name, size, _ in made]
 
     def size(self, candidate: Candidate) -> int | None:
         # HypoPG 1.3 takes an index for 1.1 to 11 times as large as it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..failure import ServerError
@@ -48,7 +49,8 @@ class Trials(ABC):
 
     `method` is HYPOPG or BUILD, `before` the plan without any candidate. `refused` has a
     NotImmutable, TooLong or Untestable for each candidate that could not be created, `sizes` the
-    bytes of those that could. `untried` are those that `most` had no time for.
+    bytes of those that could. `untried` are those that `most` had no time for. `definitions` has
+    the keys of each as the server prints them, where it tells.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Trials(ABC):
         self.refused: dict[Candidate, Exception] = {}
         self.sizes: dict[Candidate, int] = {}
         self.untried: set[Candidate] = set()
+        self.definitions: dict[Candidate, Sequence[str]] = {}
         self._number = 0
 
     @abstractmethod
@@ -96,6 +99,15 @@ class Trials(ABC):
     def size(self, candidate: Candidate) -> int | None:
         """Return the bytes of an index that was created, None if they are not known."""
         return self.sizes.get(candidate)
+
+    def defined(self, candidate: Candidate) -> Candidate:
+        """Return a candidate with its keys as the server prints them, where it tells."""
+        definitions = self.definitions.get(candidate, ())
+        if len(definitions) != len(candidate.keys):
+            return candidate
+        pairs = zip(candidate.keys, definitions, strict=True)
+        keys = tuple(replace(key, definition=printed) for key, printed in pairs)
+        return replace(candidate, keys=keys)
 
     def attempt(self, candidates: Sequence[Candidate], *, seqscan: bool = True) -> Attempt:
         """Return the plan with these candidates in place.

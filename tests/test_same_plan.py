@@ -154,10 +154,10 @@ def literally(engine, text, parameters):
 
 
 def told(document):
-    """Return a plan as text, without the identifier of the command around it, and without times."""
+    """Return a plan as text, without what belongs to the command around it."""
     for one in document:
-        one.pop("Query Identifier", None)
-        one.pop("Planning Time", None)
+        for name in ("Query Identifier", "Settings", "Planning Time"):
+            one.pop(name, None)
     return json.dumps(document, indent=1)
 
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import Pool
 
 from flask_planwatch.server.connecting import listeners
+from flask_planwatch.server.session import Session
 
 #: The package that PlanWatch takes the clock's listener to be of.
 _PACKAGE = "processor_time"
@@ -32,10 +33,11 @@ class ProcessorTime:
         self._began = perf_counter() - thread_time()
         self._spent: dict[int, float] = {}
         self._lock = threading.RLock()
-        self._waiting_counts = False
+        #: Whether it is an ordinary clock.
+        self.counts_waiting = False
 
     def __call__(self) -> float:
-        if self._waiting_counts:
+        if self.counts_waiting:
             return perf_counter()
         with self._lock:
             spent = sum(map(self._spent_by, list(self._spent)))
@@ -43,7 +45,7 @@ class ProcessorTime:
 
     def count_waiting(self) -> None:
         """Be an ordinary clock from now on."""
-        self._waiting_counts = True
+        self.counts_waiting = True
 
     def follow(self, connection: Any) -> None:
         """Count the server's process behind a driver's connection as well."""
@@ -85,12 +87,16 @@ def _server_process(connection: Any) -> int:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     """Have PlanWatch take the time of statements by such a clock."""
     clock = ProcessorTime()
-    for module in ("capture.hooks", "server.session"):
-        monkeypatch.setattr(f"flask_planwatch.{module}.now", clock)
+    monkeypatch.setattr("flask_planwatch.capture.hooks.now", clock)
     # Of what is computed meanwhile, only what the thread itself computes takes any of this time.
     monkeypatch.setattr("flask_planwatch.capture.hooks.computed", thread_time)
-    # What is unused for long is known by another clock, which this one falls behind.
-    monkeypatch.setattr("flask_planwatch.worker.IDLE_SECONDS", 600.0)
+    # What the way to the server takes is waiting.
+    on_the_way = Session.round_trip_ms.fget
+    monkeypatch.setattr(
+        Session,
+        "round_trip_ms",
+        property(lambda session: on_the_way(session) if clock.counts_waiting else 0.0),
+    )
     # It sets nothing on the connections that it looks at, as the listeners of tests may.
     follow = FunctionType(_follow.__code__, {"__name__": _PACKAGE}, argdefs=(clock.follow,))
     monkeypatch.setattr(listeners, "OBSERVERS", listeners.OBSERVERS | {_PACKAGE})

@@ -250,8 +250,9 @@ class Plan:
         """
         queries: dict[int, dict[str, Node]] = {}
         for node in self.nodes:
-            if node.relationship == "InitPlan" and node.subplan:
-                queries.setdefault(id(self.parents[id(node)]), {})[node.subplan] = node
+            around = self.parents.get(id(node))
+            if around is not None and node.relationship == "InitPlan" and node.subplan:
+                queries.setdefault(id(around), {})[node.subplan] = node
         found: dict[int, Node] = {}
         for scan in self.nodes if queries else ():
             around = scan if scan.type == "CTE Scan" else None

@@ -31,8 +31,8 @@ _KEPT = "With the right estimate it would keep its plan."
 _SET = Form(
     f"SET LOCAL {_SETTING} = {{factor}} before the statement",
     "PostgreSQL assumes ten rounds of a recursive query, each with so many times the rows of the "
-    "first (10 by default). Here {start:rows} became {actual:number} in all. It holds for the "
-    "transaction: other recursive queries in it are estimated by it as well.",
+    "first (10 by default). Here {start:rows} became {actual:number} in all; the figure fits the "
+    "values of this execution. It holds for all recursive queries of the transaction.",
     f'session.execute(text("SET LOCAL {_SETTING} = {{factor}}"))',
     AdviceKind.SETTING,
 )

@@ -160,8 +160,8 @@ class _Definition:
         before = self._token(start - 1)
         if before is None:
             return False
-        word = self._expression[before.start : before.end + 1]
-        return word.upper() not in _OWN_SYNTAX and re.search(r'[\w"]\Z', word) is not None
+        word = self._word(before)
+        return word not in _OWN_SYNTAX and re.search(r'[\w"]\Z', word) is not None
 
     def _is_omitted(self, start: int, end: int) -> bool:
         if self._pairs.get(start - 1) == end + 1:
@@ -182,7 +182,7 @@ class _Definition:
             return self._is_cast_without(start, end, content)
         if first in _BEFORE and last in _AFTER:
             return True
-        if _is_symbol(self._expression, before) or _is_symbol(self._expression, after):
+        if _is_operator(self._expression, before) or _is_operator(self._expression, after):
             return _is_simple(content) or self._binds_tighter(start, content, first, last)
         raise _NotKnown
 
@@ -192,15 +192,20 @@ class _Definition:
             return True
         following = self._tokens[end + 1].start
         to = _CAST_TO.match(self._expression, following)
-        if to is None:
+        # The cast to a length comes after one to the type, which may have parentheses of its own.
+        if to is None or "(" in to[0]:
             raise _NotKnown
         after = next((token for token in self._tokens if token.start >= to.end()), None)
-        is_operand = any(
-            _is_symbol(self._expression, token) for token in (self._token(start - 1), after)
-        )
+        around = (self._token(start - 1), after)
+        if any(self._word(token) in _OWN_SYNTAX for token in around):
+            raise _NotKnown
+        is_operand = any(_is_operator(self._expression, token) for token in around)
         if is_operand and not _is_simple(parse(self._expression[self._from(start) : to.end()])):
             self._added += [(self._from(start), "("), (to.end(), ")")]
         return False
+
+    def _word(self, token: Token | None) -> str:
+        return "" if token is None else self._expression[token.start : token.end + 1].upper()
 
     def _from(self, place: int) -> int:
         return self._tokens[place].start
@@ -233,10 +238,12 @@ def _kind(token: Token | None) -> TokenType | None:
     return None if token is None else token.token_type
 
 
-def _is_symbol(expression: str, token: Token | None) -> bool:
-    """Whether a token is an operator that is no word."""
+def _is_operator(expression: str, token: Token | None) -> bool:
+    """Whether a token is an operator; of those that are words, IS is the only one."""
     if token is None or token.token_type in (_BEFORE | _AFTER):
         return False
+    if token.token_type is TokenType.IS:
+        return True
     return re.search(r"[\w'\"]", expression[token.start : token.end + 1]) is None
 
 

@@ -158,8 +158,8 @@ def test_is_near_that_of_the_built_index(name, shop, session, schema):
     assert estimated == pytest.approx(built, rel=NEAR)
 
 
-#: Columns of a table that was never analysed, and the pages of their indexes on 1,000 rows, of which
-#: texts are taken to have 16 bytes or some more or less.
+#: Columns of a table that was never analysed, and the pages of their indexes on 1,000 rows. Texts
+#: are taken to have 16 bytes or some more or less.
 UNKNOWN = {"id": 5, "token": 6, "note": 7, "lower(note)": 7}
 
 

@@ -199,7 +199,7 @@ HEADINGS = {
         no_index(
             "a timestamp with time zone as a date",
             select(Measurement).where(cast(Measurement.taken_at, Date) == date(2024, 5, 17)),
-            reason="STABLE",
+            reason="work out both ends in Python, in the time zone",
             rewrite=True,
         ),
         no_index(
@@ -211,7 +211,7 @@ HEADINGS = {
         no_index(
             "a number that the driver sends as numeric",
             select(Measurement).where(Measurement.code == type_coerce(Decimal("777.0"), Numeric)),
-            reason="int()",
+            reason="A value with a fraction equals no integer",
             rewrite=True,
         ),
     ],

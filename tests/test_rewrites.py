@@ -11,7 +11,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -93,6 +93,8 @@ large = integers | st.sampled_from((2**53, 2**53 + 1, 2**63 - 1, -(2**63)))
 fractions = st.sampled_from((0.0, 0.5, -0.5, 7.5, 7.0, 0.1, 0.3, 1e10, 2.0**53)) | st.integers(
     -40, 40
 ).map(lambda quarter: quarter / 4)
+#: As an int, what the column cannot hold is an error.
+small_fractions = fractions.filter(lambda number: abs(number) < 2**15)
 texts = st.sampled_from(("", "a", "A", "ab", "a ", " ", "ab  ", "7", "b'c"))
 keys = st.sampled_from(tuple(uuid.UUID(int=number << 64) for number in (0, 1, 0xAB, 2**64 - 1)))
 
@@ -134,6 +136,7 @@ class Kind:
     """A kind of condition: how one is made of a value, and what the words of the advice stand for.
 
     `names` returns what the code calls `value`, `start` and `end`, of the value and the time zone.
+    `never`: other rows may be found, so that no rewrite counts.
     """
 
     condition: Callable[[Any], sa.ColumnElement[bool]]
@@ -143,7 +146,7 @@ class Kind:
         "values": value,
     }
     driver: str = "psycopg"
-    settings: dict[str, Any] = field(default_factory=dict)
+    never: bool = False
 
 
 COMPARE = {
@@ -206,6 +209,8 @@ def calendar(count: int) -> Callable[[Any], sa.ColumnElement[bool]]:
 
 period_values = st.tuples(operators, moments)
 local_values = st.tuples(operators, moments.map(lambda moment: moment.replace(tzinfo=None)))
+#: Half of them begin a month, as only those are compared with one.
+month_values = local_values | local_values.map(lambda pair: (pair[0], begin(pair[1], "month")))
 
 
 def compared(expression: Callable[[], Any], value: Callable[[Any], Any] = lambda moment: moment):
@@ -231,7 +236,7 @@ KINDS = {
         compared(lambda: sa.cast(T.local, sa.Date), literal_date), local_values, range_of("day")
     ),
     "month of a timestamp": Kind(
-        compared(lambda: func.date_trunc("month", T.local)), local_values, range_of("month")
+        compared(lambda: func.date_trunc("month", T.local)), month_values, range_of("month")
     ),
     "year and month": Kind(calendar(2), local_values, range_of("month")),
     "year, month and day": Kind(calendar(3), local_values, range_of("day")),
@@ -283,12 +288,12 @@ KINDS = {
     ),
     "Decimal against integer": Kind(
         lambda value: COMPARE[value[0]](T.whole, Decimal(str(value[1]))),
-        st.tuples(operators, fractions),
+        st.tuples(operators, small_fractions),
         lambda value, zone: {"value": Decimal(str(value[1]))},
     ),
     "float against smallint": Kind(
         lambda value: COMPARE[value[0]](T.small, value[1]),
-        st.tuples(operators, fractions),
+        st.tuples(operators, small_fractions),
         lambda value, zone: {"value": value[1]},
     ),
     "float against bigint": Kind(
@@ -298,7 +303,7 @@ KINDS = {
     ),
     "floats in a list": Kind(
         lambda value: T.whole.in_([Decimal(str(one)) for one in value]),
-        st.lists(fractions, min_size=2, max_size=3, unique=True),
+        st.lists(small_fractions, min_size=2, max_size=3, unique=True),
         lambda value, zone: {"values": [Decimal(str(one)) for one in value]},
     ),
     "float against numeric": Kind(
@@ -310,20 +315,25 @@ KINDS = {
         lambda value: COMPARE[value[0]](T.exact, sa.literal(value[1], sa.Double)),
         st.tuples(operators, fractions),
         lambda value, zone: {"value": value[1]},
+        never=True,
     ),
     "number as text": Kind(
         lambda value: sa.cast(T.whole, sa.Text) == value, st.sampled_from(("7", "07", "-1", "0"))
     ),
     "a number as a short text": Kind(
-        lambda value: sa.cast(T.whole, sa.String(2)) == value, st.sampled_from(("12", "-3"))
+        lambda value: sa.cast(T.whole, sa.String(2)) == value,
+        st.sampled_from(("12", "-3")),
+        never=True,
     ),
     "numeric as text": Kind(
         lambda value: sa.cast(T.exact, sa.Text) == value, st.sampled_from(("7", "7.0", "0.50"))
     ),
-    "citext as text": Kind(lambda value: sa.cast(T.email, sa.Text) == value, texts),
+    "citext as text": Kind(lambda value: sa.type_coerce(T.email, sa.String) == value, texts),
     "text against char": Kind(lambda value: T.code == sa.cast(sa.literal(value), sa.Text), texts),
     "char against varchar": Kind(
-        lambda value: T.last == sa.cast(sa.literal(value), sa.CHAR(8)), texts
+        lambda value: T.last == sa.cast(sa.literal(value), sa.CHAR(8)),
+        texts,
+        never=True,
     ),
     "timedelta against time": Kind(
         lambda value: T.opens == sa.literal(value),
@@ -431,7 +441,6 @@ def test_a_rewrite_finds_the_same_rows(things: Database, watch: Any, name: str) 
         things.url_for(kind.driver),
         PLANWATCH_GROWTH=True,
         PLANWATCH_INSPECTIONS_PER_MINUTE=1e9,
-        **kind.settings,
     )
     advised = 0
 
@@ -448,4 +457,4 @@ def test_a_rewrite_finds_the_same_rows(things: Database, watch: Any, name: str) 
 
     finds_the_same()
     assert watched.planwatch.stats(watched.app)["errors"] == 0
-    assert advised > 0
+    assert (advised == 0) is kind.never

@@ -13,7 +13,7 @@ from ..indexes.candidate import Candidate, Key, column_key, column_of, mentions
 from ..indexes.proposal import as_declared, declared_candidates, is_covered
 from ..indexes.shapes import Shape, Shapes, Spelling
 from ..plan.access import Access
-from ..plan.evidence import Hit
+from ..plan.evidence import Hit, Suspicion
 from ..plan.predicate import Operand
 from ..plan.schema import ExpressionFacts, Relation, Structural, Volatility
 from ..plan.scrub import structural
@@ -96,8 +96,10 @@ class Drafts:
         return replace(made, taken=made.taken | {index.name for index in others if index != made})
 
     def serves(self, index: Candidate, hit: Hit) -> bool:
-        """Whether an index holds something of what a hit is about."""
+        """Whether an index holds something of what a hit is about, and can answer that."""
         wanted = self._wanted(hit)
+        if not _can_answer(index, hit.suspicion):
+            return False
         return index.relation.key == hit.suspicion.relation.key and any(
             key in index.expressions or mentions(index.predicate, key) for key in wanted
         )
@@ -150,6 +152,17 @@ class Drafts:
             return None if key is None else key.expression
 
         return spelling
+
+
+def _can_answer(index: Candidate, suspicion: Suspicion) -> bool:
+    """Whether an index is of the kind that answers the operator of a suspicion.
+
+    A scan of an index that holds the column may cost less than one of the table, and still tests
+    each entry.
+    """
+    wanted = suspicion.operator_class
+    classes = {key.operator_class.rpartition(".")[2] for key in index.keys}
+    return index.method == suspicion.method and (not wanted or wanted in classes)
 
 
 def is_refused(facts: ExpressionFacts) -> bool:

@@ -117,6 +117,7 @@ _BESIDE = Form(
 _INT = "int(value)"
 _INT_IN_SQL = "case((func.floor(value) == value, cast(value, BigInteger)))"
 _NO_FRACTION = "A value with a fraction equals no integer, so that nothing is found."
+_IN_RANGE = "Refuse a value that {type} cannot hold: as an int, it would be an error."
 _KEEPS_RANGE = "{floor} and {ceil} leave the range as it was."
 
 #: What a comparison in the column's own type would find without the old one beside it.
@@ -230,6 +231,7 @@ def _about_fractions(hit: Hit, value: str) -> str:
     return sentences(
         _NO_FRACTION if operators & {"=", "= ANY"} else "",
         keeps if operators & set(_ROUNDING) else "",
+        "" if in_sql else say(_IN_RANGE, type=hit.evidence["column_type"]),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flask_planwatch.plan.schema import Column
-from flask_planwatch.plan.spelling import shorter_spelling
+from flask_planwatch.plan.spelling import other_path, shorter_spelling
 
 from . import read, relation_of
 
@@ -43,3 +43,28 @@ NEEDED = [
 @pytest.mark.parametrize("expression", NEEDED)
 def test_other_casts_stay(expression):
     assert "::" in shorter_spelling(expression, RELATION)
+
+
+#: Paths into jsonb in both spellings.
+PATHS = {
+    "data['a'::text] ->> 'b'::text": "(data -> 'a'::text) ->> 'b'::text",
+    "data['a'::text]['b'::text] ->> 'c'::text": "((data -> 'a'::text) -> 'b'::text) ->> 'c'::text",
+    "(\"Data\"['it''s'::text] ->> 'b'::text)::integer": (
+        "((\"Data\" -> 'it''s'::text) ->> 'b'::text)::integer"
+    ),
+}
+
+
+@pytest.mark.parametrize("subscripts", PATHS)
+def test_the_other_spelling_of_a_path(subscripts):
+    arrows = PATHS[subscripts]
+    assert (other_path(subscripts), other_path(arrows)) == (arrows, subscripts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data ->> 'a'::text", "data['0'::text] ->> 'a'::text", "(data -> '-1'::text) ->> 'a'::text"],
+)
+def test_a_path_with_one_spelling(text):
+    """A subscript takes a number for an element's place, where an arrow takes it for a key."""
+    assert other_path(text) == text

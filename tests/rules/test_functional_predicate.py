@@ -18,6 +18,31 @@ Other = aliased(User)
 
 lower_email = func.lower(User.email)
 
+#: Rows with a uuid, a table that refers to them by text, and an index on a path.
+THINGS = (
+    "CREATE TABLE thing (id uuid PRIMARY KEY, data jsonb)",
+    "INSERT INTO thing SELECT lpad(to_hex(g), 32, '0')::uuid, "
+    """('{"a": {"b": {"c": "' || g || '"}}}')::jsonb FROM generate_series(1, 20000) g""",
+    "CREATE INDEX thing_path ON thing ((data -> 'a' -> 'b' ->> 'c'))",
+    "CREATE TABLE mark (id int PRIMARY KEY, ref text)",
+    "INSERT INTO mark SELECT g, lpad(to_hex(g), 32, '0')::uuid FROM generate_series(1, 2000) g",
+    "VACUUM ANALYZE thing",
+    "VACUUM ANALYZE mark",
+)
+
+#: A table in three partitions, one for each month.
+EVENTS = (
+    "CREATE TABLE event (id int, at timestamp NOT NULL) PARTITION BY RANGE (at)",
+    *(
+        f"CREATE TABLE event_{month} PARTITION OF event "
+        f"FOR VALUES FROM ('2025-0{month}-01') TO ('2025-0{month + 1}-01')"
+        for month in (1, 2, 3)
+    ),
+    "INSERT INTO event SELECT g, timestamp '2025-01-01' + g * interval '4 minutes' "
+    "FROM generate_series(1, 30000) g",
+    "ANALYZE event",
+)
+
 SPEAKS = [
     speaks(
         "function",
@@ -283,6 +308,51 @@ SPEAKS = [
         code=".where(User.created_at == value - interval)",
         proof="created_at + '1 day'::interval was computed row by row, and created_at alone was "
         "an index condition of ix_user_created_at",
+    ),
+]
+
+#: What an index that is there, or a partition, serves in another form.
+OTHER_FORMS = [
+    speaks(
+        "a uuid as text",
+        sa.text("SELECT id FROM thing WHERE id::varchar = '00000000-0000-0000-0000-000000000007'"),
+        setup=THINGS,
+        about="((id)::character varying)::text on thing",
+        fix="compare id in its own type, uuid, without the cast",
+        proof="…id alone was an index condition of thing_pkey",
+    ),
+    speaks(
+        "a uuid as a text that PostgreSQL writes in another way",
+        sa.text("SELECT id FROM thing WHERE id::text = '0000000000000000000000000000000a'"),
+        setup=THINGS,
+        fix="CREATE INDEX CONCURRENTLY … ON thing ((id::text))",
+    ),
+    speaks(
+        "a join of a uuid with a text",
+        sa.text("SELECT t.id FROM mark m JOIN thing t ON t.id::text = m.ref WHERE m.id < 9"),
+        setup=THINGS,
+        about="(id)::text on thing",
+        fix="cast mark.ref to uuid instead of id to text",
+        code='thing.c.id == case(\n    (mark.c.ref.regexp_match("',
+        proof="…id alone was an index condition of thing_pkey",
+    ),
+    speaks(
+        "a path of another spelling than that of the index",
+        sa.text("SELECT id FROM thing WHERE data['a']['b'] ->> 'c' = '7'"),
+        setup=THINGS,
+        about="data['a'::text]['b'::text] ->> 'c'::text on thing",
+        fix="write ((data -> 'a'::text) -> 'b'::text) ->> 'c'::text in place of "
+        "data['a'::text]['b'::text] ->> 'c'::text, as the index has it",
+        proof="…((data -> 'a'::text) -> 'b'::text) ->> 'c'::text alone was an index condition of "
+        "thing_path",
+    ),
+    speaks(
+        "a function on the key of partitions",
+        sa.text("SELECT count(*) FROM event WHERE date_trunc('month', at) = '2025-02-01'"),
+        setup=EVENTS,
+        about="date_trunc('month'::text, at) on event",
+        fix="…half-open range…beginning of the month…",
+        proof="…at alone left 1 of 3 partitions to read",
     ),
 ]
 
@@ -620,6 +690,11 @@ def test_speaks(rule, case):
 @rows(followed(SPEAKS), quick=3)
 def test_falls_silent_after_the_fix(rule, case):
     rule.check_fix(case)
+
+
+@rows(OTHER_FORMS, quick=3)
+def test_speaks_of_another_form(rule, case):
+    rule.check(case)
 
 
 @rows(DETAILS, quick=11)

@@ -31,7 +31,7 @@ from ..models import Badge, Order
 from ..servers import HYPOPG
 from ..test_advice import run_alembic
 from .case import USERS, Rule, Tables, followed, rows, set_for_all, silent, speaks, with_settings
-from .rule_in_app import inspections
+from .rule_in_app import inspections, run
 
 
 class Base(DeclarativeBase):
@@ -1258,3 +1258,26 @@ def test_values_do_not_get_into_the_log(rule, caplog):
     assert len(caplog.records) == 6
     for record in caplog.records:
         assert "s3cr3t" not in str(vars(record))
+
+
+#: Its index on a column is far smaller than the table.
+CONTACTS = (
+    "CREATE TABLE contact (id int PRIMARY KEY, city text, notes text)",
+    "INSERT INTO contact SELECT g, 'City ' || g * 7919::bigint % 3000, repeat(md5(g::text), 8) "
+    "FROM generate_series(1, 40000) g",
+    "VACUUM ANALYZE contact",
+)
+
+
+def test_an_index_that_another_statement_needs_does_not_answer_a_search(rule):
+    """To read all of it costs less than to read the table, and still tests each entry."""
+    database = rule.copy()
+    database.install_hypopg()
+    database.execute(*CONTACTS)
+    app = rule.app(database)
+    run(app, sa.text("SELECT * FROM contact ORDER BY city, id LIMIT 25"))
+    search = sa.text("SELECT count(*) FROM contact WHERE city ILIKE '%ity 77%'")
+    (finding,) = rule.ask(app, search, beside=["missing-index"])
+    for advice in finding.advice:
+        assert "USING gin" in "".join(advice.ddl)
+        assert advice.verdict.status is not VerdictStatus.VERIFIED

@@ -179,6 +179,15 @@ def built(engine: sa.Engine, candidate: Candidate, *, pretty: bool) -> Candidate
     return replace(candidate, keys=tuple(keys))
 
 
+@pytest.mark.parametrize("name", ALIKE | TOLD | ANEW)
+def test_text_alone_tells_what_the_server_prints_or_nothing(engine, name):
+    index = (ALIKE | TOLD | ANEW)[name]
+    by_text, by_server = (built(engine, index, pretty=pretty) for pretty in (False, True))
+    for guessed, told in zip(by_text.keys, by_server.keys, strict=True):
+        if told.column is None and "COLLATE" not in told.term:
+            assert guessed.definition in {"", told.definition}
+
+
 def changes(engine: sa.Engine, candidate: Candidate) -> list[object]:
     """What autogenerate finds once both forms are in place."""
     before = set(User.__table__.indexes)

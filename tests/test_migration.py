@@ -20,7 +20,8 @@ from flask import Flask
 from flask_planwatch import PlanWatch
 from flask_planwatch.finding import Advice
 
-from .databases import Database
+from . import servers
+from .databases import Database, make_database
 
 # The env.py that Flask-Migrate writes asks Flask-SQLAlchemy in the way of its earlier versions.
 pytestmark = [
@@ -220,6 +221,12 @@ def project(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
     """A project with a table of 30 000 rows, and no migration yet."""
+    yield from made_project(tmp_path, database, monkeypatch)
+
+
+def made_project(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     project = Project(tmp_path, database)
@@ -233,9 +240,19 @@ def project(
     sys.modules.pop(project.name, None)
 
 
-def advised(project: Project, build: Build) -> Advice:
+@pytest.fixture
+def on_hypopg(
+    tmp_path: Path, hypopg_server: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """The same project on a server with HypoPG."""
+    for database in make_database(hypopg_server, None):
+        database.install_hypopg()
+        yield from made_project(tmp_path, database, monkeypatch)
+
+
+def advised(project: Project, build: Build, *, verify: str = "build") -> Advice:
     """Run a statement, and return the first advice on it."""
-    app, models = project.start(PLANWATCH_VERIFY="build")
+    app, models = project.start(PLANWATCH_VERIFY=verify)
     planwatch = PlanWatch(app)
     with app.app_context():
         models.db.session.execute(build(models.User)).all()
@@ -283,6 +300,25 @@ def test_autogenerate_finds_no_change_after_both(project, name):
     assert printed in project.indexes
     assert "may not see" not in advice.migration
     assert generated(project) == ""
+
+
+#: What HypoPG can try, and whose text alone tells how PostgreSQL prints it once it is built.
+HYPOTHETICAL = (
+    "nested calls", "nested json", "arithmetic", "concatenation in a call", "coalesce in a call",
+    "cast in arithmetic", "call of calls",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HYPOTHETICAL)
+def test_autogenerate_finds_no_change_after_a_hypothetical_index(on_hypopg, name):
+    build, printed = CASES[name]
+    advice = advised(on_hypopg, build, verify="auto")
+    assert advice.verdict.method == "hypopg"
+    model, migration = parts_of(advice.migration)
+    paste(on_hypopg, model=model, migration=migration)
+    assert printed in on_hypopg.indexes
+    assert "may not see" not in advice.migration
+    assert generated(on_hypopg) == ""
 
 
 #: What the models declare and no migration has created, and the index as the server prints it.

@@ -17,7 +17,7 @@ PRINTED = {
         "lower(COALESCE(note, ''::character varying)::text)"
     ),
     "((((doc ->> 'a'::text))::integer + 1))": "(((doc ->> 'a'::text)::integer) + 1)",
-    "round(((((doc ->> 'a'::text))::numeric * 2.0)), 2)": (
+    "round((((doc ->> 'a'::text))::numeric * 2.0), 2)": (
         "round(((doc ->> 'a'::text)::numeric) * 2.0, 2)"
     ),
     "((((points + 1) * 2))::numeric * 2.5)": "(((points + 1) * 2)::numeric * 2.5)",

@@ -278,6 +278,35 @@ def test_a_rejected_index_is_shown_with_its_costs(spread, watch):
     assert verdict.reason in dismissal.reason
 
 
+#: Each table is found by the key of the one before; nearly all of them are needed.
+CHAIN = (
+    "CREATE TABLE task (id uuid PRIMARY KEY, project uuid NOT NULL, note text)",
+    "INSERT INTO task SELECT md5('t' || g)::uuid, md5((g % 12)::text)::uuid, repeat('x', 180) "
+    "FROM generate_series(1, 40000) g",
+    "CREATE INDEX ON task (project)",
+    "CREATE TABLE remark (id uuid PRIMARY KEY, task_id uuid NOT NULL, note text)",
+    "INSERT INTO remark SELECT md5('r' || g)::uuid, md5('t' || (1 + g * 31 % 40000))::uuid, "
+    "repeat('y', 120) FROM generate_series(1, 32000) g",
+    "CREATE INDEX ON remark (task_id)",
+    "CREATE TABLE attached (id uuid PRIMARY KEY, remark_id uuid, name text)",
+    "INSERT INTO attached SELECT md5('a' || g)::uuid, md5('r' || (1 + g * 17 % 32000))::uuid, "
+    "'n' || g FROM generate_series(1, 3200) g",
+    "CREATE INDEX ON attached (remark_id)",
+    "VACUUM (FREEZE, ANALYZE)",
+)
+
+
+@pytest.mark.parametrize("verify", ["auto", "build"])
+def test_a_chain_of_joins_gets_no_second_index_on_a_key(on_hypopg, watch, verify):
+    """HypoPG charges no descent of an index, so that a second one would seem to save something."""
+    on_hypopg.execute(*CHAIN)
+    chain = sa.text(
+        "SELECT a.id, a.name FROM attached a JOIN remark r ON r.id = a.remark_id "
+        "JOIN task t ON t.id = r.task_id WHERE t.project = md5('3')::uuid"
+    )
+    assert watch(on_hypopg.url, PLANWATCH_VERIFY=verify).ask(chain) == []
+
+
 def unlike(state):
     """Return a statement for which a partial index would have to hold the value."""
     return sa.select(User).where(User.state != state).order_by(User.local_at).limit(10)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..finding import Advice, Verdict, VerdictStatus
-from ..indexes.mapped import MappedTable
 from ..plan.evidence import Hit
+from .alone import verdict_alone
+from .case import Case
 from .form import Form, attribute_of
 from .rewrite import NO_INDEX_TO_TRY
 
@@ -17,12 +18,23 @@ _CONTAINS = Form(
 )
 
 
-def containment(hit: Hit, mapped: MappedTable | None) -> Advice:
-    """Return the advice to say `tags @> ARRAY[value]` instead of `value = ANY (tags)`."""
-    column = hit.suspicion.comparison.column
-    attribute = attribute_of(column or "", hit.suspicion.relation.name, mapped)
+def containment(case: Case, hit: Hit) -> Advice:
+    """Return the advice to say `tags @> ARRAY[value]` instead of `value = ANY (tags)`.
+
+    It is verified if an index answers that already. Raises ServerError if the connection fails.
+    """
+    suspicion = hit.suspicion
+    column = suspicion.comparison.column
+    mapped = case.mapped(suspicion.relation)
+    attribute = attribute_of(column or "", suspicion.relation.name, mapped)
+    verdict, known = None, suspicion.relation.column(column or "")
+    if known is not None:
+        contains = f"{known.quoted_name} @> ARRAY[{suspicion.other.text}]"
+        verdict = verdict_alone(case, hit, known, contains)
+    if verdict is None or verdict.status is not VerdictStatus.VERIFIED:
+        verdict = Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY)
     return _CONTAINS.advice(
-        Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY),
-        key=hit.suspicion.shown_keys[0],
+        verdict,
+        key=suspicion.shown_keys[0],
         code=f".where({attribute}.contains([value]))" if column else "",
     )

@@ -143,7 +143,7 @@ class IndexSet:
         if hit.fix == "own-type":
             return Advised((own_type(hit, mapped, self.case.query.text),))
         if hit.fix == "containment":
-            return self._rewritten(hit, containment(hit, mapped))
+            return self._rewritten(hit, containment(self.case, hit))
         described = [self.drafts.describe(suspicion.relation, key) for key in suspicion.keys]
         refused = [facts for facts in described if is_refused(facts)]
         if len(refused) < len(described):

@@ -94,9 +94,9 @@ MIN_ENTRIES_FACTOR = 3.0
 #: How many times as long as normal a unit of the statement's cost must have taken.
 MIN_MS_PER_COST_FACTOR = 2.0
 
-#: What a single execution must have taken, in ms, so that no busy process explains it. What the
-#: process itself computed is taken off before; other programs may have the processor.
-MIN_SINGLE_MS = 1.75 * figures.BUSY_PROCESS_MS
+#: What a single execution must have taken, in ms: half more than a busy machine explains. What the
+#: process itself computed is taken off before.
+MIN_SINGLE_MS = 1.5 * figures.BUSY_PROCESS_MS
 
 #: Of the latest executions so many must have been slow, as other values may find their rows early.
 MIN_SLOW_SHARE = 0.3

@@ -30,8 +30,7 @@ _NOT_READ = "{before} became {after}: the table itself is not read"
 _NOT_COMPUTED = "{expression} is not computed: its condition is that of the index"
 
 _GENERATED = Form(
-    "store {expression} in a generated column {column}, put it into the index in place of the "
-    "expression, and use it in the statement",
+    "index a generated column {column} with {expression}, and use that column",
     "An index on a plain column can be read alone whatever value is asked for. ALTER TABLE … ADD "
     "COLUMN … GENERATED ALWAYS AS (…) STORED writes the whole table anew and locks it meanwhile, "
     "and each row gets longer.",

@@ -41,12 +41,12 @@ _WITH_VALUE = Form(
 _WITH_VALUE_VERDICT = "an index holds the expression with one constant, and here that is a value"
 
 _WITH_LITERAL = Form(
-    "create an index on {expression}, with what the SQL has for ?",
+    "create an index on {expression}, with the SQL's value for ?",
     "The value is written in the statement, so that an index on the expression with the same value "
     "serves it. PlanWatch shows no values, so that it leaves the SQL to you. If the application "
     "puts another value into the text each time, store what is looked up in a column of its own.",
 )
-_WITH_LITERAL_VERDICT = "an index with a value is not tried"
+_WITH_LITERAL_VERDICT = "it holds a value"
 
 _CONFIGURATION = Form(
     "name the configuration of the full text search on both sides: to_tsvector('{config}', {key}) "

@@ -61,7 +61,7 @@ WORDS = Words(
 )
 
 _READ = Template("read")
-_EXPECTED = Template("is expected to read")
+_EXPECTED = Template("expects to read")
 
 #: Why so many entries are read, by the fix that helps against it.
 _CAUSES = {

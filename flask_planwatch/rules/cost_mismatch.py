@@ -103,7 +103,7 @@ _ANALYSABLE = Template(
 #: How to find what takes the time.
 _LOOK_AT_FUNCTIONS = Template("look at the functions that it calls: the COST of one may be too low")
 _LOOK_AT_ROWS = Template("look at {node}, which has more rows than expected")
-_LOOK_AT_DISCARDED = Template("look at {node}, which discards [{far} ]more rows than it returns")
+_LOOK_AT_DISCARDED = Template("look at {node}, which discards [{far} ]more than it returns")
 _LOOK_AT_STEP = Template("look at {root}, its only step")
 _LOOK_IN_PSQL = Template("EXPLAIN (ANALYZE) in psql shows which step takes the time")
 _ANALYSE = Template("PLANWATCH_ANALYZE shows which step takes the time")

@@ -86,9 +86,7 @@ _LOOKED_UP = Template(
     "marked all-visible, so that PostgreSQL reads the table to see whether the row is visible; "
     "VACUUM marks the pages"
 )
-_LOOKED_UP_SHORT = Template(
-    "{hidden:percent} of what it finds is on pages that are not all-visible"
-)
+_LOOKED_UP_SHORT = Template("{hidden:percent} of its rows are not on all-visible pages")
 
 _MOST_VISIBLE = "most pages of the table are all-visible"
 _WIDER = "the partial index {wider} is for more values than these"

@@ -60,7 +60,7 @@ NAME = "limit-trap"
 
 WORDS = Words(
     what="Ordered scan of {index} on {table}",
-    why="reads {much} to find {limit_rows:rows}",
+    why="reads {much} for {limit_rows:rows}",
     problem="to find {limit_rows:rows} in the order of {order:list}, PostgreSQL reads the index "
     "{index} of {table} in its order and discards rows that {discarded}. It expects to read "
     "{share:.1%} of the index, about {expected_entries:number} of {table_rows:number} entries, as "
@@ -73,7 +73,7 @@ _TIMED = Template(
     "(estimated cost {total_cost:number}) explains"
 )
 _READ = Template("{entries_read:number} entries")
-_FAR_MORE = Template("far more of it than expected")
+_FAR_MORE = Template("far more than expected")
 
 #: Which rows are discarded.
 _FILTERED = "fail the filter on {tested:and}"

@@ -98,10 +98,10 @@ _TESTS = {
 
 #: Why the plan does it.
 _LACKS = {
-    Kind.PREFIX: Template("no index on {key} is sorted byte by byte, as LIKE needs it"),
+    Kind.PREFIX: Template("no index on {key} in byte order for LIKE"),
     Kind.PART: Template("no index on {key} holds parts of the text"),
     Kind.WORDS: Template("no index on {key} holds the words"),
-    Kind.UNNAMED: Template("no index can hold the words, which depend on a setting of the session"),
+    Kind.UNNAMED: Template("no index can hold words that a setting changes"),
     Kind.DOCUMENT: Template("no index on {key} holds what the documents contain"),
     Kind.ARRAY: Template("no index on {key} holds the elements"),
     Kind.ELEMENT: Template("no index answers = ANY (…) on an array"),

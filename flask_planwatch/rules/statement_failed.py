@@ -49,7 +49,7 @@ WORDS = Words(
     what="Statement[ on {table}] failed",
     why="{meaning} ({error})",
     problem="the statement failed: {meaning} ({error}).[ Its plan, explained afterwards: {plan}.]",
-    hint="[look at {costliest}, the costliest step of its plan]",
+    hint="[look at {costliest}, its costliest step]",
 )
 
 _PLAN = "cost {cost:number}, {steps:list}"

@@ -35,7 +35,7 @@ SPEAKS = [
         "an overlap of two indexes",
         pending_runs,
         about="run_stack, run_worker on run",
-        problem=("is expected to read", "only rows that all of these indexes find are wanted"),
+        problem=("expects to read", "only rows that all of these indexes find are wanted"),
         evidence={"runs": 5, "entries": 25240, "rows": 25},
         fix=OVERLAP,
         code='Index("ix_run_stack_id_worker_id", Run.stack_id, Run.worker_id)',

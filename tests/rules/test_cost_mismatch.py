@@ -389,7 +389,7 @@ def hint(*steps):
 def test_the_step_is_chosen_by_the_rows_of_one_loop():
     many_loops = step("a", 10, 12.94, loops=16_500)
     discards = step("b", 10_000, 20, removed=1_176_000)
-    said = "look at Seq Scan on b, which discards far more rows than it returns"
+    said = "look at Seq Scan on b, which discards far more than it returns"
     assert hint(many_loops, discards) == hint(discards, many_loops) == said
     assert hint(many_loops) == "look at Seq Scan on a, which has more rows than expected"
 
@@ -436,7 +436,7 @@ def test_a_step_may_read_as_many_rows_as_its_cost_allows():
 
 def test_a_step_is_said_to_do_what_it_does():
     assert hint(step("a", 10, 40, removed=100)) == (
-        "look at Seq Scan on a, which discards more rows than it returns"
+        "look at Seq Scan on a, which discards more than it returns"
     )
     assert hint(step("a", 10, 40, removed=39)) == (
         "look at Seq Scan on a, which has more rows than expected"

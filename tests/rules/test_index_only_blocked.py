@@ -17,7 +17,7 @@ kind = Event.data["type"].astext
 
 by_user = select(Event.user_id, Event.time).where(Event.user_id < 500)
 
-GENERATED = "store data ->> 'type' in a generated column data_type…"
+GENERATED = "index a generated column data_type with data ->> 'type'…"
 
 TOUCH_EACH_PAGE = "UPDATE event SET user_id = user_id WHERE id % 10 = 0"
 
@@ -306,7 +306,7 @@ def test_few_rows_of_a_scan_in_a_loop(rule, analyze):
     assert "Index Only Scan" in str(plan)
     if analyze:
         (finding,) = rule.ask(app, sa.text(statement.format(5000)), beside=others)
-        assert finding.title.endswith("% of what it finds is on pages that are not all-visible")
+        assert finding.title.endswith("% of its rows are not on all-visible pages")
 
 
 @each_driver

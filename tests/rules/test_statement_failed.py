@@ -250,7 +250,7 @@ def test_the_costliest_step_is_that_of_all_its_runs():
     error = StatementError("QueryCanceled", "57014")
     hit = judged_by(statement_failed, plan, Schema(), error=error)
     assert isinstance(hit, Hit)
-    assert hit.hint == "look at Seq Scan on small, the costliest step of its plan"
+    assert hit.hint == "look at Seq Scan on small, its costliest step"
     assert hit.evidence["plan"] == (
         "cost 740, Seq Scan on small for 3 rows in each of 12 runs at cost 431, "
         "Seq Scan on large for 12 rows at cost 309"

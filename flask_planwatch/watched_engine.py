@@ -33,6 +33,10 @@ KEEP_FAILED_SECONDS = 900.0
 MAX_FINGERPRINTS = 10_000
 INSPECTED_SIZE = 200
 
+#: Disposals of the engine that each came before an inspection, with none between them, until the
+#: developer is told: one or two may be a reload or the end of a script.
+MAX_DISPOSALS = 3
+
 
 class WatchedEngine:
     """One engine of one app: its hooks, PlanWatch's connection, and where its captures go.
@@ -79,6 +83,9 @@ class WatchedEngine:
         self._made_inspector: Inspector | None = None
         #: How often the engine was disposed of: what was captured before is not inspected.
         self._disposals = 0
+        #: The numbers of disposals before each of which an inspection came too late, since the
+        #: latest one that did not.
+        self._too_late: set[int] = set()
 
     @property
     def sampler(self) -> Sampler:
@@ -221,6 +228,7 @@ class WatchedEngine:
             # The engine may have been disposed of meanwhile, and the connection closed.
             if outcome is None or not self._is_wanted(disposals):
                 outcome = self._inspector.skip(capture, Skip(SkipReason.UNWATCHED))
+            self._note_disposals(disposals, outcome)
             kept = (outcome.no_server or self._alone) and capture.failed and self.watch.active
             ticket.detail = outcome.detail
             if (outcome.blocked or kept) and not last_try:
@@ -244,6 +252,16 @@ class WatchedEngine:
     def _is_wanted(self, disposals: int) -> bool:
         """Whether the engine that a statement ran on is still watched, and is not disposed of."""
         return self.watch.active and disposals == self._disposals and self._engine() is not None
+
+    def _note_disposals(self, disposals: int, outcome: Outcome) -> None:
+        """Tell the developer if the engine is disposed of again and again before an inspection."""
+        if outcome.inspection.skip is None:
+            self._too_late.clear()
+        elif self.watch.active and disposals != self._disposals:
+            self._too_late.add(disposals)
+            if len(self._too_late) >= MAX_DISPOSALS:
+                self._too_late.clear()
+                self._watcher.tell_disposals(self.name)
 
     def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:

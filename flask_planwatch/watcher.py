@@ -51,6 +51,13 @@ EXTENSION = "planwatch"
 #: The line at the start of an app that its settings exclude.
 OFF = "PlanWatch is off: PLANWATCH_ENABLED is False."
 
+#: What a developer reads whose application disposes of an engine before each inspection.
+DISPOSED = (
+    "PlanWatch could not inspect the latest statements: each time, the app disposed of the engine "
+    "{name} first. Call dispose() only when the app ends; if each request has an event loop of its "
+    "own, create the engine with poolclass=NullPool."
+)
+
 #: Skips that are not logged.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
 
@@ -367,6 +374,11 @@ class Watcher:
     def count_skip(self, reason: SkipReason) -> None:
         """Count a capture, or a further plan of one, that could not be obtained."""
         self._skipped[reason] += 1
+
+    def tell_disposals(self, name: str) -> None:
+        """Say, in debug mode, that an engine is disposed of before each inspection."""
+        if self._is_debugged():
+            self._log.log_once(logging.WARNING, DISPOSED.format(name=name))
 
     def publish(self, inspection: Inspection, span: Any = None) -> None:
         """Report an inspection to the store, the statement's span, the log and the signals."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -11,9 +12,11 @@ import sqlalchemy as sa
 from flask import Flask, jsonify
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from flask_planwatch import PlanWatch, VerdictStatus
 from flask_planwatch.signals import statement_inspected
+from flask_planwatch.watcher import DISPOSED, Watcher
 
 from .conditions import becomes
 from .models import User
@@ -93,6 +96,97 @@ def test_a_finding_and_its_fix(driver, each_story, make):
     assert planwatch.findings(app) == ()
     assert planwatch.stats(app)["errors"] == 0
     each_story.execute("DROP INDEX ix_user_lower_email")
+
+
+def request(engine, *, statements=1, disposes=True):
+    """Run statements in an event loop of their own, as a view that calls asyncio.run."""
+
+    async def main():
+        async with engine.connect() as connection:
+            for _ in range(statements):
+                (await connection.execute(LOGIN)).all()
+        if disposes:
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def hold(monkeypatch):
+    """Return a context in which PlanWatch's thread does not begin an inspection."""
+    free = threading.Event()
+    begin = Watcher.begin
+    monkeypatch.setattr(Watcher, "begin", lambda watcher: free.wait(60) and begin(watcher))
+
+    @contextmanager
+    def hold():
+        free.clear()
+        yield
+        free.set()
+
+    yield hold
+    free.set()
+
+
+def disposals_said(caplog):
+    return [one for one in caplog.messages if "disposed of the engine" in one]
+
+
+def test_a_developer_is_told_once_that_each_request_disposes_of_the_engine(
+    driver, story, make, caplog, hold
+):
+    app, planwatch, engine = make(story.url_for(driver), DEBUG=True)
+    for number in range(6):
+        with hold():
+            request(engine)
+        assert planwatch.flush(120, app)
+        assert len(disposals_said(caplog)) == (number >= 2)
+    assert planwatch.stats(app)["skipped"] == {"unwatched": 6}
+    assert disposals_said(caplog) == [DISPOSED.format(name=story.name)]
+
+
+@pytest.mark.parametrize(
+    ("debug", "requests"), [(True, [4]), (True, [1, 1]), (False, [1, 1, 1, 1])]
+)
+def test_few_disposals_and_any_in_production_are_not_told(
+    driver, story, make, caplog, hold, debug, requests
+):
+    app, planwatch, engine = make(story.url_for(driver), DEBUG=debug)
+    for statements in requests:
+        with hold():
+            request(engine, statements=statements)
+        assert planwatch.flush(120, app)
+    assert planwatch.stats(app)["skipped"] == {"unwatched": sum(requests)}
+    assert disposals_said(caplog) == []
+
+
+def test_disposals_with_an_inspection_between_them_are_not_told(driver, story, make, caplog, hold):
+    app, planwatch, engine = make(story.url_for(driver), DEBUG=True)
+    for _ in range(2):
+        for _ in range(2):
+            with hold():
+                request(engine)
+            assert planwatch.flush(120, app)
+        run(engine, LOGIN)
+    stats = planwatch.stats(app)
+    assert (stats["inspected"], stats["skipped"]) == (2, {"unwatched": 4})
+    assert disposals_said(caplog) == []
+
+
+def test_without_a_pool_each_request_with_a_loop_of_its_own_is_inspected(
+    driver, story, make, caplog
+):
+    """What the message advises."""
+    app, planwatch, engine = make(
+        story.url_for(driver), DEBUG=True, engine_options={"poolclass": NullPool}
+    )
+    for _ in range(4):
+        request(engine, disposes=False)
+        assert planwatch.flush(120, app)
+    stats = planwatch.stats(app)
+    assert (stats["inspected"], stats["skipped"]) == (4, {})
+    assert len(planwatch.findings(app)) == 1
+    assert disposals_said(caplog) == []
 
 
 @pytest.mark.slow

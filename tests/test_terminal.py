@@ -21,6 +21,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
 
 from flask_planwatch import PlanWatch
+from flask_planwatch.report.log import LogReporter
 from flask_planwatch.server.enabling import options
 from flask_planwatch.watcher import OFF
 from flask_planwatch.worker import Worker
@@ -376,6 +377,120 @@ def test_in_production_it_is_said_once_that_logging_raises(
         watched.ask(statement)
     assert capsys.readouterr().err.count(NOT_LOGGED) == 1
     assert watched.planwatch.stats()["errors"] == 2
+
+
+class OfThisRequest(logging.Formatter):
+    def format(self, record):
+        return f"{flask.request.url} {super().format(record)}"
+
+
+NO_FIELD = logging.Formatter("%(url)s %(message)s")
+LEFT_OUT = "PlanWatch left out a handler of the application's log: the formatter "
+NO_FIELD_SAID = (
+    "logging.Formatter('%(url)s %(message)s') of a StreamHandler raised ValueError. PlanWatch logs "
+    "outside of Flask's contexts; PlanWatch.findings() has what it found. Others are only "
+    "counted, in PlanWatch.stats()."
+)
+
+
+def with_formatter(formatter, handler=None):
+    handler = handler or logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    return handler
+
+
+@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize(
+    ("formatter", "said"),
+    [
+        (NO_FIELD, NO_FIELD_SAID),
+        (
+            OfThisRequest(),
+            "tests.test_terminal.OfThisRequest('%(message)s') of a StreamHandler raised "
+            "RuntimeError. ",
+        ),
+    ],
+)
+def test_what_a_formatter_raises_on_is_printed_and_the_formatter_is_named_once(
+    bare_logging, story, watch, capsys, monkeypatch, formatter, said, raises
+):
+    bare_logging()
+    monkeypatch.setattr(logging, "raiseExceptions", raises)
+    handler = with_formatter(formatter)
+    watched = watch(story.url, DEBUG=True, **SEVERITIES)
+    for statement in (LOGIN, SMALL):
+        watched.ask(statement)
+    err = capsys.readouterr().err
+    start, left_out, *findings = err.splitlines()
+    assert start.startswith("PlanWatch watches 1 engine: ")
+    assert left_out.startswith(f"{LEFT_OUT}{said}")
+    # Each finding has two lines, and nothing else is there.
+    assert [line[:2] == "  " for line in findings] == [False, True] * 2
+    assert INFO in findings[2]
+    assert watched.planwatch.stats()["errors"] == 3
+    assert (handler.filters, handler.formatter) == ([], formatter)
+
+
+@pytest.fixture
+def debugged(bare_logging):
+    """Return what makes a reporter of an application that is being developed, with a bare log."""
+
+    def make():
+        bare_logging()
+        return LogReporter(3600, lambda group: 1, lambda: True)
+
+    return make
+
+
+def test_a_field_that_a_filter_adds_is_there(debugged, capsys):
+    reporter = debugged()
+
+    def add(record):
+        record.url = "/login"
+        return True
+
+    handler = with_formatter(NO_FIELD)
+    handler.addFilter(add)
+    reporter.log_once(logging.WARNING, "said")
+    assert capsys.readouterr().err == "/login said\n"
+    assert (reporter.errors, handler.filters) == (0, [add])
+
+
+def test_of_a_file_with_such_a_formatter_the_formatter_is_named(debugged, capsys, tmp_path):
+    reporter = debugged()
+    with_formatter(NO_FIELD, logging.FileHandler(tmp_path / "log"))
+    logging.root.addHandler(logging.StreamHandler())
+    reporter.log_once(logging.WARNING, "said")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "said"
+    assert second.startswith(LEFT_OUT)
+    assert "of a FileHandler raised" in second
+
+
+def test_of_a_logger_with_such_a_formatter_what_it_leaves_out_is_printed(debugged, capsys):
+    reporter = debugged()
+    ours = logging.getLogger("flask_planwatch")
+    ours.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(NO_FIELD)
+    ours.setLevel(logging.INFO)
+    reporter.log_once(logging.WARNING, "said")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "said"
+    assert second.startswith(LEFT_OUT)
+
+
+def test_a_handler_with_a_way_of_its_own_for_errors_has_it(debugged, capsys):
+    reporter = debugged()
+    failed = []
+
+    class Careful(logging.StreamHandler):
+        def handleError(self, record):
+            failed.append(record.getMessage())
+
+    with_formatter(NO_FIELD, Careful())
+    reporter.log_once(logging.WARNING, "said")
+    assert (failed, reporter.errors) == (["said"], 0)
 
 
 @pytest.mark.parametrize("set_up", [lambda: None, by_toolbar])

@@ -192,14 +192,20 @@ class LogReporter:
                 logger.handle(make())
         except Exception as error:  # noqa: BLE001 - a filter or handler of the app's may raise
             self.errors += 1
+            what = f"could not log a message: the application's logging raised {_raised(error)}"
+            if isinstance(error, terminal.FormatterError):
+                what = f"left out a handler of the application's log: the formatter {error}"
             failure = (
-                "PlanWatch could not log a message: the application's logging raised "
-                f"{type(error).__name__} at {raised_at(error)}. PlanWatch logs outside of Flask's "
-                "contexts; PlanWatch.findings() has what it found. Others are only counted, in "
+                f"PlanWatch {what}. PlanWatch logs outside of Flask's contexts; "
+                "PlanWatch.findings() has what it found. Others are only counted, in "
                 "PlanWatch.stats()."
             )
             if self._is_first(failure):
                 terminal.write(failure)
+
+
+def _raised(error: Exception) -> str:
+    return f"{type(error).__name__} at {raised_at(error)}"
 
 
 def _verdict(finding: Finding) -> VerdictStatus | None:

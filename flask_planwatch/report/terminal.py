@@ -7,6 +7,7 @@ printed twice.
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.handlers
 import sys
@@ -19,12 +20,18 @@ from typing import Any
 from ..capture.location import is_own
 
 
+class FormatterError(Exception):
+    """A formatter of the application's raised; the message names it, and holds no value."""
+
+
 def log(
     logger: logging.Logger, level: int, message: str, make: Callable[[], logging.LogRecord]
 ) -> None:
     """Log a record, and print it unless a handler does or the application has silenced it.
 
-    `message` is printed if the application's logging raises, which is then raised again.
+    `message` is printed if the application's logging raises, which is then raised again. A handler
+    whose formatter raises is left out, as Python would only print a traceback in the place of the
+    message: raises FormatterError.
     """
     if logger.level > level or logger.manager.disable >= level:
         return
@@ -32,6 +39,15 @@ def log(
     handlers = list(_handlers(logger)) if enabled else []
     printing: list[logging.Handler] = []
     passed: list[logging.Handler] = []
+    broken: dict[logging.Handler, str] = {}
+
+    def printed(handlers: list[logging.Handler]) -> bool:
+        return any(
+            one in passed or not (one.filters or one in broken)
+            for one in printing
+            if one in handlers
+        )
+
     try:
         printing += (one for one in handlers if one.level <= level and _prints(one))
         # Whoever has set up this logger by its name has chosen what is printed.
@@ -44,15 +60,16 @@ def log(
         record = kept if isinstance(kept, logging.LogRecord) else record
         message = record.getMessage()
         if enabled:
-            with _noted([one for one in printing if one.filters], passed):
+            with _noted(handlers, passed, broken):
                 logger.callHandlers(record)
     except Exception as error:
-        done = _done_before(error, handlers)
-        if not any(one in done and (not one.filters or one in passed) for one in printing):
+        if not printed(_done_before(error, handlers)):
             write(message)
         raise
-    if not chosen and not passed and all(one.filters for one in printing):
+    if not printed(handlers) and (not chosen or any(one in broken for one in printing)):
         write(message)
+    if broken:
+        raise FormatterError("; ".join(dict.fromkeys(broken.values())))
 
 
 def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logging.Handler]:
@@ -65,14 +82,26 @@ def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logg
 
 
 @contextmanager
-def _noted(handlers: Sequence[logging.Handler], passed: list[logging.Handler]) -> Iterator[None]:
-    """Note which handlers take a record of this thread, as the last of each one's filters."""
+def _noted(
+    handlers: Sequence[logging.Handler],
+    passed: list[logging.Handler],
+    broken: dict[logging.Handler, str],
+) -> Iterator[None]:
+    """Note which handlers take a record of this thread, as the last of each one's filters.
+
+    One whose formatter raises does not take it, and `broken` says which formatter that is.
+    """
     thread = threading.get_ident()
     notes = []
     for handler in handlers:
+        if not isinstance(handler, logging.Handler):
+            continue
 
         def note(record: logging.LogRecord, handler: logging.Handler = handler) -> bool:
             if threading.get_ident() == thread:
+                if problem := _problem(handler, record):
+                    broken[handler] = problem
+                    return False
                 passed.append(handler)
             return True
 
@@ -83,6 +112,28 @@ def _noted(handlers: Sequence[logging.Handler], passed: list[logging.Handler]) -
     finally:
         for handler, note in notes:
             handler.removeFilter(note)
+
+
+def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
+    """Return which formatter raises with a record, else nothing.
+
+    A handler that handles such errors in a way of its own is left to it, and so is one that does
+    not format the record itself, or not yet.
+    """
+    formatter = handler.formatter
+    own = getattr(type(handler), "handleError", None) is not logging.Handler.handleError
+    later = (logging.handlers.BufferingHandler, logging.handlers.QueueHandler)
+    if formatter is None or own or isinstance(handler, later):
+        return ""
+    try:
+        # A formatter writes into the record.
+        handler.format(copy.copy(record))
+    except Exception as error:  # noqa: BLE001 - it is the application's
+        kind = type(formatter)
+        text = getattr(formatter, "_fmt", None)
+        name = f"{kind.__module__}.{kind.__qualname__}({text!r})"
+        return f"{name} of a {type(handler).__name__} raised {type(error).__name__}"
+    return ""
 
 
 def write(message: str) -> None:

@@ -45,7 +45,8 @@ class Clock:
     """
 
     def __init__(self, monkeypatch, first: int, later: int, *, keeps: bool = False) -> None:
-        self.built: list[Candidate] = []
+        #: What was built, by trial.
+        self.built: list[tuple[object, Candidate]] = []
         left = {True: first, False: later}
         begin, build = builds._BuildTrials.__init__, builds._BuildTrials._build
 
@@ -60,7 +61,7 @@ class Clock:
             return left[spare] >= 0
 
         def built(trials, candidate, name):
-            self.built.append(candidate)
+            self.built.append((trials, candidate))
             return build(trials, candidate, name)
 
         monkeypatch.setattr(builds._BuildTrials, "__init__", begun)

@@ -53,30 +53,25 @@ class WatchedEngine:
         url: Any,
         database: str,
     ) -> None:
-        settings = watcher._settings_at_start
         app = watcher._app()
         assert app is not None
-        self.session = Session(
-            engine,
-            url=url,
-            statement_timeout_ms=settings.statement_timeout_ms,
-            lock_timeout_ms=settings.lock_timeout_ms,
-        )
+        self._watcher = watcher
+        #: The pool's records that hold a connection of the application's.
+        self._records: WeakSet[Any] = WeakSet()
+        self.session = self._session(engine, url)
+        #: One that connects as the application does, where PlanWatch's own does not.
+        self.applications_session: Session | None = None
         self.watch = Watch(app, engine, bind, database, sink=self)
         self.name, self.driver, self.url = name, engine.dialect.driver, url
         #: Its server, once it was asked.
         self.server: Server | None = None
         self._engine = weakref.ref(engine)
-        self._watcher = watcher
         self._worker = watcher.worker
         self._inspected_at: RecentlyUsed[int, tuple[float, int]] = RecentlyUsed(
             LEARNT, MAX_FINGERPRINTS
         )
         #: The statements that failed and wait for the server, by their text as compiled.
         self._kept: dict[str, Ticket] = {}
-        #: The pool's records that hold a connection of the application's.
-        self._records: WeakSet[Any] = WeakSet()
-        self.session.is_applications = partial(_holds, self._records)
         #: Whether PlanWatch holds no connection because the application has none.
         self._alone = False
         # No cached_property: Python 3.11 locks it, and a child forked meanwhile would wait for it.
@@ -160,7 +155,34 @@ class WatchedEngine:
         self._records.clear()
         self._alone = False
         self._disposals += 1
+        self._cut()
+
+    def _cut(self) -> None:
+        if (applications := self.applications_session) is not None:
+            applications.cut()
         self.session.cut(DISPOSE_PATIENCE)
+
+    def _session(self, engine: Engine, url: Any) -> Session:
+        settings = self._watcher._settings_at_start
+        session = Session(
+            engine,
+            url=url,
+            statement_timeout_ms=settings.statement_timeout_ms,
+            lock_timeout_ms=settings.lock_timeout_ms,
+        )
+        session.is_applications = partial(_holds, self._records)
+        return session
+
+    def connect_as_application(self) -> Session | None:
+        """Return `applications_session`, None if PlanWatch's URL names the application's server.
+
+        Raises ServerError if the engine is gone.
+        """
+        engine = self._engine()
+        if engine is None or not self.session.elsewhere:
+            return None
+        self.applications_session = self._session(engine, None)
+        return self.applications_session
 
     @property
     def app_url(self) -> URL | None:
@@ -196,7 +218,7 @@ class WatchedEngine:
     def stop(self) -> None:
         """Stop to listen, and close the connection."""
         self.watch.unlisten()
-        self.session.cut(DISPOSE_PATIENCE)
+        self._cut()
 
     def preparable(self, fingerprint: str) -> Preparable | None:
         """Return how a statement is copied without its values, None if that is not known."""
@@ -211,6 +233,8 @@ class WatchedEngine:
     def after_fork(self) -> None:
         """Forget what belongs to the parent process."""
         self.session.abandon()
+        if self.applications_session is not None:
+            self.applications_session.abandon()
         self.watch.after_fork()
         self.forget()
         self._kept = {}

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +18,7 @@ from . import signals
 from .capture.execution import Capture
 from .capture.location import raised_at
 from .capture.sampling import Sampler, renew_budgets
+from .failure import ServerError
 from .finding import Inspection, SkipReason
 from .indexes.mapped import MappedTable
 from .inspection.calibration import CostCalibration
@@ -30,6 +31,7 @@ from .report.start import (
     introduction,
     late_settings,
     other_databases,
+    other_servers,
     unused_urls,
 )
 from .report.store import Store
@@ -45,6 +47,7 @@ from .worker import Ticket, Worker, threads_run
 if TYPE_CHECKING:
     from .inspection.detail import Preparable
     from .plan.schema import Relation
+    from .server.session import Session
 
 EXTENSION = "planwatch"
 
@@ -257,12 +260,24 @@ class Watcher:
         self._warn(unused_urls, given, self._binds, urls, self._left_alone)
         own = [watched for watched in engines if watched.url is not None]
         self._warn(other_databases, [(one.name, one.app_url, one.session) for one in own])
+        self._warn(other_servers, self._asked_twice(own))
         # It reads expressions by sqlglot, which the application's thread never loads.
         from .report.idle_ignores import idle_ignores
 
         self._warn(idle_ignores, self.settings, [watched.session for watched in engines])
         for watched in engines:
             watched.close_if_without_pool()
+
+    def _asked_twice(self, engines: list[WatchedEngine]) -> Iterator[tuple[str, Session, Session]]:
+        """Yield each engine whose own URL for PlanWatch may lead to another server; see start."""
+        for watched in engines:
+            try:
+                session = watched.connect_as_application()
+            except ServerError:
+                continue
+            if session is not None:
+                yield watched.name, watched.session, session
+                watched.applications_session = None
 
     def _warn(self, look: Callable[..., list[str]], *arguments: Any) -> None:
         """Log what a check of the settings found, and keep it until the next such check."""

@@ -24,6 +24,8 @@ from flask_planwatch.server.session import Session
 from flask_planwatch.settings import read_settings
 
 from .conditions import becomes
+from .databases import Database
+from .distance import far
 from .models import User
 
 LOGIN = sa.select(User.id).where(func.lower(User.email) == "x")
@@ -340,6 +342,64 @@ def test_a_url_of_another_database_is_named(any_story, watch, warnings, driver):
     (_, archive) = watcher._watched()
     pooled = sa.make_url(any_story.url).set(database="a_name_of_the_pooler")
     assert other_databases([("default", pooled, archive.session)]) == []
+
+
+@pytest.fixture
+def namesake(story, hypopg_server):
+    """A database of the same name on another server, with a role that may not do much."""
+    there = Database(hypopg_server, story.name)
+    maintenance = Database(hypopg_server, "postgres")
+    if there.server.url == story.server.url:
+        pytest.skip("there is only one server")
+    maintenance.execute(f'CREATE DATABASE "{there.name}"', "CREATE ROLE planwatch_namesake LOGIN")
+    yield there
+    maintenance.execute(
+        f'DROP DATABASE "{there.name}" WITH (FORCE)', "DROP ROLE planwatch_namesake"
+    )
+
+
+ANOTHER = (
+    "PLANWATCH_DATABASE_URL leads to another server than that of the default engine: their system "
+    "identifiers differ. PlanWatch would inspect other tables: use a URL of that server, or of a "
+    "replica of it."
+)
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("role", ["postgres", "planwatch_namesake"])
+def test_a_database_of_the_same_name_on_another_server_is_named(
+    story, namesake, watch, warnings, driver, role
+):
+    watched = watch(
+        story.url_for(driver), PLANWATCH_DATABASE_URL=namesake.url_for(driver, username=role)
+    )
+    watched.ask(sa.text("SELECT 1"))
+    assert warnings() == [ANOTHER]
+    watcher = watched.app.extensions["planwatch"]
+    assert watcher.problems == (ANOTHER,)
+    # The application's own connection is the only one on its server.
+    assert becomes(lambda: len(story.clients()) == 1)
+    assert watched.planwatch.stats()["errors"] == 0
+
+
+def test_a_server_that_does_not_tell_may_be_the_same(story, namesake, watch, warnings):
+    namesake.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    url = namesake.url_for("psycopg2", username="planwatch_namesake")
+    watch(story.url, PLANWATCH_DATABASE_URL=url).ask(sa.text("SELECT 1"))
+    assert warnings() == []
+
+
+def test_the_same_server_by_another_address_is_no_other_one(story, watch, warnings):
+    """As through a pooler, or with an address that is translated."""
+    with far(story.url, 0.0) as url:
+        watched = watch(story.url, PLANWATCH_DATABASE_URL=url)
+        watched.ask(LOGIN)
+        (engine,) = watched.app.extensions["planwatch"]._watched()
+        assert engine.session.elsewhere
+        assert watched.planwatch.stats()["inspected"] == 1
+        assert warnings() == []
+        assert becomes(lambda: len(story.clients()) == 2)
+        watched.planwatch.unwatch(engine._engine())
 
 
 #: What is wrong with a URL, and what is said of it; a password is never.

@@ -160,9 +160,38 @@ def other_databases(engines: Iterable[tuple[str, URL | None, Session]]) -> list[
             # Whatever is inspected says why.
             continue
         if other:
-            named = "the default engine" if name == DEFAULT else f"the engine {name!r}"
             problems.append(
-                f"{PREFIX}DATABASE_URL leads to the database {other!r}, but {named} is connected "
-                f"to {wanted!r}. PlanWatch would inspect other tables: use a URL of that database."
+                f"{PREFIX}DATABASE_URL leads to the database {other!r}, but {_engine(name)} is "
+                f"connected to {wanted!r}. PlanWatch would inspect other tables: use a URL of that "
+                "database."
             )
     return problems
+
+
+def other_servers(engines: Iterable[tuple[str, Session, Session]]) -> list[str]:
+    """Return which engines' PLANWATCH_DATABASE_URL leads to another server; both are asked.
+
+    An engine is its name, PlanWatch's session, and one that connects as the application does, which
+    is closed afterwards. A server that does not tell may be the same.
+    """
+    from ..server.description import system_identifier
+
+    problems = []
+    for name, session, applications in engines:
+        try:
+            identifiers = {system_identifier(session), system_identifier(applications)}
+        except ServerError:
+            continue
+        finally:
+            applications.close()
+        if len(identifiers) > 1:
+            problems.append(
+                f"{PREFIX}DATABASE_URL leads to another server than that of {_engine(name)}: their "
+                "system identifiers differ. PlanWatch would inspect other tables: use a URL of "
+                "that server, or of a replica of it."
+            )
+    return problems
+
+
+def _engine(name: str) -> str:
+    return "the default engine" if name == DEFAULT else f"the engine {name!r}"

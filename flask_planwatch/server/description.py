@@ -58,6 +58,10 @@ SELECT pg_catalog.current_database()::text FROM pg_catalog.pg_database
 WHERE datname = %s AND datname <> pg_catalog.current_database()
 """
 
+#: What initdb gave the server's data. Replicas have it from their primary, and a pooler or an
+#: address translated on the way does not change it. Each role may ask by default.
+_IDENTIFIER = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
+
 
 @dataclass(frozen=True)
 class Description:
@@ -149,3 +153,10 @@ def other_database(session: Session, wanted: str) -> str:
     """
     with session.transaction(own_state=True) as transaction:
         return "".join(name for (name,) in transaction.fetch(_OTHER_DATABASE, (wanted,)))
+
+
+def system_identifier(session: Session) -> str:
+    """Return what the server has in common with its replicas only; raises ServerError."""
+    with session.transaction(own_state=True) as transaction:
+        ((identifier,),) = transaction.fetch(_IDENTIFIER)
+    return str(identifier)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from flask_planwatch.server.description import system_identifier
+
 from .. import servers
 from ..models import Badge
 from .comparing import LOGIN, accounts, compare
@@ -20,6 +22,7 @@ def standby(request):
             server.execute("CREATE EXTENSION hypopg")
         with standby_of(server) as standby:
             standby.has_hypopg = request.param == servers.HYPOPG
+            standby.primary = server
             yield standby
 
 
@@ -50,3 +53,13 @@ def test_a_generic_plan_on_a_standby(standby, watch):
         return [visits(one) for _ in range(12)]
 
     accounts(compare(watch, standby.url("psycopg"), scenario))
+
+
+def test_a_replica_for_planwatch_is_no_other_server(standby, watch, caplog):
+    watched = watch(standby.primary.url("psycopg2"), PLANWATCH_DATABASE_URL=standby.url("psycopg2"))
+    watched.ask(LOGIN)
+    (engine,) = watched.app.extensions["planwatch"]._watched()
+    assert engine.session.elsewhere
+    assert system_identifier(engine.session)
+    assert "system identifiers" not in caplog.text
+    assert watched.app.extensions["planwatch"].problems == ()

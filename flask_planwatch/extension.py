@@ -17,6 +17,7 @@ from .finding import Finding
 from .report.telemetry import observe
 from .runtime.interruption import let_through
 from .runtime.loading import load, threads_are_greenlets
+from .runtime.weak import members
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher
 
@@ -117,7 +118,7 @@ class PlanWatch:
     def _only_app(self) -> Flask:
         if has_app_context():
             return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
-        apps = list(self._apps)
+        apps = members(self._apps)
         if len(apps) == 1:
             return apps[0]
         raise RuntimeError(

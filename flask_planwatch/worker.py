@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from .finding import Inspection
 from .runtime.clock import now
 from .runtime.interruption import let_through
+from .runtime.weak import members
 
 #: Captures that may wait. An inspection takes some ms: anything further back would be stale.
 QUEUE_LIMIT = 100
@@ -372,7 +373,7 @@ class _Thread:
 
 def _close_unused(since: float) -> None:
     """Close, in all apps, what was not used since then."""
-    for worker in list(_WORKERS):
+    for worker in members(_WORKERS):
         with suppress(Exception):
             worker.close_unused(since)
 
@@ -388,7 +389,7 @@ def _after_fork() -> None:
     _SETTLING = threading.RLock()
     OWN_THREADS.clear()
     _THREAD.reset()
-    for worker in list(_WORKERS):
+    for worker in members(_WORKERS):
         worker.accepted = worker.dropped = 0
         worker.after_fork()
 

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import func
 
 from flask_planwatch import worker as worker_module
+from flask_planwatch.runtime.weak import members
 from flask_planwatch.worker import _THREAD, Ticket, Worker
 
 from .models import User
@@ -346,3 +347,31 @@ def test_a_ticket_that_is_done_keeps_nothing_of_its_capture(worker):
     ticket = worker.submit(lambda ticket, last_try: True)
     assert worker.flush(120)
     assert (ticket.done, ticket.job) == (True, None)
+
+
+def test_the_members_of_a_weak_set_that_another_thread_adds_to():
+    """The set would say that it has changed, and PlanWatch's thread would end."""
+    interval, ends = sys.getswitchinterval(), threading.Event()
+    first = threading.Event()
+    alive, kept = weakref.WeakSet([first]), deque(maxlen=2000)
+
+    def add():
+        while not ends.is_set():
+            kept.append(threading.Event())
+            alive.add(kept[-1])
+
+    adding = threading.Thread(target=add)
+    sys.setswitchinterval(1e-6)
+    try:
+        adding.start()
+        refused = 0
+        while not refused:
+            assert first in members(alive)
+            try:
+                list(alive)
+            except RuntimeError:
+                refused += 1
+    finally:
+        ends.set()
+        sys.setswitchinterval(interval)
+        adding.join()

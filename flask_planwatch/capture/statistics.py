@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sys import getsizeof
 from weakref import WeakSet
 
+from ..runtime.weak import members
 from .location import Origin
 from .preparation import Repetition
 from .sql_text import COMMENT
@@ -204,7 +205,7 @@ class _Taken:
         self.size += size
         if self.size > MAX_SIZE // 2:
             self.size = size
-            for all_statistics in list(_all):
+            for all_statistics in members(_all):
                 all_statistics.begin_generation()
 
 

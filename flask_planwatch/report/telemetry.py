@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..finding import Finding
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
+from ..runtime.weak import members
 from .log import extra
 from .store import Changes
 
@@ -143,7 +144,7 @@ def _callback(metric: _Metric) -> Callable[[Any], Iterable[Observation]]:
         attributes: dict[str, str | int]
         # A child that was forked has counters of its own, and the same resource as its parent.
         process = os.getpid()
-        for source in list(_sources):
+        for source in members(_sources):
             for reason, number in metric.values(source.stats()).items():
                 attributes = {"planwatch.app": source.name, "process.pid": process}
                 if reason is not None:

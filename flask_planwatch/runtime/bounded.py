@@ -15,6 +15,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Generic, TypeVar, overload
 
 from .pause import give_way
+from .weak import members
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -171,7 +172,7 @@ LEARNT, FINDINGS = MemoryBound(MAX_LEARNT_SIZE), MemoryBound(MAX_FINDINGS_SIZE)
 
 def _after_fork() -> None:
     # A thread of the parent may have held a lock.
-    for bound in list(_BOUNDS):
+    for bound in members(_BOUNDS):
         bound.lock = threading.RLock()
 
 

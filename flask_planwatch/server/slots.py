@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..runtime.clock import now
+from ..runtime.weak import members
 
 if TYPE_CHECKING:
     from .session import Session
@@ -52,7 +53,9 @@ def make_room(session: Session) -> None:
     """
     _SESSIONS.add(session)
     holders = [
-        holder for holder in list(_SESSIONS) if holder.held and holder.database == session.database
+        holder
+        for holder in members(_SESSIONS)
+        if holder.held and holder.database == session.database
     ]
     holders.sort(key=lambda holder: holder.used)
     for holder in holders[: max(0, len(holders) - MAX_CONNECTIONS + 1)]:

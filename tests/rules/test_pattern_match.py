@@ -1096,7 +1096,7 @@ def test_full_text_without_a_configuration(rule, name):
     assert advice.kind is AdviceKind.REWRITE
     assert "to_tsvector('english', body) @@" in advice.summary
     assert "to_tsvector is STABLE" in advice.explanation
-    assert "setting of the session" in finding.problem
+    assert "words that a setting changes" in finding.problem
     names = {"where": where, "Article": Article, "func": func, "value": "word7"}
     rewritten = eval(advice.sqlalchemy[1:], names)
     app = rule.app(database)

@@ -143,7 +143,7 @@ def judged(plan: Plan, schema: Schema, *times: float, way: float = 1.0, **known:
 #: and whether they confirm the suspicion.
 TIMES = {
     "normal": ([2.0, 2.0, 2.0], False),
-    "one hiccup at first": ([15.0], False),
+    "one hiccup at first": ([14.0], False),
     "a single long one": ([25.0], True),
     "two": ([12.0, 12.0], False),
     "always": ([12.0, 12.0, 12.0], True),

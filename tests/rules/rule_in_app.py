@@ -103,7 +103,7 @@ class RuleInApp:
         finding = self._only(case, self._ask(app, case))
         self._check_finding(case, finding)
         if case.rewritten is not None:
-            if finding.advice[0].kind is AdviceKind.REWRITE:
+            if finding.advice and finding.advice[0].kind is AdviceKind.REWRITE:
                 # An index that the rewritten statement needs comes with it.
                 database.execute(*(sql for advice in finding.advice for sql in advice.ddl))
                 database.execute(analyse_expressions(finding.relation))

@@ -313,14 +313,23 @@ def shorten(text: str, length: int, words: int | None = None) -> str:
 
     White space in the quotes of SQL stays as it is: other white space would be another index.
     """
-    all_words = [_on_one_line(word) for word in _WORD.findall(text)]
+    all_words = _words(text)
     line = " ".join(all_words[:words])
     if len(line) <= length:
         return line if words is None or len(all_words) <= words else f"{line}…"
     return f"{line[: length - 1].rstrip()}…"
 
 
-def _on_one_line(word: str) -> str:
+def on_one_line(text: str) -> str:
+    """Return a text on one line, with the white space that is in the quotes of SQL."""
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return [_without_lines(word) for word in _WORD.findall(text)]
+
+
+def _without_lines(word: str) -> str:
     def escaped(literal: re.Match[str]) -> str:
         body = literal[2] if literal[1] else literal[2].replace("\\", r"\\")
         return "E'" + body.replace("\n", r"\n").replace("\r", r"\r") + "'"

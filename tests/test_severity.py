@@ -86,6 +86,45 @@ def test_what_is_sorted_counts_where_an_index_would_sort():
     assert share(sort, keys=("at",)) == 0.3
 
 
+def with_sub_plan(*, output=(), condition=""):
+    """Return a plan that runs a scan of `few`, at a cost of 9, for each of 100 rows of `many`."""
+    sub_plan = seq_scan(
+        "few", 9.0, **{"Parent Relationship": "SubPlan", "Subplan Name": "SubPlan 1"}
+    )
+    more = {"Filter": condition} if condition else {}
+    return Plan.from_json(
+        seq_scan(
+            "many",
+            1000.0,
+            **{"Plan Rows": 100.0, "Output": list(output), "Plans": [sub_plan]},
+            **more,
+        )
+    )
+
+
+def shares(plan):
+    """Return the shares of both scans."""
+    relations = {one.alias: table(name=one.alias) for one in plan.scans}
+    return {
+        node.alias: Suspicion("r", relations[node.alias], "", (), (node,), ()).share(plan)
+        for node in plan.scans
+    }
+
+
+def test_a_sub_query_in_the_output_has_the_cost_of_all_its_runs():
+    assert shares(with_sub_plan(output=["(SubPlan 1)"])) == {"many": 0.1, "few": 0.9}
+
+
+def test_a_sub_query_in_a_condition_has_the_cost_that_it_adds():
+    plan = with_sub_plan(condition="(many.id = (SubPlan 1))")
+    assert shares(plan) == {"many": 1.0, "few": 1.0}
+
+
+def test_a_hashed_sub_query_runs_once():
+    plan = with_sub_plan(condition="(NOT (ANY (many.id = (hashed SubPlan 1).col1)))")
+    assert shares(plan) == {"many": 1.0, "few": 0.009}
+
+
 def test_a_scan_that_a_limit_stops_has_no_more_than_all():
     assert share(seq_scan("few", 5000.0), keys=()) == 1.0
 

@@ -38,7 +38,9 @@ from .stories import (
     Post,
     Product,
     Run,
+    Stack,
     Task,
+    WorkerPool,
     feed,
     pending_runs,
     visible_amount,
@@ -109,6 +111,13 @@ class Case:
 
 ANALYZE = {"PLANWATCH_ANALYZE": True}
 
+#: For each stack; the pools have nothing to do with them.
+latest = (
+    select(func.max(Run.created_at))
+    .where(Run.stack_id == Stack.id, Run.id < NUMBER)
+    .scalar_subquery()
+)
+
 CASES = {
     "another type": Case(
         (select(Run.id).where(Run.stack_id == sa.literal(Decimal("918273.645"), sa.Numeric)),)
@@ -162,6 +171,9 @@ CASES = {
             pending_runs.where(func.coalesce(Run.worker_id, NUMBER) == NUMBER),
         ),
         config=ANALYZE,
+    ),
+    "a join without a condition": Case(
+        (select(Stack.id, latest).join(WorkerPool, sa.true()).where(Stack.id <= 50),)
     ),
     "rows of columns": Case(
         (

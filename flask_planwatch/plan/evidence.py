@@ -19,6 +19,7 @@ from .figures import (
 from .predicate import Operand
 from .schema import Relation, Schema, Structural
 from .scrub import mask
+from .step_cost import cost_of_runs
 from .tree import Node, Plan
 
 
@@ -111,7 +112,7 @@ class Suspicion:
         steps = [*self.scans, *(comparison.node for comparison in self.comparisons)]
         if len(self.keys) > len(self.comparisons):
             steps += [step for scan in self.scans if (step := plan.ordering(scan)) is not None]
-        spent = max(_own_cost(step) * plan.loops.get(id(step), 1.0) for step in steps)
+        spent = max(cost_of_runs(plan, step) for step in steps)
         return min(spent / plan.total_cost, 1.0)
 
     @property
@@ -141,12 +142,6 @@ class Suspicion:
 
     def _shown(self, text: str) -> Structural:
         return Structural(mask(text, keep_names=not self.holds_value))
-
-
-def _own_cost(step: Node) -> float:
-    """Return the cost of a step with all below it, without sub-queries that run before it."""
-    # With nothing below it, a scan returns its first row at once.
-    return step.total_cost if step.children else step.total_cost - step.startup_cost
 
 
 @dataclass(frozen=True)

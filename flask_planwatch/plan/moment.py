@@ -50,8 +50,8 @@ _WHOLE = re.compile(r"\d{1,4}(?:\.0+)?")
 _MOMENT = re.compile(r"\d{4,6}-\d\d-\d\d[\d :.+-]*+")
 
 #: An interval of hours, or also of days, as PostgreSQL prints it. Months are of different lengths.
-_HOURS = re.compile(r"-?\d+:\d\d:\d\d(?:\.\d+)?")
-_DAYS = re.compile(r"-?\d+ days?(?: -?\d+:\d\d:\d\d(?:\.\d+)?)?")
+_HOURS = re.compile(r"\A-?\d+:\d\d:\d\d(?:\.\d+)?")
+_DAYS = re.compile(r"\A-?\d+ days?(?: -?\d+:\d\d:\d\d(?:\.\d+)?)?")
 
 _RANGES = frozenset({"=", "<", "<=", ">", ">="})
 

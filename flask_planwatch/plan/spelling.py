@@ -13,8 +13,8 @@ _TWICE_IN_PARENTHESES = re.compile(r"\(\(([^()]*)\)\)")
 _COLUMN_IN_PARENTHESES = re.compile(r'\((\w+|"[^"]+")\)::')
 
 #: A path into a column: by subscripts, or by arrows in parentheses, which come one by one.
-_NAME = r'(?<![\w".])(?:[a-z_][\w$]*+|"(?:[^"]|"")++")'
-_KEY = r"'(?:[^']|'')*+'::text"
+_NAME = r'(?<![\w".$])(?:[a-z_][\w$]*+|"(?:[^"]|"")++")'
+_KEY = r"(?<=[\[ ])'(?:[^']|'')*+'::text"
 _SUBSCRIPTS = re.compile(rf"(?P<column>{_NAME})(?P<path>(?:\[{_KEY}\])+)")
 _ARROW = re.compile(rf"\((?P<column>{_NAME}(?:\[{_KEY}\])*+) -> (?P<key>{_KEY})\)")
 _KEYS = re.compile(_KEY)

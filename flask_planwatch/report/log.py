@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..capture.location import raised_at
-from ..finding import Advice, Finding, Location, Severity, Skip, VerdictStatus, shorten
+from ..finding import (
+    Advice,
+    Finding,
+    Location,
+    Severity,
+    Skip,
+    VerdictStatus,
+    on_one_line,
+    shorten,
+)
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
 from . import terminal
@@ -229,7 +238,7 @@ def lines(finding: Finding, statements: int = 1) -> str:
 
 def _said(finding: Finding) -> str:
     """Return what is wrong and how much it is, as a sentence."""
-    whole = " ".join((finding.title or finding.problem).split())
+    whole = on_one_line(finding.title or finding.problem)
     title = _shortened(whole, MAX_TITLE, MAX_TITLE_WORDS)
     if not title.endswith("…"):
         return f"{title}."

@@ -53,7 +53,7 @@ WORDS = Words(
 )
 
 _PLAN = "cost {cost:number}, {steps:list}"
-_STEP = "{node} for {rows:number} rows[ in each of {runs:number} runs] at cost {cost:number}"
+_STEP = "{node} for {rows:rows}[ in each of {runs:number} runs] at cost {cost:number}"
 
 _SUCCEEDED = "it succeeded"
 _OWN_FAULT = "it failed by its own fault"

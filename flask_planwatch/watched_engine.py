@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -33,9 +34,8 @@ KEEP_FAILED_SECONDS = 900.0
 MAX_FINGERPRINTS = 10_000
 INSPECTED_SIZE = 200
 
-#: Disposals of the engine that each came before an inspection, with none between them, until the
-#: developer is told: one or two may be a reload or the end of a script.
-MAX_DISPOSALS = 3
+#: Numbers for the times between disposals, of all engines.
+_NUMBERS = count()
 
 
 class WatchedEngine:
@@ -76,11 +76,9 @@ class WatchedEngine:
         self._alone = False
         # No cached_property: Python 3.11 locks it, and a child forked meanwhile would wait for it.
         self._made_inspector: Inspector | None = None
-        #: How often the engine was disposed of: what was captured before is not inspected.
-        self._disposals = 0
-        #: The numbers of disposals before each of which an inspection came too late, since the
-        #: latest one that did not.
-        self._too_late: set[int] = set()
+        #: A number that changes when the engine is disposed of: what was captured before is not
+        #: inspected.
+        self._disposal = next(_NUMBERS)
 
     @property
     def sampler(self) -> Sampler:
@@ -110,7 +108,7 @@ class WatchedEngine:
         One that failed goes ahead of all others, and is kept until the server answers; in an outage
         the first of its statement stands for all.
         """
-        job = partial(self._inspect, capture, self._disposals)
+        job = partial(self._inspect, capture, self._disposal)
         # The first saves a call for nearly all of them.
         if capture.error is None or not capture.failed:
             return self._worker.submit(job, size=capture.size)
@@ -154,7 +152,7 @@ class WatchedEngine:
         """Give the connection up, and what waits: the database may be dropped next."""
         self._records.clear()
         self._alone = False
-        self._disposals += 1
+        self._disposal = next(_NUMBERS)
         self._cut()
 
     def _cut(self) -> None:
@@ -239,20 +237,20 @@ class WatchedEngine:
         self.forget()
         self._kept = {}
 
-    def _inspect(self, capture: Capture, disposals: int, ticket: Ticket, last_try: bool) -> bool:
+    def _inspect(self, capture: Capture, disposal: int, ticket: Ticket, last_try: bool) -> bool:
         """Inspect one capture on the worker's thread; see worker.Job.
 
-        `disposals` are those of the engine when it was captured.
+        `disposal` is the number of the engine's when it was captured.
         """
         started = now()
         outcome = None
         self._watcher.begin()
         try:
-            outcome = self._outcome(capture, last_try) if self._is_wanted(disposals) else None
+            outcome = self._outcome(capture, last_try) if self._is_wanted(disposal) else None
             # The engine may have been disposed of meanwhile, and the connection closed.
-            if outcome is None or not self._is_wanted(disposals):
+            if outcome is None or not self._is_wanted(disposal):
                 outcome = self._inspector.skip(capture, Skip(SkipReason.UNWATCHED))
-            self._note_disposals(disposals, outcome)
+            self._note_disposal(disposal, outcome)
             kept = (outcome.no_server or self._alone) and capture.failed and self.watch.active
             ticket.detail = outcome.detail
             if (outcome.blocked or kept) and not last_try:
@@ -273,19 +271,16 @@ class WatchedEngine:
             self._watcher._own_ms += (now() - started) * 1000
         return True
 
-    def _is_wanted(self, disposals: int) -> bool:
+    def _is_wanted(self, disposal: int) -> bool:
         """Whether the engine that a statement ran on is still watched, and is not disposed of."""
-        return self.watch.active and disposals == self._disposals and self._engine() is not None
+        return self.watch.active and disposal == self._disposal and self._engine() is not None
 
-    def _note_disposals(self, disposals: int, outcome: Outcome) -> None:
-        """Tell the developer if the engine is disposed of again and again before an inspection."""
+    def _note_disposal(self, disposal: int, outcome: Outcome) -> None:
+        """Note whether the engine was disposed of before an inspection."""
         if outcome.inspection.skip is None:
-            self._too_late.clear()
-        elif self.watch.active and disposals != self._disposals:
-            self._too_late.add(disposals)
-            if len(self._too_late) >= MAX_DISPOSALS:
-                self._too_late.clear()
-                self._watcher.tell_disposals(self.name)
+            self._watcher.came_in_time()
+        elif self.watch.active and disposal != self._disposal:
+            self._watcher.came_too_late(disposal, self.name)
 
     def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:

@@ -54,6 +54,10 @@ EXTENSION = "planwatch"
 #: The line at the start of an app that its settings exclude.
 OFF = "PlanWatch is off: PLANWATCH_ENABLED is False."
 
+#: Disposals of engines that each came before an inspection, with none between them, until the
+#: developer is told: one or two may be a reload or the end of a script.
+MAX_DISPOSALS = 3
+
 #: What a developer reads whose application disposes of an engine before each inspection.
 DISPOSED = (
     "PlanWatch could not inspect the latest statements: each time, the app disposed of the engine "
@@ -86,6 +90,8 @@ class Watcher:
         self._lock = threading.RLock()
         self._settings: Settings | None = None
         self._sampler: Sampler | None = None
+        #: The disposals that came before an inspection, since the latest one that did not.
+        self._too_late: set[int] = set()
         #: The dialects of the engines that are not watched, by the engine's name.
         self._left_alone: dict[str, str] = {}
         #: The bind keys of Flask-SQLAlchemy, watched or not.
@@ -390,10 +396,20 @@ class Watcher:
         """Count a capture, or a further plan of one, that could not be obtained."""
         self._skipped[reason] += 1
 
-    def tell_disposals(self, name: str) -> None:
-        """Say, in debug mode, that an engine is disposed of before each inspection."""
-        if self._is_debugged():
-            self._log.log_once(logging.WARNING, DISPOSED.format(name=name))
+    def came_in_time(self) -> None:
+        """Note that a statement was inspected."""
+        self._too_late.clear()
+
+    def came_too_late(self, disposal: int, name: str) -> None:
+        """Note that an engine was disposed of before an inspection.
+
+        In debug mode, say so if that happens again and again.
+        """
+        self._too_late.add(disposal)
+        if len(self._too_late) >= MAX_DISPOSALS:
+            self._too_late.clear()
+            if self._is_debugged():
+                self._log.log_once(logging.WARNING, DISPOSED.format(name=name))
 
     def publish(self, inspection: Inspection, span: Any = None) -> None:
         """Report an inspection to the store, the statement's span, the log and the signals."""

@@ -145,6 +145,20 @@ def test_a_developer_is_told_once_that_each_request_disposes_of_the_engine(
     assert disposals_said(caplog) == [DISPOSED.format(name=story.name)]
 
 
+def test_a_developer_is_told_that_each_request_has_an_engine_of_its_own(
+    driver, story, make, caplog, hold
+):
+    app, planwatch, first = make(story.url_for(driver), DEBUG=True)
+    for number in range(4):
+        engine = first if number == 0 else create_async_engine(first.url)
+        planwatch.watch(engine, app)
+        with hold():
+            request(engine)
+        del engine
+        assert planwatch.flush(120, app)
+        assert len(disposals_said(caplog)) == (number >= 2)
+
+
 @pytest.mark.parametrize(
     ("debug", "requests"), [(True, [4]), (True, [1, 1]), (False, [1, 1, 1, 1])]
 )

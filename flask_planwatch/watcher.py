@@ -329,9 +329,11 @@ class Watcher:
         with self._lock:
             watched = self._engines.get(engine)
             if watched is None:
+                # An app may make an engine for each request; the line names it once.
+                named = {known.name for known in list(self._engines.values())}
+                self._has_new_engines |= name not in named
                 watched = WatchedEngine(self, engine, name, bind, url, database)
                 self._engines[engine] = watched
-                self._has_new_engines = True
             if not watched.watch.active:
                 watched.start()
 

@@ -146,7 +146,7 @@ def test_a_developer_is_told_once_that_each_request_disposes_of_the_engine(
 
 
 def test_a_developer_is_told_that_each_request_has_an_engine_of_its_own(
-    driver, story, make, caplog, hold
+    driver, story, make, caplog, capsys, hold
 ):
     app, planwatch, first = make(story.url_for(driver), DEBUG=True)
     for number in range(4):
@@ -157,6 +157,8 @@ def test_a_developer_is_told_that_each_request_has_an_engine_of_its_own(
         del engine
         assert planwatch.flush(120, app)
         assert len(disposals_said(caplog)) == (number >= 2)
+    # The line at the start names it once.
+    assert capsys.readouterr().err.count("PlanWatch watches") == 1
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ WORDS = Words(
     what="Statement on {table}",
     why="{factor:number} times as long as its cost of {own_cost:number} explains",
     problem="the statement takes {fastest_ms:ms} even in the fastest of its latest {executions} "
-    "executions, at an estimated cost of {total_cost:number}: {ms_per_cost:.2g} ms for each unit, "
-    "where {normal_ms_per_cost:.2g} ms are normal here. {where}",
+    "executions, at an estimated cost of {total_cost:number}: {ms_per_cost:cost} ms for each unit, "
+    "where {normal_ms_per_cost:cost} ms are normal here. {where}",
     hint="{look}",
 )
 

@@ -86,11 +86,9 @@ def test_what_is_sorted_counts_where_an_index_would_sort():
     assert share(sort, keys=("at",)) == 0.3
 
 
-def with_sub_plan(*, output=(), condition=""):
+def with_sub_plan(*, output=(), condition="", name="SubPlan 1"):
     """Return a plan that runs a scan of `few`, at a cost of 9, for each of 100 rows of `many`."""
-    sub_plan = seq_scan(
-        "few", 9.0, **{"Parent Relationship": "SubPlan", "Subplan Name": "SubPlan 1"}
-    )
+    sub_plan = seq_scan("few", 9.0, **{"Parent Relationship": "SubPlan", "Subplan Name": name})
     more = {"Filter": condition} if condition else {}
     return Plan.from_json(
         seq_scan(
@@ -117,6 +115,12 @@ def test_a_sub_query_in_the_output_has_the_cost_of_all_its_runs():
 
 def test_a_sub_query_in_a_condition_has_the_cost_that_it_adds():
     plan = with_sub_plan(condition="(many.id = (SubPlan 1))")
+    assert shares(plan) == {"many": 1.0, "few": 1.0}
+
+
+def test_a_sub_query_that_returns_a_parameter_is_the_same():
+    """Up to 17, EXPLAIN calls some by what they return."""
+    plan = with_sub_plan(condition="(many.id = (SubPlan 1))", name="SubPlan 1 (returns $1)")
     assert shares(plan) == {"many": 1.0, "few": 1.0}
 
 

@@ -13,9 +13,10 @@ from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import comparisons
 from ..plan.evidence import Hit
 from ..plan.schema import Schema
+from ..plan.sub_plan import SubPlan
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
-from ..rules.loops import SubPlan, Work
+from ..rules.loops import Work
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from .case import Case

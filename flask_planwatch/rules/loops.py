@@ -9,13 +9,14 @@ statement, its counts are taken instead. The driver, too, knows how many rows ca
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from ..plan.figures import ROWS_PER_LOOKUP, SUB_QUERIES
 from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
+from ..plan.sub_plan import SubPlan, names_in, sub_plans_of
 from ..plan.tree import Node, Plan, runs_by_each_process
 
 #: More runs than any statement makes: products of estimates stay finite.
@@ -38,33 +39,9 @@ _HANDS_ON = frozenset(
     | {"Subquery Scan", "LockRows"}
 )
 
-_NAMED = re.compile(r"\b(hashed )?(SubPlan \d+)\b")
-
 #: A call around a sub-query; these are no aggregates.
 _CALL = re.compile(r"\A\(*+(\w++)\(")
 _NO_AGGREGATES = frozenset({"COALESCE", "GREATEST", "LEAST", "NULLIF", "EXISTS", "ANY", "ALL"})
-
-
-@dataclass(frozen=True, eq=False)
-class SubPlan:
-    """A sub-query that belongs to a step of a plan, its `holder`.
-
-    `name` is PostgreSQL's, such as `SubPlan 1`. `kind` is the condition of the holder that it
-    belongs to, `Output` if its result is returned, and `text` that condition or output. `hashed`
-    tells that it runs once, for a hash table that is looked into.
-    """
-
-    node: Node
-    holder: Node
-    name: str
-    kind: str
-    text: str
-    hashed: bool
-
-    @property
-    def keeps_values(self) -> bool:
-        """Whether it depends on no row, so that each run reads the same values from memory."""
-        return self.node.type == "Materialize" and not self.hashed
 
 
 @dataclass(frozen=True)
@@ -81,7 +58,7 @@ class Work:
     @cached_property
     def sub_plans(self) -> tuple[SubPlan, ...]:
         """All sub-queries that may run more than once."""
-        return tuple(found for node in self.plan.nodes for found in _sub_plans(node))
+        return tuple(found for node in self.plan.nodes for found in sub_plans_of(node))
 
     @cached_property
     def expected_runs(self) -> Mapping[int, float]:
@@ -228,23 +205,6 @@ class Work:
         return relation.rows if relation and node.type == "Seq Scan" else node.rows
 
 
-def _sub_plans(holder: Node) -> Iterator[SubPlan]:
-    """Yield the sub-queries of a step."""
-    children = [step for step in holder.children if step.relationship == "SubPlan" and step.subplan]
-    if not children:
-        return
-    texts = [*holder.conditions, *(("Output", text) for text in holder.output)]
-    mentions = {
-        found[2]: (kind, text, found[1] is not None)
-        for kind, text in texts
-        for found in _NAMED.finditer(text)
-    }
-    for child in children:
-        # Up to 17 some are called `SubPlan 1 (returns $1)`.
-        name = " ".join((child.subplan or "").split()[:2])
-        yield SubPlan(child, holder, name, *mentions.get(name, ("Output", "", False)))
-
-
 def _share_read(limit: Node, below: Node) -> float:
     """Return the share of the step below a LIMIT that is read, with what OFFSET passes over.
 
@@ -258,18 +218,13 @@ def _share_read(limit: Node, below: Node) -> float:
 def _left_by_others(sub_plan: SubPlan) -> float:
     """Return how many rows are left when a sub-query is asked: cheaper conditions come first."""
     predicates = conjuncts(sub_plan.text)
-    own = [test for test in predicates if sub_plan.name in _names(test.text)]
+    own = [test for test in predicates if sub_plan.name in names_in(test.text)]
     alone = len(own) == len(predicates) and sub_plan.kind == "Filter"
     if not own or alone:
         return float("inf")
     rows = sub_plan.holder.rows
     # An estimate of one row stands for any fewer.
     return rows / _EXPECTED_TO_PASS.get(own[0].operator, _HALF) if rows > 1 else rows
-
-
-def _names(text: str) -> set[str]:
-    """Return the names of the sub-queries in a text."""
-    return {found[2] for found in _NAMED.finditer(text)}
 
 
 def _is_aggregated(sub_plan: SubPlan) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..plan.figures import SUB_QUERIES
+from ..plan.sub_plan import SubPlan
 from ..plan.text import quoted_identifier
 from ..plan.tree import Node
-from .loops import SubPlan, Work
+from .loops import Work
 
 #: Rows of the side that a sub-query does not need, from which on the join is what makes its runs so
 #: many: about as much as is gained where a join takes the place of a sub-query.

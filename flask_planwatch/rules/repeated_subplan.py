@@ -49,10 +49,11 @@ from dataclasses import replace
 from ..plan import figures
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.schema import Schema
+from ..plan.sub_plan import SubPlan
 from ..plan.tree import Plan
 from ..plan.wording import Template, Words, say, sentences
 from .generic_plan import cost_of_execution
-from .loops import SubPlan, Work
+from .loops import Work
 from .product import Product, product_of
 from .worth import took_little
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -127,20 +126,13 @@ def findings_of(
         draft = finding_of(capture, hit)
         problem = sentences(draft.problem, basis_of(capture, hit, schema), answer.remark)
         findings.append(
-            replace(draft, problem=problem, advice=answer.advice, indexes=indexes_of(schema))
+            replace(draft, problem=problem, advice=answer.advice, indexes=schema.index_mark)
         )
     findings = [with_others(finding, findings) for finding in findings]
     findings.sort(
         key=lambda finding: (finding.severity.rank, not finding.advice, -finding.table_rows)
     )
     return tuple(findings)
-
-
-def indexes_of(schema: Schema) -> str:
-    """Return a mark of the valid indexes of all tables, which changes with each of them."""
-    tables = schema.relations.values()
-    found = sorted(index.definition for table in tables for index in table.indexes if index.valid)
-    return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16] if found else ""
 
 
 def with_others(finding: Finding, findings: list[Finding]) -> Finding:

@@ -37,7 +37,6 @@ from .findings import (
     failures_of,
     finding_of,
     findings_of,
-    indexes_of,
     inspection_of,
     statement_of,
 )
@@ -217,7 +216,7 @@ class Inspector:
             served=result.served,
             judged=result.settled,
             unanswered=result.unanswered,
-            indexes=indexes_of(evidence.schema),
+            indexes=evidence.schema.index_mark,
         )
 
     def _prepare(self, capture: Capture, query: Query) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -213,6 +214,13 @@ class Schema:
                 for relation in self.relations.values()
             ]
         )
+
+    @cached_property
+    def index_mark(self) -> str:
+        """A mark of the valid indexes of all relations, which changes with each; "" without any."""
+        indexes = (index for relation in self.relations.values() for index in relation.indexes)
+        found = sorted(index.definition for index in indexes if index.valid)
+        return hashlib.sha256("\0".join(found).encode()).hexdigest()[:16] if found else ""
 
     def get(self, key: str | None) -> Relation | None:
         """Return the relation of this key."""

@@ -41,7 +41,6 @@ MORE = {
     "nothing to gain": Case(
         (
             select(Address.id).where(Address.depot_id >= 0),
-            select(Address.id).where(Address.depot_id >= 0).limit(5),
             select(Address.city, func.count()).group_by(Address.city),
             select(Address.id).where(
                 sa.or_(Address.city == f"{WORD} City", Address.depot_id == 99)

@@ -384,6 +384,11 @@ class OfThisRequest(logging.Formatter):
         return f"{flask.request.url} {super().format(record)}"
 
 
+class OfNothing(logging.Formatter):
+    def format(self, record):
+        return None
+
+
 NO_FIELD = logging.Formatter("%(url)s %(message)s")
 LEFT_OUT = "PlanWatch left out a handler of the application's log: the formatter "
 NO_FIELD_SAID = (
@@ -410,9 +415,13 @@ def with_formatter(formatter, handler=None):
             "tests.test_terminal.OfThisRequest('%(message)s') of a StreamHandler raised "
             "RuntimeError. ",
         ),
+        (
+            OfNothing(),
+            "tests.test_terminal.OfNothing('%(message)s') of a StreamHandler returned NoneType. ",
+        ),
     ],
 )
-def test_what_a_formatter_raises_on_is_printed_and_the_formatter_is_named_once(
+def test_what_a_formatter_fails_on_is_printed_and_the_formatter_is_named_once(
     bare_logging, story, watch, capsys, monkeypatch, formatter, said, raises
 ):
     bare_logging()

@@ -266,9 +266,18 @@ def _fix(advice: tuple[Advice, ...], words: int) -> str:
     proof = more if untried else f"{more} [{verdict.brief}]"
     if advice[0].ddl:
         # It is there to be copied.
-        return f"{label}: {shorten(advice[0].summary, MAX_FIX)}{_missing(advice[0])}{proof}"
+        return f"{label}: {_commands(advice[0])}{_missing(advice[0])}{proof}"
     words -= len(f"{label} {proof}".split())
     return f"{label}: {_whole(advice[0].summary, MAX_FIX, words)}{proof}"
+
+
+def _commands(advice: Advice) -> str:
+    """Return what to run; if that is too long, the first command as a whole."""
+    if len(advice.summary) <= MAX_FIX:
+        return on_one_line(advice.summary)
+    first, *others = (advice.public or advice).ddl
+    more = f"; … ({len(others)} more commands)" if others else ""
+    return f"{shorten(first, MAX_FIX)}{more}"
 
 
 def _missing(advice: Advice) -> str:

@@ -21,7 +21,11 @@ from ..capture.location import is_own
 
 
 class FormatterError(Exception):
-    """A formatter of the application's raised; the message names it, and holds no value."""
+    """A formatter of the application's failed; the message names it, and holds no value."""
+
+
+#: Handlers that can write nothing but a text.
+_WRITES_TEXT = frozenset({logging.StreamHandler.emit, logging.FileHandler.emit})
 
 
 def log(
@@ -30,7 +34,7 @@ def log(
     """Log a record, and print it unless a handler does or the application has silenced it.
 
     `message` is printed if the application's logging raises, which is then raised again. A handler
-    whose formatter raises is left out, as Python would only print a traceback in the place of the
+    whose formatter fails is left out, as Python would only print a traceback in the place of the
     message: raises FormatterError.
     """
     if logger.level > level or logger.manager.disable >= level:
@@ -89,7 +93,7 @@ def _noted(
 ) -> Iterator[None]:
     """Note which handlers take a record of this thread, as the last of each one's filters.
 
-    One whose formatter raises does not take it, and `broken` says which formatter that is.
+    One whose formatter fails does not take it, and `broken` says which formatter that is.
     """
     thread = threading.get_ident()
     notes = []
@@ -115,7 +119,7 @@ def _noted(
 
 
 def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
-    """Return which formatter raises with a record, else nothing.
+    """Return which formatter raises with a record or returns no text, else nothing.
 
     A handler that handles such errors in a way of its own is left to it, and so is one that does
     not format the record itself, or not yet.
@@ -127,13 +131,16 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
         return ""
     try:
         # A formatter writes into the record.
-        handler.format(copy.copy(record))
+        text = handler.format(copy.copy(record))
     except Exception as error:  # noqa: BLE001 - it is the application's
-        kind = type(formatter)
-        text = getattr(formatter, "_fmt", None)
-        name = f"{kind.__module__}.{kind.__qualname__}({text!r})"
-        return f"{name} of a {type(handler).__name__} raised {type(error).__name__}"
-    return ""
+        done = f"raised {type(error).__name__}"
+    else:
+        if isinstance(text, str) or type(handler).emit not in _WRITES_TEXT:
+            return ""
+        done = f"returned {type(text).__name__}"
+    kind = type(formatter)
+    name = f"{kind.__module__}.{kind.__qualname__}({getattr(formatter, '_fmt', None)!r})"
+    return f"{name} of a {type(handler).__name__} {done}"
 
 
 def write(message: str) -> None:

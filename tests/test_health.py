@@ -46,7 +46,7 @@ def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, mo
     run(watched, BY_ID, BY_ID, BY_ID, BY_ID)
     stats = watched.planwatch.stats()
     assert stats["captured"] == 8
-    assert (stats["sampled"], stats["waiting"]) == (4, 4)
+    assert (stats["sampled"], stats["waiting"]) == (4, 4), stats
     assert (stats["inspected"], stats["skipped"]) == (0, {})
     # What is dropped returns its share of the budget.
     assert (stats["dropped"], stats["over_budget"]) == (4, 0)

@@ -13,7 +13,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from hypothesis import HealthCheck, settings
 
-from flask_planwatch import PlanWatch
+from flask_planwatch import PlanWatch, worker
 from flask_planwatch.capture.sampling import renew_budgets
 from flask_planwatch.inspection.inspector import Inspector
 from flask_planwatch.report import panel
@@ -220,7 +220,19 @@ def watch(processor_time: ProcessorTime) -> Iterator[Callable[..., Watched]]:
 
 
 @pytest.fixture
-def held(monkeypatch):
+def empty_queue() -> None:
+    """Wait until nothing of earlier tests is queued: all apps of a process share a queue."""
+    assert worker._THREAD.wait(worker._THREAD.accepted(), PATIENCE)
+
+
+@pytest.fixture
+def limit_queue(monkeypatch: pytest.MonkeyPatch, empty_queue: None) -> Callable[[int], None]:
+    """Return a function that sets how many captures may wait."""
+    return lambda captures: monkeypatch.setattr(worker, "QUEUE_LIMIT", captures)
+
+
+@pytest.fixture
+def held(monkeypatch, empty_queue):
     """Hold each inspection up until the event that is returned is set."""
     go, original = threading.Event(), Inspector._inspect
 

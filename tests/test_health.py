@@ -36,8 +36,8 @@ def whole_skips(stats):
     return sum(n for reason, n in stats["skipped"].items() if not SkipReason(reason).is_partial)
 
 
-def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, monkeypatch):
-    monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 4)
+def test_what_was_sampled_is_inspected_skipped_or_waiting(story, watch, held, limit_queue):
+    limit_queue(4)
     # The budget for EXPLAIN ANALYZE is one in six, so that one further plan is missing.
     watched = watch(story.url, PLANWATCH_ANALYZE=True, PLANWATCH_INSPECTIONS_PER_MINUTE=6)
     joined = sa.select(Badge.owner, User.email).join(User, User.id == Badge.id)
@@ -102,9 +102,9 @@ def test_only_two_reasons_are_of_a_further_plan(reason):
     assert reason.is_partial == (reason in {"generic-plan-unknown", "not-analysed"})
 
 
-def test_the_counters_are_those_of_the_process(story, watch, held, monkeypatch):
+def test_the_counters_are_those_of_the_process(story, watch, held, limit_queue):
     """A forked child starts all of them afresh, also the count of what was dropped."""
-    monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 1)
+    limit_queue(1)
     watched = watch(story.url)
     run(watched, BY_ID, BY_ID)
     before = watched.planwatch.stats()

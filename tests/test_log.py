@@ -499,7 +499,9 @@ def test_what_is_not_shown_of_an_index_is_to_be_put_in(reporter, log):
 
 def test_of_many_commands_the_first_is_logged_as_a_whole(reporter, log):
     """An index of a partitioned table is built on each partition, and what is cut cannot be run."""
-    ddl = tuple(f"CREATE INDEX CONCURRENTLY ix_{month} ON events_{month} (at)" for month in range(9))
+    ddl = tuple(
+        f"CREATE INDEX CONCURRENTLY ix_{month} ON events_{month} (at)" for month in range(9)
+    )
     verdict = Verdict(VerdictStatus.VERIFIED)
     advice = Advice(AdviceKind.CREATE_INDEX, "; ".join(ddl), verdict, ddl)
     reporter.see(replace(made(), advice=(advice,)))

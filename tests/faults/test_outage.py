@@ -88,10 +88,10 @@ def test_a_backend_that_crashes(server, watch, driver):
     assert set(stats["skipped"]) <= LOST
 
 
-def test_a_backend_of_planwatch_that_hangs(server, watch, driver, processor_time, monkeypatch):
+def test_a_backend_of_planwatch_that_hangs(server, watch, driver, processor_time, limit_queue):
     """Neither a timeout of the server nor an error ends its wait: the app goes on without it."""
     processor_time.count_waiting()
-    monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 4)
+    limit_queue(4)
     others = "SELECT pid FROM pg_stat_activity WHERE datname = 'postgres' AND pid NOT IN "
 
     def scenario(visits):

@@ -74,9 +74,9 @@ def test_unknown_nodes_are_passed_over(watched, monkeypatch):
     assert len(watched.findings()) == 1
 
 
-def test_a_full_queue_drops_and_counts(watched, monkeypatch, held):
+def test_a_full_queue_drops_and_counts(watched, limit_queue, held):
     """The app does not wait for the worker: all five run while the first is held up."""
-    monkeypatch.setattr("flask_planwatch.worker.QUEUE_LIMIT", 2)
+    limit_queue(2)
     for _ in range(5):
         run(watched, sa.select(Badge.id).limit(1))
     assert watched.planwatch.stats()["dropped"] == 3

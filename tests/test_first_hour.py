@@ -253,6 +253,8 @@ def see_it_as_json(newcomer: Newcomer, start: str, call: str, look: str) -> None
     (newcomer.folder / "json_api.py").write_text(code, "utf-8")
     with newcomer.running(start):
         assert json.loads(newcomer.visit(call)) == {"id": 7}
+        # It waits for five seconds only.
+        assert becomes(lambda: newcomer.visit(look) != "[]\n")
         (found,) = json.loads(newcomer.visit(look))
     (shown,) = json.loads((DOCS / "examples" / "json_api.json").read_text("utf-8"))
     without_time = [re.sub(r"[\d.,]+ ms", "", one["problem"]) for one in (found, shown)]

@@ -34,7 +34,7 @@ UWSGI = (
 )  # fmt: skip
 
 #: Seconds that a busy machine gets for what takes one.
-LONG = 120
+LONG = 300
 
 BAD = "lower((email)::text)"
 

@@ -178,21 +178,50 @@ def test_each_rule_has_a_finding_and_each_file_a_case() -> None:
     assert set(files) == names
 
 
-def f_strings(path: Path) -> Iterator[str]:
-    """Yield the texts in a module that are put together of words and values in its code."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.JoinedStr):
-            words = "".join(part.value for part in node.values if isinstance(part, ast.Constant))
-            if re.search(r"[a-z] [a-z]|^ [a-z]|[a-z] $", words):
-                yield f"{path.name}:{node.lineno}: {words}"
+def put_together(module: str) -> Iterator[tuple[int, str]]:
+    """Yield the texts of words and values in the code of a module, with their lines.
+
+    It may be an f-string, `+`, `%` or `format`. SQL does not count.
+    """
+    for node in ast.walk(ast.parse(module)):
+        match node:
+            case ast.JoinedStr(values=parts):
+                pass
+            case ast.BinOp(left=left, op=ast.Add() | ast.Mod(), right=right):
+                parts = [left, right]
+            case ast.Call(func=ast.Attribute(value=text, attr="format")):
+                parts = [text]
+            case _:
+                continue
+        words = "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+        if re.search(r"[a-z] [a-z]|^ [a-z]|[a-z] $", words) and not words.startswith("\nSELECT "):
+            yield node.lineno, words
 
 
-def test_rules_leave_the_words_to_the_module_for_them() -> None:
+def test_texts_that_are_put_together_are_found() -> None:
+    texts = (
+        'f"the extension {name} is missing"',
+        '"the extension " + name',
+        '"the extension %s is missing" % name',
+        '"the extension {} is missing".format(name)',
+    )
+    assert all(list(put_together(text)) for text in texts)
+    harmless = 'f"{schema}.{name}"', 'f"SET LOCAL {name} = off"', 'f"\\nSELECT a FROM b {where}"'
+    assert not any(list(put_together(text)) for text in harmless)
+
+
+def test_rules_and_the_server_leave_the_words_to_the_module_for_them() -> None:
     package = Path(flask_planwatch.__file__).parent
-    modules = [*(package / "rules").glob("*.py"), package / "inspection" / "findings.py"]
+    modules = [*(package / "rules").glob("*.py"), *(package / "server").rglob("*.py")]
+    modules += [package / "inspection" / "findings.py", package / "plan" / "pattern.py"]
     modules += [package / "indexes" / name for name in ("verdict.py", "cost.py", "proposal.py")]
     assert len(modules) > len(RULES)
-    assert [text for module in modules for text in f_strings(module)] == []
+    found = {
+        f"{module.relative_to(package)}:{line}: {words}"
+        for module in modules
+        for line, words in put_together(module.read_text("utf-8"))
+    }
+    assert found == set()
 
 
 #: What was said, and was false: of a hundredth of the rows, of a join key, where an index is there

@@ -1,4 +1,4 @@
-"""Makes all that people read of a finding: rules and fixes declare templates and hand over facts.
+"""Makes all that people read of a finding: other modules declare templates and hand over facts.
 
 In a template,
 

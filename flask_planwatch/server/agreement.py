@@ -12,6 +12,7 @@ from collections.abc import Set
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..plan.tree import Plan
+from ..plan.wording import say
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
 from .session import Session
@@ -34,6 +35,11 @@ WHERE c.oid = ANY (%s::pg_catalog.oid[])
 
 
 _GONE = "it read a table that its own transaction created, or that was dropped afterwards"
+_TEMPORARY = '"{relation}" is temporary'
+_CONTRADICTION = (
+    "a statement read {name}, but with the search path that PlanWatch knows, {relation} is another "
+    "table: it was changed where no hook sees it"
+)
 
 
 class Agreement:
@@ -69,12 +75,9 @@ class Agreement:
             if not is_another or qualified or relation.lower() not in text.lower():
                 continue
             if schema.startswith("pg_temp"):
-                raise ServerError(SkipReason.NOT_VISIBLE, f'"{relation}" is temporary')
+                raise ServerError(SkipReason.NOT_VISIBLE, say(_TEMPORARY, relation=relation))
             self._contradicted = now()
-            self._contradiction = (
-                f"a statement read {name}, but with the search path that PlanWatch knows, "
-                f"{relation} is another table: it was changed where no hook sees it"
-            )
+            self._contradiction = say(_CONTRADICTION, name=name, relation=relation)
             raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, self._contradiction)
 
     def _require_trust(self, text: str, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from ..failure import ServerError
 from ..indexes.candidate import Candidate
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Plan
+from ..plan.wording import say
 from ..runtime.clock import now
 from . import enabling
 from .explain import Query
@@ -32,6 +33,14 @@ TRIALS_MS = 5_000
 #: The share of that time for the indexes of the first trial. The smaller sets after it take as long
 #: again, where each set has to be built anew.
 FIRST_TRIAL = 0.5
+
+#: Why nothing is built on a hot standby, with what would let indexes be tried there.
+_ON_STANDBY = "{standby}[; {enabling}]"
+_ASK_HYPOPG = 'PLANWATCH_VERIFY = "auto" would ask HypoPG'
+
+_NO_STATISTICS = "the server refused to collect statistics: {error}"
+_NO_CONSTRAINT = "the server refused the constraint: {error}"
+_NO_EXTENSION = "the extension {extension} could not be created: {error}"
 
 
 @contextmanager
@@ -71,10 +80,8 @@ def _writable(session: Session, *, hypopg: bool) -> AbstractContextManager[Trans
     with session.transaction() as transaction:
         ((standby,),) = transaction.fetch("SELECT pg_catalog.pg_is_in_recovery()")
         if standby:
-            missing = without_hypopg(transaction) if hypopg else ""
-            if hypopg and not missing:
-                missing = 'PLANWATCH_VERIFY = "auto" would ask HypoPG'
-            raise Untestable(f"{enabling.STANDBY}; {missing}" if missing else enabling.STANDBY)
+            how = (without_hypopg(transaction) or _ASK_HYPOPG) if hypopg else ""
+            raise Untestable(say(_ON_STANDBY, standby=enabling.STANDBY, enabling=how))
     return session.transaction(writable=True, statement_timeout_ms=BUILD_TIMEOUT_MS)
 
 
@@ -96,7 +103,7 @@ class FreshStatistics:
             self._transaction.run_alone(f"ANALYZE {relation.display}")
         except ServerError as error:
             raise_unless_refused(error)
-            raise Untestable(f"the server refused to collect statistics: {error}") from error
+            raise Untestable(say(_NO_STATISTICS, error=error)) from error
 
     def declare(self, constraint: str) -> None:
         """Run an ALTER TABLE that adds a constraint; raises what `collect` does."""
@@ -104,7 +111,7 @@ class FreshStatistics:
             self._transaction.run_alone(constraint)
         except ServerError as error:
             raise_unless_refused(error)
-            raise Untestable(f"the server refused the constraint: {error}") from error
+            raise Untestable(say(_NO_CONSTRAINT, error=error)) from error
 
     def explain(self, query: Query) -> Plan:
         """Return the plan of a query; raises ServerError."""
@@ -229,7 +236,7 @@ class _BuildTrials(Trials):
         except ServerError as error:
             if error.reason in NO_SERVER:
                 raise
-            why = f"the extension {extension} could not be created: {error}"
+            why = say(_NO_EXTENSION, extension=extension, error=error)
             self._missing[extension] = Untestable(why)
 
     def _add_statistics(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..failure import ServerError
+from ..plan.wording import say
 from ..settings import VERIFY_BUILD, VERIFY_OFF
 from .enabling import options
 from .errors import SYNTAX_ERROR
@@ -63,6 +64,14 @@ WHERE datname = %s AND datname <> pg_catalog.current_database()
 _IDENTIFIER = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()"
 
 
+#: How indexes are tried, or why they are not.
+_OFF = 'no proof: PLANWATCH_VERIFY is "off"'
+_NO_BUILDING = 'no proof: PLANWATCH_VERIFY is "build", but {why}'
+_BUILDING = "proof by building indexes that are rolled back"
+_NO_HYPOPG = "no proof: {why}"
+_HYPOPG = "proof by HypoPG {version}"
+
+
 @dataclass(frozen=True)
 class Description:
     """A server's version, and HypoPG's.
@@ -79,12 +88,10 @@ class Description:
     def proof(self, verify: str) -> str:
         """How indexes are tried with this PLANWATCH_VERIFY, or why they are not."""
         if verify == VERIFY_OFF:
-            return 'no proof: PLANWATCH_VERIFY is "off"'
+            return _OFF
         if verify == VERIFY_BUILD:
-            if self.no_building:
-                return f'no proof: PLANWATCH_VERIFY is "build", but {self.no_building}'
-            return "proof by building indexes that are rolled back"
-        return f"no proof: {self.missing}" if self.missing else f"proof by HypoPG {self.hypopg}"
+            return say(_NO_BUILDING, why=self.no_building) if self.no_building else _BUILDING
+        return say(_NO_HYPOPG if self.missing else _HYPOPG, why=self.missing, version=self.hypopg)
 
 
 def describe(session: Session) -> Description:

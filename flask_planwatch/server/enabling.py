@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..plan.schema import Relation
+from ..plan.wording import Template, say
 from .session import Session
 from .transaction import Transaction
 
@@ -49,6 +50,25 @@ _DEBIAN = re.compile(r"PostgreSQL (\d+)\S* \((?:Debian|Ubuntu)\b")
 STANDBY = "the server is a hot standby, where nothing can be built"
 
 _NO_TABLE = "PlanWatch's role owns no table on which it could build an index"
+
+_BUILDING = 'on a database of your own, set PLANWATCH_VERIFY = "build"'
+
+#: Why HypoPG is missing, with where it comes from, or with who can create it and how.
+_NOT_AVAILABLE = "HypoPG is not available on this server{source}"
+_SERVICE = Template(" of {service}")
+_PACKAGE = Template(": its administrator can install the package postgresql-{version}-hypopg")
+_DOCUMENTED = Template(': see "How to get proofs" in the documentation')
+_NOT_INSTALLED = (
+    "HypoPG is not installed in this database: [add hypopg to the server parameter {allow_list}, "
+    "then ][{creator} can run ]CREATE EXTENSION hypopg[ on the {server}]"
+)
+_SUPERUSER = Template("a superuser")
+_MEMBER = Template("a member of {role}")
+
+_NO_EXTENSION = (
+    "the extension {name} is neither installed nor available on this server: its files come with "
+    "PostgreSQL's contrib modules"
+)
 
 #: Whether the role may create an index on the table `c`.
 _MAY_CREATE = """
@@ -120,30 +140,27 @@ class Options:
         """How to let PlanWatch build indexes instead of asking HypoPG, "" if it cannot."""
         if self.no_building or self.service is not None:
             return ""
-        return 'on a database of your own, set PLANWATCH_VERIFY = "build"'
+        return _BUILDING
 
     @property
     def hypopg(self) -> str:
         """Why HypoPG is missing, and what would make it usable."""
+        service, debian = self.service, _DEBIAN.match(self.version)
         if not self.available:
-            return f"HypoPG is not available on this server{self._source}"
-        steps = "CREATE EXTENSION hypopg" + (" on the primary" if self.standby else "")
-        if not self.permitted:
-            creator = "a superuser"
-            if self.service is not None:
-                creator = f"a member of {self.service.creator}"
-            steps = f"{creator} can run {steps}"
-        if not self.allowed and self.service is not None:
-            steps = f"add hypopg to the server parameter {self.service.allow_list}, then {steps}"
-        return f"HypoPG is not installed in this database: {steps}"
-
-    @property
-    def _source(self) -> str:
-        if self.service is not None:
-            return f" of {self.service.name}"
-        if (debian := _DEBIAN.match(self.version)) is not None:
-            return f": its administrator can install the package postgresql-{debian[1]}-hypopg"
-        return ': see "How to get proofs" in the documentation'
+            return say(
+                _NOT_AVAILABLE,
+                source=_SERVICE if service else _PACKAGE if debian else _DOCUMENTED,
+                service=service.name if service else None,
+                version=debian[1] if debian else None,
+            )
+        creator = _MEMBER if service else _SUPERUSER
+        return say(
+            _NOT_INSTALLED,
+            allow_list=service.allow_list if service and not self.allowed else None,
+            creator=None if self.permitted else creator,
+            role=service.creator if service else None,
+            server="primary" if self.standby else None,
+        )
 
 
 def options(transaction: Transaction, relations: Iterable[Relation]) -> Options | None:
@@ -207,10 +224,7 @@ class Availability:
         """Why it cannot be used, "" if it can."""
         if self.installed or self.available:
             return ""
-        return (
-            f"the extension {self.name} is neither installed nor available on this server: its "
-            "files come with PostgreSQL's contrib modules"
-        )
+        return say(_NO_EXTENSION, name=self.name)
 
     def qualified(self, operator_class: str) -> str:
         """Return the name of one of its operator classes as the search path needs it."""

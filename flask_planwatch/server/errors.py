@@ -11,6 +11,7 @@ from ..failure import ServerError
 from ..finding import SkipReason
 from ..plan.index_use import names_in
 from ..plan.scrub import mask
+from ..plan.wording import say
 
 _REASONS = {
     "42501": SkipReason.PERMISSION_DENIED,
@@ -32,6 +33,10 @@ _NAMING = re.compile(
     r'"?(?P<denied>[^\s"]+)"?|'
     r'(?:relation|schema) "(?P<missing>[^"]+)" does not exist'
 )
+
+_REFUSED = "{error}, SQLSTATE {state}"
+#: The error is not the server's.
+_NOT_SENT = "{driver} itself could not send it: {error}"
 
 #: "syntax error", also for several statements where one is expected.
 SYNTAX_ERROR = "42601"
@@ -57,10 +62,8 @@ def refusal(error: Exception, driver: str, sql: str, explained: str) -> ServerEr
     reason = _REASONS.get(state or "", SkipReason.EXPLAIN_FAILED)
     if state == SYNTAX_ERROR and ";" in sql:
         reason = SkipReason.MULTIPLE_STATEMENTS
-    detail = f"{type(error).__name__}, SQLSTATE {state}"
-    if state is None:
-        # The error is not the server's.
-        detail = f"{driver} itself could not send it: {type(error).__name__}"
+    template = _NOT_SENT if state is None else _REFUSED
+    detail = say(template, driver=driver, error=type(error).__name__, state=state)
     if state in _STATES_WITH_NAMES:
         message = str(error).partition("\n")[0]
         if "row-level security" in message:

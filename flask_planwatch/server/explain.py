@@ -11,6 +11,7 @@ from ..finding import SkipReason
 from ..plan.evidence import Suspicion
 from ..plan.pattern import read
 from ..plan.tree import Plan
+from ..plan.wording import say
 from ..runtime.pause import give_way
 from .session import Session
 from .transaction import EXPLAIN, NO_SERVER, Transaction
@@ -25,6 +26,8 @@ _CALL = re.compile(r'((?<!")"(?:[^"]++|"")++"|(?<![\w$])[^\W\d][\w$]*+)\s*+\(')
 _VOLATILE = """
 SELECT proname FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v' ORDER BY 1 LIMIT 1
 """
+
+_IS_VOLATILE = "the function {name} is volatile"
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def _refusal(session: Session, query: Query, plan: Plan, took_ms: float) -> str:
         return "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS"
     with session.transaction() as transaction:
         volatile = transaction.fetch(_VOLATILE, (_calls(query, plan),))
-    return f"the function {volatile[0][0]} is volatile" if volatile else ""
+    return say(_IS_VOLATILE, name=volatile[0][0]) if volatile else ""
 
 
 def _calls(query: Query, plan: Plan) -> list[str]:

@@ -17,6 +17,7 @@ from ..plan.predicate import bare, parse
 from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.scrub import mask
 from ..plan.spelling import shorter_spelling
+from ..plan.wording import say
 from .explain import quoted
 from .session import Session
 from .transaction import NO_SERVER, Transaction
@@ -85,6 +86,15 @@ _CURRENT = (
     sql.CurrentSchema, sql.CurrentCatalog, sql.SessionUser, sql.Localtime, sql.Localtimestamp,
 )  # fmt: skip
 
+#: Parts of an expression, and why it cannot be indexed.
+_CAST_TO = "the cast to {type}"
+_THE_OPERATOR = "the operator {symbol}"
+_CULPRIT = "{part} is {volatility}"
+_NOT_READ = "the expression could not be read"
+_NO_ANSWER = "the server did not answer: {error}"
+_NOT_LOOKED_UP = "{part} cannot be looked up in the catalog"
+_NO_SINGLE_MATCH = "{part} has no single match in the catalog"
+
 
 class _Unresolved(Exception):
     """The catalog has no row for a part of the expression, or several; the message names it."""
@@ -117,7 +127,7 @@ def _spelling(session: Session, relation: Relation, expression: str) -> str:
 def _volatility(session: Session, relation: Relation, expression: str) -> tuple[Volatility, str]:
     structure = parse(expression)
     if structure is None:
-        return Volatility.UNKNOWN, "the expression could not be read"
+        return Volatility.UNKNOWN, _NOT_READ
     ranks = list(_CLASSES.values())
     try:
         with session.transaction() as transaction:
@@ -127,10 +137,10 @@ def _volatility(session: Session, relation: Relation, expression: str) -> tuple[
     except ServerError as error:
         if error.reason in NO_SERVER:
             raise
-        return Volatility.UNKNOWN, f"the server did not answer: {error}"
+        return Volatility.UNKNOWN, say(_NO_ANSWER, error=error)
     harmless = ("", Volatility.IMMUTABLE)
     culprit, worst = max([harmless, *parts], key=lambda part: ranks.index(part[1]))
-    return worst, f"{culprit} is {worst.upper()}" if culprit else ""
+    return worst, say(_CULPRIT, part=culprit, volatility=worst.upper()) if culprit else ""
 
 
 class _Catalog:
@@ -146,7 +156,7 @@ class _Catalog:
             if isinstance(node, _CURRENT):
                 yield write(node), Volatility.STABLE
             elif isinstance(node, sql.Cast):
-                yield f"the cast to {write(node.to)}", self._cast(node)
+                yield _cast_to(node), self._cast(node)
             elif isinstance(node, sql.Anonymous):
                 yield from self._call(node)
             elif isinstance(node, sql.AtTimeZone):
@@ -161,12 +171,14 @@ class _Catalog:
                 yield type(node).__name__.upper(), Volatility.IMMUTABLE
             elif isinstance(node, sql.Neg | sql.BitwiseNot):
                 symbol = "-" if isinstance(node, sql.Neg) else "~"
-                yield f"the operator {symbol}", self._operator(symbol, None, node.this)
+                found = self._operator(symbol, None, node.this)
+                yield say(_THE_OPERATOR, symbol=symbol), found
             elif isinstance(node, sql.Binary) and not isinstance(node, _HARMLESS):
                 symbol = _symbol(node)
-                yield f"the operator {symbol}", self._operator(symbol, node.left, node.right)
+                found = self._operator(symbol, node.left, node.right)
+                yield say(_THE_OPERATOR, symbol=symbol), found
             elif not isinstance(node, _HARMLESS):
-                raise _Unresolved(f"{type(node).__name__} cannot be looked up in the catalog")
+                raise _Unresolved(say(_NOT_LOOKED_UP, part=type(node).__name__))
 
     def _call(self, node: sql.Anonymous) -> Iterator[tuple[str, Volatility]]:
         name = node.name
@@ -200,14 +212,14 @@ class _Catalog:
         rows = self._transaction.fetch(_CAST, (source, target))
         if not rows:
             rows = self._transaction.fetch(_INPUT_OUTPUT, (source, source, target))
-        return self._only(rows, f"the cast to {write(node.to)}")
+        return self._only(rows, _cast_to(node))
 
     def _only(self, rows: list[tuple[Any, ...]], part: str) -> Volatility:
         """Return the volatility of the best match: an exact type before a polymorphic one."""
         closest = max((closeness for _, closeness in rows), default=0)
         classes = {volatility for volatility, closeness in rows if closeness == closest}
         if len(classes) != 1 or None in classes:
-            raise _Unresolved(f"{mask(part)} has no single match in the catalog")
+            raise _Unresolved(say(_NO_SINGLE_MATCH, part=mask(part)))
         return _CLASSES[classes.pop()]
 
     def _types(self, expressions: list[Structure]) -> list[int]:
@@ -216,6 +228,10 @@ class _Catalog:
             return []
         items = ", ".join(f"({write(expression)})" for expression in expressions)
         return self._transaction.types(f"SELECT {items} FROM {self._table} LIMIT 0")
+
+
+def _cast_to(node: sql.Cast) -> str:
+    return say(_CAST_TO, type=write(node.to))
 
 
 def _symbol(node: sql.Binary) -> str:

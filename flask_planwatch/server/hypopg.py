@@ -19,6 +19,7 @@ from ..indexes.search import Attempt
 from ..plan.evidence import Suspicion
 from ..plan.schema import Relation
 from ..plan.tree import Plan
+from ..plan.wording import say
 from . import enabling
 from .explain import Query, predicate_query
 from .session import Session
@@ -55,6 +56,17 @@ SELECT quote_ident(n.nspname), has_schema_privilege(n.oid, 'USAGE') AND (
         'hypopg_reset'))
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg'
 """
+
+#: Why an index is not tried, with what would let it be tried.
+_NOT_TRIED = "{reason}[; {building}]"
+_ON_PARTITIONS = "HypoPG does not plan with indexes on partitions"
+_UNKNOWN_METHOD = "HypoPG knows no {method} indexes"
+_NO_PRIVILEGE = (
+    "PlanWatch's role may not use the HypoPG extension: GRANT USAGE ON SCHEMA {schema}, and GRANT "
+    "EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema}"
+)
+_NOT_INSTALLED = "HypoPG is not installed in this database"
+_MISSING = "{hypopg}[, or, {building}]"
 
 
 @contextmanager
@@ -155,16 +167,16 @@ class _HypopgTrials(Trials):
         if candidate.relation.partitioned:
             # Measured with HypoPG 1.3: the planner does not see hypothetical indexes of partitions
             # that are read through their parent.
-            return self._untestable("HypoPG does not plan with indexes on partitions", candidate)
+            return self._untestable(_ON_PARTITIONS, candidate)
         if candidate.method not in _HYPOPG_METHODS:
-            return self._untestable(f"HypoPG knows no {candidate.method} indexes", candidate)
+            return self._untestable(say(_UNKNOWN_METHOD, method=candidate.method), candidate)
         danger = unsafe(candidate, self._version)
         return self._untestable(danger, candidate) if danger else None
 
     def _untestable(self, reason: str, candidate: Candidate) -> Untestable:
         options = enabling.options(self.transaction, [candidate.relation])
         building = options.building if options is not None else ""
-        return Untestable(f"{reason}; {building}" if building else reason)
+        return Untestable(say(_NOT_TRIED, reason=reason, building=building))
 
 
 def unsafe(candidate: Candidate, version: int) -> str:
@@ -198,15 +210,12 @@ def _schema(transaction: Transaction, relations: Iterable[Relation]) -> str:
         raise Untestable(_not_installed(transaction, relations))
     ((schema, allowed),) = rows
     if not allowed:
-        raise Untestable(
-            f"PlanWatch's role may not use the HypoPG extension: GRANT USAGE ON SCHEMA {schema}, "
-            f"and GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema}"
-        )
+        raise Untestable(say(_NO_PRIVILEGE, schema=schema))
     return cast(str, schema)
 
 
 def _not_installed(transaction: Transaction, relations: Iterable[Relation]) -> str:
     options = enabling.options(transaction, relations)
     if options is None:
-        return "HypoPG is not installed in this database"
-    return f"{options.hypopg}, or, {options.building}" if options.building else options.hypopg
+        return _NOT_INSTALLED
+    return say(_MISSING, hypopg=options.hypopg, building=options.building)

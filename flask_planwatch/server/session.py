@@ -25,6 +25,7 @@ from ..capture.connection_state import NOTHING_SET, SessionState
 from ..capture.driver import known_of, sqlstate_of
 from ..failure import ServerError
 from ..finding import SkipReason
+from ..plan.wording import say
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
 from .event_loop import EventLoop, directly
@@ -253,7 +254,7 @@ class Session:
         own = known_of(connection.dbapi_connection)
         for name in ("user", "database", "options"):
             if own.get(name) != getattr(self.state, name):
-                detail = f"the application connects with another {name} each time"
+                detail = say(_ANOTHER_EACH_TIME, name=name)
                 raise ServerError(SkipReason.SESSION_STATE_UNKNOWN, detail)
 
     @property
@@ -388,6 +389,7 @@ def database_name(url: Any) -> str | None:
     return name
 
 
+_ANOTHER_EACH_TIME = "the application connects with another {name} each time"
 _IN_USE = "the driver returned a connection that the application uses"
 
 #: Connections that PlanWatch must not close: a parent process's, or the application's.

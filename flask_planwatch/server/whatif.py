@@ -13,6 +13,7 @@ from ..indexes.candidate import Candidate
 from ..indexes.search import Attempt, OutOfTime
 from ..plan.evidence import Suspicion
 from ..plan.tree import Plan
+from ..plan.wording import say
 from .explain import Query
 from .transaction import NO_SERVER, Transaction
 
@@ -26,6 +27,8 @@ _LIMIT_EXCEEDED = "54000"
 
 #: The beginning of the names of savepoints and indexes.
 PREFIX = "planwatch_trial"
+
+_FAILED = "the index could not be tried: {error}"
 
 
 class NotImmutable(Exception):
@@ -182,4 +185,4 @@ def _refusal(error: ServerError) -> Exception:
         return TooLong("some values are too long for a btree index")
     if error.reason is SkipReason.STATEMENT_TIMEOUT:
         return Untestable("trying the index took too long")
-    return Untestable(f"the index could not be tried: {error}")
+    return Untestable(say(_FAILED, error=error))

@@ -13,6 +13,7 @@ from ...capture.connection_state import SessionState
 from ...capture.state_change import EVERYTHING, changes_plans
 from ...failure import ServerError
 from ...finding import SkipReason
+from ...plan.wording import say
 from ...runtime.clock import now
 from ..transaction import NO_SERVER, Transaction
 from .listeners import listeners_of, replaced_method
@@ -55,7 +56,13 @@ SELECT set_config(
 """
 
 
-_MAY_SET_SOMETHING = "may set something on each connection"
+#: Why a state cannot be reproduced.
+_REPLACED = "{method}, which is not SQLAlchemy's, may set something on each connection"
+_MAY_SET = "{listener}, which listens to {event}, may set something on each connection"
+_MAY_RESET = "{listener}, which listens to {event}, may have reset {name}"
+_FUNCTION_MAY_SET = "the function {name} may have set something on the connection"
+_NOT_SET = "PlanWatch cannot set what the application has set: SQLSTATE {state}"
+_HIDDEN = '"{name}" is temporary, or was changed in the same transaction'
 
 #: RESET of these restores the initial search path and options.
 _RESTORED_BY_RESET = frozenset({EVERYTHING, "search_path"})
@@ -74,7 +81,7 @@ AND l.lanname NOT IN ('internal', 'c')
 """
 
 #: Words in the body of a function that may set something, or do what cannot be read from it.
-_MAY_SET = re.compile(
+_SETS_SOMETHING = re.compile(
     r"\b(?:set_config|(?:re)?set|discard|execute|temp|temporary)\b", re.IGNORECASE
 )
 _SETS_THE_PATH = re.compile(
@@ -148,8 +155,7 @@ def adopt(
         if error.reason in NO_SERVER:
             raise
         # The server's message may contain the value of a setting.
-        why = f"PlanWatch cannot set what the application has set: SQLSTATE {error.sqlstate}"
-        raise _unknown(why, error.sqlstate) from error
+        raise _unknown(say(_NOT_SET, state=error.sqlstate), error.sqlstate) from error
     role = state.reported_role
     if role is not None and not other_role and role != transaction.reported_role:
         raise _unknown("the application's role was changed where no hook sees it")
@@ -166,14 +172,14 @@ def refuse_unknown(state: SessionState, engine: Engine, *, connects: bool) -> No
     if state.unknown:
         raise _unknown(state.unknown)
     if (method := replaced_method(engine)) is not None:
-        raise _unknown(f"{method}, which is not SQLAlchemy's, {_MAY_SET_SOMETHING}")
+        raise _unknown(say(_REPLACED, method=method))
     for listener in listeners_of(engine, connects=connects):
-        who = f"{listener.name}, which listens to {listener.event}"
+        who, event = listener.name, listener.event
         if listener.effect.sets - _reported(state):
-            raise _unknown(f"{who}, {_MAY_SET_SOMETHING}")
+            raise _unknown(say(_MAY_SET, listener=who, event=event))
         undone = [change for change in state.changes if change.returned or listener.while_in_use]
         if listener.effect.undoes and undone:
-            raise _unknown(f"{who}, may have reset {undone[0].name}")
+            raise _unknown(say(_MAY_RESET, listener=who, event=event, name=undone[0].name))
 
 
 def refuse_functions(transaction: Transaction, state: SessionState) -> None:
@@ -186,8 +192,8 @@ def refuse_functions(transaction: Transaction, state: SessionState) -> None:
         for name, is_readable, body in rows:
             if state.search_path is not None:
                 body = _SETS_THE_PATH.sub("", body)
-            if not is_readable or _MAY_SET.search(body):
-                raise _unknown(f"the function {name} may have set something on the connection")
+            if not is_readable or _SETS_SOMETHING.search(body):
+                raise _unknown(say(_FUNCTION_MAY_SET, name=name))
             names |= functions_in(body)
 
 
@@ -196,10 +202,7 @@ def refuse_hidden(text: str, state: SessionState) -> None:
     words = {word.lower() for word in _WORD.findall(text)} if state.hidden else set()
     for name in state.hidden:
         if words.issuperset(_WORD.findall(name.lower())):
-            raise ServerError(
-                SkipReason.NOT_VISIBLE,
-                f'"{name}" is temporary, or was changed in the same transaction',
-            )
+            raise ServerError(SkipReason.NOT_VISIBLE, say(_HIDDEN, name=name))
 
 
 def refuse_row_security(session: Session, relations: Iterable[str]) -> None:

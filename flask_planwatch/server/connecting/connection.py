@@ -26,13 +26,23 @@ from sqlalchemy.util import await_only
 from ...capture.driver import sqlstate_of
 from ...failure import ServerError
 from ...finding import SkipReason
+from ...plan.wording import say
 from ..errors import why_not_connected
 from .bytecode import OBSERVERS, closure_of, is_a, package_of
 from .listener_code import name_of, takes_something, unwrapped
 from .listeners import uses_connection, written_by_application
 
-#: What to do if PlanWatch cannot connect as the application does.
-_REMEDY = "set PLANWATCH_DATABASE_URL, and PlanWatch connects with that"
+#: Why PlanWatch does not connect as the application does, and what to do.
+_SHARED = "{why}; set PLANWATCH_DATABASE_URL, and PlanWatch connects with that"
+_MAY_CONNECT = "{listener}, which listens to do_connect, may return a connection"
+_MAY_TAKE = "{listener} may use up what exists only once, such as a token"
+_OTHER_FACTORY = "its {name} is not the driver's"
+
+_TOO_LONG = "the listeners to connect took more than {seconds:.0f} s"
+
+#: Why the driver could not connect: as the application does, or by PlanWatch's own URL.
+_FAILS = "{why}"
+_URL_FAILS = "PLANWATCH_DATABASE_URL does not connect: {why}"
 
 #: Seconds for the application's `connect` listeners. One that waits for a lock could otherwise stop
 #: PlanWatch's thread for ever.
@@ -136,9 +146,7 @@ def open_like(engine: Engine, check: _Check) -> OwnConnection:
     positional, named = _arguments(engine)
     for listener in dialect.dispatch.do_connect:
         if not returns_nothing(listener):
-            raise _shared(
-                f"{name_of(listener)}, which listens to do_connect, may return a connection"
-            )
+            raise _shared(say(_MAY_CONNECT, listener=name_of(listener)))
         _refuse_taking(listener)
         listener(dialect, None, positional, named)
     _refuse_factories(dialect, named)
@@ -173,7 +181,7 @@ def open_at(engine: Engine, check: _Check) -> OwnConnection:
             on_connect(connection.dbapi_connection)
 
     connect = partial(dialect.connect, *positional, **named)
-    return _opened(connect, engine, prepare, check, "PLANWATCH_DATABASE_URL does not connect: ")
+    return _opened(connect, engine, prepare, check, _URL_FAILS)
 
 
 def _opened(
@@ -181,12 +189,12 @@ def _opened(
     engine: Engine,
     prepare: Callable[[OwnConnection], None],
     check: _Check,
-    failed: str = "",
+    fails: str = _FAILS,
 ) -> OwnConnection:
     try:
         dbapi_connection = connect()
     except Exception as error:
-        why = failed + why_not_connected(error, engine.url.password)
+        why = say(fails, why=why_not_connected(error, engine.url.password))
         raise ServerError(SkipReason.SERVER_UNAVAILABLE, why, sqlstate_of(error)) from error
     connection = OwnConnection(dbapi_connection, engine.dialect)
     check(connection)
@@ -237,7 +245,7 @@ def _limited(connection: OwnConnection) -> Iterator[None]:
     except Exception as error:
         if not late.is_set():
             raise
-        why = f"the listeners to connect took more than {LISTENERS_SECONDS:.0f} s"
+        why = say(_TOO_LONG, seconds=LISTENERS_SECONDS)
         raise ServerError(SkipReason.POOL_LISTENER_FAILED, why) from error
     finally:
         timer.cancel()
@@ -272,13 +280,13 @@ def _refuse_factories(dialect: Any, named: Mapping[str, Any]) -> None:
     for name in ("async_creator_fn", "connection_factory", "cursor_factory"):
         factory = named.get(name)
         if factory is not None and not _comes_from(factory, dialect.driver):
-            raise _shared(f"its {name} is not the driver's")
+            raise _shared(say(_OTHER_FACTORY, name=name))
 
 
 def _refuse_taking(listener: Any) -> None:
     """Raise ServerError for a listener that may use up something that exists only once."""
     if takes_something(unwrapped(listener)):
-        raise _shared(f"{name_of(listener)} may use up what exists only once, such as a token")
+        raise _shared(say(_MAY_TAKE, listener=name_of(listener)))
 
 
 def _cursor_factories(connection: OwnConnection) -> list[Any]:
@@ -349,7 +357,7 @@ def _is_observers(wrapper: Any) -> bool:
 
 
 def _shared(why: str) -> ServerError:
-    return ServerError(SkipReason.SHARED_CONNECTION, f"{why}; {_REMEDY}")
+    return ServerError(SkipReason.SHARED_CONNECTION, say(_SHARED, why=why))
 
 
 def _socket_of(driver: Any) -> socket.socket | None:

@@ -121,13 +121,13 @@ def _array(text: str, *, standard: bool) -> Literal | None:
     if len(types) != 1:
         return None
     (kind,) = types
-    items = ",".join(_element(element.value) for element in elements)
+    items = ",".join(quoted_item(element.value) for element in elements)
     # The server takes strings without a type for text here.
     return Literal("{" + items + "}", ("text" if kind == "unknown" else kind) + "[]")
 
 
-def _element(value: str | None) -> str:
-    """Return an element of an array in the array's own notation."""
+def quoted_item(value: str | None) -> str:
+    """Return an element of an array, or a key or a value of an hstore, in the notation of these."""
     if value is None:
         return "NULL"
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

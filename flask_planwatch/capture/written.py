@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..failure import ServerError
-from .literals import NUMBERS, WHOLE, constant
+from .literals import NUMBERS, WHOLE, constant, quoted_item
 from .numbered import Numbered
 
 #: Characters of a statement that is written: the panel shows no more.
@@ -125,16 +125,9 @@ def _mapping(value: dict[Any, Any]) -> str:
     texts = (*value, *(item for item in value.values() if item is not None))
     if name != "HstoreAdapter" or not all(type(text) is str for text in texts):
         return ""
-    pairs = (f"{_item(key)}=>{_item(item)}" for key, item in value.items())
+    pairs = (f"{quoted_item(key)}=>{quoted_item(item)}" for key, item in value.items())
     text = _string(", ".join(pairs))
     return f"{text}::hstore" if text else ""
-
-
-def _item(text: str | None) -> str:
-    """Return a key or a value of an hstore in its own notation."""
-    if text is None:
-        return "NULL"
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _string(text: str) -> str:

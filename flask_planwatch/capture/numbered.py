@@ -202,17 +202,13 @@ def stand_for_values(text: str) -> bool:
         and _HIDES.search(outside) is None
         and "\\" not in text
         and "%" not in _PLACEHOLDER.sub("", outside)
-        and not _may_be_position(outside)
+        and not may_be_position(outside)
     )
 
 
 def may_be_position(text: str) -> bool:
     """Whether a placeholder of psycopg2 in a text may stand for the position of a column."""
-    return _may_be_position(_QUOTED.sub(" ", text))
-
-
-def _may_be_position(text: str) -> bool:
-    """Whether one of the placeholders may stand for the position of a column."""
+    text = _QUOTED.sub(" ", text)
     depth: int | None = None
     for match in _PART.finditer(text):
         word, bracket, placeholder = match.groups()

@@ -117,23 +117,23 @@ class Numbered:
     @property
     def uses(self) -> Counter[int]:
         """How often each parameter stands outside of quotes and comments."""
-        hidden = self._quoted | self._commented
-        return Counter(
-            piece
-            for number, piece in enumerate(self._pieces)
-            if isinstance(piece, int) and number not in hidden
-        )
+        return Counter(place for place, _ in self._open())
 
     @property
     def casts(self) -> dict[int, str]:
         """The type that each parameter is cast to, if that is the same in each of its places."""
-        hidden = self._quoted | self._commented
         found: dict[int, set[str]] = {}
+        for place, following in self._open():
+            cast = _CAST.match(following)
+            found.setdefault(place, set()).add(cast[0].upper() if cast else "")
+        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
+
+    def _open(self) -> Iterator[tuple[int, str]]:
+        """Yield the parameters outside of quotes and comments, each with the text behind it."""
+        hidden = self._quoted | self._commented
         for number, piece in enumerate(self._pieces):
             if isinstance(piece, int) and number not in hidden:
-                cast = _CAST.match(str(self._pieces[number + 1]))
-                found.setdefault(piece, set()).add(cast[0].upper() if cast else "")
-        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
+                yield piece, str(self._pieces[number + 1])
 
     def with_literals(self, literals: Mapping[int, str], *, in_quotes: bool = False) -> str:
         """Return the statement with SQL in the place of some parameters, which count from 0.

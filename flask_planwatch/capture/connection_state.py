@@ -47,8 +47,8 @@ class SessionState:
     since: float | None = field(default=None, compare=False, repr=False)
 
     def changed(self, changes: tuple[Change, ...]) -> SessionState:
-        """Return the state after changes; a search path that the server reports is known."""
-        known = {"search_path"} if self.search_path is not None else set()
+        """Return the state after changes."""
+        known = self.reported
         settings = tuple(
             change for change in changes if change.is_setting and change.name not in known
         )
@@ -61,6 +61,11 @@ class SessionState:
                 change.function for change in changes if change.function is not None
             ),
         )
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """The settings whose values PlanWatch takes from the server's own reports."""
+        return frozenset() if self.search_path is None else frozenset({"search_path"})
 
     @property
     def path_and_role(self) -> Hashable:

@@ -175,7 +175,7 @@ def refuse_unknown(state: SessionState, engine: Engine, *, connects: bool) -> No
         raise _unknown(say(_REPLACED, method=method))
     for listener in listeners_of(engine, connects=connects):
         who, event = listener.name, listener.event
-        if listener.effect.sets - _reported(state):
+        if listener.effect.sets - state.reported:
             raise _unknown(say(_MAY_SET, listener=who, event=event))
         undone = [change for change in state.changes if change.returned or listener.while_in_use]
         if listener.effect.undoes and undone:
@@ -218,11 +218,6 @@ def refuse_row_security(session: Session, relations: Iterable[str]) -> None:
         raise _unknown(
             "row-level security applies to the application's role, and PlanWatch has another"
         )
-
-
-def _reported(state: SessionState) -> set[str]:
-    """Return the settings whose values PlanWatch takes from the server's own reports."""
-    return {"search_path"} if state.search_path is not None else set()
 
 
 def _unknown(why: str, sqlstate: str | None = None) -> ServerError:
@@ -287,7 +282,7 @@ class Defaults:
             # Some servers hide from each customer the databases and roles of others.
             self._hidden = True
             return
-        ignored = _reported(state)
+        ignored = state.reported
         rows = [
             row for row in rows if changes_plans(name := _setting_of(row)) and name not in ignored
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sqlglot import expressions as sql
@@ -136,7 +136,8 @@ def read(comparison: Comparison, relation: Relation) -> Cut | None:
         return _cut("day", structure.this, relation) if to_date else None
     if isinstance(structure, sql.Extract):
         field = structure.this.name.lower()
-        return _cut(field, structure.expression, relation) if _known(field) else None
+        known = field in {*CALENDAR, _EPOCH}
+        return _cut(field, structure.expression, relation) if known else None
     if not isinstance(structure, sql.Anonymous):
         return None
     name, arguments = structure.name.lower(), structure.expressions
@@ -151,10 +152,6 @@ def read(comparison: Comparison, relation: Relation) -> Cut | None:
     # With a zone of its own, the function takes a moment that has one, too.
     zone = _text(arguments[2])
     return replace(cut, zone=zone) if cut.zone is None and zone else None
-
-
-def _known(field: str) -> bool:
-    return field in CALENDAR or field == _EPOCH
 
 
 def calendar_field(comparison: Comparison, relation: Relation) -> str:
@@ -301,7 +298,9 @@ def _calendar(fields: Mapping[str, tuple[Cut, Comparison, Constant]]) -> Bounds 
     if len(cuts) > 1 or not all(map(_WHOLE.fullmatch, numbers)):
         return None
     try:
-        begins = datetime.date(*_padded([int(number.partition(".")[0]) for number in numbers]))
+        # What is not named is the first of its period.
+        year, month, day = (*(int(number.partition(".")[0]) for number in numbers), 1, 1)[:3]
+        begins = datetime.date(year, month, day)
     except ValueError:
         return None
     cut, comparison, _ = fields[named[-1]]
@@ -309,8 +308,3 @@ def _calendar(fields: Mapping[str, tuple[Cut, Comparison, Constant]]) -> Bounds 
     alias = comparison.scan.alias or ""
     start = f"'{begins.isoformat()}'::timestamp"
     return Bounds(cut, alias, tests, comparison.operator, start, _LENGTHS[cut.period])
-
-
-def _padded(numbers: Sequence[int]) -> tuple[int, int, int]:
-    year, month, day = (*numbers, 1, 1)[:3]
-    return year, month, day

@@ -198,7 +198,7 @@ def _details(node: Mapping[str, Any]) -> Iterator[str]:
         if key == "Sampling Method":
             yield _sampling(node)
         elif key == "Grouping Sets":
-            yield from _grouping_sets(node, value)
+            yield from _grouping_sets(value)
         elif key == "Target Tables":
             operation = text_of(node, "Operation")
             targets = items(value, dict)
@@ -224,7 +224,7 @@ def _sampling(node: Mapping[str, Any]) -> str:
     return f"Sampling: {text_of(node, 'Sampling Method')} ({parameters}){repeatable}"
 
 
-def _grouping_sets(node: Mapping[str, Any], sets: object) -> Iterator[str]:
+def _grouping_sets(sets: object) -> Iterator[str]:
     for grouping in items(sets, dict):
         indent = ""
         if "Sort Key" in grouping:

@@ -160,7 +160,7 @@ def accesses(plan: Plan, schema: Schema) -> tuple[Access, ...]:
     for alias, scans in families.items():
         relation = schema.relations[scans[0].qualified_relation or ""]
         aliases = frozenset({alias, *(scan.alias or "" for scan in scans)})
-        access = _access(plan, schema, aliases, scans, compared.get(alias, []), steps)
+        access = _access(plan, schema, relation, aliases, scans, compared.get(alias, []), steps)
         if printed is not None:
             access = _with_columns(access, relation, aliases, printed)
         found.setdefault(access.identity, []).append(access)
@@ -174,24 +174,23 @@ def reference_access(relation: Relation, keys: Iterable[str]) -> Access:
 
 def _together(alike: list[Access]) -> Access:
     """Return accesses that ask the same under several aliases as one."""
-    printed = {text.place: text for access in alike for text in access.printed}
     return replace(
         alike[0],
         scans=tuple(scan for access in alike for scan in access.scans),
         unanswered=tuple(comparison for access in alike for comparison in access.unanswered),
-        printed=tuple(printed[place] for place in sorted(printed)),
+        printed=_in_order(text for access in alike for text in access.printed),
     )
 
 
 def _access(
     plan: Plan,
     schema: Schema,
+    relation: Relation,
     aliases: frozenset[str],
     scans: list[Node],
     compared: list[Comparison],
     steps: Mapping[int, _Above],
 ) -> Access:
-    relation = schema.relations[scans[0].qualified_relation or ""]
     by_use: defaultdict[str, list[Comparison]] = defaultdict(list)
     for comparison in compared:
         by_use[_use(comparison)].append(comparison)
@@ -428,10 +427,15 @@ def _with_columns(
     printed: Mapping[str, Sequence[Printed]],
 ) -> Access:
     """Return an access with the columns that the statement needs, unless it needs whole rows."""
-    texts = {text.place: text for alias in aliases for text in printed.get(alias, ())}
-    in_order = tuple(texts[place] for place in sorted(texts))
+    in_order = _in_order(text for alias in aliases for text in printed.get(alias, ()))
     named = [name for text in in_order for alias, name in text.columns if alias in aliases]
     if _STAR in named:
         return access
     read = tuple(name for name in dict.fromkeys(named) if relation.column(name) is not None)
     return replace(access, read=read, printed=in_order)
+
+
+def _in_order(printed: Iterable[Printed]) -> tuple[Printed, ...]:
+    """Return each text once, in the order of the plan."""
+    by_place = {text.place: text for text in printed}
+    return tuple(by_place[place] for place in sorted(by_place))

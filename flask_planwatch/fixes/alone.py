@@ -9,7 +9,7 @@ from ..plan.schema import Column
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, say
 from ..rules.worth import indexes_on
-from ..server.explain import Query, explain, quoted
+from ..server.explain import Query, explain, qualified
 from ..server.transaction import NO_SERVER
 from .case import Case
 
@@ -70,7 +70,7 @@ def plan_alone(case: Case, hit: Hit, condition: str, *, seqscan: bool = True) ->
     Raises ServerError if the connection fails.
     """
     relation = hit.suspicion.relation
-    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    table = qualified(relation.schema, relation.name)
     query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
     try:
         return explain(case.session, query, seqscan=seqscan)

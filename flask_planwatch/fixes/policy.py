@@ -15,7 +15,7 @@ from ..plan.index_use import indexed_in
 from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
 from ..plan.schema import Relation, Structural, base_type
 from ..plan.wording import say, sentences
-from ..server.explain import Query, explain, quoted
+from ..server.explain import Query, explain, qualified
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from .case import OFF, Case
@@ -153,7 +153,7 @@ def _verdict(case: Case, hit: Hit, condition: str, column: str) -> Verdict:
         return Verdict(VerdictStatus.UNTESTED, OFF)
     if not relation.has_index_for([column]):
         return Verdict(VerdictStatus.UNTESTED, say(_NO_INDEX, **said))
-    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    table = qualified(relation.schema, relation.name)
     query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
     try:
         plan = explain(case.session, query, seqscan=False)

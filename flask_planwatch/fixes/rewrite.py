@@ -21,7 +21,7 @@ from ..plan.scrub import LITERALS, is_structural, mask
 from ..plan.spelling import other_path
 from ..plan.wording import say, sentences
 from ..rules.worth import other_column
-from ..server.explain import quoted
+from ..server.explain import qualified
 from ..server.transaction import NO_SERVER
 from .alone import plan_alone, verdict_alone
 from .case import Case
@@ -390,7 +390,7 @@ def _other_side(case: Case, hit: Hit, column: Column) -> _Rewritten | None:
     key = text.quoted_name
     condition = (
         f"{column.quoted_name} = (SELECT CASE WHEN {key} ~ '{_UUID}' THEN {key}::uuid END "
-        f"FROM {quoted(relation.schema)}.{quoted(relation.name)} LIMIT 1)"
+        f"FROM {qualified(relation.schema, relation.name)} LIMIT 1)"
     )
     facts = {"other": f"{root.display}.{key}", "other_attribute": attribute, "pattern": _UUID}
     return _Rewritten(_OTHER_SIDE, {**_facts(case, hit, column), **facts}, condition)
@@ -413,7 +413,7 @@ def _value(suspicion: Suspicion) -> str:
     if not suspicion.other.columns:
         return suspicion.other.text
     relation = suspicion.relation
-    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    table = qualified(relation.schema, relation.name)
     return f"(SELECT {suspicion.operand.without_alias()} FROM {table} LIMIT 1)"
 
 
@@ -434,9 +434,8 @@ def is_written(expression: str, statement: str) -> bool:
 
 def _literal_in(statement: str, value: str) -> bool:
     """Whether a statement has this value as text in quotes or as a number."""
-    quoted = "'{}'".format(value.replace("'", "''"))
     number = value.isdecimal() and re.search(rf"(?<![\w.$'%]){value}(?![\w.'])", statement)
-    return quoted in statement or bool(number)
+    return _quoted(value) in statement or bool(number)
 
 
 def rewrite_with_literal(hit: Hit) -> Advice:

@@ -20,7 +20,7 @@ from ..plan.wording import Template, say
 from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server import enabling, whatif
 from ..server.builds import FreshStatistics, on_statistics
-from ..server.explain import Query, quoted
+from ..server.explain import Query, qualified, quoted
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from . import foreign_key, recursion
@@ -128,7 +128,7 @@ class _Wrong:
 
     def alone(self) -> Query:
         """Return a query that finds nothing but these rows, for its plan."""
-        table = f"ONLY {quoted(self.scan.schema)}.{quoted(self.scan.relation)}"
+        table = f"ONLY {qualified(self.scan.schema, self.scan.relation)}"
         where = " AND ".join(f"({text})" for text in self.conditions.texts)
         sql = f"SELECT 1 FROM {table} AS {quoted(self.scan.alias)} WHERE {where}"
         return Query(sql, None, escaped=False)

@@ -13,7 +13,7 @@ from ..plan.schema import Activity, Column, ForeignKey, Index, Relation, Schema
 from ..plan.tree import Plan
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
-from .explain import Query, explain, quoted
+from .explain import Query, explain, qualified
 from .session import Session
 from .transaction import Transaction
 
@@ -370,7 +370,7 @@ def _rows(session: Session, member: _Member) -> float:
 
 def _estimate(session: Session, schema: str, name: str) -> float:
     """Return the planner's estimate; 0 for a table that PlanWatch's role may not read."""
-    query = Query(f"SELECT 1 FROM ONLY {quoted(schema)}.{quoted(name)}", None, escaped=False)
+    query = Query(f"SELECT 1 FROM ONLY {qualified(schema, name)}", None, escaped=False)
     try:
         return explain(session, query).root.rows
     except ServerError as error:

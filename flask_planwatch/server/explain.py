@@ -114,7 +114,7 @@ def predicate_query(suspicion: Suspicion) -> Query:
     not know its result. A pattern is replaced by an example.
     """
     scan = suspicion.scans[0]
-    table = f"ONLY {quoted(scan.schema)}.{quoted(scan.relation)}"
+    table = f"ONLY {qualified(scan.schema, scan.relation)}"
     expression = suspicion.subject
     operator = suspicion.comparison.conjunct.operator.removesuffix(" ANY")
     value = ""
@@ -138,9 +138,14 @@ def reference_query(suspicion: Suspicion) -> Query:
 
     It compares with a sub-query in place of a value, as the planner does not know its result.
     """
-    table = f"{quoted(suspicion.relation.schema)}.{quoted(suspicion.relation.name)}"
+    table = qualified(suspicion.relation.schema, suspicion.relation.name)
     tests = " AND ".join(f"x.{key} = (SELECT {key} FROM {table} LIMIT 1)" for key in suspicion.keys)
     return Query(f"SELECT 1 FROM {table} x WHERE {tests}", None, escaped=False)
+
+
+def qualified(schema: str | None, name: str | None) -> str:
+    """Return the name of a relation or a type that means it on any search path."""
+    return f"{quoted(schema)}.{quoted(name)}"
 
 
 def quoted(name: str | None) -> str:

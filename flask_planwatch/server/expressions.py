@@ -18,7 +18,7 @@ from ..plan.schema import ExpressionFacts, Relation, Volatility
 from ..plan.scrub import mask
 from ..plan.spelling import shorter_spelling
 from ..plan.wording import say
-from .explain import quoted
+from .explain import qualified
 from .session import Session
 from .transaction import NO_SERVER, Transaction
 
@@ -115,7 +115,7 @@ def _spelling(session: Session, relation: Relation, expression: str) -> str:
     shorter = shorter_spelling(expression, relation)
     if shorter == expression:
         return expression
-    table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+    table = qualified(relation.schema, relation.name)
     queries = [f"SELECT ({text}) FROM {table}" for text in (expression, shorter)]
     with session.transaction() as transaction, transaction.attempt("planwatch_spelling"):
         before, after = (transaction.output(query) for query in queries)
@@ -148,7 +148,7 @@ class _Catalog:
 
     def __init__(self, transaction: Transaction, relation: Relation) -> None:
         self._transaction = transaction
-        self._table = f"{quoted(relation.schema)}.{quoted(relation.name)}"
+        self._table = qualified(relation.schema, relation.name)
 
     def parts(self, structure: Structure) -> Iterator[tuple[str, Volatility]]:
         """Yield each function, operator and cast with its volatility; raises _Unresolved."""

@@ -11,6 +11,7 @@ from ..capture.driver import IDLE
 from ..capture.numbered import Numbered, Parameters
 from ..failure import ServerError
 from ..finding import SkipReason
+from .explain import qualified
 from .transaction import IN_TRANSACTION, MARK, UNKNOWN, Answer, Transaction
 
 
@@ -166,5 +167,4 @@ class AsyncpgTransaction(Transaction):
 def _type_as_sql(kind: Any) -> str:
     """Return the name of a type in SQL; asyncpg calls an array `int4[]`."""
     name, array, _ = str(kind.name).partition("[]")
-    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (kind.schema, name))
-    return quoted + array
+    return qualified(kind.schema, name) + array

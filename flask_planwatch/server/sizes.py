@@ -10,7 +10,7 @@ from ..capture.literals import constant
 from ..indexes.btree import Size, Stored, btree_size
 from ..indexes.candidate import Candidate, column_of, mentions
 from ..plan.schema import Column, Relation
-from .explain import Query, quoted
+from .explain import Query, qualified
 from .transaction import Transaction
 
 #: The width of a value of which nothing is known, in bytes.
@@ -134,7 +134,7 @@ class Sizes:
         rows = _rows_of_table(candidate)
         if candidate.predicate:
             only = "" if relation.partitioned else "ONLY "
-            table = f"{only}{quoted(relation.schema)}.{quoted(relation.name)}"
+            table = f"{only}{qualified(relation.schema, relation.name)}"
             sql = f"SELECT 1 FROM {table} WHERE {candidate.predicate}"
             with self._transaction.attempt(_SAVEPOINT):
                 query = Query(sql, None, escaped=False)

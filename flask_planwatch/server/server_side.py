@@ -140,13 +140,13 @@ class AsyncpgTransaction(Transaction):
             f"pg_catalog.quote_nullable((${place}::{kind})::pg_catalog.text)"
             for place, kind in enumerate(types, start=1)
         )
-        answer = self._ask(self._send_row, f"{MARK}SELECT {casts}", tuple(values))
+        written = self._ask(self._send_single, f"{MARK}SELECT ARRAY[{casts}]", tuple(values)).value
         numbered = Numbered(text, values, [str(place) for place in range(len(values))])
         # The server has taken the type from the cast that stands behind a parameter.
         cast = numbered.casts
         literals = {
             place: literal if cast.get(place) else f"{literal}::{kind}"
-            for place, (literal, kind) in enumerate(zip(answer, types, strict=True))
+            for place, (literal, kind) in enumerate(zip(written, types, strict=True))
         }
         return numbered.with_literals(literals)
 
@@ -155,13 +155,6 @@ class AsyncpgTransaction(Transaction):
         driver: Any = self._connection.driver_connection
         statement = await_only(driver.prepare(text))
         return [_type_as_sql(kind) for kind in statement.get_parameters()]
-
-    def _send_row(self, sql: str, parameters: Parameters) -> Sequence[str]:
-        """Return the only row of a query, all of whose columns are text."""
-        cursor: Any = self._connection.cursor()
-        cursor.execute(sql, parameters)
-        row: Sequence[str] = cursor.fetchone()
-        return row
 
 
 def _type_as_sql(kind: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..failure import ServerError
 from ..finding import Verdict, VerdictStatus
 from ..plan.evidence import Hit
 from ..plan.schema import Column
@@ -10,7 +9,7 @@ from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, say
 from ..rules.worth import indexes_on
 from ..server.explain import Query, explain, qualified
-from ..server.transaction import NO_SERVER
+from ..server.transaction import may_be_refused
 from .case import Case
 
 _USED = "planned for this predicate alone, {key} is an index condition of {index}"
@@ -72,12 +71,9 @@ def plan_alone(case: Case, hit: Hit, condition: str, *, seqscan: bool = True) ->
     relation = hit.suspicion.relation
     table = qualified(relation.schema, relation.name)
     query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
-    try:
+    with may_be_refused():
         return explain(case.session, query, seqscan=seqscan)
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return None
+    return None
 
 
 def _index(plan: Plan) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from ..failure import ServerError
 from ..finding import Advice, Verdict
 from ..indexes.candidate import Candidate
 from ..indexes.mapped import MappedTable
@@ -21,7 +20,7 @@ from ..server.explain import Query, explain
 from ..server.hypopg import on_hypopg
 from ..server.session import Session
 from ..server.sizes import Sizes
-from ..server.transaction import NO_SERVER, Transaction
+from ..server.transaction import Transaction, may_be_refused
 from ..settings import VERIFY_BUILD, VERIFY_OFF
 
 #: Why nothing was tried.
@@ -86,13 +85,9 @@ class Case:
 
         Raises ServerError if the connection fails.
         """
-        try:
-            query = Query(text, self.query.parameters, self.query.escaped)
-            return explain(self.session, query)
-        except ServerError as error:
-            if error.reason in NO_SERVER:
-                raise
-            return None
+        with may_be_refused():
+            return explain(self.session, Query(text, self.query.parameters, self.query.escaped))
+        return None
 
     @contextmanager
     def trials(self, query: Query, candidates: Iterable[Candidate]) -> Iterator[whatif.Trials]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ..capture.numbered import Numbered
-from ..failure import ServerError
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import plain_column
@@ -17,7 +16,7 @@ from ..plan.scrub import scrub_plan
 from ..plan.tree import Plan
 from ..plan.wording import say
 from ..server.prepared import generic_plan, types_of
-from ..server.transaction import NO_SERVER
+from ..server.transaction import may_be_refused
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
@@ -103,16 +102,13 @@ def _plan_with(
     case: Case, numbered: Numbered, types: Sequence[str], chosen: Iterable[int]
 ) -> Plan | None:
     """Return the generic plan with some parameters as literals, None if there is none."""
-    try:
+    with may_be_refused():
         with case.session.transaction() as transaction:
             literals = {place: transaction.literal(numbered.values[place]) for place in chosen}
         # What is not used any more has no context to infer a type from.
         declared = ["text" if place in literals else name for place, name in enumerate(types)]
         return generic_plan(case.session, numbered.with_literals(literals), declared)
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return None
+    return None
 
 
 def _rewrite(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ..failure import ServerError
 from ..finding import Verdict, VerdictStatus
 from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import comparisons
@@ -17,7 +16,7 @@ from ..plan.sub_plan import SubPlan
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
 from ..rules.loops import Work
-from ..server.transaction import NO_SERVER
+from ..server.transaction import may_be_refused
 from ..settings import VERIFY_OFF
 from .case import Case
 from .form import Form, attribute_of
@@ -167,18 +166,14 @@ def _about_null(case: Case) -> str:
     compared = compared_by_not_in(case.query.text)
     if not compared:
         return _NULL_UNKNOWN
-    nullable = []
-    try:
-        with case.session.transaction() as transaction:
-            for table, column in compared:
-                found = transaction.fetch(_NOT_NULL, (table, column))
-                if found != [(True,)]:
-                    nullable.append(column)
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return _NULL_UNKNOWN
-    return say(_MAY_BE_NULL, columns=nullable) if nullable else ""
+    with may_be_refused(), case.session.transaction() as transaction:
+        nullable = [
+            column
+            for table, column in compared
+            if transaction.fetch(_NOT_NULL, (table, column)) != [(True,)]
+        ]
+        return say(_MAY_BE_NULL, columns=nullable) if nullable else ""
+    return _NULL_UNKNOWN
 
 
 def _correlations(case: Case, plan: Plan, sub_plan: SubPlan) -> list[_Correlation]:

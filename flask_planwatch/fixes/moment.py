@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..failure import ServerError
 from ..finding import Advice, Verdict
 from ..plan.evidence import Hit
 from ..plan.moment import FIXED_ZONES, TIMESTAMP, TIMESTAMPTZ, Bounds, bounds, shifted
 from ..plan.schema import Structural
 from ..server.explain import quoted
-from ..server.transaction import NO_SERVER, Transaction
+from ..server.transaction import Transaction, may_be_refused
 from .alone import verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
@@ -98,15 +97,11 @@ def range_on_column(case: Case, hit: Hit) -> Advice | None:
         found = (one,) if one is not None else ()
     if not found or len({one.cut.column.name for one in found}) > 1:
         return None
-    try:
-        with case.session.transaction() as transaction:
-            ((zone,),) = transaction.fetch("SELECT current_setting('TimeZone')")
-            span = _checked(transaction, found, str(zone))
-        if span is None:
-            return None
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
+    span = None
+    with may_be_refused(), case.session.transaction() as transaction:
+        ((zone,),) = transaction.fetch("SELECT current_setting('TimeZone')")
+        span = _checked(transaction, found, str(zone))
+    if span is None:
         return None
     column = found[0].cut.column
     verdict = verdict_alone(case, hit, column, span.condition(column.quoted_name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..failure import ServerError
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..indexes.render import alembic_execute
 from ..indexes.verdict import Advised, Answer
@@ -15,9 +14,8 @@ from ..plan.index_use import indexed_in
 from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
 from ..plan.schema import Relation, Structural, base_type
 from ..plan.wording import say, sentences
-from ..server.explain import Query, explain, qualified
-from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
+from .alone import plan_alone
 from .case import OFF, Case
 from .form import Form
 
@@ -153,13 +151,8 @@ def _verdict(case: Case, hit: Hit, condition: str, column: str) -> Verdict:
         return Verdict(VerdictStatus.UNTESTED, OFF)
     if not relation.has_index_for([column]):
         return Verdict(VerdictStatus.UNTESTED, say(_NO_INDEX, **said))
-    table = qualified(relation.schema, relation.name)
-    query = Query(f"SELECT 1 FROM {table} WHERE {condition}", None, escaped=False)
-    try:
-        plan = explain(case.session, query, seqscan=False)
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
+    plan = plan_alone(case, hit, condition, seqscan=False)
+    if plan is None:
         return Verdict(VerdictStatus.UNTESTED, _REFUSED)
     asked = replace(hit.suspicion, subject=column, keys=(relation.quoted_column(column),))
     if not indexed_in(plan, asked):

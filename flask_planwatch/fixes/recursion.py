@@ -7,13 +7,12 @@ https://www.postgresql.org/docs/current/runtime-config-query.html
 
 from __future__ import annotations
 
-from ..failure import ServerError
 from ..finding import AdviceKind, Verdict, VerdictStatus
 from ..indexes.verdict import Advised
 from ..plan.tree import Node, Plan
 from ..plan.wording import say
 from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
-from ..server.transaction import NO_SERVER
+from ..server.transaction import may_be_refused
 from ..settings import VERIFY_OFF
 from .case import OFF, Case
 from .form import Form
@@ -83,14 +82,10 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
 
 def _planned(case: Case, factor: float) -> Plan | None:
     """Return the plan of the statement with the setting, None if the server refuses it."""
-    try:
-        with case.session.transaction() as transaction:
-            transaction.run(f"SET LOCAL {_SETTING} = {factor}")
-            return case.query.explain(transaction)
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return None
+    with may_be_refused(), case.session.transaction() as transaction:
+        transaction.run(f"SET LOCAL {_SETTING} = {factor}")
+        return case.query.explain(transaction)
+    return None
 
 
 def _same(plan: Plan, union: Node) -> Node | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from sqlglot import expressions as sql
 
-from ..failure import ServerError
 from ..finding import Advice, Verdict, VerdictStatus
 from ..plan.comparison import constant
 from ..plan.dialect import Structure
@@ -22,7 +21,7 @@ from ..plan.spelling import other_path
 from ..plan.wording import say, sentences
 from ..rules.worth import other_column
 from ..server.explain import qualified
-from ..server.transaction import NO_SERVER
+from ..server.transaction import may_be_refused
 from .alone import plan_alone, verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
@@ -343,29 +342,25 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
         return _other_side(case, hit, column)
     facts, name = _facts(case, hit, column), column.quoted_name
     text = _quoted(value.value)
-    try:
-        with case.session.transaction() as transaction:
-            ((is_enum,),) = transaction.fetch(_ENUM.format(type=column.type.replace("'", "''")))
-            if not is_enum and column.base_type not in _ONE_TEXT:
-                return None
-            if operator in _PATTERNS:
-                labels = f"enum_range(NULL::{column.type})"
-                condition = (
-                    f"{name} = ANY (ARRAY(SELECT label FROM unnest({labels}) AS label "
-                    f"WHERE label::text {operator} {suspicion.other.text}))"
-                )
-                facts["test"] = "pattern"
-                return _Rewritten(_VALUES, facts, condition) if is_enum else None
-            if operator not in {"=", "= ANY"}:
-                return None
-            array = "[]" if operator == "= ANY" else ""
-            own = f"{text}::{column.type}{array}"
-            # Of a text that is written in another way, nothing is found now.
-            ((same,),) = transaction.fetch(f"SELECT {own}::text{array} = {text}::text{array}")
-    except ServerError as error:
-        if error.reason in NO_SERVER:
-            raise
-        return None
+    same = False
+    with may_be_refused(), case.session.transaction() as transaction:
+        ((is_enum,),) = transaction.fetch(_ENUM.format(type=column.type.replace("'", "''")))
+        if not is_enum and column.base_type not in _ONE_TEXT:
+            return None
+        if operator in _PATTERNS:
+            labels = f"enum_range(NULL::{column.type})"
+            condition = (
+                f"{name} = ANY (ARRAY(SELECT label FROM unnest({labels}) AS label "
+                f"WHERE label::text {operator} {suspicion.other.text}))"
+            )
+            facts["test"] = "pattern"
+            return _Rewritten(_VALUES, facts, condition) if is_enum else None
+        if operator not in {"=", "= ANY"}:
+            return None
+        array = "[]" if operator == "= ANY" else ""
+        own = f"{text}::{column.type}{array}"
+        # Of a text that is written in another way, nothing is found now.
+        ((same,),) = transaction.fetch(f"SELECT {own}::text{array} = {text}::text{array}")
     if not same:
         return None
     if array:

@@ -23,7 +23,7 @@ from ..server.explain import (
 from ..server.prepared import prepared
 from ..server.refusals import Refusals
 from ..server.session import Session
-from ..server.transaction import NO_SERVER
+from ..server.transaction import NO_SERVER, may_be_refused
 
 
 @dataclass
@@ -106,10 +106,6 @@ class Gathering:
 
     def _explain_alone(self, query: Query) -> Plan | None:
         """Return the plan of a predicate alone, None if the server refuses it."""
-        try:
-            with self._heeded(query.text):
-                return explain(self.session, query, seqscan=False)
-        except ServerError as error:
-            if error.reason in NO_SERVER:
-                raise
-            return None
+        with may_be_refused(), self._heeded(query.text):
+            return explain(self.session, query, seqscan=False)
+        return None

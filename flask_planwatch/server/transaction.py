@@ -60,6 +60,19 @@ _PARAMETER = re.compile(r"\$(\d+)")
 _WITHOUT_LENGTH = {"character": "bpchar", "bit": '"bit"'}
 
 
+@contextmanager
+def may_be_refused() -> Iterator[None]:
+    """Go on after the block if the server refuses something in it.
+
+    Raises ServerError if the server is not there.
+    """
+    try:
+        yield
+    except ServerError as error:
+        if error.reason in NO_SERVER:
+            raise
+
+
 class Call(Protocol):
     """Calls a function that talks to the driver: directly, or on an event loop."""
 
@@ -161,12 +174,8 @@ class Transaction(ABC):
 
         Raises ServerError if the server is not there, as `savepoint` does.
         """
-        try:
-            with self.savepoint(name):
-                yield
-        except ServerError as error:
-            if error.reason in NO_SERVER:
-                raise
+        with may_be_refused(), self.savepoint(name):
+            yield
 
     def run_alone(self, command: str) -> None:
         """Run a command with text that is not PlanWatch's, in a message of one statement only."""

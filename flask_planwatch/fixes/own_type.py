@@ -120,6 +120,10 @@ _NO_FRACTION = "A value with a fraction equals no integer, so that nothing is fo
 _IN_RANGE = "Refuse a value that {type} cannot hold: as an int, it would be an error."
 _KEEPS_RANGE = "{floor} and {ceil} leave the range as it was."
 
+#: A comparison with one value, and with several, as code. `guard` keeps out what has a fraction.
+_COMPARED = "{attribute} {operator} {value}[ if {guard} else false()]"
+_IN = "{attribute}.in_([[{value} for value in values[ if {guard}]]])"
+
 #: What a comparison in the column's own type would find without the old one beside it.
 _ALONE = {
     "citext": "Alone it ignores case, as a citext is meant to: if that is what you want, declare "
@@ -244,13 +248,16 @@ def _where(hit: Hit, attribute: str, value: str, *, beside: bool) -> str:
     conditions = []
     for operator in (comparison.operator for comparison in hit.suspicion.comparisons):
         other = rounding.get(operator, value)
-        if operator == "= ANY":
-            test = f" if {whole}" if guards else ""
-            conditions.append(f"{attribute}.in_([{other} for value in values{test}])")
-        else:
-            condition = f"{attribute} {PYTHON_OPERATORS.get(operator, operator)} {other}"
-            guarded = f"{condition} if {whole} else false()"
-            conditions.append(guarded if guards and operator == "=" else condition)
+        guard = whole if guards and operator in {"=", "= ANY"} else None
+        conditions.append(
+            say(
+                _IN if operator == "= ANY" else _COMPARED,
+                attribute=attribute,
+                operator=PYTHON_OPERATORS.get(operator, operator),
+                value=other,
+                guard=guard,
+            )
+        )
     if beside:
         conditions.append("condition")
     return f".where({', '.join(dict.fromkeys(conditions))})"

@@ -97,21 +97,19 @@ class FreshStatistics:
         Raises Blocked if the table is locked, Untestable if the server refuses, and ServerError if
         the connection is lost.
         """
-        try:
-            if create:
-                self._transaction.run_alone(create)
-            self._transaction.run_alone(f"ANALYZE {relation.display}")
-        except ServerError as error:
-            raise_unless_refused(error)
-            raise Untestable(say(_NO_STATISTICS, error=error)) from error
+        self._run(_NO_STATISTICS, *filter(None, (create, f"ANALYZE {relation.display}")))
 
     def declare(self, constraint: str) -> None:
         """Run an ALTER TABLE that adds a constraint; raises what `collect` does."""
+        self._run(_NO_CONSTRAINT, constraint)
+
+    def _run(self, refused: str, *commands: str) -> None:
         try:
-            self._transaction.run_alone(constraint)
+            for command in commands:
+                self._transaction.run_alone(command)
         except ServerError as error:
             raise_unless_refused(error)
-            raise Untestable(say(_NO_CONSTRAINT, error=error)) from error
+            raise Untestable(say(refused, error=error)) from error
 
     def explain(self, query: Query) -> Plan:
         """Return the plan of a query; raises ServerError."""

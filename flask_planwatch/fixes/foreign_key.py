@@ -117,9 +117,8 @@ def _is_key(relation: Relation, columns: Iterable[str]) -> bool:
 
 def _is_declared(case: Case, reference: _Reference) -> bool:
     child, parent = reference.child, reference.parent
-    with case.session.transaction() as transaction:
-        names = (child.schema, child.name, parent.schema, parent.name)
-        return bool(transaction.fetch(_DECLARED, names))
+    names = (child.schema, child.name, parent.schema, parent.name)
+    return bool(case.session.fetch(_DECLARED, names))
 
 
 def _advised(case: Case, plan: Plan, join: Node, reference: _Reference) -> Advised:

@@ -88,8 +88,7 @@ def in_policies(case: Case, hit: Hit, answer: Answer) -> Answer:
 
 def _policy_of(case: Case, relation: Relation, comparison: Comparison) -> _Found | None:
     """Return the policy that a comparison comes from, None if it is the statement's own."""
-    with case.session.transaction() as transaction:
-        rows = transaction.fetch(_POLICIES, (relation.schema, relation.name))
+    rows = case.session.fetch(_POLICIES, (relation.schema, relation.name))
     for policy in (Policy(*row) for row in rows):
         for condition in conjuncts(policy.using):
             if _is_same(comparison.conjunct, condition):

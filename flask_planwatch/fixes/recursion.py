@@ -56,8 +56,7 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
     start = max(union.children[0].rows, 1.0) if union.children else 1.0
     expected, actual = max(union.rows, 1.0), estimates.actual(union) / estimates.runs(union)
     facts = {"start": start, "before": expected, "actual": actual}
-    with case.session.transaction() as transaction:
-        rows = transaction.fetch("SELECT current_setting(%s, true)", (_SETTING,))
+    rows = case.session.fetch("SELECT current_setting(%s, true)", (_SETTING,))
     if rows[0][0] is None:
         return Advised((), remark=_GUESSED)
     # The rows of a round grow in proportion.

@@ -246,8 +246,7 @@ def _configured(case: Case, hit: Hit) -> _Rewritten | None:
     """Return a full text search with the configuration of the session by name."""
     suspicion = hit.suspicion
     found = _QUERY.search(case.query.text)
-    with case.session.transaction() as transaction:
-        ((config,),) = transaction.fetch("SELECT current_setting('default_text_search_config')")
+    ((config,),) = case.session.fetch("SELECT current_setting('default_text_search_config')")
     name = str(config).removeprefix("pg_catalog.")
     structure = parse(suspicion.operand.without_alias())
     column = structure.find(sql.Column) if structure is not None else None
@@ -270,8 +269,7 @@ def _in_zone(case: Case, hit: Hit, structure: Structure) -> _Rewritten | None:
     column = suspicion.relation.column(argument.name) if isinstance(argument, sql.Column) else None
     if column is None or column.base_type != TIMESTAMPTZ or field not in _FIELDS:
         return None
-    with case.session.transaction() as transaction:
-        ((zone,),) = transaction.fetch("SELECT current_setting('TimeZone')")
+    ((zone,),) = case.session.fetch("SELECT current_setting('TimeZone')")
     text, name = suspicion.operand.without_alias(), column.quoted_name
     ends = [f"FROM {name})", f", {name})"]
     end = next((end for end in ends if text.count(end) == 1), "")
@@ -398,8 +396,7 @@ def _declare(case: Case, hit: Hit) -> str:
     names = sorted({call.name for call in calls})
     if not names:
         return ""
-    with case.session.transaction() as transaction:
-        functions = [str(name) for (name,) in transaction.fetch(_OWN_FUNCTIONS, (names,))]
+    functions = [str(name) for (name,) in case.session.fetch(_OWN_FUNCTIONS, (names,))]
     return say(_DECLARE, functions=functions) if functions else ""
 
 

@@ -64,8 +64,7 @@ class Agreement:
             self._compare(text, tables, planned)
 
     def _compare(self, text: str, tables: tuple[int, ...], planned: Set[str | None]) -> None:
-        with self._session.transaction() as transaction:
-            rows = transaction.fetch(_READ, (list(tables),))
+        rows = self._session.fetch(_READ, (list(tables),))
         if len(rows) < len(tables) and not self._session.elsewhere:
             raise ServerError(SkipReason.NOT_VISIBLE, _GONE)
         for oid, name, schema, relation, is_another in rows:

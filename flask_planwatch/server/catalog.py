@@ -340,8 +340,8 @@ def _names(keys: Iterable[str]) -> list[str]:
 
 def index_names(session: Session, schema: str) -> frozenset[str]:
     """Return the names in a schema that an advised index must not take; raises ServerError."""
-    with session.transaction(own_state=True) as transaction:
-        return frozenset(name for (name,) in transaction.fetch(_INDEX_NAMES, (schema,)))
+    rows = session.fetch(_INDEX_NAMES, (schema,), own_state=True)
+    return frozenset(name for (name,) in rows)
 
 
 def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[tuple[Any, ...]]]:

@@ -113,8 +113,8 @@ def tables_with(session: Session, columns: Iterable[str]) -> list[str] | None:
 
     None if there are too many to ask about all of them. Raises ServerError.
     """
-    with session.transaction(own_state=True) as transaction:
-        tables = transaction.fetch(_TABLES_WITH, (sorted(columns), _MAX_TABLES + 1))
+    parameters = (sorted(columns), _MAX_TABLES + 1)
+    tables = session.fetch(_TABLES_WITH, parameters, own_state=True)
     return None if len(tables) > _MAX_TABLES else [table for (table,) in tables]
 
 
@@ -142,14 +142,12 @@ def printed(
 def known_names(session: Session, names: Iterable[str]) -> set[str]:
     """Return which of the names a table, index or column has; raises ServerError."""
     asked = sorted(names)
-    with session.transaction(own_state=True) as transaction:
-        return {name for (name,) in transaction.fetch(_KNOWN, (asked, asked))}
+    return {name for (name,) in session.fetch(_KNOWN, (asked, asked), own_state=True)}
 
 
 def known_tables(session: Session, names: Iterable[str]) -> set[tuple[str, str]]:
     """Return schema and name of the tables with these names; raises ServerError."""
-    with session.transaction(own_state=True) as transaction:
-        rows = transaction.fetch(_TABLES, (sorted(names),))
+    rows = session.fetch(_TABLES, (sorted(names),), own_state=True)
     return {(schema, name) for schema, name in rows}
 
 
@@ -158,12 +156,11 @@ def other_database(session: Session, wanted: str) -> str:
 
     Raises ServerError.
     """
-    with session.transaction(own_state=True) as transaction:
-        return "".join(name for (name,) in transaction.fetch(_OTHER_DATABASE, (wanted,)))
+    rows = session.fetch(_OTHER_DATABASE, (wanted,), own_state=True)
+    return "".join(name for (name,) in rows)
 
 
 def system_identifier(session: Session) -> str:
     """Return what the server has in common with its replicas only; raises ServerError."""
-    with session.transaction(own_state=True) as transaction:
-        ((identifier,),) = transaction.fetch(_IDENTIFIER)
+    ((identifier,),) = session.fetch(_IDENTIFIER, own_state=True)
     return str(identifier)

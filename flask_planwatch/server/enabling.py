@@ -235,6 +235,5 @@ class Availability:
 
 def availability(session: Session, name: str) -> Availability:
     """Ask the server about an extension; raises ServerError."""
-    with session.transaction() as transaction:
-        ((schema, visible, available),) = transaction.fetch(_AVAILABILITY, (name,))
+    ((schema, visible, available),) = session.fetch(_AVAILABILITY, (name,))
     return Availability(name, schema, bool(visible), available)

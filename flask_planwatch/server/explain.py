@@ -91,8 +91,7 @@ def _refusal(session: Session, query: Query, plan: Plan, took_ms: float) -> str:
         return "it reads from another server"
     if took_ms >= session.statement_timeout_ms:
         return "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS"
-    with session.transaction() as transaction:
-        volatile = transaction.fetch(_VOLATILE, (_calls(query, plan),))
+    volatile = session.fetch(_VOLATILE, (_calls(query, plan),))
     return say(_IS_VOLATILE, name=volatile[0][0]) if volatile else ""
 
 

@@ -43,10 +43,9 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         custom = plan if parameters is query.parameters else explain(session, execution)
         forced_cost = _forced_cost(session, execution, custom, generic)
         customs.append(Custom(custom, forced_cost, parameters))
-    with session.transaction() as transaction:
-        ((operator_cost, mode),) = transaction.fetch(
-            "SELECT current_setting('cpu_operator_cost'), current_setting('plan_cache_mode')"
-        )
+    ((operator_cost, mode),) = session.fetch(
+        "SELECT current_setting('cpu_operator_cost'), current_setting('plan_cache_mode')"
+    )
     # Another thread may have added a set since the sets were taken.
     known = (number for number in preparation.order if number < len(preparation.sets))
     return Prepared(

@@ -33,6 +33,7 @@ from .instrumentation import unobserved
 from .slots import FreeConnections, make_room
 
 if TYPE_CHECKING:
+    from ..capture.numbered import Parameters
     from .connecting.adoption import Defaults
     from .connecting.connection import OwnConnection
     from .transaction import Call, Transaction
@@ -145,6 +146,13 @@ class Session:
                 self.used = now()
                 if self._closes or self._ended:
                     self._discard()
+
+    def fetch(
+        self, sql: str, parameters: Parameters = None, *, own_state: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of PlanWatch's own, in a transaction of its own."""
+        with self.transaction(own_state=own_state) as transaction:
+            return transaction.fetch(sql, parameters)
 
     @property
     def held(self) -> bool:

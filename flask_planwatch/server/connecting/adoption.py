@@ -212,9 +212,7 @@ def refuse_row_security(session: Session, relations: Iterable[str]) -> None:
     `schema.name`.
     """
     user = session.state.user or ""
-    with session.transaction(own_state=True) as transaction:
-        bound = transaction.fetch(_WITH_ROW_SECURITY, (user, list(relations)))
-    if bound:
+    if session.fetch(_WITH_ROW_SECURITY, (user, list(relations)), own_state=True):
         raise _unknown(
             "row-level security applies to the application's role, and PlanWatch has another"
         )

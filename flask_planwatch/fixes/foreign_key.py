@@ -24,6 +24,7 @@ from ..server.builds import on_statistics
 from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from .case import OFF, Case
+from .estimate import ESTIMATE, STILL_WRONG
 from .trial import why_untested
 
 _DECLARED = """
@@ -44,8 +45,6 @@ _EXPLANATION = (
 _NOT_TRIED = "a foreign key has to be declared to be tried[: {building}]"
 _RIGHT = "with the foreign key the planner expects the rows that there are"
 _OTHER_PLAN = "with the foreign key the planner chooses a plan in which this join cannot be seen"
-_ESTIMATE = "estimate {before:number} -> {after:number}, actual {actual:number}"
-_STILL_WRONG = f"{_ESTIMATE}: still wrong by far"
 
 
 class _Reference(NamedTuple):
@@ -170,9 +169,9 @@ def _tried(case: Case, plan: Plan, join: Node, ddl: str) -> Verdict:
     }
     expected = max(found.rows, 1.0) * runs
     if max(expected / actual, actual / expected) >= MIN_MISESTIMATE:
-        reason = say(_STILL_WRONG, **facts)
+        reason = say(STILL_WRONG, **facts)
         return Verdict(VerdictStatus.REJECTED, reason, method=whatif.BUILD)
-    proof = (say(_ESTIMATE, **facts),)
+    proof = (say(ESTIMATE, **facts),)
     return Verdict(VerdictStatus.VERIFIED, _RIGHT, method=whatif.BUILD, proof=proof)
 
 

@@ -15,6 +15,7 @@ from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server.transaction import may_be_refused
 from ..settings import VERIFY_OFF
 from .case import OFF, Case
+from .estimate import ESTIMATE, other_joins
 from .form import Form
 
 _SETTING = "recursive_worktable_factor"
@@ -36,8 +37,6 @@ _SET = Form(
     AdviceKind.SETTING,
 )
 _RIGHT = "with this setting the planner expects the rows that there are, and chooses another plan"
-_ESTIMATE = "estimate {before:number} -> {after:number}, actual {actual:number}"
-_BECAME = "{before:and} became {after:and}"
 
 
 def union_above(plan: Plan, node: Node | None) -> Node | None:
@@ -71,11 +70,8 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
         return Advised((), remark=f"{_GUESSED} {_KEPT}")
     if max(found.rows / actual, actual / max(found.rows, 1.0)) >= MIN_MISESTIMATE:
         return Advised((), remark=_GUESSED)
-    proof = [say(_ESTIMATE, after=found.rows, **facts)]
-    was, now = ([node.type for node in each.nodes if node.join_type] for each in (case.plan, after))
-    if was != now and was and now:
-        proof.append(say(_BECAME, before=was, after=now))
-    verdict = Verdict(VerdictStatus.VERIFIED, _RIGHT, proof=tuple(proof))
+    proof = (say(ESTIMATE, after=found.rows, **facts), *other_joins(case.plan, after))
+    verdict = Verdict(VerdictStatus.VERIFIED, _RIGHT, proof=proof)
     return Advised((_SET.advice(verdict, **said),))
 
 

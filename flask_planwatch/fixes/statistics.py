@@ -25,6 +25,7 @@ from ..server.transaction import NO_SERVER
 from ..settings import VERIFY_OFF
 from . import foreign_key, recursion
 from .case import OFF, Case
+from .estimate import ESTIMATE, STILL_WRONG, other_joins
 from .trial import why_untested
 
 _WRITTEN = (
@@ -75,10 +76,7 @@ _MAY_BE_MARKED = (
 _NOT_ALONE = "the conditions of the step could not be planned alone"
 
 _OTHER_PLAN = "with new statistics the planner chooses a plan in which this step cannot be seen"
-_ESTIMATE = "estimate {before:number} -> {after:number}, actual {actual:number}"
-_STILL_WRONG = f"{_ESTIMATE}: still wrong by far"
 _RIGHT = "with new statistics the planner expects the rows that there are"
-_BECAME = "{before:and} became {after:and}"
 
 #: Columns and expressions that CREATE STATISTICS takes (STATS_MAX_DIMENSIONS).
 MAX_TERMS = 8
@@ -227,9 +225,9 @@ def _verdict(case: Case, wrong: _Wrong, fresh: FreshStatistics) -> Verdict:
         return Verdict(VerdictStatus.UNTESTED, _OTHER_PLAN, method=whatif.BUILD)
     estimates = {"before": wrong.expected, "after": rows, "actual": wrong.actual}
     if not wrong.is_right(rows):
-        reason = say(_STILL_WRONG, **estimates)
+        reason = say(STILL_WRONG, **estimates)
         return Verdict(VerdictStatus.REJECTED, reason, method=whatif.BUILD)
-    proof = (say(_ESTIMATE, **estimates), *_other_joins(case.plan, after))
+    proof = (say(ESTIMATE, **estimates), *other_joins(case.plan, after))
     return Verdict(VerdictStatus.VERIFIED, _RIGHT, method=whatif.BUILD, proof=proof)
 
 
@@ -242,14 +240,6 @@ def _rows(case: Case, wrong: _Wrong, fresh: FreshStatistics, after: Plan) -> flo
             found = conditions_of(scan, wrong.relation, case.varying).texts
             return scan.rows if set(found) == set(wrong.conditions.texts) else None
     return None
-
-
-def _other_joins(before: Plan, after: Plan) -> list[str]:
-    """Return how the plan joins now, a line, if it joins otherwise than before."""
-    was, now = (
-        [node.type for node in plan.nodes if node.join_type is not None] for plan in (before, after)
-    )
-    return [say(_BECAME, before=was, after=now)] if was != now and was and now else []
 
 
 def conditions_of(scan: Node, relation: Relation, varying: frozenset[str]) -> Conditions:

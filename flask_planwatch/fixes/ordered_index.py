@@ -19,7 +19,7 @@ from ..plan.evidence import Hit
 from ..plan.index_only import conjunction
 from ..plan.ordered_scan import OrderedScan
 from ..plan.predicate import conjuncts, tokenize, waits_for_a_value
-from ..plan.schema import Column
+from ..plan.schema import INTEGERS, Column
 from ..plan.scrub import mask, scrub_plan
 from ..plan.tree import Node, Plan
 from ..plan.wording import say
@@ -54,8 +54,6 @@ _BOTH_ENDS = "both ends of the range on {column} are an Index Cond, and there is
 
 #: Comparisons that leave the rows in the order of the index's next key.
 _ONE_VALUE = frozenset({"=", "IS NULL"})
-
-_NUMBERS = frozenset({"smallint", "integer", "bigint"})
 
 #: What a statement may not have after WHERE for its range to be written into it.
 _CLAUSES = (
@@ -155,7 +153,7 @@ def _bounded_range(case: Case, ordered: OrderedScan) -> Advice:
 
 
 def _step(column: Column, ordered: OrderedScan) -> str:
-    if column.base_type in _NUMBERS:
+    if column.base_type in INTEGERS:
         return f"{max(ordered.limit.rows, 1):.0f}"
     return "timedelta(days=1)" if column.base_type.startswith(MOMENTS) else "…"
 
@@ -182,7 +180,7 @@ def _plan_of_range(case: Case, ordered: OrderedScan, column: Column) -> Plan | N
 
     The ends of the range are sub-queries, so that the plan is that for any range.
     """
-    if column.base_type not in _NUMBERS or len(ordered.scans) != 1:
+    if column.base_type not in INTEGERS or len(ordered.scans) != 1:
         return None
     name = f"{quoted(ordered.scans[0].alias)}.{column.quoted_name}"
     condition = f"{name} >= (SELECT 0) AND {name} < (SELECT {max(ordered.limit.rows, 1):.0f})"

@@ -11,7 +11,7 @@ from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.mapped import MappedTable
 from ..plan.comparison import constant
 from ..plan.evidence import Hit
-from ..plan.schema import base_type
+from ..plan.schema import INTEGERS, TEXT_TYPES, base_type
 from ..plan.wording import Template, say, sentences
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
@@ -38,9 +38,7 @@ _TEXT_NAMES = frozenset({"char", "character", "bpchar", "text", "varchar"})
 _CAST_OF_PARAMETER = re.compile(r"\bCAST\s*\(\s*[%$:][^\s,]*\s+AS\s+(\w+)", re.IGNORECASE)
 
 _NUMBERS = frozenset({"int", "Decimal", "float"})
-_INTEGERS = frozenset({"smallint", "integer", "bigint"})
 _FLOATS = frozenset({"real", "double precision"})
-_TEXTS = frozenset({"text", "character varying"})
 
 #: Up to here a double precision stands for one integer: its fraction has 53 bits.
 _EXACT_INTEGERS = 2**53
@@ -270,7 +268,7 @@ def _finds_more(hit: Hit) -> bool:
     """
     base, target = _types(hit)
     blurred = base in {"citext", "character", "numeric", *_FLOATS} and not _is_cut(hit)
-    return blurred and target in _TEXTS and _operators(hit) <= {"=", "= ANY"}
+    return blurred and target in TEXT_TYPES and _operators(hit) <= {"=", "= ANY"}
 
 
 def _is_cut(hit: Hit) -> bool:
@@ -287,10 +285,10 @@ def _difference(hit: Hit) -> str:
     other = constant(hit.suspicion.other)
     values = other.members if other is not None else ()
     reason: str = ""
-    if base in _INTEGERS and target == "double precision":
+    if base in INTEGERS and target == "double precision":
         exact = base != "bigint" or (values and all(map(_is_exact_integer, values)))
         reason = "" if exact else _ROUNDED
-    elif base in _INTEGERS and target in _TEXTS and values and not _is_cut(hit):
+    elif base in INTEGERS and target in TEXT_TYPES and values and not _is_cut(hit):
         reason = "" if all(map(_AN_INTEGER.fullmatch, values)) else _NOT_THE_TEXT
     elif base == "numeric" and target in _FLOATS:
         digits = _DIGITS.fullmatch(hit.evidence["column_type"])
@@ -299,9 +297,9 @@ def _difference(hit: Hit) -> str:
         reason = "" if values and all(map(_is_real, values)) else _NO_REAL
     elif target in {"bpchar", "character"}:
         reason = _SPACES
-    elif base in {"citext", "character"} and target in _TEXTS:
+    elif base in {"citext", "character"} and target in TEXT_TYPES:
         reason = _OTHER_ORDER
-    elif not (base in _INTEGERS and target == "numeric") and target != "interval":
+    elif not (base in INTEGERS and target == "numeric") and target != "interval":
         reason = _NOT_KNOWN
     return say(reason, **_said(hit))
 

@@ -12,7 +12,7 @@ from ..plan.comparison import Comparison
 from ..plan.evidence import Hit
 from ..plan.index_use import indexed_in
 from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
-from ..plan.schema import Relation, Structural, base_type
+from ..plan.schema import TEXT_TYPES, Relation, Structural, base_type
 from ..plan.wording import say, sentences
 from ..settings import VERIFY_OFF
 from .alone import plan_alone
@@ -43,9 +43,6 @@ _NOT_USED = "the planner did not use an index on {column} for this condition"
 _NO_INDEX = "there is no index on {column} that could prove it"
 _REFUSED = "the server could not plan the condition as PlanWatch derived it"
 _BECAME = "{expression} was computed row by row, and {column} alone is an index condition"
-
-#: Types of texts: a cast of anything else to one of them is how policies are mostly written.
-_TEXTS = frozenset({"text", "character varying"})
 
 
 class Policy(NamedTuple):
@@ -123,7 +120,8 @@ def _other_side(case: Case, hit: Hit, found: _Found) -> Advice | None:
     column = relation.column(cast[0]) if cast is not None else None
     if cast is None or column is None or comparison.operator != "=":
         return None
-    if base_type(cast[1]) not in _TEXTS or column.base_type in _TEXTS:
+    # A cast of anything else to a text is how policies are mostly written.
+    if base_type(cast[1]) not in TEXT_TYPES or column.base_type in TEXT_TYPES:
         return None
     sides = (found.condition.left.text, found.condition.right.text)
     if bare(sides[0]) != bare(comparison.operand.without_alias()):

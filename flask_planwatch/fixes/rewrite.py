@@ -13,9 +13,9 @@ from ..plan.comparison import constant
 from ..plan.dialect import Structure
 from ..plan.evidence import Hit, Suspicion
 from ..plan.moment import TIMESTAMPTZ
-from ..plan.pattern import TEXT_TYPES
+from ..plan.pattern import TEXT_OPERATORS
 from ..plan.predicate import parse, tokenize
-from ..plan.schema import Column, ExpressionFacts, Structural
+from ..plan.schema import INTEGERS, TEXT_TYPES, Column, ExpressionFacts, Structural
 from ..plan.scrub import LITERALS, is_structural, mask
 from ..plan.spelling import other_path
 from ..plan.wording import say, sentences
@@ -121,13 +121,10 @@ _FIELDS = frozenset(
     | {"isoyear", "decade", "century", "millennium", "milliseconds", "microseconds", "julian"}
 )
 
-#: Comparisons of a text with a pattern.
-_PATTERNS = frozenset({"~~", "~~*", "~", "~*", "^@"})
-
 _COMPARISONS = frozenset(PYTHON_OPERATORS) - {"<>"}
 
 #: Types whose values are equal if their texts are, and of which each value has one text only.
-_ONE_TEXT = frozenset({"uuid", "smallint", "integer", "bigint"})
+_ONE_TEXT = INTEGERS | {"uuid"}
 
 #: A uuid as PostgreSQL writes it.
 _UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -345,7 +342,7 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
         ((is_enum,),) = transaction.fetch(_ENUM.format(type=column.type.replace("'", "''")))
         if not is_enum and column.base_type not in _ONE_TEXT:
             return None
-        if operator in _PATTERNS:
+        if operator in TEXT_OPERATORS:
             labels = f"enum_range(NULL::{column.type})"
             condition = (
                 f"{name} = ANY (ARRAY(SELECT label FROM unnest({labels}) AS label "

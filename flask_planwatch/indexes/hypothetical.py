@@ -209,11 +209,7 @@ def _of_sub_query(node: Node, child: Node, more: _Added) -> tuple[float, float]:
     if any(f"{child.subplan})" in text for text in node.output):
         return 0.0, max(node.rows, 1.0) * more.total
     # The rows that are tested are not in the plan. The costs are.
-    others = sum(
-        side.total_cost
-        for side in node.children
-        if side.relationship not in {"InitPlan", "SubPlan"}
-    )
+    others = sum(side.total_cost for side in node.children if side.relationship not in SUB_QUERIES)
     spent = max(node.total_cost - node.startup_cost - others, 0.0)
     exists = any(f"EXISTS({child.subplan})" in text for text in texts)
     share = 1 / max(child.rows, 1.0) if exists else 1.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .access import EQUAL, sort_terms
 from .comparison import Comparison, comparisons, key_of
 from .figures import MAX_USEFUL_SHARE
+from .parallel import APPENDS
 from .predicate import bare
 from .schema import Index, Relation, Schema
 from .tree import Node, Plan
@@ -15,9 +16,6 @@ from .tree import Node, Plan
 #: Steps that return the rows of the step below them in its order, as they are asked for.
 _KEEPS_ORDER = frozenset({"Result", "LockRows", "Subquery Scan", "ProjectSet", "Unique"})
 _KEEPS_ORDER |= {"Incremental Sort", "Gather Merge"}
-
-#: Steps that do so with the partitions of a table.
-_PARTS = frozenset({"Append", "Merge Append"})
 
 #: Joins that return rows in the order of their outer side, as they are asked for.
 _JOINS = frozenset({"Nested Loop", "Merge Join"})
@@ -96,7 +94,7 @@ def _ordered_scan(
         elif node.type == "Incremental Sort":
             wanted = wanted or _plain_order(node)
         node = node.children[0]
-    scans = node.children if node.type in _PARTS else (node,)
+    scans = node.children if node.type in APPENDS else (node,)
     relations = [schema.get(scan.qualified_relation) for scan in scans]
     first = relations[0] if relations else None
     if first is None or any(scan.type not in _INDEX_SCANS for scan in scans):

@@ -21,7 +21,8 @@ from .text import nodes_below, number, text_of
 #: Steps that collect the rows of all processes.
 GATHERS = frozenset({"Gather", "Gather Merge"})
 
-#: Steps whose inputs are read one after the other, each by as many workers as its size deserves.
+#: Steps that return the rows of several inputs, such as the partitions of a table. In a parallel
+#: plan, each input is read by as many workers as its size deserves.
 APPENDS = frozenset({"Append", "Merge Append"})
 
 #: What the leader contributes, as it is busy with the rows of each worker:

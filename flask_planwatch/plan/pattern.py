@@ -15,7 +15,7 @@ from sqlglot import expressions as sql
 
 from .comparison import Comparison, key_of
 from .predicate import BTREE_OPERATORS, FLIPPED, Conjunct, Operand, bare, parse
-from .schema import base_type
+from .schema import TEXT_TYPES, base_type
 from .scrub import mask
 
 #: PostgreSQL's own range and multirange types.
@@ -28,9 +28,11 @@ RANGE_TYPES = frozenset(
 #: Operators that look inside a value that is no text.
 _INSIDE = frozenset({"@@", "@>", "<@", "&&", "-|-", "<<", ">>", "?", "?|", "?&", "@?"})
 
-#: Types of text without a length, and what PostgreSQL prints for `char(n)`.
-TEXT_TYPES = frozenset({"text", "character varying"})
+#: What PostgreSQL prints for `char(n)`.
 CHARACTER = "character"
+
+#: Comparisons of a text with a pattern.
+TEXT_OPERATORS = frozenset({"~~", "~~*", "~", "~*", "^@"})
 
 #: pg_trgm cuts texts into groups of three characters, with two blanks before each word and one
 #: behind it.
@@ -128,7 +130,7 @@ def read(comparison: Comparison) -> Pattern | None:
     operator, other = comparison.operator, comparison.other
     if operator == "ANY =":
         return _element(comparison)
-    if operator in {"~~", "~~*", "~", "~*", "^@"}:
+    if operator in TEXT_OPERATORS:
         return _text(comparison)
     # No index answers a comparison with ALL values of a list, and one with ANY is rare.
     if operator not in _INSIDE or _SEVERAL.match(other.text):

@@ -28,6 +28,13 @@ class Volatility(StrEnum):
     UNKNOWN = "unknown"
 
 
+#: The types of integers.
+INTEGERS = frozenset({"smallint", "integer", "bigint"})
+
+#: The types of texts without a length.
+TEXT_TYPES = frozenset({"text", "character varying"})
+
+
 def base_type(type_name: str) -> str:
     """Return a type without its length: `character varying` for `character varying(255)`."""
     return re.sub(r"\([^()]*+\)", "", type_name).strip()

@@ -18,6 +18,9 @@ _COMMA = re.compile(r" ?(?:,|\Z)")
 #: What is doubled inside a string constant.
 _DOUBLED = re.compile(r"''|\\\\")
 
+#: The type of a value for which the server infers one.
+UNTYPED = "unknown"
+
 #: The types of whole numbers, each with the first value that is too large for it.
 WHOLE = (("integer", 2**31), ("bigint", 2**63))
 
@@ -79,12 +82,12 @@ def _constant(text: str, start: int, *, standard: bool) -> tuple[Literal, int] |
     if match := _TYPED.match(text, start):
         if not standard and match[1][0] != "E" and "\\" in match[1]:
             return None
-        return Literal(_content(match[1]), match[2] or "unknown"), match.end()
+        return Literal(_content(match[1]), match[2] or UNTYPED), match.end()
     if match := _NUMBER.match(text, start):
         return Literal(match[0].strip(), _type_of(match)), match.end()
     if match := _WORD.match(text, start):
         known = None if match[1] == "NULL" else match[1]
-        return Literal(known, "unknown" if known is None else "boolean"), match.end()
+        return Literal(known, UNTYPED if known is None else "boolean"), match.end()
     return None
 
 
@@ -123,7 +126,7 @@ def _array(text: str, *, standard: bool) -> Literal | None:
     (kind,) = types
     items = ",".join(quoted_item(element.value) for element in elements)
     # The server takes strings without a type for text here.
-    return Literal("{" + items + "}", ("text" if kind == "unknown" else kind) + "[]")
+    return Literal("{" + items + "}", ("text" if kind == UNTYPED else kind) + "[]")
 
 
 def quoted_item(value: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from ..failure import ServerError
-from .literals import NUMBERS, WHOLE, constant, quoted_item
+from .literals import NUMBERS, UNTYPED, WHOLE, constant, quoted_item
 from .numbered import Numbered
 
 #: Characters of a statement that is written: the panel shows no more.
@@ -57,22 +57,22 @@ def written(statement: str, parameters: Any, driver: str) -> str:
 
 
 def type_of(value: Any, driver: str) -> str:
-    """Return the type that a driver gives a value, `unknown` if the server infers it."""
+    """Return the type that a driver gives a value, UNTYPED if the server infers it."""
     if driver == "asyncpg":
-        return UNKNOWN
+        return UNTYPED
     value = getattr(value, "adapted", value)
     if isinstance(value, list | tuple):
         kinds = {type_of(item, driver) for item in value if item is not None}
         if kinds <= set(NUMBERS):
             kinds = {max(kinds, key=NUMBERS.index)} if kinds else kinds
-        element = kinds.pop() if len(kinds) == 1 else UNKNOWN
-        return element if element == UNKNOWN or element.endswith("[]") else f"{element}[]"
+        element = kinds.pop() if len(kinds) == 1 else UNTYPED
+        return element if element == UNTYPED or element.endswith("[]") else f"{element}[]"
     kind = type(value)
     if kind is int:
         return next((name for name, limit in WHOLE if -limit <= value < limit), "numeric")
     if kind is float and driver == "psycopg2" and math.isfinite(value):
         return "numeric"
-    name = _TYPES.get(kind, UNKNOWN)
+    name = _TYPES.get(kind, UNTYPED)
     zoned = kind in (datetime, time) and value.tzinfo is not None
     return f"{name}tz" if zoned else name
 
@@ -159,9 +159,6 @@ def _bytes(value: Any) -> str:
 
 #: What psycopg2 and psycopg wrap JSON in.
 _DOCUMENTS = frozenset({"Json", "Jsonb"})
-
-#: The type of a parameter that the server infers.
-UNKNOWN = "unknown"
 
 #: The types of other values, as the drivers write or send them.
 _TYPES: dict[type, str] = {

@@ -12,9 +12,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+from ..capture.literals import UNTYPED
 from ..capture.numbered import CAST_PATTERN, Numbered, may_be_position
 from ..capture.sql_text import HIDDEN, PIECE_FLAGS, end_of_hidden
-from ..capture.written import MAX_WRITTEN, UNKNOWN, type_of
+from ..capture.written import MAX_WRITTEN, type_of
 from ..failure import ServerError
 from ..runtime.pause import give_way
 from ..server.explain import Query
@@ -95,7 +96,7 @@ def _declared(session: Session, draft: Preparable) -> Preparable:
             return replace(draft, types=tuple(known))
         except UntypedParameter as error:
             place = error.place - 1
-            known_already = place not in range(len(types)) or types[place] != UNKNOWN
+            known_already = place not in range(len(types)) or types[place] != UNTYPED
             if known_already or guesses == _MAX_GUESSES:
                 raise
             # A string in the place of such a parameter is text.
@@ -129,7 +130,7 @@ def drafts(query: Query, driver: str, names: Sequence[str] | None) -> Iterator[P
         for lists in (True, False):
             draft = _Draft(numbered, driver, lists=lists, same=same).preparable
             as_text = tuple(
-                _text_type(draft, number) if kind == UNKNOWN else kind
+                _text_type(draft, number) if kind == UNTYPED else kind
                 for number, kind in enumerate(draft.types, start=1)
             )
             for types in (draft.types, as_text):
@@ -214,7 +215,7 @@ class _Draft:
         kind = type_of(list(values), self._driver)
         if any(isinstance(value, list | tuple | Mapping) for value in values):
             return None
-        if kind == UNKNOWN and len(kinds) > 1:
+        if kind == UNTYPED and len(kinds) > 1:
             return None
         number = self._numbered(tuple(places), kind, _LAST_NUMBER.sub("", self._names[places[0]]))
         self._arrays.add(int(number[1:]))

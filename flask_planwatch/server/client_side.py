@@ -7,12 +7,12 @@ from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from ..capture.literals import Literal, constant, read_literal, written_anew
+from ..capture.literals import UNTYPED, Literal, constant, read_literal, written_anew
 from ..capture.numbered import Numbered, Parameters, stand_for_values
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..statement.single import in_brackets, is_single, without_end
-from .transaction import MARK, PREPARED, UNKNOWN, UNTYPED, Answer, Transaction, unlimited
+from .transaction import MARK, PREPARED, UNKNOWN, Answer, Transaction, unlimited
 
 #: The most values that become parameters: one SELECT sets them all, and may have 1664 columns.
 _MAX_PARAMETERS = 1000

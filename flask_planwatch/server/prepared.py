@@ -9,6 +9,7 @@ from typing import Any
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
+from ..capture.literals import UNTYPED
 from ..capture.numbered import Numbered
 from ..capture.preparation import Preparation
 from ..failure import ServerError
@@ -80,7 +81,7 @@ def types_of(session: Session, values: Sequence[Any]) -> list[str]:
             "ORDER BY place",
             (oids,),
         )
-    return ["unknown" if oid == 0 else name for oid, (name,) in zip(oids, names, strict=True)]
+    return [UNTYPED if oid == 0 else name for oid, (name,) in zip(oids, names, strict=True)]
 
 
 def generic_plan(session: Session, text: str, types: Sequence[str]) -> Plan:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from ..capture.driver import IDLE, reported_role_of, search_path_of, sqlstate_of
-from ..capture.literals import constant
+from ..capture.literals import UNTYPED, constant
 from ..capture.numbered import Parameters
 from ..failure import ServerError
 from ..finding import SkipReason
@@ -48,9 +48,6 @@ PREPARED = "planwatch"
 
 #: Types whose values are written as `str` writes them.
 _PLAIN = (str, int, float, Decimal, UUID, date, time, timedelta)
-
-#: The type of what the server infers.
-UNTYPED = "unknown"
 
 #: The SQLSTATE for a parameter whose type the server cannot tell, and how the message names one.
 _INDETERMINATE = "42P18"

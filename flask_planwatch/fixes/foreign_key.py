@@ -14,7 +14,6 @@ from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..indexes.render import alembic_execute
 from ..indexes.verdict import Advised
 from ..plan.comparison import comparisons
-from ..plan.figures import SUB_QUERIES
 from ..plan.schema import Relation
 from ..plan.tree import Node, Plan
 from ..plan.wording import say
@@ -102,7 +101,7 @@ def _below(join: Node) -> Iterator[Node]:
     while waiting:
         node = waiting.pop()
         yield node
-        waiting += [step for step in node.children if step.relationship not in SUB_QUERIES]
+        waiting += node.inputs
 
 
 def _is_key(relation: Relation, columns: Iterable[str]) -> bool:

@@ -163,7 +163,7 @@ def _loops(plan: Plan) -> Mapping[int, float]:
     """
     loops = {id(plan.root): 1.0}
     for node in plan.nodes:
-        outer = next((side for side in node.children if side.relationship == "Outer"), None)
+        outer = node.outer
         for child in node.children:
             times = loops[id(node)]
             if child.type in _KEPT or child.relationship in SUB_QUERIES:
@@ -173,10 +173,6 @@ def _loops(plan: Plan) -> Mapping[int, float]:
                 times = outer.rows if outer is not None and known and times == 1.0 else 0.0
             loops[id(child)] = times
     return loops
-
-
-def _outer_rows(node: Node) -> float:
-    return next((side.rows for side in node.children if side.relationship == "Outer"), 1.0)
 
 
 def _share(cost: float, child: Node) -> float:
@@ -193,7 +189,7 @@ def _times(node: Node, child: Node) -> float:
         return _ROUNDS
     if node.type != "Nested Loop" or child.type in _KEPT:
         return 1.0
-    times = max(_outer_rows(node), 1.0)
+    times = max(node.outer.rows, 1.0) if node.outer else 1.0
     if child.type == "Memoize" and child.total_cost > 0:
         # The plan does not say how often it finds a row in its memory. The costs do.
         others = sum(side.total_cost for side in node.children if side is not child)
@@ -209,7 +205,7 @@ def _of_sub_query(node: Node, child: Node, more: _Added) -> tuple[float, float]:
     if any(f"{child.subplan})" in text for text in node.output):
         return 0.0, max(node.rows, 1.0) * more.total
     # The rows that are tested are not in the plan. The costs are.
-    others = sum(side.total_cost for side in node.children if side.relationship not in SUB_QUERIES)
+    others = sum(side.total_cost for side in node.inputs)
     spent = max(node.total_cost - node.startup_cost - others, 0.0)
     exists = any(f"EXISTS({child.subplan})" in text for text in texts)
     share = 1 / max(child.rows, 1.0) if exists else 1.0

@@ -123,6 +123,16 @@ class Node:
         """The rows that it returned or discarded in all its loops, as EXPLAIN ANALYZE saw it."""
         return ((self.actual_rows or 0.0) + (self.removed_rows or 0.0)) * self.loops
 
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The steps right below it that are no sub-queries."""
+        return tuple(step for step in self.children if step.relationship not in SUB_QUERIES)
+
+    @property
+    def outer(self) -> Node | None:
+        """The outer side of a join, or the only input of another step; None without one."""
+        return next((step for step in self.children if step.relationship == "Outer"), None)
+
     def condition(self, kind: str) -> str | None:
         """Return the predicate text of this kind, one of CONDITIONS, or None."""
         return dict(self.conditions).get(kind)
@@ -221,11 +231,10 @@ class Plan:
         """
         counts: dict[int, float] = {id(self.root): 1.0}
         for node in self.nodes:
-            outer = next((side.rows for side in node.children if side.relationship == "Outer"), 1.0)
             for child in node.children:
                 times = runs_by_each_process(node, child)
                 if node.type == "Nested Loop" and child.relationship == "Inner":
-                    times = max(outer, 1.0)
+                    times = max(node.outer.rows, 1.0) if node.outer else 1.0
                 counts[id(child)] = counts[id(node)] * times
         return counts
 

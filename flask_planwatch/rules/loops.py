@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..plan.figures import ROWS_PER_LOOKUP, SUB_QUERIES
+from ..plan.figures import ROWS_PER_LOOKUP
 from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
 from ..plan.sub_plan import SubPlan, names_in, sub_plans_of
@@ -132,8 +132,7 @@ class Work:
         held = {id(sub_plan.node): sub_plan for sub_plan in self.sub_plans}
         runs, shares = {id(self.plan.root): 1.0}, {id(self.plan.root): 1.0}
         for node in self.plan.nodes:
-            outer = next((step for step in node.children if step.relationship == "Outer"), None)
-            inputs = [step for step in node.children if step.relationship not in SUB_QUERIES]
+            outer, inputs = node.outer, node.inputs
             for child in node.children:
                 times, share = runs[id(node)], shares[id(node)]
                 if (sub_plan := held.get(id(child))) is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..plan.figures import SUB_QUERIES
 from ..plan.sub_plan import SubPlan
 from ..plan.text import quoted_identifier
 from ..plan.tree import Node
@@ -62,7 +61,7 @@ def _joins(holder: Node) -> Iterator[Node]:
         if node.join_type is not None:
             yield node
         if node is holder or node.type not in _MAKES_ROWS:
-            waiting += [step for step in node.children if step.relationship not in SUB_QUERIES]
+            waiting += node.inputs
 
 
 def _lacks_condition(join: Node, outer: Node, inner: Node) -> bool:

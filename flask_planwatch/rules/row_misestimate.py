@@ -241,7 +241,7 @@ def _harms(work: Work) -> Iterator[_Harm]:
             yield from _spilled(estimates, node, outer)
     for sub_plan in work.sub_plans:
         holder = sub_plan.holder
-        below = next((step for step in holder.children if step.relationship == "Outer"), None)
+        below = holder.outer
         driver = holder if sub_plan.kind == "Output" else below
         if driver is not None and not sub_plan.hashed:
             repeated = {"repeated": sub_plan.name}

@@ -74,16 +74,14 @@ class Numbered:
     def __init__(
         self, text: str, parameters: Parameters, given_names: Sequence[str] | None = None
     ) -> None:
-        self.names: list[str] = []
+        is_numbered = given_names is not None
+        self.names = list(given_names or ())
         #: The place of each name among them.
         self._places: dict[str, int] = {}
         self._pieces: list[str | int] = []
         #: Which pieces stand in quotes, and which in comments.
         self._quoted: set[int] = set()
         self._commented: set[int] = set()
-        is_numbered = given_names is not None
-        if given_names is not None:
-            self.names = list(given_names)
         end = 0
         for match, hidden in _placeholders(text, is_numbered=is_numbered):
             place = int(match[1]) - 1 if is_numbered else self._number(match)

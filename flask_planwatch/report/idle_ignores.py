@@ -43,6 +43,10 @@ _SUBJECTS = frozenset({"statement"})
 #: Why an entry matches nothing.
 _UNREADABLE = "it is neither a name nor an expression. There are no wildcards."
 _NO_COLUMN = "no watched database has a column of that name."
+_NO_TABLE = (
+    "names with a dot are those of a schema and its table, and no watched database has these."
+)
+_NO_NAME = "no watched database has a table, index or column of that name."
 
 #: A star after a name. The operator `~*` ends with one, too.
 _WILDCARD = re.compile(r'[\w".]\*$')
@@ -70,22 +74,17 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
             if paths:
                 tables |= known_tables(session, {path[-1] for path in paths.values()})
         for entry, names in named.items():
-            nothing = f"{PREFIX}IGNORE has {entry!r}, which matches nothing: "
             if not names:
-                problems.append(f"{nothing}{_UNREADABLE}")
+                why = _UNREADABLE
             elif entry in paths and known & {paths[entry][-1]} and paths[entry] not in tables:
                 # The name of a table may have a dot in it.
-                if entry.partition(":")[2] not in known:
-                    problems.append(
-                        f"{nothing}names with a dot are those of a schema and its table, and no "
-                        "watched database has these."
-                    )
+                why = "" if entry.partition(":")[2] in known else _NO_TABLE
             elif known.isdisjoint(names):
-                problems.append(
-                    f"{nothing}no watched database has a table, index or column of that name."
-                )
-            elif why := _why_no_expression(entry, names, sessions):
-                problems.append(f"{nothing}{why}")
+                why = _NO_NAME
+            else:
+                why = _why_no_expression(entry, names, sessions)
+            if why:
+                problems.append(f"{PREFIX}IGNORE has {entry!r}, which matches nothing: {why}")
     except ServerError:
         return []
     return problems

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..finding import Verdict, VerdictStatus
 from ..plan.evidence import Hit
+from ..plan.index_use import searched_index
 from ..plan.schema import Column
-from ..plan.tree import INDEX_CONDITIONS, Plan
+from ..plan.tree import Plan
 from ..plan.wording import Template, say
 from ..rules.worth import indexes_on
 from ..server.explain import Query, explain, qualified
@@ -47,7 +48,7 @@ def verdict_alone(
         plan = plan_alone(case, hit, condition, seqscan=seqscan)
         if plan is None:
             return None
-        read, index = len(plan.scans), _index(plan)
+        read, index = len(plan.scans), searched_index(plan)
         pruned = relation.partitioned and read < scanned
         facts |= {"index": index, "read": read, "all": len(case.schema.leaves(relation))}
         if not index and not pruned:
@@ -74,11 +75,3 @@ def plan_alone(case: Case, hit: Hit, condition: str, *, seqscan: bool = True) ->
     with may_be_refused():
         return explain(case.session, query, seqscan=seqscan)
     return None
-
-
-def _index(plan: Plan) -> str:
-    """Return the index that answers the condition."""
-    for node in plan.nodes:
-        if node.index and any(kind in INDEX_CONDITIONS for kind, _ in node.conditions):
-            return node.index
-    return ""

@@ -29,6 +29,14 @@ def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:
     )
 
 
+def searched_index(plan: Plan) -> str:
+    """Return the first index in which a plan looks for rows by a condition, "" if there is none."""
+    for node in plan.nodes:
+        if node.index and any(kind in INDEX_CONDITIONS for kind, _ in node.conditions):
+            return node.index
+    return ""
+
+
 def is_gone(plan: Plan, relations: Iterable[str], key: str) -> bool:
     """Whether a plan shows that an index answers a key wherever it is tested.
 

@@ -60,11 +60,11 @@ from sqlglot.tokens import TokenType
 
 from ..plan.comparison import Comparison
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.index_use import cast_in_statement, names_in
+from ..plan.index_use import cast_in_statement, names_in, searched_index
 from ..plan.predicate import BTREE_OPERATORS, Operand, tokenize
 from ..plan.schema import Column, Schema, base_type
 from ..plan.scrub import LITERALS
-from ..plan.tree import INDEX_CONDITIONS, Plan
+from ..plan.tree import Plan
 from ..plan.wording import Template, Words
 from . import worth
 
@@ -121,7 +121,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     column, target = cast
     if _is_foreign(suspicion, column, target, evidence.statement):
         return Miss(suspicion, _FOREIGN, foreign=True)
-    served_by = _index_on_bare_column(evidence.own_type)
+    # The predicate is planned alone, in the column's own type.
+    served_by = searched_index(evidence.own_type) if evidence.own_type else ""
     if (miss := worth.needless(suspicion, evidence, has_index=bool(served_by))) is not None:
         return miss
     name = column.quoted_name
@@ -177,14 +178,6 @@ def _is_foreign(suspicion: Suspicion, column: Column, target: str, statement: st
         return not written
     # What the statement does not name, it reads through a view, which may cast it.
     return written or not names_in(statement, (column.name, suspicion.relation.name))
-
-
-def _index_on_bare_column(plan: Plan | None) -> str:
-    """Return the index that answers the predicate, alone and in the column's own type."""
-    for node in plan.nodes if plan else ():
-        if node.index and any(kind in INDEX_CONDITIONS for kind, _ in node.conditions):
-            return node.index
-    return ""
 
 
 def _value_types(

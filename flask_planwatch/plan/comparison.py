@@ -29,7 +29,7 @@ _NUMBERED = re.compile(r"_\d+$")
 #: A literal as a plan prints it: a text in quotes or a number, perhaps with its type.
 _CONSTANT = re.compile(
     r"""(?:'(?P<text>(?:[^']++|'')*+)'|(?P<number>\d[\d.]*+))
-    (?:::(?P<type>[\w\ ]++(?:\([\d,]++\)[\w\ ]*+)?(?:\[\])?))?""",
+    (?:::(?P<type>[\w\s".,()\[\]]++))?""",
     re.VERBOSE,
 )
 #: The members of an array of numbers, or of words that need no quotes.

@@ -13,8 +13,8 @@ from enum import StrEnum
 
 from sqlglot import expressions as sql
 
-from .comparison import Comparison, key_of
-from .predicate import BTREE_OPERATORS, FLIPPED, Conjunct, Operand, bare, parse
+from .comparison import Comparison, constant, key_of
+from .predicate import BTREE_OPERATORS, FLIPPED, Conjunct, Operand, parse
 from .schema import TEXT_TYPES, base_type
 from .scrub import mask
 
@@ -41,7 +41,6 @@ _TRIGRAM, _BEFORE, _BEHIND = 3, 2, 1
 #: A part of a pattern that is not known.
 _OPEN = "\0"
 
-_CONSTANT = re.compile(r"'((?:[^']|'')*)'(?:::(.+))?", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+")
 _SEVERAL = re.compile(r"(?:ANY|ALL)\b")
 #: What functions return whose name is not that of their type, as it is for ranges.
@@ -335,8 +334,8 @@ def _element(comparison: Comparison) -> Pattern | None:
 
 def _constant(comparison: Comparison) -> str | None:
     """Return the text that the operand is compared with, or None if that is no constant."""
-    found = _CONSTANT.fullmatch(bare(comparison.other.text))
-    return found[1].replace("''", "'") if found else None
+    found = constant(comparison.other)
+    return None if found is None else found.value
 
 
 def _type(comparison: Comparison) -> str:
@@ -350,8 +349,8 @@ def _type(comparison: Comparison) -> str:
     call = _call(operand)
     if call is not None and call.name.lower() in {*RANGE_TYPES, *_RESULTS}:
         return _RESULTS.get(call.name.lower(), call.name.lower())
-    found = _CONSTANT.fullmatch(bare(comparison.other.text))
-    type_name = base_type(found[2] or "") if found else ""
+    found = constant(comparison.other)
+    type_name = "" if found is None else base_type(found.type)
     match comparison.operator, type_name:
         case "@@", "tsquery":
             return "tsvector"

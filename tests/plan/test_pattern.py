@@ -127,6 +127,8 @@ REGEX = partial("(t.name ~ '{}'::text)".format)
         ("(NOT (t.data @> '{}'::jsonb))", None),
         ("('abc%'::text ~~ t.name)", None),
         ("(t.name ~~ CURRENT_USER)", None),
+        ("(t.name ~~ '%abc%'::public.citext)", TRIGRAMS),
+        ("(t.name ~~ ('abc%'::text || CURRENT_USER))", None),
         ("(t.name ~~ ANY ('{a%,b%}'::text[]))", None),
         ("(t.words @@ '''w'''::tsquery)", GIN),
         ("('''w'''::tsquery @@ t.words)", GIN),
@@ -175,6 +177,18 @@ REGEX = partial("(t.name ~ '{}'::text)".format)
 )
 def test_access_method(condition, expected):
     assert access_method(compared(condition)) == expected
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(t.name ~~ ('%'::text || u.part))",
+        "(t.name ~~ ('%'::text || $1))",
+        "(string_to_array(t.name, ','::text) @> ('{a}'::text[] || $1))",
+    ],
+)
+def test_what_is_put_together_at_run_time_is_no_constant(condition):
+    assert read(compared(condition)) is None
 
 
 def test_no_in_list_is_an_array():

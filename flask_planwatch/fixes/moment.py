@@ -146,8 +146,8 @@ def _exact(one: Bounds, zone: str) -> tuple[str, str]:
     step = one.length or _STEPS[kind]
     ends = (f"({one.start})", f"({one.start} + interval '{step}')")
     if kind == TIMESTAMPTZ and one.length:
-        named = (one.cut.zone or zone).replace("'", "''")
-        ends = (f"({ends[0]} AT TIME ZONE '{named}')", f"({ends[1]} AT TIME ZONE '{named}')")
+        named = quoted_literal(one.cut.zone or zone)
+        ends = (f"({ends[0]} AT TIME ZONE {named})", f"({ends[1]} AT TIME ZONE {named})")
     return ends
 
 

@@ -18,6 +18,7 @@ from ..plan.predicate import parse, tokenize
 from ..plan.schema import INTEGERS, TEXT_TYPES, Column, ExpressionFacts, Structural
 from ..plan.scrub import LITERALS, is_structural, mask
 from ..plan.spelling import other_path
+from ..plan.text import quoted_literal
 from ..plan.wording import say, sentences
 from ..rules.worth import other_column
 from ..server.explain import qualified
@@ -251,7 +252,7 @@ def _configured(case: Case, hit: Hit) -> _Rewritten | None:
     other = suspicion.other.text
     if known is None or len(suspicion.operand.column_names) != 1 or suspicion.other.columns:
         return None
-    key = f"to_tsvector({_quoted(name)}, {known.quoted_name})"
+    key = f"to_tsvector({quoted_literal(name)}, {known.quoted_name})"
     facts = {**_facts(case, hit, known), "config": Structural(name), "key": known.quoted_name}
     facts["query"] = Structural(found[1].lower() if found else "plainto_tsquery")
     # The plan has the query as it was made with that configuration.
@@ -272,7 +273,7 @@ def _in_zone(case: Case, hit: Hit, structure: Structure) -> _Rewritten | None:
     end = next((end for end in ends if text.count(end) == 1), "")
     if not end:
         return None
-    local = f"({name} AT TIME ZONE {_quoted(str(zone))})"
+    local = f"({name} AT TIME ZONE {quoted_literal(str(zone))})"
     key = text.replace(end, end.replace(name, local))
     named = {"expression": Structural(key), "field": f'"{field}"', "zone": f'"{zone}"'}
     condition = f"({key}) {suspicion.comparison.operator} {_value(suspicion)}"
@@ -336,7 +337,7 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
     if value is None:
         return _other_side(case, hit, column)
     facts, name = _facts(case, hit, column), column.quoted_name
-    text = _quoted(value.value)
+    text = quoted_literal(value.value)
     same = False
     with may_be_refused(), case.session.transaction() as transaction:
         ((is_enum,),) = transaction.fetch(_ENUM.format(type=column.type.replace("'", "''")))
@@ -406,10 +407,6 @@ def _value(suspicion: Suspicion) -> str:
     return f"(SELECT {suspicion.operand.without_alias()} FROM {table} LIMIT 1)"
 
 
-def _quoted(text: str) -> str:
-    return "'{}'".format(text.replace("'", "''"))
-
-
 def is_written(expression: str, statement: str) -> bool:
     """Whether each value in an expression is a literal of the statement, and no parameter."""
     reading = tokenize(expression)
@@ -424,7 +421,7 @@ def is_written(expression: str, statement: str) -> bool:
 def _literal_in(statement: str, value: str) -> bool:
     """Whether a statement has this value as text in quotes or as a number."""
     number = value.isdecimal() and re.search(rf"(?<![\w.$'%]){value}(?![\w.'])", statement)
-    return _quoted(value) in statement or bool(number)
+    return quoted_literal(value) in statement or bool(number)
 
 
 def rewrite_with_literal(hit: Hit) -> Advice:

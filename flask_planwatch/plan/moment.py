@@ -18,6 +18,7 @@ from .comparison import Comparison, Constant, constant
 from .dialect import Structure
 from .predicate import FLIPPED, parse
 from .schema import Column, Relation
+from .text import quoted_literal
 
 TIMESTAMP, TIMESTAMPTZ = "timestamp without time zone", "timestamp with time zone"
 
@@ -278,14 +279,14 @@ def _interval(value: Constant) -> str:
 
 def _moment(value: Constant) -> str:
     # What does not look like a moment is refused by the server.
-    return "'{}'::{}".format(value.value.replace("'", "''"), value.type)
+    return f"{quoted_literal(value.value)}::{value.type}"
 
 
 def zone_of(cut: Cut) -> str:
     """Return the time zone of a cut as SQL."""
     if cut.zone is None:
         return "current_setting('TimeZone')"
-    return "'{}'".format(cut.zone.replace("'", "''"))
+    return quoted_literal(cut.zone)
 
 
 def _calendar(fields: Mapping[str, tuple[Cut, Comparison, Constant]]) -> Bounds | None:

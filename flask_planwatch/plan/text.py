@@ -116,6 +116,11 @@ def quoted_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def quoted_literal(text: str) -> str:
+    """Return a text as a constant of SQL, as PostgreSQL prints it in a plan."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _indented(level: int, line: str) -> str:
     return " " * min(2 * level, MAX_INDENT) + line
 

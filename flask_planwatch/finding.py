@@ -359,8 +359,9 @@ class Finding:
     columns and expressions of it, one by one. `evidence` holds
     JSON-ready facts (rows, costs, the plan node) without compared values. `scanned` are the
     relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
-    `relation` is empty if the statement reads no table. Durations are in ms. `indexes` is a mark of
-    the indexes that the tables of the statement have, empty if they have none.
+    `relation` is empty if the statement reads no table. Durations are in ms. `saves_ms` is what the
+    advice would have saved at most of the time that the statement has taken so far. `indexes` is a
+    mark of the indexes that the tables of the statement have, empty if they have none.
     """
 
     rule: str
@@ -381,6 +382,7 @@ class Finding:
     error: StatementError | None = None
     title: str = ""
     hint: str = ""
+    saves_ms: float = field(default=0.0, compare=False)
     indexes: str = field(default="", compare=False)
 
     def __repr__(self) -> str:

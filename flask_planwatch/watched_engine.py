@@ -99,6 +99,7 @@ class WatchedEngine:
                 watcher.calibration,
                 watcher.mapped_table,
                 watcher.sampler.analyses.take,
+                watcher.store.saved_ms,
             )
         return self._made_inspector
 

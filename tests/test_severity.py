@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
 from flask_planwatch import Severity
+from flask_planwatch.finding import Advice, AdviceKind, Verdict, VerdictStatus
+from flask_planwatch.indexes.verdict import Advised
 from flask_planwatch.inspection import findings
 from flask_planwatch.plan.comparison import comparisons
-from flask_planwatch.plan.evidence import Suspicion
+from flask_planwatch.plan.evidence import Hit, Suspicion
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 
@@ -150,3 +155,107 @@ def test_warning_if_others_take_the_time(story, watch, processor_time, monkeypat
     watched.ask(OTHER)
     (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.WARNING
+
+
+INFO, WARNING, CRITICAL = Severity.INFO, Severity.WARNING, Severity.CRITICAL
+
+#: What this execution took in ms, what all of the statement did, what other statements save by the
+#: same advice, the database time, the part of the statement that is saved, and how grave that is.
+SAVINGS = {
+    "a developer's first request": (90, 90, 0, 90, 1.0, WARNING),
+    "another page took long before it": (90, 90, 0, 59_000, 1.0, WARNING),
+    "a minute, in which it ran once": (90, 90, 0, 60_000, 1.0, INFO),
+    "just worth a ticket": (90, 600, 0, 60_000, 1.0, WARNING),
+    "just not": (90, 599, 0, 60_000, 1.0, INFO),
+    "the advice leaves nine tenths of it": (90, 3000, 0, 60_000, 0.1, INFO),
+    "the advice leaves half of it": (90, 3000, 0, 60_000, 0.5, WARNING),
+    "others save by the same advice": (90, 300, 300, 60_000, 1.0, WARNING),
+    "with others it is a fifth of the time": (90, 300, 11_700, 60_000, 1.0, CRITICAL),
+    "a second, once in an hour of database time": (1200, 1200, 0, 3_600_000, 1.0, INFO),
+    "a second each time": (1200, 36_000, 0, 3_600_000, 1.0, CRITICAL),
+    "under a millisecond": (0.9, 0.9, 0, 90, 1.0, INFO),
+    "a fix that saves less than that": (9, 9, 0, 90, 0.1, INFO),
+    "under a millisecond, rarely": (0.9, 9, 0, 10_000, 1.0, INFO),
+    "under a millisecond, again and again": (0.9, 100, 0, 10_000, 1.0, WARNING),
+}
+
+
+def capture(took_ms, total_ms, all_total_ms, *, failed=False):
+    return SimpleNamespace(
+        waited_ms=took_ms,
+        statistics=SimpleNamespace(total_ms=total_ms),
+        sampler=SimpleNamespace(total_ms=all_total_ms),
+        failed=failed,
+    )
+
+
+def hit_of(rule="missing-index", **more):
+    few = table(name="few")
+    suspicion = Suspicion(rule, few, "town", ("town",), (), ())
+    return Hit(suspicion, "It is slow.", what="Seq Scan", why="no index", **more)
+
+
+@pytest.mark.parametrize("name", SAVINGS)
+def test_a_finding_is_as_grave_as_what_its_fix_saves(name):
+    took_ms, total_ms, others_ms, all_total_ms, saved, severity = SAVINGS[name]
+    taken = capture(took_ms, total_ms, all_total_ms)
+    assert findings._severity(taken, hit_of(), saved, others_ms) is severity
+
+
+def test_what_failed_is_critical_however_rare():
+    taken = capture(90, 90, 3_600_000, failed=True)
+    assert findings._severity(taken, hit_of("statement-failed"), 1.0) is CRITICAL
+    assert findings._severity(taken, hit_of(), 1.0) is CRITICAL, "it is the cure"
+
+
+ONE_SCAN = Plan.from_json(seq_scan("few", 100.0))
+LIMITED = Plan.from_json({"Node Type": "Limit", "Total Cost": 3.0, "Plans": [seq_scan("few", 9.0)]})
+
+#: The part that the finding has of the statement, the verdict on its advice, and what is saved.
+PARTS = {
+    "all but a tenth": (1.0, ("verified", 100.0, 10.0), {}, 0.9),
+    "the statement has more, the finding has not": (0.4, ("verified", 100.0, 10.0), {}, 0.4),
+    "a guess": (1.0, ("verified", 100.0, 50.0), {"guess": True}, 1.0),
+    "nothing was tried": (1.0, ("untested", None, None), {}, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_fix_saves_what_the_planner_says_and_no_more_than_the_finding(name):
+    share, (status, before, after), more, saved = PARTS[name]
+    verdict = Verdict(VerdictStatus(status), cost_before=before, cost_after=after, **more)
+    advised = Advised((Advice(AdviceKind.CREATE_INDEX, "CREATE INDEX", verdict),))
+    part = findings._saved_share(hit_of(share=share), advised, ONE_SCAN)
+    assert part == pytest.approx(saved)
+    # Its cost is that of the part that is read if all goes well.
+    assert findings._saved_share(hit_of(share=share), advised, LIMITED) == share
+    # Nor does the cost show what a sub-query for each row takes.
+    assert findings._saved_share(hit_of(share=share, fix="join"), advised, ONE_SCAN) == share
+
+
+def test_info_if_others_take_nearly_all_of_the_time(story, watch):
+    watched = watch(story.url)
+    sampler = watched.app.extensions["planwatch"].sampler
+    sampler.total_ms = 3_600_000.0
+    (finding,) = watched.ask(LOGIN)
+    assert finding.severity is Severity.INFO
+    sampler.total_ms = finding.duration_ms * 2
+    (finding,) = watched.ask(LOGIN)
+    assert finding.severity is not Severity.INFO
+
+
+def test_what_other_statements_save_by_the_same_fix_counts(story, watch, monkeypatch):
+    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", 0.0)
+    monkeypatch.setattr(findings, "LONG_TOTAL_MS", 0.0)
+    # No statement has more than all of the time.
+    monkeypatch.setattr(findings, "MIN_SHARE", 1.001)
+    watched = watch(story.url)
+    sampler = watched.app.extensions["planwatch"].sampler
+    (first,) = watched.ask(LOGIN)
+    assert first.severity is Severity.INFO
+    assert 0 < first.saves_ms <= first.duration_ms
+    sampler.total_ms = 0.0
+    both = watched.ask(sa.select(User.last).where(func.lower(User.email) == "x"))
+    (second,) = (finding for finding in both if finding.id != first.id)
+    assert second.group == first.group
+    assert second.severity is Severity.CRITICAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from ..capture.execution import Capture
@@ -16,9 +16,11 @@ from ..finding import (
     Statement,
     VerdictStatus,
 )
-from ..indexes.verdict import Advised, Declined
-from ..plan.evidence import Hit, Miss
+from ..fixes import OF_INDEX_SET
+from ..indexes.verdict import Advised, Declined, saving
+from ..plan.evidence import Evidence, Hit, Miss
 from ..plan.schema import Schema
+from ..plan.tree import Plan
 from ..plan.wording import Template, say, sentences
 from ..rules import statement_failed
 from ..statement import fingerprint
@@ -51,6 +53,18 @@ NEGLIGIBLE_MS = 1.0
 #: A share says something only once there is this much time to have a share of, in ms.
 MEANINGFUL_TOTAL_MS = 1000.0
 
+#: A fix that saves less than this share of the database time that PlanWatch saw is worth no ticket:
+#: the server would not notice it, and there are at most a hundred that save more.
+MIN_SHARE = 0.01
+
+#: That a share is small says something only after this much time, in ms: the statements of a
+#: developer's process run once or twice before it ends, with the next change of the code.
+LONG_TOTAL_MS = 60_000.0
+
+#: Returns what the statements of this process that share a fix would save by it, in ms; the first
+#: argument is the finding's group, the second the statement that does not count.
+SavedByOthers = Callable[[Hashable, str], float]
+
 #: How sure an advice is by its verdict, where 0 is the surest; what is in neither comes between.
 _SURE = {VerdictStatus.VERIFIED: 0, VerdictStatus.REJECTED: 2}
 
@@ -80,7 +94,7 @@ def finding_of(capture: Capture, hit: Hit) -> Finding:
     suspicion = hit.suspicion
     return Finding(
         rule=suspicion.rule,
-        severity=_severity(capture, hit),
+        severity=_severity(capture, hit, hit.share),
         statement=statement_of(capture),
         relation=suspicion.relation.display,
         subject=suspicion.shown,
@@ -118,16 +132,25 @@ def failures_of(capture: Capture, skip: Skip) -> Iterator[Finding]:
 
 
 def findings_of(
-    capture: Capture, advised: Sequence[tuple[Hit, Advised]], schema: Schema
+    capture: Capture,
+    advised: Sequence[tuple[Hit, Advised]],
+    evidence: Evidence,
+    saved_by_others: SavedByOthers,
 ) -> tuple[Finding, ...]:
     """Return the hits of a statement as findings with their advice, the gravest first."""
-    findings = []
+    findings, schema = [], evidence.schema
     for hit, answer in advised:
         draft = finding_of(capture, hit)
-        problem = sentences(draft.problem, basis_of(capture, hit, schema), answer.remark)
-        findings.append(
-            replace(draft, problem=problem, advice=answer.advice, indexes=schema.index_mark)
+        saved = _saved_share(hit, answer, evidence.plan)
+        finding = replace(
+            draft,
+            problem=sentences(draft.problem, basis_of(capture, hit, schema), answer.remark),
+            advice=answer.advice,
+            saves_ms=round(capture.statistics.total_ms * saved, 3),
+            indexes=schema.index_mark,
         )
+        others_ms = saved_by_others(finding.group, finding.fingerprint)
+        findings.append(replace(finding, severity=_severity(capture, hit, saved, others_ms)))
     findings = [with_others(finding, findings) for finding in findings]
     findings.sort(
         key=lambda finding: (finding.severity.rank, not finding.advice, -finding.table_rows)
@@ -167,22 +190,39 @@ def _promise(advice: Advice) -> tuple[int, float]:
     return sure, verdict.cost_after / max(verdict.cost_before, 0.01)
 
 
-def _severity(capture: Capture, hit: Hit) -> Severity:
-    """Return how grave a finding is by its share of what the statement takes."""
+def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:
+    """Return which part of the statement's time its advice saves at most.
+
+    That is the part that the finding has, or less if the planner says so. What it guesses does not
+    count, nor does its cost of a scan that a LIMIT may not stop as early as it expects.
+    """
+    verdict = answer.advice[0].verdict if answer.advice else None
+    if verdict is None or verdict.guess or plan.limited or hit.fix not in OF_INDEX_SET:
+        return hit.share
+    before, after = verdict.cost_before, verdict.cost_after
+    if verdict.status is not VerdictStatus.VERIFIED or before is None or after is None:
+        return hit.share
+    return min(hit.share, max(saving(before, after), 0.0))
+
+
+def _severity(capture: Capture, hit: Hit, saved: float, others_ms: float = 0.0) -> Severity:
+    """Return how grave a finding is by what its advice saves.
+
+    `saved` is the part of the statement's time, `others_ms` what other statements save by it.
+    """
     if hit.suspicion.rule == statement_failed.NAME:
         return Severity.CRITICAL
     if hit.small:
         return Severity.INFO
-    costs_ms, all_total_ms = capture.waited_ms * hit.share, capture.sampler.total_ms
-    enough = all_total_ms >= MEANINGFUL_TOTAL_MS
-    share = capture.statistics.total_ms * hit.share / all_total_ms if enough else 0.0
+    costs_ms, all_total_ms = capture.waited_ms * saved, capture.sampler.total_ms
+    saves_ms = capture.statistics.total_ms * saved + others_ms
+    share = saves_ms / all_total_ms if all_total_ms >= MEANINGFUL_TOTAL_MS else 0.0
     failed = capture.failed and hit.share >= CRITICAL_SHARE
-    critical = failed or costs_ms >= CRITICAL_MS or share >= CRITICAL_SHARE
-    if critical and not hit.few_rows:
-        return Severity.CRITICAL
-    if costs_ms < NEGLIGIBLE_MS and not enough:
+    little = costs_ms < NEGLIGIBLE_MS or all_total_ms >= LONG_TOTAL_MS
+    if little and share < MIN_SHARE and not failed:
         return Severity.INFO
-    return Severity.WARNING
+    critical = failed or costs_ms >= CRITICAL_MS or share >= CRITICAL_SHARE
+    return Severity.CRITICAL if critical and not hit.few_rows else Severity.WARNING
 
 
 def basis_of(capture: Capture, hit: Hit, schema: Schema) -> str:

@@ -34,6 +34,7 @@ from ..settings import Settings
 from .calibration import CostCalibration
 from .detail import Detail, Preparable, detail_of
 from .findings import (
+    SavedByOthers,
     failures_of,
     finding_of,
     findings_of,
@@ -69,7 +70,8 @@ class Inspector:
     """Inspects captures of one app and engine.
 
     `mapped_table` returns how the app's code names a table, and must not touch the database.
-    `may_analyse` takes one run from the budget for EXPLAIN ANALYZE.
+    `may_analyse` takes one run from the budget for EXPLAIN ANALYZE. `saved_by_others` returns what
+    other statements save by the same advice, in ms.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Inspector:
         calibration: CostCalibration,
         mapped_table: Callable[[Capture, Relation], MappedTable | None],
         may_analyse: Callable[[], bool],
+        saved_by_others: SavedByOthers = lambda group, fingerprint: 0.0,
     ) -> None:
         self.settings = settings
         self.session = session
         self.mapped_table = mapped_table
         self.may_analyse = may_analyse
+        self.saved_by_others = saved_by_others
         self.calibration = calibration
         self.constants = SeenConstants()
         self._start_anew()
@@ -203,7 +207,7 @@ class Inspector:
 
     def _inspection(self, capture: Capture, evidence: Evidence, result: Result) -> Inspection:
         """Return a result with what this execution took, without values."""
-        findings = findings_of(capture, result.advised, evidence.schema)
+        findings = findings_of(capture, result.advised, evidence, self.saved_by_others)
         give_way()
         plan = evidence.plan
         shown = plan if self.settings.show_parameters else scrub_plan(plan, evidence.varying)

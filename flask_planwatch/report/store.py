@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
@@ -67,6 +67,17 @@ class Store:
         active = self._active.values()
         return len({finding.fingerprint for finding in active if finding.group == group})
 
+    def saved_ms(self, group: Hashable, but: str = "") -> float:
+        """Return what the statements with a finding of this group save by its advice, in ms.
+
+        `but` is the fingerprint of a statement that does not count.
+        """
+        return _saved(
+            finding
+            for finding in self._active.values()
+            if finding.group == group and finding.fingerprint != but
+        )
+
     def clear(self) -> None:
         """Forget all findings, without calling them resolved."""
         self._active.clear()
@@ -74,6 +85,14 @@ class Store:
 
     def _is_stale(self, finding: Finding) -> bool:
         return self._clock() - self._raised.get(finding.id, self._clock()) >= STALE_SECONDS
+
+
+def _saved(findings: Iterable[Finding]) -> float:
+    """Return what statements save by the advice that their findings share, each statement once."""
+    saved = dict[str, float]()
+    for finding in findings:
+        saved[finding.fingerprint] = max(saved.get(finding.fingerprint, 0.0), finding.saves_ms)
+    return sum(saved.values())
 
 
 def _by_weight(finding: Finding) -> tuple[int, bool, float, str]:

@@ -475,6 +475,22 @@ def test_findings_of_a_request_that_redirected_are_shown_as_earlier(story, toolb
     assert "Found earlier" not in open_panel(watched.app).text
 
 
+def test_a_fix_of_several_findings_is_shown_once(story, toolbar_app):
+    watched = toolbar_app(story.url)
+    others = [
+        sa.select(column).where(sa.func.lower(User.email) == "x")
+        for column in (User.last, User.first)
+    ]
+    watched.app.add_url_rule("/", "page", running(watched, login("x"), *others))
+    watched.app.add_url_rule("/other", "other", running(watched, sa.select(Badge.id)))
+    here = open_panel(watched.app).section("Found in this request")
+    assert here.text.count("SQLAlchemy Copy") == 1
+    assert here.text.count("The same fix as above.") == 2
+    earlier = open_panel(watched.app, "/other").section("Found earlier")
+    assert "and 2 findings with the same fix" in earlier.text
+    assert earlier.text.count("SQLAlchemy Copy") == 1
+
+
 def test_health_of_planwatch_is_shown(story, visit):
     text = visit(
         story.url,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flask_planwatch.finding import (
+    Advice,
+    AdviceKind,
     Dismissal,
     Finding,
     Inspection,
@@ -13,10 +17,12 @@ from flask_planwatch.finding import (
     Skip,
     SkipReason,
     Statement,
+    Verdict,
+    VerdictStatus,
 )
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.report import store as module
-from flask_planwatch.report.store import Changes, Store
+from flask_planwatch.report.store import Changes, Store, by_fix
 
 from .plan import read
 
@@ -307,3 +313,35 @@ def test_cleared_is_not_resolved(store):
     assert store.findings() == ()
     assert store.record(inspection(plan="served")) == Changes()
     assert store.record(inspection(finding())).detected == (finding(),)
+
+
+def advised(number: int, column: str, saves_ms: float, **changes) -> Finding:
+    """Return a finding of the statement of this number, whose fix is an index on a column."""
+    advice = Advice(AdviceKind.CREATE_INDEX, f"({column})", Verdict(VerdictStatus.VERIFIED))
+    statement = Statement(f"{number:016}", "SELECT 1")
+    return finding(column, statement, advice=(advice,), saves_ms=saves_ms, **changes)
+
+
+def test_what_fixes_save_together_comes_first():
+    costly, (cheap, cheaper), third = (
+        advised(1, "a", 50),
+        (advised(2, "b", 40), advised(3, "b", 20)),
+        advised(4, "c", 45),
+    )
+    grave = advised(5, "b", 1, severity=Severity.CRITICAL)
+    store = Store()
+    for each in (third, cheaper, costly, grave, cheap):
+        store.record(Inspection(each.statement, 1.0, findings=(each,)))
+    assert store.findings() == (grave, cheap, cheaper, costly, third)
+    assert by_fix(store.findings()) == [(grave, cheap, cheaper), (costly,), (third,)]
+
+
+def test_what_a_statement_saves_by_one_fix_counts_once():
+    store = Store()
+    both = advised(1, "a", 50), replace(advised(1, "a", 30), subject="another")
+    store.record(Inspection(both[0].statement, 1.0, findings=both))
+    assert store.saved_ms(both[0].group) == 50
+    other = advised(2, "a", 7)
+    store.record(Inspection(other.statement, 1.0, findings=(other,)))
+    assert store.saved_ms(other.group) == 57
+    assert store.saved_ms(other.group, but=other.fingerprint) == 50

@@ -26,6 +26,7 @@ from ..plan.wording import FORMS
 from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
 from .psql import Sql, sql_of
+from .store import by_fix
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
 #: comes later than this feels slow.
@@ -208,14 +209,25 @@ class Report:
         return sql_of("", self.forms.get(finding.fingerprint), finding.statement.text)
 
     @property
-    def cards(self) -> list[tuple[Finding, Statement, bool]]:
-        """What was found in this request, and whether the statement is shown further up already."""
+    def cards(self) -> list[tuple[Finding, Statement, bool, bool]]:
+        """What was found in this request, by fix.
+
+        With whether the statement, and whether the fix, is shown further up already.
+        """
+        statements = {finding.id: statement for finding, statement in self.found}
         shown: set[int] = set()
         cards = []
-        for finding, statement in self.found:
-            cards.append((finding, statement, id(statement) in shown))
-            shown.add(id(statement))
+        for group in by_fix(finding for finding, _ in self.found):
+            for finding in group:
+                statement = statements[finding.id]
+                cards.append((finding, statement, id(statement) in shown, finding is not group[0]))
+                shown.add(id(statement))
         return cards
+
+    @property
+    def fixes(self) -> list[tuple[Finding, ...]]:
+        """What was found earlier, by fix."""
+        return by_fix(self.earlier)
 
     @property
     def waiting(self) -> bool:

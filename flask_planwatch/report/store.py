@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..finding import Finding, Inspection
@@ -59,8 +59,25 @@ class Store:
         return Changes(tuple(detected), tuple(repeated), tuple(resolved))
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return the active findings: most severe first, then those with advice, then by rows."""
-        return tuple(sorted(self._active.values(), key=_by_weight))
+        """Return the active findings: most severe first, then by what all with the same fix save.
+
+        If they save the same, as all do at first, those with advice come first, then those with
+        more rows.
+        """
+        groups = by_fix(self._active.values())
+        weights = {group[0].group: _weight(group) for group in groups}
+        everyone = (finding for group in groups for finding in group)
+        return tuple(
+            sorted(
+                everyone,
+                key=lambda finding: (
+                    finding.severity.rank,
+                    weights[finding.group],
+                    -finding.saves_ms,
+                    finding.id,
+                ),
+            )
+        )
 
     def statements(self, group: Hashable) -> int:
         """Return how many statements have an active finding of this group."""
@@ -95,5 +112,16 @@ def _saved(findings: Iterable[Finding]) -> float:
     return sum(saved.values())
 
 
-def _by_weight(finding: Finding) -> tuple[int, bool, float, str]:
-    return (finding.severity.rank, not finding.advice, -finding.table_rows, finding.id)
+def _weight(group: Sequence[Finding]) -> tuple[float, bool, float, str]:
+    """Return what comes first among fixes: less is earlier, and no two are equal."""
+    rows = max(finding.table_rows for finding in group)
+    name = min(finding.id for finding in group)
+    return (-_saved(group), not group[0].advice, -rows, name)
+
+
+def by_fix(findings: Iterable[Finding]) -> list[tuple[Finding, ...]]:
+    """Return findings by the fix that they share, in the order of the first of each."""
+    groups: dict[Hashable, list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault(finding.group, []).append(finding)
+    return [tuple(group) for group in groups.values()]

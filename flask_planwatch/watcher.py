@@ -82,7 +82,12 @@ class Watcher:
         self.has_panel = False
         self._app = weakref.ref(app)
         self._settings_at_start = settings
-        self._log = LogReporter(settings.log_interval, self.store.statements, self._is_debugged)
+        self._log = LogReporter(
+            settings.log_interval,
+            self.store.statements,
+            self._is_debugged,
+            active=self.store.__len__,
+        )
         self._spans = SpanReporter(settings.log_interval)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.
@@ -367,7 +372,7 @@ class Watcher:
             "over_budget": sampler.over_budget if sampler else 0,
             "skipped": {str(reason): count for reason, count in self._skipped.items()},
             "errors": self._errors + self._log.errors,
-            "findings": len(self.store.findings()),
+            "findings": len(self.store),
             "waiting": self.worker.waiting,
             "own_ms": round(self._own_ms, 3),
             "worker_alive": self.worker.alive,

@@ -246,7 +246,7 @@ def made(number=1, *, severity=Severity.WARNING, verdict=VerdictStatus.UNTESTED,
 @pytest.fixture
 def reporter():
     store = Store()
-    reporter = LogReporter(3600, store.statements, clock=lambda: reporter.now)
+    reporter = LogReporter(3600, store.statements, clock=lambda: reporter.now, active=store.__len__)
     reporter.now = 0.0
 
     def see(*findings):
@@ -269,6 +269,12 @@ def test_a_finding_that_becomes_critical_is_logged_again(reporter, log):
     reporter.now = 3600.0
     reporter.see(made())
     assert log.records[-1].planwatch_severity == "warning"
+
+
+def test_a_finding_that_becomes_a_warning_is_logged_again(reporter, log):
+    """How much time it takes shows only after a while."""
+    reporter.see(*(made(severity=severity) for severity in [*Severity] * 3))
+    assert [record.planwatch_severity for record in log.records] == ["info", "warning", "critical"]
 
 
 def test_another_verdict_of_the_same_finding_is_logged_again(reporter, log):
@@ -295,6 +301,64 @@ def test_what_is_remembered_of_the_log_is_bounded(reporter, log, monkeypatch):
     said = [record.planwatch_advice.removeprefix("CREATE INDEX ON t ") for record in log.records]
     assert said == ["(a)", "(b)", "(c)", "(a)"]
     assert len(reporter._groups) == 2
+
+
+def many(count, **changes):
+    """Return findings that each have a fix of their own."""
+    return [made(number, advised=f"c{number}", **changes) for number in range(count)]
+
+
+def told(log):
+    """Return the fixes of the findings that were logged since, and how often more was told of."""
+    records, log.records[:] = list(log.records), []
+    more = sum(
+        " more than it logs in PLANWATCH_LOG_INTERVAL" in one.getMessage() for one in records
+    )
+    return [one.planwatch_advice for one in records if hasattr(one, "planwatch_id")], more
+
+
+def test_no_more_than_a_screen_is_logged_in_an_interval(reporter, log):
+    warnings = many(100)
+    reporter.see(*warnings, *warnings)
+    assert len(log.records) == 17
+    assert log.messages[-1] == (
+        "PlanWatch has 17 findings, more than it logs in PLANWATCH_LOG_INTERVAL. Others are only "
+        "counted: PlanWatch.findings() and the panel list all, those first that save most."
+    )
+    assert log.records[-1].levelno == logging.WARNING
+    fixes, _ = told(log)
+    assert fixes == [finding.advice[0].summary for finding in warnings[:16]]
+    # There is room for what is critical, one of what was logged and others that were not.
+    grave = [replace(finding, severity=Severity.CRITICAL) for finding in warnings[10:]]
+    reporter.see(*grave)
+    fixes, more = told(log)
+    assert (fixes, more) == ([finding.advice[0].summary for finding in grave[:8]], 0)
+
+
+def test_what_had_no_room_has_it_later(reporter, log):
+    warnings, seen, hours = many(78), set(), 0
+    while len(seen) < len(warnings):
+        reporter.now = 3600.0 * hours
+        reporter.see(*warnings)
+        fixes, more = told(log)
+        assert len(fixes) <= 16
+        assert more == 1
+        seen.update(fixes)
+        hours += 1
+    assert hours == 9, "eight others in each, after sixteen"
+
+
+def test_what_is_an_info_takes_no_room_from_warnings(reporter, log):
+    reporter.see(*many(100, severity=Severity.INFO), made(200, advised="other"))
+    assert [record.levelno for record in log.records] == [logging.INFO] * 25 + [logging.WARNING]
+
+
+def test_without_an_interval_all_is_logged(log):
+    store = Store()
+    reporter = LogReporter(0, store.statements)
+    for finding in many(50):
+        reporter.report(store.record(Inspection(finding.statement, 1.0, findings=(finding,))))
+    assert len(log.records) == 50
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,17 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 #: Groups of findings whose time of logging is remembered; the one seen longest ago goes first.
 MAX_GROUPS = 1000
+
+#: Findings that are logged at one level in an interval: a screen. The last of them are kept for
+#: what is critical; and once MAX_AGAIN were logged, none is that was logged before, so that in one
+#: interval or another each has its turn.
+MAX_ENTRIES, MAX_WARNINGS, MAX_AGAIN = 24, 16, 8
+
+#: What is said in an interval in place of all others.
+MORE = (
+    "PlanWatch has {active} findings, more than it logs in PLANWATCH_LOG_INTERVAL. Others are only "
+    "counted: PlanWatch.findings() and the panel list all, those first that save most."
+)
 
 #: Findings of one group that are remembered as logged: what was not logged is not resolved aloud.
 MAX_LOGGED = 10
@@ -67,7 +78,8 @@ class _Group:
 
     #: When the interval began.
     began: float
-    critical: bool = False
+    #: The rank of the most severe one.
+    rank: int = Severity.INFO.rank
     verdicts: set[VerdictStatus | None] = field(default_factory=set)
     #: The ids of the findings that stood for it, in this interval and before.
     logged: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LOGGED))
@@ -77,19 +89,41 @@ class _Group:
 
         What another statement's finding says of the same advice is news only if it proves it.
         """
-        if finding.severity is Severity.CRITICAL and not self.critical:
+        if finding.severity.rank < self.rank:
             return True
         verdict = _verdict(finding)
         own = bool(self.logged) and self.logged[-1] == finding.id
         return verdict not in self.verdicts and (own or verdict is VerdictStatus.VERIFIED)
 
 
+@dataclass
+class _Screen:
+    """How much was logged of findings in the current interval, by level."""
+
+    began: float = float("-inf")
+    entries: Counter[int] = field(default_factory=Counter)
+    #: The levels of which it was said that there is more.
+    full: set[int] = field(default_factory=set)
+
+    def take(self, finding: Finding, *, again: bool) -> bool:
+        """Count a finding as logged, or return False: there is no room. `again`: it was before."""
+        level, limit = _level(finding), MAX_ENTRIES
+        if finding.severity is not Severity.CRITICAL and again:
+            limit = MAX_AGAIN
+        elif finding.severity is Severity.WARNING:
+            limit = MAX_WARNINGS
+        if self.entries[level] >= limit:
+            return False
+        self.entries[level] += 1
+        return True
+
+
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds.
 
     `statements` tells how many statements a group concerns. `debug` tells whether the application
-    is being developed: what its log would not show is printed then. `errors` counts what the
-    application's logging raised.
+    is being developed: what its log would not show is printed then. `active` tells how many
+    findings there are. `errors` counts what the application's logging raised.
     """
 
     def __init__(
@@ -98,11 +132,14 @@ class LogReporter:
         statements: Callable[[Hashable], int],
         debug: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = now,
+        active: Callable[[], int] = lambda: 0,
     ) -> None:
         self._interval = interval
         self._statements = statements
         self._debug = debug
         self._clock = clock
+        self._active = active
+        self._screen = _Screen()
         self._groups: RecentlyUsed[Hashable, _Group] = RecentlyUsed(LEARNT, MAX_GROUPS)
         self._logged_once: RecentlyUsed[int, None] = RecentlyUsed(LEARNT, MAX_LOGGED_ONCE)
         self.errors = 0
@@ -111,11 +148,9 @@ class LogReporter:
         """Log what is new, what is due again, and what is gone."""
         for finding in (*changes.detected, *changes.repeated):
             if self._is_due(finding):
-                level = logging.INFO if finding.severity is Severity.INFO else logging.WARNING
                 statements = self._statements(finding.group)
-                self._log(
-                    level, lines(finding, statements), extra(finding, statements), finding.location
-                )
+                message, data = lines(finding, statements), extra(finding, statements)
+                self._log(_level(finding), message, data, finding.location)
         for finding in changes.resolved:
             if self._was_logged(finding):
                 message = (
@@ -152,15 +187,30 @@ class LogReporter:
         running = group is not None and abs(moment - group.began) < self._interval
         if group is not None and running and not group.is_news(finding):
             return False
+        again = group is not None and bool(group.logged) and not running
+        if not self._has_room(finding, moment, again=again):
+            return False
         if group is None or not running:
             logged = group.logged if group is not None else ()
             group = _Group(moment)
             group.logged.extend(logged)
-        group.critical = group.critical or finding.severity is Severity.CRITICAL
+        group.rank = min(group.rank, finding.severity.rank)
         group.verdicts.add(_verdict(finding))
         group.logged.append(finding.id)
         self._groups.keep(finding.group, group)
         return True
+
+    def _has_room(self, finding: Finding, moment: float, *, again: bool) -> bool:
+        """Whether a finding may be logged in this interval; if not, say once that there is more."""
+        if abs(moment - self._screen.began) >= self._interval:
+            self._screen = _Screen(moment)
+        if self._screen.take(finding, again=again):
+            return True
+        level = _level(finding)
+        if level not in self._screen.full:
+            self._screen.full.add(level)
+            self._log(level, MORE.format(active=self._active()))
+        return False
 
     def _was_logged(self, finding: Finding) -> bool:
         """Whether a finding that is gone was logged; if it comes again, it is logged at once."""
@@ -215,6 +265,10 @@ class LogReporter:
 
 def _raised(error: Exception) -> str:
     return f"{type(error).__name__} at {raised_at(error)}"
+
+
+def _level(finding: Finding) -> int:
+    return logging.INFO if finding.severity is Severity.INFO else logging.WARNING
 
 
 def _verdict(finding: Finding) -> VerdictStatus | None:

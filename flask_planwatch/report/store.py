@@ -79,6 +79,10 @@ class Store:
             )
         )
 
+    def __len__(self) -> int:
+        """Return how many active findings there are."""
+        return len(self._active)
+
     def statements(self, group: Hashable) -> int:
         """Return how many statements have an active finding of this group."""
         active = self._active.values()

@@ -34,6 +34,7 @@ from ..indexes.verdict import (
     verdict_on_one,
     verified,
 )
+from ..indexes.writing import cost_of_writes
 from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit, Suspicion
 from ..plan.figures import MIN_INDEX_SCAN_COST
@@ -54,6 +55,9 @@ from .trial import NO_TIME, advised, rejected, why_untested
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
 _ENOUGH = "with an index {others:and}, a further one saves less than {least:percent} of the cost"
+_OWN_WRITES = (
+    "with what the statement itself writes, an index saves less than {least:percent} of its cost"
+)
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
 _FEW_LEFT = "an index on other columns of the statement leaves few rows to test"
@@ -85,7 +89,8 @@ class _Chosen:
     """The set that serves a statement best, and what it saves.
 
     `guess`: the saving is not measured. `serving` are the indexes for each hit, by its id().
-    `unproved` are those of which it is not known whether they pay for themselves.
+    `unproved` are those of which it is not known whether they pay for themselves. `written` is what
+    the statement writes without them, as cost, and part of `before`.
     """
 
     attempt: Attempt
@@ -93,6 +98,7 @@ class _Chosen:
     before: float
     guess: bool
     serving: Mapping[int, list[Candidate]]
+    written: float = 0.0
 
     def is_worth(self, wanted: float, hit: Hit) -> bool:
         """Whether it saves this share of the cost, and more than an index scan may cost."""
@@ -232,7 +238,9 @@ class IndexSet:
         if not candidates:
             return None
         known = self.case.known([access.relation for access in search.accesses])
-        before = full_cost(trials.before, search.hits)
+        # Of what it writes, an index saves nothing.
+        written = cost_of_writes(search.query.text, trials.before)
+        before = full_cost(trials.before, search.hits) + written
         # What serves other statements on the table is tried first.
         in_order = sorted(candidates, key=lambda index: index not in known)
         best = trials.most([*in_order, *known])
@@ -246,7 +254,7 @@ class IndexSet:
             return None
         guess = not all(trials.is_measured(index) for index in attempt.used)
         serving = self._serving(attempt.used, search.hits)
-        return _Chosen(attempt, found.unproved, before, guess, serving)
+        return _Chosen(attempt, found.unproved, before, guess, serving, written)
 
     def _serving(
         self, used: Sequence[Candidate], hits: Sequence[Hit]
@@ -342,7 +350,12 @@ class IndexSet:
             )
             return self._verified(trials, chosen, serving, verdict, progress)
         verdict = too_little(
-            chosen.before, chosen.attempt.cost, wanted, method=method, guess=guessed
+            chosen.before - chosen.written,
+            chosen.attempt.plan.total_cost,
+            wanted,
+            method=method,
+            guess=guessed,
+            writes=(chosen.written, chosen.attempt.writes),
         )
         if guessed and hit.doubt is None:
             return advised(self.case, serving, verdict, trials)
@@ -410,12 +423,20 @@ class IndexSet:
         answer = self._untested(hit, guess, reason)
         return replace(answer, late=True) if isinstance(answer, Advised) else answer
 
+    def _writes_too_much(self, index: Candidate) -> bool:
+        """Whether the statement would write too much to save a fifth, if all else were free."""
+        text, plan = self.case.query.text, self.case.plan
+        before = plan.total_cost + cost_of_writes(text, plan)
+        return saving(before, cost_of_writes(text, plan, [index])) < MIN_SAVING
+
     def _untested(
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False
     ) -> Answer:
         """Return the index that would serve, with the reason why the planner was not asked."""
         if hit.doubt is not None or guess is None or is_covered(guess):
             return _without_proof(hit)
+        if hit.suspicion.scans and self._writes_too_much(guess):
+            return Declined(say(_OWN_WRITES, least=MIN_SAVING))
         facts = [self.drafts.describe(guess.relation, key) for key in hit.suspicion.keys]
         unknown = [fact.reason for fact in facts if fact.volatility is Volatility.UNKNOWN]
         if _COLLATE.search(self.case.query.text):

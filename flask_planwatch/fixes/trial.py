@@ -110,7 +110,7 @@ def _tried(
         VerdictStatus.VERIFIED,
         _USED if lines else _NO_CHANGE if attempt.used else _NOT_USED,
         cost_before=trials.before.total_cost,
-        cost_after=attempt.cost,
+        cost_after=attempt.plan.total_cost,
         guess=bool(lines) and not trials.is_measured(index),
         method=trials.method,
         proof=lines,

@@ -50,17 +50,19 @@ MAX_SIMPLER = 8
 class Attempt:
     """The plan with some candidates in place, and those that it uses.
 
-    `names` are those that the candidates are advised under, by the names in the plan.
+    `names` are those that the candidates are advised under, by the names in the plan. `writes` is
+    what the statement writes, as cost, which the plan's does not have.
     """
 
     plan: Plan
     used: tuple[Candidate, ...]
     names: Mapping[str, str] = field(default_factory=dict)
+    writes: float = 0.0
 
     @property
     def cost(self) -> float:
-        """The cost of the whole statement."""
-        return self.plan.total_cost
+        """The cost of the whole statement, with what it writes."""
+        return self.plan.total_cost + self.writes
 
 
 class OutOfTime(Exception):

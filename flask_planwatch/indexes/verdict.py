@@ -17,7 +17,10 @@ from .search import Attempt
 _USED = "the planner used {indexes:and}[; {progress}]"
 _THE_INDEX = "the index"
 
-_LESS = "it lowers the cost of the statement by {share:percent}, less than {wanted:percent}"
+_LESS = (
+    "it lowers the cost of the statement by {share:percent}[ {writes}], less than {wanted:percent}"
+)
+_WRITES = Template("with what the statement writes")
 _FEW = "it lowers the cost of the statement by {saved:.0f} only"
 _GUESSED = (
     "{reason}, as far as the planner can guess without statistics of the expression; "
@@ -147,18 +150,34 @@ def verified(
         VerdictStatus.VERIFIED,
         say(_USED, indexes=indexes, progress=progress or None),
         cost_before=before.total_cost,
-        cost_after=attempt.cost,
+        cost_after=attempt.plan.total_cost,
         guess=guess,
         method=method,
         proof=_proof(before, attempt.plan, suspicion, attempt.names),
     )
 
 
-def too_little(before: float, after: float, wanted: float, *, method: str, guess: bool) -> Verdict:
-    """Return the verdict on an index that saves too little; `wanted` is the share that is asked."""
-    share = saving(before, after)
-    less = share < wanted
-    reason = say(_LESS if less else _FEW, share=share, wanted=wanted, saved=before - after)
+def too_little(
+    before: float,
+    after: float,
+    wanted: float,
+    *,
+    method: str,
+    guess: bool,
+    writes: tuple[float, float] = (0.0, 0.0),
+) -> Verdict:
+    """Return the verdict on an index that saves too little; `wanted` is the share that is asked.
+
+    `writes` is what the statement writes before and after, as cost.
+    """
+    read, share = saving(before, after), saving(before + writes[0], after + writes[1])
+    reason = say(
+        _LESS if share < wanted else _FEW,
+        share=max(share, 0.0),
+        wanted=wanted,
+        saved=before - after,
+        writes=_WRITES if share < wanted <= read else None,
+    )
     if guess:
         return Verdict(VerdictStatus.UNTESTED, say(_GUESSED, reason=reason), method=method)
     return Verdict(

@@ -11,6 +11,7 @@ from ..failure import ServerError
 from ..finding import SkipReason
 from ..indexes.candidate import Candidate
 from ..indexes.search import Attempt, OutOfTime
+from ..indexes.writing import cost_of_writes
 from ..plan.evidence import Suspicion
 from ..plan.tree import Plan
 from ..plan.wording import say
@@ -165,9 +166,9 @@ class Trials(ABC):
         """Return the plan of a query; `names` are those of the indexes, with their candidates."""
         self.transaction.run(f"SET LOCAL enable_seqscan = {'on' if seqscan else 'off'}")
         plan = self.explained(query, names)
-        used = [names[node.index] for node in plan.nodes if node.index in names]
+        used = tuple(dict.fromkeys(names[node.index] for node in plan.nodes if node.index in names))
         shown = {name: candidate.name for name, candidate in names.items()}
-        return Attempt(plan, tuple(dict.fromkeys(used)), shown)
+        return Attempt(plan, used, shown, cost_of_writes(query.text, plan, used))
 
 
 def raise_unless_refused(error: ServerError) -> None:

@@ -16,6 +16,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
 from .comparison import SCANS, Comparison, comparisons, family_alias
+from .counted_order import counted_sorts
 from .memory import kept_for_plans
 from .pattern import access_method
 from .predicate import (
@@ -276,17 +277,24 @@ def _branches(comparison: Comparison) -> list[tuple[Comparison, ...]]:
 def _steps_above(plan: Plan) -> Mapping[int, _Above]:
     """Return the steps that sort or group the rows of each node, by the id() of the node.
 
-    Above a step that combines rows into others, they are no longer rows of the node.
+    Above a step that combines rows into others, they are no longer rows of the node. An order that
+    has no effect is none.
     """
+    counted = _in_counted_order(plan)
     above: dict[int, _Above] = {id(plan.root): None}
     for node in plan.nodes:
         step = above[id(node)]
-        if node.sort_keys or node.type in _GROUPS:
+        if (node.sort_keys and id(node) not in counted) or node.type in _GROUPS:
             step = (_step(node), step)
         for child in node.children:
             apart = child.type in _COMBINES or child.subplan is not None
             above[id(child)] = None if apart else step
     return above
+
+
+def _in_counted_order(plan: Plan) -> set[int]:
+    """Return the id() of each step whose order has no effect."""
+    return {id(node) for steps in counted_sorts(plan) for node in steps}
 
 
 def _each(above: _Above) -> Iterator[_Step]:
@@ -397,9 +405,11 @@ def _texts(plan: Plan) -> Iterator[tuple[Node, str, Conjunct | None]]:
 
     A scan below another step may print more than is needed: what counts is what is above it.
     """
+    counted = _in_counted_order(plan)
     for node in plan.nodes:
         output = node.output if node is plan.root or node.relation is None else ()
-        yield from ((node, text, None) for text in (*output, *node.sort_keys, *node.group_keys))
+        if id(node) not in counted:
+            yield from ((node, text, None) for text in (*output, *node.sort_keys, *node.group_keys))
         for (_, text), (_, tests) in zip(node.conditions, predicates(plan)[id(node)], strict=True):
             yield from ((node, test.text, test) for test in tests)
             if not tests:

@@ -1,0 +1,48 @@
+"""Sorts of rows that are only counted: an ORDER BY in a sub-query whose order has no effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .tree import Node, Plan
+
+#: An aggregate that is the same in any order of its rows.
+_COUNT = re.compile(r"\A(?:PARTIAL )?count\((?!DISTINCT )(?:(?! ORDER BY )[^()])+\)\Z")
+
+#: Steps that hand on each row, and nothing but these.
+_HANDS_ON = frozenset({"Gather", "Gather Merge", "Subquery Scan"})
+
+_SORTS = frozenset({"Sort", "Incremental Sort"})
+
+
+def counted_sorts(plan: Plan) -> Iterator[tuple[Node, ...]]:
+    """Yield each step that sorts rows for one that does nothing but count them.
+
+    It comes last, after the steps that hand its rows on. PostgreSQL leaves the order of EXISTS out
+    by itself, but not that of count(). With a LIMIT or DISTINCT between them, and with groups, the
+    order has an effect.
+    """
+    for node in plan.nodes:
+        if node.type == "Aggregate" and not node.group_keys and _only_counts(node):
+            steps = tuple(_steps_below(node))
+            if steps and steps[-1].type in _SORTS:
+                yield steps
+
+
+def _steps_below(node: Node) -> Iterator[Node]:
+    """Yield the steps that hand rows on to another one, and the step that they get them from."""
+    below = _below(node)
+    while below is not None:
+        yield below
+        below = _below(below) if below.type in _HANDS_ON else None
+
+
+def _only_counts(node: Node) -> bool:
+    return bool(node.output) and all(map(_COUNT.match, node.output))
+
+
+def _below(node: Node) -> Node | None:
+    """Return the step whose rows a step gets, sub-queries aside; None if there are several."""
+    below = [child for child in node.children if child.subplan is None]
+    return below[0] if len(below) == 1 else None

@@ -1,0 +1,57 @@
+"""missing-index where rows are sorted only to be counted: the order has no effect."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from ..databases import Database
+from .case import Rule, Tables, rows, silent, speaks, with_settings
+
+
+def fill(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE entry (id int PRIMARY KEY, kind int, made timestamp, title text)",
+        "INSERT INTO entry SELECT g, g % 300, timestamp '2024-01-01' + g * 7919 % 40009 * "
+        "interval '1 minute', repeat('x', 60) FROM generate_series(1, 40000) g",
+        "VACUUM (FREEZE, ANALYZE) entry",
+    )
+
+
+RULE = Rule("missing-index", Tables("entries", fill), settings={"PLANWATCH_VERIFY": "build"})
+
+
+def counted(query: str, count: str = "count(*)") -> sa.TextClause:
+    """Return what SQLAlchemy's Query.count() makes of a query."""
+    return sa.text(f"SELECT {count} AS count_1 FROM ({query}) AS anon_1")
+
+
+NO_INDEX = [
+    silent("its order", counted("SELECT id, title FROM entry ORDER BY made DESC")),
+    silent("a column of it", counted("SELECT id, made FROM entry ORDER BY made", "count(made)")),
+    silent("EXISTS", sa.text("SELECT EXISTS (SELECT 1 FROM entry ORDER BY made)")),
+]
+
+INDEXES = [
+    speaks(
+        "only the condition is served",
+        counted("SELECT id, title FROM entry WHERE kind = 7 ORDER BY made"),
+        about="kind on entry",
+        fix="CREATE INDEX CONCURRENTLY ix_entry_kind ON entry (kind)",
+    ),
+    speaks(
+        "the order of a LIMIT counts",
+        counted("SELECT id, title FROM entry ORDER BY made LIMIT 7", "max(id)"),
+        about="made on entry",
+        fix="CREATE INDEX CONCURRENTLY ix_entry_made ON entry (made)",
+    ),
+]
+
+
+@rows([*NO_INDEX, *INDEXES])
+def test_no_index_for_an_order_that_has_no_effect(rule, case):
+    rule.check(case)
+
+
+@rows(with_settings([*NO_INDEX, *INDEXES], PLANWATCH_VERIFY="auto"), quick=0)
+def test_without_building(rule, case):
+    rule.check(case)

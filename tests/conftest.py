@@ -166,7 +166,8 @@ class Watched:
     planwatch: PlanWatch
 
     def findings(self) -> list:
-        assert self.planwatch.flush(120), self.planwatch.stats()
+        # One that tries indexes by building them may take minutes on a busy machine.
+        assert self.planwatch.flush(600), self.planwatch.stats()
         return list(self.planwatch.findings())
 
     def ask(self, statement: sa.sql.expression.Executable, **parameters: object) -> list:

@@ -50,7 +50,7 @@ from .drafts import Drafts, is_refused
 from .moment import range_on_column
 from .own_type import own_type
 from .rewrite import is_written, rewrite, rewrite_with_literal, rewrite_with_value
-from .trial import NO_TIME, advised, rejected, why_untested
+from .trial import NO_TIME, advised, rejected, untested, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
@@ -445,7 +445,7 @@ class IndexSet:
             reason = say(_UNKNOWN, unknown=unknown[0], reason=reason)
         missing = self.drafts.extension(guess.extension).missing if guess.extension else ""
         verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
-        return advised(self.case, [guess], verdict, blocked=blocked)
+        return untested(self.case, guess, verdict, blocked=blocked)
 
 
 def _progress(trials: whatif.Trials, candidates: Sequence[Candidate]) -> str:

@@ -1,6 +1,7 @@
 """Tries one index for a statement, and advises it only if the plan with it shows what it is for.
 
-Of two that are nearly as good, the one that other statements need as well is advised.
+Of two that are nearly as good, the one that other statements need as well is advised. One that
+cannot be tried is advised as untested, in the form that serves other statements as well.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate
 from ..indexes.proposal import remark
-from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit
+from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit, stand_in
 from ..indexes.verdict import Advised, Answer, Declined, full_cost
 from ..plan.evidence import Hit
 from ..plan.tree import Plan
@@ -48,8 +49,9 @@ def try_index(case: Case, hit: Hit, index: Candidate, proof: Proof) -> Answer:
             return _tried(case, hit, indexes, proof, trials)
     except (whatif.Untestable, whatif.Blocked, OutOfTime) as error:
         reason, blocked = why_untested(error)
-        untested = advised(case, [index], Verdict(VerdictStatus.UNTESTED, reason), blocked=blocked)
-        return replace(untested, late=isinstance(error, OutOfTime))
+        verdict = Verdict(VerdictStatus.UNTESTED, reason)
+        answer = untested(case, index, verdict, blocked=blocked)
+        return replace(answer, late=isinstance(error, OutOfTime))
 
 
 def why_untested(error: whatif.Untestable | whatif.Blocked | OutOfTime) -> tuple[str, bool]:
@@ -75,6 +77,17 @@ def advised(
     )
 
 
+def untested(
+    case: Case, index: Candidate, verdict: Verdict, *, blocked: bool = False
+) -> Advised:
+    """Return as advice an index that was not tried, or one of other statements that holds as much.
+
+    Raises ServerError if the connection fails.
+    """
+    index = stand_in(index, case.known([index.relation]))
+    return replace(advised(case, [index], verdict, blocked=blocked), indexes=(index,))
+
+
 def rejected(case: Case, index: Candidate, verdict: Verdict, trials: whatif.Trials) -> Declined:
     """Return that nothing is advised, with the index that was tried and the reason against it."""
     return declined(case.index_advice(index, verdict, trials), verdict)
@@ -96,7 +109,7 @@ def _tried(
     if (refusal := trials.refused.get(index)) is not None:
         if isinstance(refusal, whatif.TooLong | whatif.NotImmutable):
             return Declined(str(refusal))
-        return advised(case, [index], Verdict(VerdictStatus.UNTESTED, str(refusal)))
+        return untested(case, index, Verdict(VerdictStatus.UNTESTED, str(refusal)))
     lines = _lines(proof, trials, attempt)
     limit = shared_limit(attempt.cost, full_cost(trials.before, [hit]))
     with suppress(OutOfTime):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..plan.tree import Plan
 from .candidate import Candidate, mentions
+from .shapes import is_narrow
 
 #: A set that saves less of a statement's cost is not worth an index: the planner's cost is not
 #: exact to that degree. The default `random_page_cost` alone may be several times too high
@@ -234,16 +235,55 @@ def shared_indexes(index: Candidate, known: Iterable[Candidate]) -> list[Candida
 
     These are the known indexes that begin with its keys. Then comes the index itself with the keys
     of a known one first, which it can replace. If it begins with those keys anyway, it is used as
-    it is.
+    it is. Last come indexes that hold what both do, if only INCLUDE tells them apart.
     """
-    longer, extended = [], []
+    longer, extended, united = [], [], []
     for other in known:
         ordered = _in_order_of(index, other)
         if other != index and _begins_with(other, ordered):
             longer.append(other)
         elif _begins_with(ordered, other) and _includes(ordered, other):
             extended.append(ordered)
-    return list(dict.fromkeys(longer if index in extended else [*longer, *extended]))
+        if (both := _united(ordered, other)) is not None:
+            united.append(both)
+    first = longer if index in extended else [*longer, *extended]
+    return list(dict.fromkeys([*first, *united]))
+
+
+def stand_in(index: Candidate, known: Iterable[Candidate]) -> Candidate:
+    """Return the index to propose where nothing can be tried: one that others need as well, if any.
+
+    It holds all that the index holds, in an order that serves the same, and little more.
+    """
+    for other in shared_indexes(index, known):
+        ordered = _in_order_of(index, other)
+        added = [key.column for key in other.keys if key not in index.keys]
+        carried = [name for name in other.include if name not in index.include]
+        columns = [name for name in (*added, *carried) if name is not None]
+        little = None not in added and is_narrow(index.relation, columns)
+        if index.method == "btree" and little and is_prefix(ordered, other):
+            return other
+    return index
+
+
+def _united(index: Candidate, other: Candidate) -> Candidate | None:
+    """Return the index that holds what two hold, of which one has the keys of the other first.
+
+    None if one of them holds all of it anyway, if the models declare one of them as it is, or if it
+    would be a second copy of the table.
+    """
+    by_keys = sorted((index, other), key=lambda one: len(one.keys), reverse=True)
+    longer, shorter = by_keys
+    if not _begins_with(longer, shorter) or index.declared or other.declared:
+        return None
+    if is_prefix(shorter, longer) or is_prefix(longer, shorter):
+        return None
+    keys = {key.column for key in longer.keys}
+    include = dict.fromkeys((*longer.include, *shorter.include))
+    carried = tuple(name for name in include if name not in keys)
+    if not is_narrow(longer.relation, carried, beside=len(longer.keys)):
+        return None
+    return replace(longer, include=carried, given_name="")
 
 
 def _without(used: Iterable[Candidate], left_out: Candidate) -> tuple[Candidate, ...]:

@@ -7,7 +7,7 @@ https://www.postgresql.org/docs/current/indexes-ordering.html. The most promisin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, permutations
 
@@ -159,12 +159,7 @@ class Shapes:
             return
         for shape in shapes:
             missing = tuple(name for name in read if name not in {key.column for key in shape.keys})
-            columns = [column for column in self._relation.columns if column.name in missing]
-            # A longer value than a page has room for would make every later INSERT fail.
-            narrow = all(column.bounded for column in columns)
-            narrow = narrow and sum(column.width for column in columns) <= MAX_INCLUDED_WIDTH
-            held = len(shape.keys) + len(missing)
-            if missing and narrow and held <= MAX_COLUMNS and held < len(self._relation.columns):
+            if missing and is_narrow(self._relation, missing, beside=len(shape.keys)):
                 yield replace(shape, include=missing)
 
     def _partial(self, shapes: Sequence[Shape]) -> Iterator[Shape]:
@@ -258,6 +253,19 @@ class Shapes:
                 return
             rows /= max(self._distinct(key), 1)
             yield key
+
+
+def is_narrow(relation: Relation, names: Collection[str], *, beside: int = 0) -> bool:
+    """Whether an index may hold these columns as well, `beside` so many: it is no second table."""
+    columns = [column for column in relation.columns if column.name in names]
+    held = beside + len(names)
+    return (
+        # A longer value than a page has room for would make every later INSERT fail.
+        all(column.bounded for column in columns)
+        and sum(column.width for column in columns) <= MAX_INCLUDED_WIDTH
+        and held <= MAX_COLUMNS
+        and held < len(relation.columns)
+    )
 
 
 def _first(count: int, shapes: Iterable[Shape]) -> list[Shape]:

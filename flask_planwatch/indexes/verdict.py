@@ -73,7 +73,8 @@ class Advised:
     """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
 
     `late`: there was no time to try all of it, nor will there be next time. `remark` is added to
-    the finding's text. `indexes` are those that the planner used, which other statements may share.
+    the finding's text. `indexes` are those that other statements may share: what the planner used,
+    or could not be asked about. They are the first of the advice that creates one.
     """
 
     advice: tuple[Advice, ...]

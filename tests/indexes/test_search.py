@@ -20,6 +20,7 @@ from flask_planwatch.indexes.search import (
     OutOfTime,
     shared_indexes,
     smallest_set,
+    stand_in,
 )
 
 from .data import candidate, plan_of_cost, table
@@ -416,7 +417,32 @@ SHARED = {
         [TOWN, candidate("state", "town", "points")],
         [candidate("state", "town", "points"), candidate("town", "state")],
     ),
-    "what it does not carry": (STATE_TOWN, [candidate("state", include=("points",))], []),
+    "what it does not carry": (
+        STATE_TOWN,
+        [CARRYING_POINTS],
+        [candidate("state", "town", include=("points",))],
+    ),
+    "what neither carries of the other": (
+        CARRYING,
+        [CARRYING_POINTS],
+        [CARRYING_POINTS, candidate("state", include=("town", "points"))],
+    ),
+    "a longer one that does not carry it": (
+        CARRYING_POINTS,
+        [STATE_TOWN],
+        [STATE_TOWN, candidate("state", "town", include=("points",))],
+    ),
+    "what it carries already": (candidate("state", include=("town", "points")), [CARRYING], [CARRYING]),
+    "what would be a second copy of the table": (
+        candidate("state", include=("points", "at")),
+        [candidate("state", include=("town", "id"))],
+        [candidate("state", include=("town", "id"))],
+    ),
+    "what another condition carries": (
+        CARRYING,
+        [candidate("state", include=("points",), predicate="done")],
+        [],
+    ),
     "what it carries as a key": (
         equal("state", "town", count=2),
         [candidate("town", include=("state",))],
@@ -431,3 +457,38 @@ SHARED = {
 def test_what_may_stand_for_an_index(name):
     index, known, shared = SHARED[name]
     assert shared_indexes(index, known) == shared
+
+
+#: An index that cannot be tried, what is known, and what is proposed for it.
+STAND_IN = {
+    "nothing is known": (STATE, [], STATE),
+    "a longer one": (STATE, [STATE_TOWN], STATE_TOWN),
+    "one that carries more": (STATE, [CARRYING], CARRYING),
+    "a shorter one": (STATE_TOWN, [STATE], STATE_TOWN),
+    "one that lacks what it carries": (
+        CARRYING,
+        [candidate("state", "points")],
+        candidate("state", "points", include=("town",)),
+    ),
+    "one that carries it as a key": (CARRYING, [STATE_TOWN], STATE_TOWN),
+    "both hold the other's": (
+        CARRYING,
+        [CARRYING_POINTS],
+        candidate("state", include=("town", "points")),
+    ),
+    "a free order": (equal("state", "town", count=2), [TOWN], TOWN_STATE),
+    "another condition": (STATE, [candidate("state", "town", predicate="done")], STATE),
+    "a wide one": (STATE, [candidate("state", "code")], STATE),
+    "an expression more": (STATE, [candidate("state", "lower(town)")], STATE),
+    "another method": (
+        candidate("state", method="gin"),
+        [candidate("state", "town", method="gin")],
+        candidate("state", method="gin"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STAND_IN)
+def test_what_is_proposed_where_nothing_can_be_tried(name):
+    index, known, wanted = STAND_IN[name]
+    assert stand_in(index, known) == wanted

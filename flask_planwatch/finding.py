@@ -247,8 +247,9 @@ class Advice:
     models with the database; if the models declare the index already, it has the migration only.
     A form that this kind of advice does not have is empty.
 
-    `explanation` says what else to know. `index_bytes` is the size of the index in bytes, measured
-    or estimated, or None. `plan` is the plan of the rewritten statement as text, if PlanWatch could
+    `explanation` says what else to know. `index` is the name of the index, empty if it creates none,
+    and `index_bytes` its size in bytes, measured or estimated, or None. `replaces` names the indexes
+    that are not needed beside it: existing ones, and ones that were advised before. `plan` is the plan of the rewritten statement as text, if PlanWatch could
     get it. `summary` never contains a compared value. If another form does, `public` is the same
     advice with placeholders. `repr()` and `as_dict` leave the values out.
     """
@@ -261,7 +262,9 @@ class Advice:
     alembic: str = ""
     migration: str = ""
     explanation: str = ""
+    index: str = ""
     index_bytes: int | None = None
+    replaces: tuple[str, ...] = ()
     plan: str = ""
     public: Advice | None = None
 
@@ -280,7 +283,9 @@ class Advice:
             "alembic": self.alembic,
             "migration": self.migration,
             "explanation": self.explanation,
+            "index": self.index,
             "index_bytes": self.index_bytes,
+            "replaces": list(self.replaces),
             "plan": self.plan,
             "verdict": str(self.verdict.status),
             "reason": self.verdict.reason,

@@ -40,6 +40,7 @@ from flask_planwatch.runtime import bounded
 from flask_planwatch.server import catalog, refusals, session
 from flask_planwatch.statement import fingerprint
 
+from .indexes.data import candidate
 from .models import User
 
 pytestmark = pytest.mark.slow
@@ -302,8 +303,8 @@ def test_proposals(monkeypatch):
     monkeypatch.setattr(proposal, "MAX_PROPOSALS", 2)
     proposals = Proposals()
     for origin in ("a", "b", "a", "c"):
-        proposals.keep(origin, [f"index of {origin}"])
-    assert set(proposals.others("x")) == {"index of a", "index of c"}
+        proposals.keep(origin, {candidate("state", predicate=origin): "ix"})
+    assert {index.predicate for index in proposals.others("x")} == {"a", "c"}
 
 
 def test_calibration(monkeypatch):

@@ -111,6 +111,43 @@ def test_one_index_for_two_statements(fresh_stories, watched, name, turned):
     assert findings == []
 
 
+light = sa.text("SELECT * FROM parcel WHERE weight = 3")
+light_of_one = sa.text("SELECT * FROM parcel WHERE weight = 3 AND courier = 4")
+
+
+@pytest.mark.parametrize("verify", ["off", pytest.param("build", marks=pytest.mark.slow)])
+def test_an_earlier_statement_shares_the_index_at_its_next_execution(fresh_stories, watch, verify):
+    fresh_stories.execute(*PARCELS)
+    watched = watch(
+        fresh_stories.url,
+        PLANWATCH_VERIFY=verify,
+        PLANWATCH_SAMPLE_INTERVAL=3600,
+        PLANWATCH_SLOW_STATEMENT_MS=600_000,
+    )
+
+    def inspected():
+        """Return the index that is advised for each statement, and how many were inspected."""
+        findings = watched.findings()
+        advice = {str(finding.statement.text): finding.advice[0] for finding in findings}
+        return [advice[text] for text in sorted(advice, key=len)], watched.planwatch.stats()["inspected"]
+
+    for statement in (light, light_of_one, light_of_one):
+        watched.ask(statement)
+    (first, second), count = inspected()
+    assert (first.index, second.index) == ("ix_parcel_weight", "ix_parcel_weight_courier")
+    assert second.replaces == ("ix_parcel_weight",)
+    assert "ix_parcel_weight, advised before" in second.explanation
+    assert count == 2
+    for statement in 2 * (light, light_of_one):
+        watched.ask(statement)
+    (first, second), count = inspected()
+    assert first.index == second.index == "ix_parcel_weight_courier"
+    assert first.replaces == ("ix_parcel_weight",)
+    status = VerdictStatus.VERIFIED if verify == "build" else VerdictStatus.UNTESTED
+    assert first.verdict.status is second.verdict.status is status
+    assert count == 3
+
+
 #: Two statements that each need an index of their own.
 APART = {
     "another condition": (

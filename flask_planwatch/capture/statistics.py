@@ -57,7 +57,7 @@ MAX_RECENT = 10
 NEVER = float("-inf")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class StatementStatistics:
     """How often one statement ran, how long it took in ms, and when it was `sampled` last.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlglot.tokens import TokenType
 
@@ -18,8 +18,10 @@ from .candidate import Candidate, Key, column_key, quote
 from .cost import cost_of
 from .mapped import DeclaredIndex, MappedTable
 from .render import alembic_execute, alembic_operation, model_and_migration, sqlalchemy_index
+from .search import replaces, shared_indexes
 
 _SUPERFLUOUS = "[{indexes:and} would then be superfluous: the new index begins with the same keys.]"
+_NEEDLESS = "It takes the place of {indexes:and}, advised before: it begins with the same keys."
 _ANALYSE = "Run ANALYZE on the table afterwards: an expression has no statistics before."
 _PARTIAL = (
     "A partial index serves only statements with this literal condition; a prepared statement with "
@@ -40,32 +42,125 @@ _CAST = re.compile(
     re.VERBOSE,
 )
 
+#: How often a statement is inspected out of turn because of what is proposed for others. Each index
+#: is tried once, so that it is needed a few times; this is for what nobody has thought of.
+MAX_AGAIN = 20
+
 #: Statements whose indexes are remembered; the one inspected longest ago goes first.
 MAX_PROPOSALS = 1000
 
 
-class Proposals:
-    """Remembers the indexes that were proposed for each statement of one app and engine.
+@dataclass(frozen=True)
+class _Proposal:
+    """The indexes that are proposed for a statement, each with the name that it is advised under.
 
-    `origin` is the identity of a statement and of the line of code that it came from.
+    `known` are the hashes of those that were proposed for others then, and so were tried.
+    `inspect_again` has the next execution of the statement inspected, which may happen `left` more
+    times.
+    """
+
+    names: Mapping[Candidate, str]
+    known: frozenset[int]
+    inspect_again: Callable[[], None]
+    left: int
+
+    def rejects(self, index: Candidate) -> bool:
+        """Whether an index was tried for the statement, and is not proposed for it."""
+        return hash(index) in self.known and index not in self.names
+
+    def is_concerned(self, new: Iterable[Candidate], gone: Iterable[Candidate]) -> bool:
+        """Whether the statement may share a new index, or has one that carries what is gone."""
+        return any(
+            hash(index) not in self.known and any(shared_indexes(own, [index]) for own in self.names)
+            for index in new
+            if index not in self.names
+        ) or any(replaces(own, index) for own in self.names for index in gone)
+
+
+class Proposals:
+    """The indexes that are proposed for the statements of one app and engine: one set.
+
+    `origin` is the identity of a statement and of the line of code that it came from. What is
+    proposed for one is tried for the next. If it may also serve an earlier one, the next execution
+    of that is inspected at once: no parameters are kept with which it could be tried now.
     """
 
     def __init__(self) -> None:
-        self._indexes: RecentlyUsed[str, tuple[Candidate, ...]] = RecentlyUsed(
+        self._proposed: RecentlyUsed[str, _Proposal] = RecentlyUsed(LEARNT, MAX_PROPOSALS)
+        #: The names of the indexes that an index was proposed in place of.
+        self._replaced: RecentlyUsed[Candidate, tuple[str, ...]] = RecentlyUsed(
             LEARNT, MAX_PROPOSALS
         )
 
-    def keep(self, origin: str, indexes: Sequence[Candidate]) -> None:
-        """Remember what was proposed for a statement now, instead of what was before."""
-        if indexes:
-            self._indexes.keep(origin, tuple(indexes))
-        else:
-            self._indexes.pop(origin)
+    def keep(
+        self,
+        origin: str,
+        names: Mapping[Candidate, str],
+        known: Iterable[Candidate] = (),
+        inspect_again: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Remember what is proposed for a statement now, instead of what was before.
+
+        `names` are those that the indexes are advised under, `known` what `others` returned.
+        """
+        before = self._proposed.get(origin)
+        if not names:
+            self._proposed.pop(origin)
+            return
+        earlier, left = ({}, MAX_AGAIN) if before is None else (before.names, before.left)
+        proposal = _Proposal(dict(names), frozenset(map(hash, known)), inspect_again, left)
+        self._proposed.keep(origin, proposal)
+        new = [index for index in names if index not in earlier]
+        for index in new:
+            self._remember_replaced(index, earlier)
+        self._inspect_others(origin, new, [index for index in earlier if index not in names])
 
     def others(self, origin: str) -> tuple[Candidate, ...]:
         """Return what is proposed for other statements, each index once."""
-        kept = [indexes for key, indexes in self._indexes.items() if key != origin]
+        kept = [proposal.names for key, proposal in self._proposed.items() if key != origin]
         return tuple(dict.fromkeys(index for indexes in kept for index in indexes))
+
+    def replaced_by(self, index: Candidate) -> tuple[str, ...]:
+        """Return the names of the indexes, proposed so far, that are not needed beside this one."""
+        replaced, needed = dict.fromkeys(self._replaced.get(index, ())), set()
+        for proposal in self._proposed.values():
+            for other, name in proposal.names.items():
+                if proposal.rejects(index) or not replaces(index, other):
+                    needed.add(name)
+                else:
+                    replaced[name] = None
+        return tuple(name for name in replaced if name not in needed)
+
+    def _remember_replaced(self, index: Candidate, earlier: Mapping[Candidate, str]) -> None:
+        """Remember which earlier indexes of the same statement an index takes the place of."""
+        names = dict.fromkeys(self._replaced.get(index, ()))
+        for other, name in earlier.items():
+            if replaces(index, other):
+                names |= dict.fromkeys((*self._replaced.get(other, ()), name))
+        if names:
+            self._replaced.keep(index, tuple(names))
+
+    def _inspect_others(
+        self, origin: str, new: Sequence[Candidate], gone: Sequence[Candidate]
+    ) -> None:
+        """Have the statements inspected again that may share a new index, or need not share one."""
+        gone = [index for index in gone if index.include and index not in self.others(origin)]
+        for key, proposal in self._proposed.items():
+            if key != origin and proposal.left and proposal.is_concerned(new, gone):
+                self._proposed.keep(key, replace(proposal, left=proposal.left - 1))
+                proposal.inspect_again()
+
+
+def replacing(advice: Advice, names: Sequence[str]) -> Advice:
+    """Return the advice to create an index with the names of others that are not needed then."""
+    if not names:
+        return advice
+    return replace(
+        advice,
+        replaces=(*advice.replaces, *names),
+        explanation=sentences(advice.explanation, say(_NEEDLESS, indexes=names)),
+        public=None if advice.public is None else replacing(advice.public, names),
+    )
 
 
 def create_index(
@@ -172,9 +267,10 @@ def placeholders(predicate: str) -> str:
 def _rendered(
     candidate: Candidate, mapped: MappedTable | None, verdict: Verdict, size: int | None
 ) -> Advice:
+    superfluous = _superfluous(candidate)
     explanation = sentences(
         cost_of(candidate, size),
-        say(_SUPERFLUOUS, indexes=_superfluous(candidate)),
+        say(_SUPERFLUOUS, indexes=superfluous),
         "" if candidate.on_columns else _ANALYSE,
         _PARTIAL if candidate.predicate else "",
     )
@@ -188,7 +284,9 @@ def _rendered(
         alembic=alembic_operation(candidate),
         migration=model_and_migration(candidate, mapped),
         explanation=explanation,
+        index=candidate.name,
         index_bytes=size,
+        replaces=tuple(superfluous),
     )
 
 
@@ -197,7 +295,13 @@ def _reindex(relation: Relation, invalid: Index, verdict: Verdict, note: str) ->
     ddl = f"REINDEX INDEX {concurrently}{relation.schema_prefix}{quote(invalid.name)}"
     alembic = alembic_execute([ddl])
     return Advice(
-        AdviceKind.CREATE_INDEX, ddl, verdict, ddl=(ddl,), alembic=alembic, explanation=note
+        AdviceKind.CREATE_INDEX,
+        ddl,
+        verdict,
+        ddl=(ddl,),
+        alembic=alembic,
+        explanation=note,
+        index=invalid.name,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..plan.tree import Plan
 from .candidate import Candidate, mentions
-from .shapes import is_narrow
+from .shapes import MAX_COLUMNS, is_narrow
 
 #: A set that saves less of a statement's cost is not worth an index: the planner's cost is not
 #: exact to that degree. The default `random_page_cost` alone may be several times too high
@@ -42,6 +42,10 @@ MIN_WIDENING_GAIN = 8.0
 
 #: An index that other statements need as well must keep this share of the best one's saving.
 MIN_SHARED_SAVING = 0.95
+
+#: An index in place of two holds so many columns at most, one more than that of one statement. It is
+#: smaller than both together: each entry has its header and the first key only once.
+MAX_SHARED_COLUMNS = MAX_COLUMNS + 1
 
 #: How many smaller forms of one index are tried.
 MAX_SIMPLER = 8
@@ -230,12 +234,13 @@ def shared_limit(best: float, before: float) -> float:
     return max(best, before - (before - best) * MIN_SHARED_SAVING)
 
 
-def shared_indexes(index: Candidate, known: Iterable[Candidate]) -> list[Candidate]:
+def shared_indexes(index: Candidate, known: Sequence[Candidate]) -> list[Candidate]:
     """Return the indexes that could replace an index so that fewer are needed, the best first.
 
-    These are the known indexes that begin with its keys. Then comes the index itself with the keys
-    of a known one first, which it can replace. If it begins with those keys anyway, it is used as
-    it is. Last come indexes that hold what both do, if only INCLUDE tells them apart.
+    These are the known indexes that begin with its keys, and the index itself with the keys of a
+    known one first, which it can replace. If it begins with those keys anyway, it is used as it is.
+    Further ones hold what it and a known one do, if only INCLUDE tells them apart. The best is the
+    one with which fewest others are needed.
     """
     longer, extended, united = [], [], []
     for other in known:
@@ -247,21 +252,22 @@ def shared_indexes(index: Candidate, known: Iterable[Candidate]) -> list[Candida
         if (both := _united(ordered, other)) is not None:
             united.append(both)
     first = longer if index in extended else [*longer, *extended]
-    return list(dict.fromkeys([*first, *united]))
+    shared = dict.fromkeys([*first, *united])
+    spared = {one: sum(one == other or replaces(one, other) for other in known) for one in shared}
+    return sorted(shared, key=lambda one: spared[one], reverse=True)
 
 
-def stand_in(index: Candidate, known: Iterable[Candidate]) -> Candidate:
+def stand_in(index: Candidate, known: Sequence[Candidate]) -> Candidate:
     """Return the index to propose where nothing can be tried: one that others need as well, if any.
 
     It holds all that the index holds, in an order that serves the same, and little more.
     """
     for other in shared_indexes(index, known):
-        ordered = _in_order_of(index, other)
         added = [key.column for key in other.keys if key not in index.keys]
         carried = [name for name in other.include if name not in index.include]
         columns = [name for name in (*added, *carried) if name is not None]
         little = None not in added and is_narrow(index.relation, columns)
-        if index.method == "btree" and little and is_prefix(ordered, other):
+        if index.method == "btree" and little and replaces(other, index):
             return other
     return index
 
@@ -281,7 +287,8 @@ def _united(index: Candidate, other: Candidate) -> Candidate | None:
     keys = {key.column for key in longer.keys}
     include = dict.fromkeys((*longer.include, *shorter.include))
     carried = tuple(name for name in include if name not in keys)
-    if not is_narrow(longer.relation, carried, beside=len(longer.keys)):
+    held = len(longer.keys) + len(carried)
+    if not is_narrow(longer.relation, carried) or not held <= MAX_SHARED_COLUMNS:
         return None
     return replace(longer, include=carried, given_name="")
 
@@ -294,6 +301,11 @@ def _prefix_and_longer(used: Sequence[Candidate]) -> tuple[Candidate, Candidate]
     """Return an index whose keys another one begins with, and that one, None if there is none."""
     pairs = ((index, longer) for index in used for longer in used if longer != index)
     return next((pair for pair in pairs if is_prefix(*pair)), None)
+
+
+def replaces(other: Candidate, index: Candidate) -> bool:
+    """Whether another index holds all that an index holds, and serves the same with it."""
+    return other != index and is_prefix(_in_order_of(index, other), other)
 
 
 def is_prefix(index: Candidate, longer: Candidate) -> bool:

@@ -83,6 +83,12 @@ class Advised:
     remark: str = ""
     indexes: tuple[Candidate, ...] = ()
 
+    @property
+    def proposed(self) -> dict[Candidate, Advice]:
+        """Each of the indexes with the advice that creates it."""
+        creating = (advice for advice in self.advice if advice.index)
+        return dict(zip(self.indexes, creating, strict=False))
+
 
 @dataclass(frozen=True)
 class Declined:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from weakref import ref
 
 from ..capture.execution import Capture
+from ..capture.statistics import NEVER, StatementStatistics
 from ..capture.written import MAX_WRITTEN
 from ..failure import ServerError
 from ..finding import Finding, Inspection, Skip
@@ -18,7 +20,7 @@ from ..fixes.answers import Answers
 from ..fixes.case import Case
 from ..indexes.candidate import Candidate
 from ..indexes.mapped import MappedTable
-from ..indexes.proposal import Proposals
+from ..indexes.proposal import Proposals, replacing
 from ..plan.constants import SeenConstants
 from ..plan.evidence import Evidence, Hit
 from ..plan.memory import forget_plans
@@ -125,8 +127,9 @@ class Inspector:
             result = result_of(judged, answered, gathering.unanswered)
             self.known.results.keep(known.key, result)
         give_way()
-        self.proposals.keep(origin, result.chosen)
-        inspection = self._inspection(capture, evidence, result)
+        again = partial(_make_due, ref(capture.statistics))
+        self.proposals.keep(origin, result.chosen, proposed, again)
+        inspection = self._inspection(capture, evidence, self._with_replaced(result))
         detail = self._detail(query, plan) if capture.shown else None
         is_complete = detail is not None and 0 < len(detail.statement) <= MAX_WRITTEN
         if capture.listed and (inspection.findings or not is_complete):
@@ -235,6 +238,18 @@ class Inspector:
             self._preparable.keep(fingerprint, (text, form))
         give_way()
 
+    def _with_replaced(self, result: Result) -> Result:
+        """Return a result whose advice says which of the indexes proposed so far it replaces."""
+        advised = []
+        for hit, answer in result.advised:
+            names = {
+                id(advice): self.proposals.replaced_by(index)
+                for index, advice in answer.proposed.items()
+            }
+            advice = tuple(replacing(one, names.get(id(one), ())) for one in answer.advice)
+            advised.append((hit, replace(answer, advice=advice)))
+        return replace(result, advised=tuple(advised))
+
     def _detail(self, query: Query, plan: Plan) -> Detail | None:
         """Return the statement and its plan with their values."""
         try:
@@ -249,3 +264,10 @@ class Inspector:
 def _origin(capture: Capture) -> str:
     """Return the identity of a statement and of the line of code that it came from."""
     return f"{statement_of(capture).fingerprint} {capture.location}"
+
+
+def _make_due(known: ref[StatementStatistics]) -> None:
+    """Have the next execution of a statement inspected, whatever is left of its interval."""
+    statistics = known()
+    if statistics is not None:
+        statistics.sampled = NEVER

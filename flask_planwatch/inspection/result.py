@@ -20,8 +20,8 @@ from .judging import Judged
 class Result:
     """Hits with their advice, and what was dismissed or not answered.
 
-    `settled` are the rules that judged the whole statement, `chosen` the indexes that are proposed
-    for it, `served` what the indexes in its plan serve. `has_hits`: a rule found something, even if
+    `settled` are the rules that judged the whole statement, `served` what the indexes in its plan
+    serve. `has_hits`: a rule found something, even if
     no fix for it was worth advising. `blocked`: a lock kept it from a proof. `analysed`: the
     statement was run.
     """
@@ -29,12 +29,19 @@ class Result:
     advised: tuple[tuple[Hit, Advised], ...]
     dismissals: tuple[Dismissal, ...]
     settled: frozenset[str]
-    chosen: tuple[Candidate, ...]
     served: frozenset[tuple[str, str]]
     unanswered: tuple[Skip, ...]
     has_hits: bool
     blocked: bool
     analysed: bool
+
+    @property
+    def chosen(self) -> dict[Candidate, str]:
+        """The indexes that are proposed for the statement, with the names of their advice."""
+        answers = (answer for _, answer in self.advised)
+        return {
+            index: advice.index for answer in answers for index, advice in answer.proposed.items()
+        }
 
     @property
     def lasts(self) -> bool:
@@ -70,7 +77,6 @@ def result_of(judged: Judged, answered: AnsweredHits, unanswered: Sequence[Skip]
         advised=tuple(advised),
         dismissals=tuple(dismissals),
         settled=judged.settled,
-        chosen=answered.chosen,
         served=served(evidence.plan, evidence.schema),
         unanswered=tuple(unanswered),
         has_hits=bool(answered.hits),

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from flask_planwatch.finding import Advice, Verdict, VerdictStatus
-from flask_planwatch.indexes.candidate import Key
+from flask_planwatch.indexes.candidate import Candidate, Key
 from flask_planwatch.indexes.mapped import DeclaredIndex, MappedTable
 from flask_planwatch.indexes.proposal import (
     MAX_PROPOSALS,
@@ -21,6 +21,7 @@ from flask_planwatch.indexes.proposal import (
     is_covered,
     placeholders,
     remark,
+    replacing,
 )
 from flask_planwatch.plan.figures import MAX_NAME_BYTES
 from flask_planwatch.plan.schema import Column, Schema
@@ -429,25 +430,144 @@ def test_indexes_are_equal_if_they_would_be_the_same():
         assert one != other
 
 
+def named(*indexes: Candidate) -> dict[Candidate, str]:
+    """Return indexes with their names, as they are proposed."""
+    return {index: index.name for index in indexes}
+
+
 def test_proposals_of_other_statements():
     proposals = Proposals()
     town, points = candidate("town"), candidate("points")
-    proposals.keep("first", [town])
-    proposals.keep("second", [town, points])
+    proposals.keep("first", named(town))
+    proposals.keep("second", named(town, points))
     assert proposals.others("first") == (town, points)
     assert proposals.others("second") == (town,)
     assert proposals.others("third") == (town, points)
-    proposals.keep("second", [])
+    proposals.keep("second", {})
     assert proposals.others("first") == ()
 
 
 def test_proposals_of_the_oldest_statements_are_forgotten():
     proposals = Proposals()
     first = candidate("town")
-    proposals.keep("first", [first])
-    proposals.keep("second", [candidate("points")])
-    proposals.keep("first", [first])
+    proposals.keep("first", named(first))
+    proposals.keep("second", named(candidate("points")))
+    proposals.keep("first", named(first))
     for number in range(MAX_PROPOSALS - 1):
-        proposals.keep(f"statement {number}", [candidate("id")])
+        proposals.keep(f"statement {number}", named(candidate("id")))
     assert first in proposals.others("x")
     assert candidate("points") not in proposals.others("x")
+
+
+TOWN, TOWN_POINTS = candidate("town"), candidate("town", "points")
+WITH_POINTS = candidate("town", include=("points",))
+
+#: What is proposed for an earlier statement, what for a later one, and whether the earlier one is
+#: inspected again, as it may share the index.
+AGAIN = {
+    "the same index": (TOWN, TOWN, False),
+    "a longer one": (TOWN, TOWN_POINTS, True),
+    "one that carries more": (TOWN, WITH_POINTS, True),
+    "a shorter one": (TOWN_POINTS, TOWN, False),
+    "another first column": (TOWN, candidate("points", "town"), False),
+    "the order of its keys is free": (
+        candidate("points", "town", equal_keys=2),
+        TOWN,
+        True,
+    ),
+    "another condition": (TOWN, candidate("town", "points", predicate="done"), False),
+    "both can be one": (TOWN_POINTS, candidate("town", include=("id",)), True),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_earlier_statement_is_inspected_again_if_it_may_share_the_index(name):
+    earlier, later, again = AGAIN[name]
+    proposals, asked = Proposals(), []
+    proposals.keep("first", named(earlier), inspect_again=lambda: asked.append("first"))
+    known = proposals.others("second")
+    proposals.keep("second", named(later), known, lambda: asked.append("second"))
+    assert asked == ["first"] * again
+    # Whatever comes of that, the same index is not tried again.
+    proposals.keep("first", named(earlier), [later], lambda: asked.append("first, again"))
+    proposals.keep("second", named(later, candidate("state")), [earlier])
+    proposals.keep("second", {})
+    proposals.keep("second", named(later), [earlier])
+    assert asked == ["first"] * again
+
+
+def replaced(*proposed: tuple[str, Candidate, list[Candidate]]) -> tuple[str, ...]:
+    """Return what the last index replaces, once each was proposed for a statement of this name.
+
+    The last item are the indexes that were tried for it.
+    """
+    proposals = Proposals()
+    for origin, index, known in proposed:
+        proposals.keep(origin, named(index), known)
+    return proposals.replaced_by(proposed[-1][1])
+
+
+#: What is proposed one after the other, and which indexes the last one takes the place of.
+REPLACED = {
+    "nothing before it": ([("a", TOWN_POINTS, [])], ()),
+    "a shorter one": ([("a", TOWN, []), ("b", TOWN_POINTS, [TOWN])], (TOWN.name,)),
+    "one that carries less": ([("a", TOWN, []), ("b", WITH_POINTS, [TOWN])], (TOWN.name,)),
+    "one that carries what is a key": (
+        [("a", WITH_POINTS, []), ("b", TOWN_POINTS, [])],
+        (WITH_POINTS.name,),
+    ),
+    "a longer one": ([("a", TOWN_POINTS, []), ("b", TOWN, [])], ()),
+    "another condition": (
+        [("a", TOWN, []), ("b", candidate("town", "points", predicate="done"), [])],
+        (),
+    ),
+    "the order of its keys was free": (
+        [("a", candidate("points", "town", equal_keys=2), []), ("b", TOWN_POINTS, [])],
+        (candidate("points", "town").name,),
+    ),
+    "the statement has it by now": (
+        [("a", TOWN, []), ("b", TOWN_POINTS, []), ("a", TOWN_POINTS, [TOWN_POINTS])],
+        (TOWN.name,),
+    ),
+    "one in place of another": (
+        [("a", TOWN, []), ("a", TOWN_POINTS, []), ("a", candidate("town", "points", "id"), [])],
+        (TOWN.name, TOWN_POINTS.name),
+    ),
+    "the statement keeps it all the same": (
+        [("a", TOWN, []), ("b", TOWN_POINTS, [TOWN]), ("a", TOWN, [TOWN_POINTS]), ("b", TOWN_POINTS, [TOWN])],
+        (),
+    ),
+    "another statement needs it": (
+        [
+            ("a", TOWN, []),
+            ("b", TOWN_POINTS, []),
+            ("a", TOWN_POINTS, []),
+            ("c", TOWN, [TOWN_POINTS]),
+            ("a", TOWN_POINTS, []),
+        ],
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_which_proposed_indexes_another_takes_the_place_of(name):
+    proposed, names = REPLACED[name]
+    assert replaced(*proposed) == names
+
+
+def test_an_advice_says_what_it_takes_the_place_of():
+    relation = table(indexes=[index("old", "town")])
+    advice = made(candidate("town", "points", relation=relation))
+    assert advice.index == "ix_deed_town_points"
+    assert advice.replaces == ("old",)
+    advice = replacing(advice, ["ix_deed_town"])
+    assert advice.replaces == ("old", "ix_deed_town")
+    assert advice.explanation.endswith(
+        "It takes the place of ix_deed_town, advised before: it begins with the same keys."
+    )
+    assert advice.as_dict()["replaces"] == ["old", "ix_deed_town"]
+    hidden = replacing(made(PARTIAL), ["other"]).as_dict()
+    assert hidden["replaces"] == ["other"]
+    assert "takes the place of other" in hidden["explanation"]
+    assert replacing(advice, []) is advice

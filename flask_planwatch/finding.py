@@ -237,6 +237,13 @@ class Verdict:
         )
 
 
+#: A smaller share of the database time is not shown: it would read as 0%.
+MIN_SHOWN_SHARE = 0.005
+
+_SERVES_SEVERAL = "{statements} statements[, {share:percent} of database time]"
+_SERVES_ONE = "[{share:percent} of database time]"
+
+
 @dataclass(frozen=True)
 class Advice:
     """One change that would help, in every form that the application's team may want it.
@@ -247,11 +254,17 @@ class Advice:
     models with the database; if the models declare the index already, it has the migration only.
     A form that this kind of advice does not have is empty.
 
-    `explanation` says what else to know. `index` is the name of the index, empty if it creates none,
-    and `index_bytes` its size in bytes, measured or estimated, or None. `replaces` names the indexes
-    that are not needed beside it: existing ones, and ones that were advised before. `plan` is the plan of the rewritten statement as text, if PlanWatch could
-    get it. `summary` never contains a compared value. If another form does, `public` is the same
-    advice with placeholders. `repr()` and `as_dict` leave the values out.
+    `explanation` says what else to know. `index` is the name of the index, empty if there is none,
+    and `index_bytes` its size in bytes, measured or estimated, or None. `replaces` names indexes
+    that are not needed beside it: existing ones, and ones that were advised before. `plan` is the
+    plan of the rewritten statement as text, if PlanWatch could get it.
+
+    `statements` is how many statements with an active finding have this advice. `time_share` is
+    their share of the database time that PlanWatch saw in this process, from 0 to 1, or None until
+    that is a second.
+
+    `summary` never contains a compared value. If another form does, `public` is the same advice
+    with placeholders. `repr()` and `as_dict` leave the values out.
     """
 
     kind: AdviceKind
@@ -267,14 +280,27 @@ class Advice:
     replaces: tuple[str, ...] = ()
     plan: str = ""
     public: Advice | None = None
+    statements: int = field(default=1, compare=False)
+    time_share: float | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"<Advice {self.kind}: {shorten(self.summary, MAX_REPR)} [{self.verdict.brief}]>"
 
+    @property
+    def serves(self) -> str:
+        """How many statements and which share of the time it serves; empty if that says nothing."""
+        share = self.time_share if self.time_share is not None else 0.0
+        return say(
+            _SERVES_SEVERAL if self.statements > 1 else _SERVES_ONE,
+            statements=self.statements,
+            share=share if share >= MIN_SHOWN_SHARE else None,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """The advice as JSON-ready data without compared values, for `planwatch_advice_data`."""
         if self.public is not None:
-            return self.public.as_dict()
+            served = {"statements": self.statements, "time_share": self.time_share}
+            return self.public.as_dict() | served
         return {
             "kind": str(self.kind),
             "summary": self.summary,
@@ -286,6 +312,8 @@ class Advice:
             "index": self.index,
             "index_bytes": self.index_bytes,
             "replaces": list(self.replaces),
+            "statements": self.statements,
+            "time_share": self.time_share,
             "plan": self.plan,
             "verdict": str(self.verdict.status),
             "reason": self.verdict.reason,
@@ -366,7 +394,8 @@ class Finding:
     relations that the plan reads for it, as `schema.name`, with `table_rows` rows in all.
     `relation` is empty if the statement reads no table. Durations are in ms. `saves_ms` is what the
     advice would have saved at most of the time that the statement has taken so far. `indexes` is a
-    mark of the indexes that the tables of the statement have, empty if they have none.
+    mark of the indexes that the tables of the statement have, empty if they have none. `statements`
+    and `time_share` are those of the first advice; without advice, they are of the statement alone.
     """
 
     rule: str
@@ -389,6 +418,8 @@ class Finding:
     hint: str = ""
     saves_ms: float = field(default=0.0, compare=False)
     indexes: str = field(default="", compare=False)
+    statements: int = field(default=1, compare=False)
+    time_share: float | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         first = f" [{self.advice[0].verdict.status}]" if self.advice else ""
@@ -414,9 +445,15 @@ class Finding:
         """
         if not self.advice:
             return self.id
-        changes = ((advice.kind, advice.summary, advice.public or advice) for advice in self.advice)
-        asked = tuple((kind, summary, public.ddl) for kind, summary, public in changes)
-        return (self.statement.bind, self.relation, asked)
+        return (self.statement.bind, self.relation, tuple(map(_asked, self.advice)))
+
+    @cached_property
+    def changes(self) -> tuple[Hashable, ...]:
+        """What each advice asks for, the same for all findings that it helps; else the id."""
+        if not self.advice:
+            return (self.id,)
+        bind, relation = self.statement.bind, self.relation
+        return tuple((bind, relation, _asked(advice)) for advice in self.advice)
 
     def is_cured_by(self, kinds: Collection[AdviceKind]) -> bool:
         """Whether one of the advised changes is of these kinds."""
@@ -455,6 +492,11 @@ class Finding:
             changes=[advice.summary for advice in self.advice if advice.verdict == first],
             verdict=first,
         )
+
+
+def _asked(advice: Advice) -> Hashable:
+    """Return what an advice asks for, without values."""
+    return (advice.kind, advice.summary, (advice.public or advice).ddl)
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ class WatchedEngine:
                 return False
             self._kept.pop(capture.key, None)
             try:
-                self._watcher.publish(outcome.inspection, capture.span)
+                self._watcher.publish(outcome.inspection, capture.span, capture.statistics)
             finally:
                 # Last, as the panel then stops waiting.
                 ticket.inspection = outcome.inspection

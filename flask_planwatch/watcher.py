@@ -45,6 +45,7 @@ from .watched_engine import WatchedEngine
 from .worker import Ticket, Worker, threads_run
 
 if TYPE_CHECKING:
+    from .capture.statistics import StatementStatistics
     from .inspection.detail import Preparable
     from .plan.schema import Relation
     from .server.session import Session
@@ -76,18 +77,13 @@ class Watcher:
     """
 
     def __init__(self, app: Flask, settings: Settings) -> None:
-        self.store = Store()
+        self.store = Store(share_of=self._share_of)
         self.calibration = CostCalibration()
         self.worker = Worker(close_unused=self._close_unused, after_fork=self._after_fork)
         self.has_panel = False
         self._app = weakref.ref(app)
         self._settings_at_start = settings
-        self._log = LogReporter(
-            settings.log_interval,
-            self.store.statements,
-            self._is_debugged,
-            active=self.store.__len__,
-        )
+        self._log = LogReporter(settings.log_interval, self._is_debugged, active=self.store.__len__)
         self._spans = SpanReporter(settings.log_interval)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.
@@ -399,6 +395,11 @@ class Watcher:
         forms = [watched.preparable(fingerprint) for watched in list(self._engines.values())]
         return next(filter(None, forms), None)
 
+    def _share_of(self, total_ms: float) -> float | None:
+        """Return which share of the database time that PlanWatch saw so many ms are."""
+        sampler = self._sampler
+        return None if sampler is None else sampler.share_of(total_ms)
+
     def count_skip(self, reason: SkipReason) -> None:
         """Count a capture, or a further plan of one, that could not be obtained."""
         self._skipped[reason] += 1
@@ -418,14 +419,19 @@ class Watcher:
             if self._is_debugged():
                 self._log.log_once(logging.WARNING, DISPOSED.format(name=name))
 
-    def publish(self, inspection: Inspection, span: Any = None) -> None:
+    def publish(
+        self,
+        inspection: Inspection,
+        span: Any = None,
+        statistics: StatementStatistics | None = None,
+    ) -> None:
         """Report an inspection to the store, the statement's span, the log and the signals."""
         self._inspected += inspection.skip is None
         skips = [skip for skip in (inspection.skip, *inspection.unanswered) if skip is not None]
         for skip in skips:
             self.count_skip(skip.reason)
         give_way()
-        changes = self.store.record(inspection)
+        changes = self.store.record(inspection, statistics)
         give_way()
         try:
             # First, as the span may end at any moment.
@@ -467,6 +473,7 @@ class Watcher:
         """Forget, in a forked child, the parent's connections, counters and locks."""
         self._lock = threading.RLock()
         self._sampler = None
+        self.store.forget_times()
         self._has_new_engines = True
         self._start_counting()
         self._mappings.renew_lock()

@@ -293,7 +293,7 @@ def test_statements_of_a_request(monkeypatch):
 def test_messages_that_are_said_once(monkeypatch, caplog):
     monkeypatch.setattr(log, "MAX_LOGGED_ONCE", 2)
     caplog.set_level(logging.INFO, "flask_planwatch")
-    reporter = LogReporter(0, lambda group: 1)
+    reporter = LogReporter(0)
     for message in ("a", "b", "a", "c", "a", "b"):
         reporter.log_once(logging.INFO, message)
     assert [record.getMessage() for record in caplog.records] == ["a", "b", "c", "b"]

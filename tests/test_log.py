@@ -29,7 +29,7 @@ from flask_planwatch.finding import (
     shorten,
 )
 from flask_planwatch.indexes.verdict import _ALONE
-from flask_planwatch.report.log import LogReporter
+from flask_planwatch.report.log import LogReporter, lines
 from flask_planwatch.report.store import Store
 from flask_planwatch.signals import finding_detected, finding_resolved, statement_inspected
 
@@ -58,6 +58,7 @@ FIELDS = {
     "planwatch_calls": int,
     "planwatch_endpoint": str | None,
     "planwatch_statements": int,
+    "planwatch_time_share": float | None,
     "planwatch_bind": str | None,
     "db.system.name": str,
     "db.query.text": str,
@@ -246,7 +247,7 @@ def made(number=1, *, severity=Severity.WARNING, verdict=VerdictStatus.UNTESTED,
 @pytest.fixture
 def reporter():
     store = Store()
-    reporter = LogReporter(3600, store.statements, clock=lambda: reporter.now, active=store.__len__)
+    reporter = LogReporter(3600, clock=lambda: reporter.now, active=store.__len__)
     reporter.now = 0.0
 
     def see(*findings):
@@ -255,6 +256,55 @@ def reporter():
 
     reporter.see = see
     return reporter
+
+
+#: What an advice serves and replaces, and what the log says of that.
+USES = {
+    "one statement": ({}, ""),
+    "several": ({"statements": 3}, " for 3 statements"),
+    "much of the time": (
+        {"statements": 3, "time_share": 0.416},
+        " for 3 statements, 42% of database time",
+    ),
+    "one that takes much of the time": ({"time_share": 1.0}, " for 100% of database time"),
+    "hardly any of the time": ({"statements": 2, "time_share": 0.004}, " for 2 statements"),
+    "another index": ({"replaces": ("ix_a",)}, ", replaces ix_a"),
+    "other indexes": (
+        {"statements": 2, "replaces": ("ix_a", "ix_b", "ix_c")},
+        " for 2 statements, replaces ix_a and 2 more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_what_the_log_says_of_the_use_of_an_advice(name):
+    changes, said = USES[name]
+    finding = made()
+    advice = replace(finding.advice[0], **changes)
+    assert lines(replace(finding, advice=(advice,))).endswith(
+        f"Fix: CREATE INDEX ON t (a) [untested]{said}  id {finding.id}"
+    )
+
+
+def test_what_was_rejected_replaces_nothing():
+    finding = made(verdict=VerdictStatus.REJECTED)
+    advice = replace(finding.advice[0], replaces=("ix_a",))
+    assert "replaces" not in lines(replace(finding, advice=(advice,)))
+
+
+def test_the_share_of_the_time_is_logged(story, watch, log):
+    watched = watch(story.url, PLANWATCH_VERIFY="off")
+    watched.ask(login("x"))
+    assert log.records[-1].planwatch_time_share is None
+    sampler = watched.app.extensions["planwatch"].sampler
+    sampler.total_ms = 1e9
+    watched.app.extensions["planwatch"]._log._clock = lambda: float("inf")
+    watched.ask(login("x"))
+    share = log.records[-1].planwatch_time_share
+    assert 0 < share < 1e-3
+    (finding,) = watched.findings()
+    assert finding.time_share == finding.advice[0].time_share == share
+    assert finding.advice[0].as_dict()["time_share"] == share
 
 
 def test_a_finding_without_advice_is_logged_for_each_statement(reporter, log):

@@ -664,6 +664,19 @@ def test_size_of_an_index_is_readable(count, said):
     assert f"Create index verified about {said} SQL" in rendered(advice)
 
 
+def test_an_advice_says_what_it_serves():
+    def advice(**served: object) -> Advice:
+        verdict = Verdict(VerdictStatus.VERIFIED)
+        return Advice(AdviceKind.CREATE_INDEX, "x", verdict, ("CREATE INDEX",), **served)
+
+    said = "It serves 3 statements, 42% of database time that PlanWatch saw in this process."
+    assert said in rendered(advice(statements=3, time_share=0.42))
+    assert "It serves 42% of database time that" in rendered(advice(time_share=0.42))
+    assert "It serves 2 statements that" in rendered(advice(statements=2))
+    assert "It serves" not in rendered(advice())
+    assert "It serves" not in rendered(advice(time_share=0.004))
+
+
 def test_guessed_cost_and_bind_are_marked():
     verdict = Verdict(VerdictStatus.VERIFIED, "", 1234.5, 8.314, guess=True)
     text = rendered(Advice(AdviceKind.CREATE_INDEX, "x", verdict, ("CREATE INDEX",)))

@@ -129,7 +129,9 @@ def test_an_earlier_statement_shares_the_index_at_its_next_execution(fresh_stori
         """Return the index that is advised for each statement, and how many were inspected."""
         findings = watched.findings()
         advice = {str(finding.statement.text): finding.advice[0] for finding in findings}
-        return [advice[text] for text in sorted(advice, key=len)], watched.planwatch.stats()["inspected"]
+        return [advice[text] for text in sorted(advice, key=len)], watched.planwatch.stats()[
+            "inspected"
+        ]
 
     for statement in (light, light_of_one, light_of_one):
         watched.ask(statement)

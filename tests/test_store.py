@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from flask_planwatch.capture.statistics import StatementStatistics
 from flask_planwatch.finding import (
     Advice,
     AdviceKind,
@@ -315,7 +316,7 @@ def test_cleared_is_not_resolved(store):
     assert store.record(inspection(finding())).detected == (finding(),)
 
 
-def advised(number: int, column: str, saves_ms: float, **changes) -> Finding:
+def saving(number: int, column: str, saves_ms: float, **changes) -> Finding:
     """Return a finding of the statement of this number, whose fix is an index on a column."""
     advice = Advice(AdviceKind.CREATE_INDEX, f"({column})", Verdict(VerdictStatus.VERIFIED))
     statement = Statement(f"{number:016}", "SELECT 1")
@@ -324,11 +325,11 @@ def advised(number: int, column: str, saves_ms: float, **changes) -> Finding:
 
 def test_what_fixes_save_together_comes_first():
     costly, (cheap, cheaper), third = (
-        advised(1, "a", 50),
-        (advised(2, "b", 40), advised(3, "b", 20)),
-        advised(4, "c", 45),
+        saving(1, "a", 50),
+        (saving(2, "b", 40), saving(3, "b", 20)),
+        saving(4, "c", 45),
     )
-    grave = advised(5, "b", 1, severity=Severity.CRITICAL)
+    grave = saving(5, "b", 1, severity=Severity.CRITICAL)
     store = Store()
     for each in (third, cheaper, costly, grave, cheap):
         store.record(Inspection(each.statement, 1.0, findings=(each,)))
@@ -338,10 +339,93 @@ def test_what_fixes_save_together_comes_first():
 
 def test_what_a_statement_saves_by_one_fix_counts_once():
     store = Store()
-    both = advised(1, "a", 50), replace(advised(1, "a", 30), subject="another")
+    both = saving(1, "a", 50), replace(saving(1, "a", 30), subject="another")
     store.record(Inspection(both[0].statement, 1.0, findings=both))
     assert store.saved_ms(both[0].group) == 50
-    other = advised(2, "a", 7)
+    other = saving(2, "a", 7)
     store.record(Inspection(other.statement, 1.0, findings=(other,)))
     assert store.saved_ms(other.group) == 57
     assert store.saved_ms(other.group, but=other.fingerprint) == 50
+
+
+def ran(total_ms: float) -> StatementStatistics:
+    """Return the statistics of a statement that took so long in all."""
+    return StatementStatistics(explainable=True, total_ms=total_ms)
+
+
+def advised(*indexes: str, statement: Statement = STATEMENT) -> Finding:
+    """Return a finding of a statement with the advice to create these indexes."""
+    verdict = Verdict(VerdictStatus.VERIFIED)
+    made = (
+        Advice(AdviceKind.CREATE_INDEX, ddl, verdict, (ddl,))
+        for ddl in map("CREATE INDEX ON t ({})".format, indexes)
+    )
+    return finding(statement=statement, advice=tuple(made))
+
+
+def shares(*found: Finding) -> list[list[tuple[int, float | None]]]:
+    """Return what each advice of each finding serves, in the order of their fingerprints."""
+    ordered = sorted(found, key=lambda one: one.fingerprint, reverse=True)
+    return [[(one.statements, one.time_share) for one in each.advice] for each in ordered]
+
+
+@pytest.fixture
+def timed() -> Store:
+    """A store of an app whose statements took ten seconds."""
+    return Store(share_of=lambda total_ms: total_ms / 10_000)
+
+
+def test_an_advice_serves_all_statements_that_ask_for_it(timed):
+    first, second = ran(1000.0), ran(2000.0)
+    one, both = advised("a"), advised("a", "b", statement=OTHER)
+    (seen,) = timed.record(inspection(one), first).detected
+    assert shares(seen) == [[(1, 0.1)]]
+    changes = timed.record(inspection(both, statement=OTHER), second)
+    assert shares(*changes.detected) == [[(2, 0.3), (1, 0.2)]]
+    assert shares(*timed.findings()) == [[(2, 0.3)], [(2, 0.3), (1, 0.2)]]
+    assert [(each.statements, each.time_share) for each in timed.findings()] == 2 * [(2, 0.3)]
+    assert timed.findings()[0].advice[0].serves == "2 statements, 30% of database time"
+    # The share is that of now.
+    first.total_ms += 1000.0
+    assert shares(*timed.findings()) == [[(2, 0.4)], [(2, 0.4), (1, 0.2)]]
+
+
+def test_what_is_resolved_tells_how_many_statements_are_left(timed):
+    counted = ran(1000.0), ran(2000.0)
+    timed.record(inspection(advised("a")), counted[0])
+    timed.record(inspection(advised("a", statement=OTHER), statement=OTHER), counted[1])
+    changes = timed.record(inspection(plan="served"))
+    assert shares(*changes.resolved) == [[(1, 0.2)]]
+
+
+def test_a_finding_without_advice_has_the_share_of_its_statement(timed):
+    counted = ran(2500.0), ran(500.0)
+    timed.record(inspection(finding()), counted[0])
+    timed.record(inspection(finding(statement=OTHER), statement=OTHER), counted[1])
+    assert {(each.statements, each.time_share) for each in timed.findings()} == {
+        (1, 0.25),
+        (1, 0.05),
+    }
+
+
+def test_the_time_of_all_texts_of_a_statement_is_added_up(timed, monkeypatch):
+    monkeypatch.setattr(module, "MAX_TEXTS", 2)
+    texts = [ran(1000.0) for _ in range(3)]
+    for statistics in (*texts[:2], *texts[:2]):
+        timed.record(inspection(advised("a")), statistics)
+    assert shares(*timed.findings()) == [[(1, 0.2)]]
+    timed.record(inspection(advised("a")), texts[2])
+    assert shares(*timed.findings()) == [[(1, 0.2)]]
+    # What is not counted any more is not kept for this.
+    texts.clear()
+    del statistics
+    assert shares(*timed.findings()) == [[(1, None)]]
+
+
+def test_the_share_of_statements_whose_time_is_forgotten_is_not_known(timed):
+    counted = ran(1000.0)
+    timed.record(inspection(advised("a")), counted)
+    timed.forget_times()
+    assert shares(*timed.findings()) == [[(1, None)]]
+    timed.record(inspection(advised("a")), counted)
+    assert shares(*timed.findings()) == [[(1, 0.1)]]

@@ -193,13 +193,21 @@ def test_a_forked_child_reports_its_own_counters(story, watch, reader):
 # --- findings in traces
 
 
+#: What an attribute cannot hold, or what is said of the advice of several findings.
+LEFT_OUT = {
+    "planwatch_evidence",
+    "planwatch_advice_data",
+    "planwatch_statements",
+    "planwatch_time_share",
+}
+
+
 def flat(finding):
     """Return the attributes that a finding must have: its log fields that are flat."""
     fields = {
         name.replace("planwatch_", "planwatch."): tuple(value) if type(value) is list else value
         for name, value in extra(finding).items()
-        if name not in {"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"}
-        and value is not None
+        if name not in LEFT_OUT and value is not None
     }
     return {**fields, "planwatch.message": finding.message}
 

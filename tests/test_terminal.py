@@ -447,7 +447,7 @@ def debugged(bare_logging):
 
     def make():
         bare_logging()
-        return LogReporter(3600, lambda group: 1, lambda: True)
+        return LogReporter(3600, lambda: True)
 
     return make
 

@@ -77,9 +77,7 @@ def advised(
     )
 
 
-def untested(
-    case: Case, index: Candidate, verdict: Verdict, *, blocked: bool = False
-) -> Advised:
+def untested(case: Case, index: Candidate, verdict: Verdict, *, blocked: bool = False) -> Advised:
     """Return as advice an index that was not tried, or one of other statements that holds as much.
 
     Raises ServerError if the connection fails.

@@ -64,17 +64,24 @@ class _Proposal:
     inspect_again: Callable[[], None]
     left: int
 
+    def on(self, relation: Relation) -> dict[Candidate, str]:
+        """Return the indexes on one table."""
+        found = self.names.items()
+        return {index: name for index, name in found if index.relation.key == relation.key}
+
     def rejects(self, index: Candidate) -> bool:
         """Whether an index was tried for the statement, and is not proposed for it."""
         return hash(index) in self.known and index not in self.names
 
-    def is_concerned(self, new: Iterable[Candidate], gone: Iterable[Candidate]) -> bool:
-        """Whether the statement may share a new index, or has one that carries what is gone."""
-        return any(
-            hash(index) not in self.known and any(shared_indexes(own, [index]) for own in self.names)
-            for index in new
-            if index not in self.names
-        ) or any(replaces(own, index) for own in self.names for index in gone)
+    def may_share(self, index: Candidate) -> bool:
+        """Whether an index is new to the statement, and it or a wider one may be shared with it."""
+        own = self.on(index.relation)
+        new = bool(own) and hash(index) not in self.known and index not in own
+        return new and any(shared_indexes(one, [index]) for one in own)
+
+    def carries(self, index: Candidate) -> bool:
+        """Whether one of the indexes holds all that an index holds, and more."""
+        return any(replaces(one, index) for one in self.on(index.relation))
 
 
 class Proposals:
@@ -124,7 +131,7 @@ class Proposals:
         """Return the names of the indexes, proposed so far, that are not needed beside this one."""
         replaced, needed = dict.fromkeys(self._replaced.get(index, ())), set()
         for proposal in self._proposed.values():
-            for other, name in proposal.names.items():
+            for other, name in proposal.on(index.relation).items():
                 if proposal.rejects(index) or not replaces(index, other):
                     needed.add(name)
                 else:
@@ -146,7 +153,9 @@ class Proposals:
         """Have the statements inspected again that may share a new index, or need not share one."""
         gone = [index for index in gone if index.include and index not in self.others(origin)]
         for key, proposal in self._proposed.items():
-            if key != origin and proposal.left and proposal.is_concerned(new, gone):
+            if key == origin or not proposal.left:
+                continue
+            if any(map(proposal.may_share, new)) or any(map(proposal.carries, gone)):
                 self._proposed.keep(key, replace(proposal, left=proposal.left - 1))
                 proposal.inspect_again()
 

@@ -43,7 +43,7 @@ MIN_WIDENING_GAIN = 8.0
 #: An index that other statements need as well must keep this share of the best one's saving.
 MIN_SHARED_SAVING = 0.95
 
-#: An index in place of two holds so many columns at most, one more than that of one statement. It is
+#: An index in place of two holds so many columns at most, one more than one for a statement. It is
 #: smaller than both together: each entry has its header and the first key only once.
 MAX_SHARED_COLUMNS = MAX_COLUMNS + 1
 

@@ -121,21 +121,19 @@ class _Screen:
 class LogReporter:
     """Writes findings to the log. `interval` is in seconds.
 
-    `statements` tells how many statements a group concerns. `debug` tells whether the application
-    is being developed: what its log would not show is printed then. `active` tells how many
-    findings there are. `errors` counts what the application's logging raised.
+    `debug` tells whether the application is being developed: what its log would not show is printed
+    then. `active` tells how many findings there are. `errors` counts what the application's logging
+    raised.
     """
 
     def __init__(
         self,
         interval: float,
-        statements: Callable[[Hashable], int],
         debug: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = now,
         active: Callable[[], int] = lambda: 0,
     ) -> None:
         self._interval = interval
-        self._statements = statements
         self._debug = debug
         self._clock = clock
         self._active = active
@@ -148,17 +146,14 @@ class LogReporter:
         """Log what is new, what is due again, and what is gone."""
         for finding in (*changes.detected, *changes.repeated):
             if self._is_due(finding):
-                statements = self._statements(finding.group)
-                message, data = lines(finding, statements), extra(finding, statements)
-                self._log(_level(finding), message, data, finding.location)
+                self._log(_level(finding), lines(finding), extra(finding), finding.location)
         for finding in changes.resolved:
             if self._was_logged(finding):
                 message = (
                     "resolved: the latest execution no longer shows this: "
                     f"{_said(finding)} {_origin(finding)}\n  {_named(finding)}"
                 )
-                statements = self._statements(finding.group)
-                self._log(logging.INFO, message, extra(finding, statements), finding.location)
+                self._log(logging.INFO, message, extra(finding), finding.location)
 
     def report_skip(self, skip: Skip, text: str) -> None:
         """Say once for each reason that a statement was not inspected, or only partly."""
@@ -275,14 +270,13 @@ def _verdict(finding: Finding) -> VerdictStatus | None:
     return finding.advice[0].verdict.status if finding.advice else None
 
 
-def lines(finding: Finding, statements: int = 1) -> str:
+def lines(finding: Finding) -> str:
     """Return what a person reads of a finding: what, how much and where; what to do, and its name.
 
-    `statements` have the same advice.
+    Of the fix it says what it serves, which indexes it replaces, and where it belongs.
     """
     first = f"{finding.severity}: {_said(finding)} {_origin(finding)}"
-    serves = f" for {statements} statements" if statements > 1 else ""
-    last = f"{serves}{_belongs_in(finding.advice)}  {_named(finding)}"
+    last = f"{_use(finding.advice)}{_belongs_in(finding.advice)}  {_named(finding)}"
     words = MAX_WORDS - len(f"{first} {last}".split())
     if finding.advice:
         return f"{first}\n  {_fix(finding.advice, words)}{last}"
@@ -361,6 +355,17 @@ def _shortened(text: str, length: int, words: int) -> str:
     return shorten(text, length, words) if whole.endswith("…") else whole
 
 
+def _use(advice: tuple[Advice, ...]) -> str:
+    """Return what a fix serves, and which indexes it replaces."""
+    if not advice:
+        return ""
+    serves = f" for {advice[0].serves}" if advice[0].serves else ""
+    if not advice[0].replaces or advice[0].verdict.status is VerdictStatus.REJECTED:
+        return serves
+    first, *others = advice[0].replaces
+    return f"{serves}, replaces {first}" + (f" and {len(others)} more" if others else "")
+
+
 def _belongs_in(advice: tuple[Advice, ...]) -> str:
     """Return where an index belongs: in the model and a migration, or in a migration only."""
     if not advice or not advice[0].migration or advice[0].verdict.status is VerdictStatus.REJECTED:
@@ -388,8 +393,8 @@ def _origin(finding: Finding) -> str:
     return origin if begins_with_path else f"{origin[0].upper()}{origin[1:]}"
 
 
-def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:
-    """Return a finding as the flat fields of a log record; `statements` have the same advice."""
+def extra(finding: Finding) -> dict[str, Any]:
+    """Return a finding as the flat fields of a log record."""
     advice = finding.advice[0] if finding.advice else None
     location = finding.location
     return {
@@ -409,7 +414,8 @@ def extra(finding: Finding, statements: int = 1) -> dict[str, Any]:
         "planwatch_cost_after": advice.verdict.cost_after if advice else None,
         "planwatch_duration_ms": finding.duration_ms,
         "planwatch_calls": finding.calls,
-        "planwatch_statements": statements,
+        "planwatch_statements": finding.statements,
+        "planwatch_time_share": finding.time_share,
         "planwatch_endpoint": finding.endpoint,
         "planwatch_bind": finding.statement.bind,
         "db.system.name": "postgresql",

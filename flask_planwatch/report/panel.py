@@ -282,6 +282,8 @@ def collect(app: Flask, watcher: Watcher) -> Report:
         for statement in statements
         for finding in statement.findings
     }
+    described = watcher.store.described(finding for finding, _ in found.values())
+    found = {finding.id: (finding, found[finding.id][1]) for finding in described}
     by_weight = sorted(found.values(), key=lambda pair: (pair[0].severity.rank, -pair[1].total_ms))
     earlier = tuple(finding for finding in watcher.store.findings() if finding.id not in found)
     return Report(

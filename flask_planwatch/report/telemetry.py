@@ -34,7 +34,14 @@ FINDING = "planwatch.finding"
 MAX_MADE = 1000
 
 #: Fields of a log record that an attribute cannot hold, or that belong to the log only.
-_NO_ATTRIBUTES = frozenset({"planwatch_evidence", "planwatch_advice_data", "planwatch_statements"})
+_NO_ATTRIBUTES = frozenset(
+    {
+        "planwatch_evidence",
+        "planwatch_advice_data",
+        "planwatch_statements",
+        "planwatch_time_share",
+    }
+)
 
 
 class Source(Protocol):

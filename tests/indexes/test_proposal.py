@@ -11,6 +11,7 @@ from flask_planwatch.finding import Advice, Verdict, VerdictStatus
 from flask_planwatch.indexes.candidate import Candidate, Key
 from flask_planwatch.indexes.mapped import DeclaredIndex, MappedTable
 from flask_planwatch.indexes.proposal import (
+    MAX_AGAIN,
     MAX_PROPOSALS,
     Proposals,
     as_declared,
@@ -496,14 +497,37 @@ def test_an_earlier_statement_is_inspected_again_if_it_may_share_the_index(name)
     assert asked == ["first"] * again
 
 
+def test_a_statement_is_inspected_again_if_another_does_without_what_it_carries():
+    proposals, asked = Proposals(), []
+    wide, carried = candidate("town", include=("points", "id")), candidate("town", include=("id",))
+    proposals.keep("second", named(carried))
+    proposals.keep("third", named(carried))
+    proposals.keep("first", named(wide), [carried], lambda: asked.append("first"))
+    other = candidate("state")
+    proposals.keep("third", named(other), [wide])
+    # The second one still needs it.
+    assert asked == []
+    proposals.keep("second", named(other), [wide, other])
+    assert asked == ["first"]
+
+
+def test_a_statement_is_not_inspected_again_for_ever():
+    proposals, asked = Proposals(), []
+    proposals.keep("first", named(TOWN), inspect_again=lambda: asked.append("first"))
+    for number in range(2 * MAX_AGAIN):
+        longer = candidate("town", f"points + {number}")
+        proposals.keep("second", named(longer))
+    assert len(asked) == MAX_AGAIN
+
+
 def replaced(*proposed: tuple[str, Candidate, list[Candidate]]) -> tuple[str, ...]:
     """Return what the last index replaces, once each was proposed for a statement of this name.
 
     The last item are the indexes that were tried for it.
     """
     proposals = Proposals()
-    for origin, index, known in proposed:
-        proposals.keep(origin, named(index), known)
+    for origin, one, known in proposed:
+        proposals.keep(origin, named(one), known)
     return proposals.replaced_by(proposed[-1][1])
 
 
@@ -534,7 +558,12 @@ REPLACED = {
         (TOWN.name, TOWN_POINTS.name),
     ),
     "the statement keeps it all the same": (
-        [("a", TOWN, []), ("b", TOWN_POINTS, [TOWN]), ("a", TOWN, [TOWN_POINTS]), ("b", TOWN_POINTS, [TOWN])],
+        [
+            ("a", TOWN, []),
+            ("b", TOWN_POINTS, [TOWN]),
+            ("a", TOWN, [TOWN_POINTS]),
+            ("b", TOWN_POINTS, [TOWN]),
+        ],
         (),
     ),
     "another statement needs it": (

@@ -354,6 +354,27 @@ def test_an_index_that_is_there_for_another_reason(name):
     assert choose(plans, known=(STATE_TOWN,)) == ((STATE_TOWN,) if taken else (STATE,))
 
 
+#: Costs with an index that carries a column, and with one that carries that of a known one as well.
+CARRIED = {
+    "as good": (101.0, True),
+    "not as good": (BEFORE - (BEFORE - 100.0) * MIN_SHARED_SAVING + 1, False),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_an_index_that_carries_what_another_one_does(name):
+    with_both, taken = CARRIED[name]
+    both = candidate("state", include=("town", "points"))
+    plans = {(CARRYING,): 100.0, (CARRYING_POINTS,): 900.0, (both,): with_both}
+    assert choose(plans, known=(CARRYING_POINTS,)) == ((both,) if taken else (CARRYING,))
+
+
+def test_the_known_index_with_which_fewest_are_needed():
+    longer = candidate("state", "town", "points")
+    plans = {(STATE,): 100.0, (STATE_TOWN,): 100.0, (longer,): 102.0}
+    assert choose(plans, known=(STATE_TOWN, longer)) == (longer,)
+
+
 #: What is known, and that it does not stand for an index on `state`.
 UNLIKE = {
     "ends with the key": candidate("town", "state"),
@@ -432,7 +453,11 @@ SHARED = {
         [STATE_TOWN],
         [STATE_TOWN, candidate("state", "town", include=("points",))],
     ),
-    "what it carries already": (candidate("state", include=("town", "points")), [CARRYING], [CARRYING]),
+    "what it carries already": (
+        candidate("state", include=("town", "points")),
+        [CARRYING],
+        [CARRYING],
+    ),
     "what would be a second copy of the table": (
         candidate("state", include=("points", "at")),
         [candidate("state", include=("town", "id"))],

@@ -340,11 +340,13 @@ def declared_candidates(
 
 def _superfluous(candidate: Candidate) -> list[str]:
     """Return the existing indexes that hold nothing that the candidate does not hold as well."""
+    held = {*candidate.include, *(key.column for key in candidate.keys)}
     return [
         index.name
         for index in candidate.relation.indexes
         if index.valid
         and not index.unique
+        and held.issuperset(index.included)
         and not candidate.predicate
         and len(index.keys) <= len(candidate.keys)
         and _is_alike(index, candidate)

@@ -138,6 +138,8 @@ SUPERFLUOUS = {
     "its second column": (index("old", "points"), False),
     "the other order": (index("old", "points", "town"), False),
     "a longer one": (index("old", "town", "points", "id"), False),
+    "one that carries its second column": (index("old", "town", included=("points",)), True),
+    "one that carries another column": (index("old", "town", included=("id",)), False),
     "a unique one": (index("old", "town", unique=True), False),
     "an invalid one": (index("old", "town", valid=False), False),
     "a partial one": (index("old", "town", predicate="done"), False),

@@ -237,7 +237,13 @@ class IndexSet:
         """Return the smallest set of candidates that is nearly the best, None if none is used."""
         if not candidates:
             return None
-        known = self.case.known([access.relation for access in search.accesses])
+        asked = {(one.relation.key, key) for one in candidates for key in one.expressions}
+        known = [
+            index
+            for index in self.case.known([access.relation for access in search.accesses])
+            # Another one could not serve, and to build it takes time.
+            if (index.relation.key, index.expressions[0]) in asked
+        ]
         # Of what it writes, an index saves nothing.
         written = cost_of_writes(search.query.text, trials.before)
         before = full_cost(trials.before, search.hits) + written

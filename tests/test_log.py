@@ -405,7 +405,7 @@ def test_what_is_an_info_takes_no_room_from_warnings(reporter, log):
 
 def test_without_an_interval_all_is_logged(log):
     store = Store()
-    reporter = LogReporter(0, store.statements)
+    reporter = LogReporter(0)
     for finding in many(50):
         reporter.report(store.record(Inspection(finding.statement, 1.0, findings=(finding,))))
     assert len(log.records) == 50

@@ -43,6 +43,13 @@ MAX_COMPARED = MAX_ORDER
 #: some dozen connections to reach the eleventh. Those after them would hardly tell anything new.
 MAX_FOLLOWED = 500
 
+#: Whether and why PostgreSQL has to choose a plan.
+_LASTING = "the driver keeps it prepared as long as the connection lasts"
+_AUTOCOMMIT = "the connection is in AUTOCOMMIT mode"
+_WITHOUT_ROLLBACK = "it ran {most} times on one connection without a ROLLBACK"
+_COMMITTED = "the transactions that it runs in are committed"
+_NOT_COMMITTED = "no transaction that it ran in was committed so far"
+
 
 class Preparation(NamedTuple):
     """What a capture takes along of a statement that its driver may prepare.
@@ -50,8 +57,8 @@ class Preparation(NamedTuple):
     `threshold` is the driver's. `sets` are different parameters that were seen, `order` which of
     them came one after the other. `most` are the executions on one connection without a ROLLBACK
     between them. `reached` tells that the statement is or can be executed often enough without a
-    ROLLBACK for PostgreSQL to choose, and `why` says how that is known. `names` are those of the
-    parameters if the driver's text has numbers for them.
+    ROLLBACK for PostgreSQL to choose, and `why` says how that is known, as a template with `most`.
+    `names` are those of the parameters if the driver's text has numbers for them.
     """
 
     driver: str
@@ -151,14 +158,14 @@ class Repetition:
     def _reached(self, threshold: int) -> tuple[bool, str]:
         """Return whether PostgreSQL has to choose a plan or will have to, and why."""
         if self.lasting:
-            return True, "the driver keeps it prepared as long as the connection lasts"
+            return True, _LASTING
         if self.autocommit:
-            return True, "the connection is in AUTOCOMMIT mode"
+            return True, _AUTOCOMMIT
         if self.most > threshold + CUSTOM_PLANS:
-            return True, f"it ran {self.most} times on one connection without a ROLLBACK"
+            return True, _WITHOUT_ROLLBACK
         if self.commits and (not self.rollbacks or self.most > threshold):
-            return True, "the transactions that it runs in are committed"
-        return False, "no transaction that it ran in was committed so far"
+            return True, _COMMITTED
+        return False, _NOT_COMMITTED
 
 
 #: The sets of parameters of all statements; those of the statement that ran longest ago go first.

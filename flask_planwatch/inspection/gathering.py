@@ -11,6 +11,7 @@ from ..failure import ServerError
 from ..finding import Skip, SkipReason
 from ..plan.evidence import Evidence, Need, Prepared, Suspicion
 from ..plan.tree import Plan
+from ..plan.wording import say
 from ..rules.cost_mismatch import is_unexplained
 from ..server.explain import (
     Query,
@@ -73,8 +74,8 @@ class Gathering:
         if preparation is None or not self.query.parameters:
             return None
         if not preparation.reached:
-            threshold, why = preparation.threshold, preparation.why
-            return Prepared(threshold, plan, (), (), 0.0, reached=False, why=why)
+            why = say(preparation.why, most=preparation.most)
+            return Prepared(preparation.threshold, plan, (), (), 0.0, reached=False, why=why)
         try:
             with self._heeded(f"generic plan: {self.query.text}"):
                 return prepared(self.session, self.query, plan, preparation)

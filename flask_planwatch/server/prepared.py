@@ -17,6 +17,7 @@ from ..finding import SkipReason
 from ..plan.evidence import Custom, Prepared
 from ..plan.predicate import tokenize
 from ..plan.tree import Plan
+from ..plan.wording import say
 from .explain import Query, explain
 from .session import Session
 from .transaction import NO_SERVER
@@ -58,7 +59,7 @@ def prepared(session: Session, query: Query, plan: Plan, preparation: Preparatio
         order=tuple(known) or (0,),
         planning_cost=_PLANNING_OPERATIONS * float(operator_cost) * (_entries(query, plan) + 1),
         reached=preparation.reached,
-        why=preparation.why,
+        why=say(preparation.why, most=preparation.most),
         mode=mode,
     )
 

@@ -41,7 +41,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     answer = try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
     if isinstance(answer, Declined) or _entries(hit) >= case.plan.total_cost * MIN_SAVING:
         return answer
-    return _if_worth_it(hit, answer)
+    return _if_worth_it(answer)
 
 
 def _entries(hit: Hit) -> float:
@@ -53,7 +53,7 @@ def _entries(hit: Hit) -> float:
     return float(hit.evidence["entries"] - hit.evidence["rows"]) * INDEX_ENTRY_COST
 
 
-def _if_worth_it(hit: Hit, answer: Advised) -> Answer:
+def _if_worth_it(answer: Advised) -> Answer:
     """Decline an index that spares few entries, unless the planner saves more by it."""
     (advice,) = answer.advice
     verdict = advice.verdict

@@ -29,7 +29,6 @@ MIN_CHARACTERS = 2_000
 #: slow, and to have it plan the same statement each time makes it busier.
 SLOW_WAIT = 1.0
 
-
 #: A share of the database time says something only once there is so much of it, in ms.
 MEANINGFUL_TOTAL_MS = 1000.0
 

@@ -9,6 +9,7 @@ from ..finding import Advice, Verdict
 from ..plan.evidence import Hit
 from ..plan.moment import FIXED_ZONES, TIMESTAMP, TIMESTAMPTZ, Bounds, bounds, shifted
 from ..plan.schema import Structural
+from ..plan.text import quoted_literal
 from ..server.explain import quoted
 from ..server.transaction import Transaction, may_be_refused
 from .alone import verdict_alone

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from ..capture.execution import Capture
+from ..capture.sampling import MEANINGFUL_TOTAL_MS
 from ..finding import (
     Advice,
     Dismissal,
@@ -49,9 +50,6 @@ CRITICAL_SHARE = 0.2
 #: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
 #: the server and back takes as long.
 NEGLIGIBLE_MS = 1.0
-
-#: A share says something only once there is this much time to have a share of, in ms.
-MEANINGFUL_TOTAL_MS = 1000.0
 
 #: A fix that saves less than this share of the database time that PlanWatch saw is worth no ticket:
 #: the server would not notice it, and there are at most a hundred that save more.

@@ -12,6 +12,7 @@ from ..indexes.verdict import Advised, Answer
 from ..plan.evidence import Hit
 from . import (
     combined_index,
+    counted_order,
     covering_index,
     generic_plan,
     join,
@@ -34,6 +35,7 @@ OF_INDEX_SET = frozenset({"containment", "index", "own-type"})
 #: All other fixes, by the name that a rule gives them.
 FIXES: Mapping[str, Callable[[Case, Hit], Answer]] = {
     "combined-index": combined_index.advise,
+    "counted-order": counted_order.advise,
     "covering-index": covering_index.advise,
     "generic-plan": generic_plan.advise,
     "join": join.advise,

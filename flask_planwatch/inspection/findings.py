@@ -63,6 +63,9 @@ LONG_TOTAL_MS = 60_000.0
 #: argument is the finding's group, the second the statement that does not count.
 SavedByOthers = Callable[[Hashable, str], float]
 
+#: The fixes that save what the planner's costs say.
+_EXPLAINED_BY_COST = OF_INDEX_SET | {"counted-order"}
+
 #: How sure an advice is by its verdict, where 0 is the surest; what is in neither comes between.
 _SURE = {VerdictStatus.VERIFIED: 0, VerdictStatus.REJECTED: 2}
 
@@ -195,7 +198,7 @@ def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:
     count, nor does its cost of a scan that a LIMIT may not stop as early as it expects.
     """
     verdict = answer.advice[0].verdict if answer.advice else None
-    if verdict is None or verdict.guess or plan.limited or hit.fix not in OF_INDEX_SET:
+    if verdict is None or verdict.guess or plan.limited or hit.fix not in _EXPLAINED_BY_COST:
         return hit.share
     before, after = verdict.cost_before, verdict.cost_after
     if verdict.status is not VerdictStatus.VERIFIED or before is None or after is None:

@@ -168,6 +168,14 @@ CASES = {
             select(Address.city + tail, func.count()).group_by(Address.city + tail),
         )
     ),
+    "an order that is only counted": Case(
+        tuple(
+            select(func.count()).select_from(
+                select(Address.id).where(Address.city != f"{WORD} City").order_by(*order).subquery()
+            )
+            for order in ((Address.depot_id,), (Address.city == f"{WORD} City", Address.depot_id))
+        )
+    ),
     "a sub-query, and bitmaps": Case(
         (
             pending_runs.where(Run.id < NUMBER),

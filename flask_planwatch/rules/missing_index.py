@@ -9,7 +9,8 @@ Plain columns that a statement compares, joins or sorts by, and that no index se
 joins, in EXISTS and IN sub-queries, in UPDATE and DELETE, and for ORDER BY with LIMIT. PostgreSQL
 then reads the whole table, or all that another index left over, and tests each row. It also finds
 what no plan shows: a DELETE checks each foreign key that refers to the table, and reads the whole
-referring table for each deleted row if the key has no index.
+referring table for each deleted row if the key has no index. And it finds an ORDER BY of rows that
+``count()`` only counts, as ``query.count()`` writes it.
 
 Why it hurts
 ------------
@@ -28,6 +29,8 @@ no index can answer. It proposes the smallest set of indexes with which the esti
 the lowest, and shows the cost before and after. If the index is declared in the model and the
 database does not have it, a migration was not run. If it exists but is invalid, a
 ``CREATE INDEX CONCURRENTLY`` has failed, and ``REINDEX`` repairs it.
+
+An order that is only counted needs no index: leave it out, by ``order_by(None)``.
 
 When it stays silent
 --------------------
@@ -62,7 +65,7 @@ from ..plan.schema import Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
-from . import worth
+from . import counted_order, worth
 from .worth import MAX_LOOKUP_SHARE
 
 NAME = "missing-index"
@@ -114,11 +117,14 @@ REFERRING = re.compile(r"x(_\d+)?\Z")
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each set of columns that the plan tests or sorts without the help of an index."""
     found = [known for access in accesses(plan, schema) if (known := _suspicion(access))]
-    return worth.merged([*found, *_unchecked_references(schema)])
+    counted = counted_order.suspicions(NAME, plan, schema)
+    return worth.merged([*found, *counted, *_unchecked_references(schema)])
 
 
 def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     """Return a Hit if no index serves the columns and one would be worth having."""
+    if counted_order.is_about(suspicion):
+        return counted_order.judge(suspicion, evidence)
     keys = tuple(key for key in suspicion.keys if structural(key, evidence.varying) is not None)
     if not keys:
         return Miss(suspicion, _ORDER_VARIES, by_parameters=True)

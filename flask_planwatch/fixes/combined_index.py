@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..indexes.candidate import Candidate
 from ..indexes.search import MIN_SAVING, Attempt
 from ..indexes.shapes import Shape
-from ..indexes.verdict import Advised, Answer, Declined, saving, too_little
+from ..indexes.verdict import Advised, Answer, Declined
 from ..plan.access import EQUAL, RANGES
 from ..plan.comparison import comparisons, key_of
 from ..plan.evidence import Hit
@@ -15,7 +15,7 @@ from ..plan.tree import Node
 from ..plan.wording import say
 from .case import Case
 from .drafts import Drafts
-from .trial import declined, try_index
+from .trial import if_worth_it, try_index
 
 _NO_INDEX = (
     "No single index answers all of these conditions: they are not comparisons that a btree knows, "
@@ -41,7 +41,9 @@ def advise(case: Case, hit: Hit) -> Answer:
     answer = try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
     if isinstance(answer, Declined) or _entries(hit) >= case.plan.total_cost * MIN_SAVING:
         return answer
-    return _if_worth_it(answer)
+    if answer.advice[0].verdict.cost_after is None:
+        return Declined(say(_FEW_ENTRIES, wanted=MIN_SAVING))
+    return if_worth_it(answer)
 
 
 def _entries(hit: Hit) -> float:
@@ -51,19 +53,6 @@ def _entries(hit: Hit) -> float:
     part of it, and more runs may be counted than were expected.
     """
     return float(hit.evidence["entries"] - hit.evidence["rows"]) * INDEX_ENTRY_COST
-
-
-def _if_worth_it(answer: Advised) -> Answer:
-    """Decline an index that spares few entries, unless the planner saves more by it."""
-    (advice,) = answer.advice
-    verdict = advice.verdict
-    before, after = verdict.cost_before, verdict.cost_after
-    if before is None or after is None:
-        return Declined(say(_FEW_ENTRIES, wanted=MIN_SAVING))
-    if saving(before, after) >= MIN_SAVING:
-        return answer
-    method, guess = verdict.method or "", verdict.guess
-    return declined(advice, too_little(before, after, MIN_SAVING, method=method, guess=guess))
 
 
 def _candidate(case: Case, hit: Hit) -> Candidate | None:

@@ -24,7 +24,7 @@ from ..rules.index_only_blocked import coverage_of
 from .case import Case
 from .drafts import Drafts
 from .form import Form
-from .trial import Proof, try_index
+from .trial import Proof, if_worth_it, try_index
 
 _NOT_READ = "{before} became {after}: the table itself is not read"
 _NOT_COMPUTED = "{expression} is not computed: its condition is that of the index"
@@ -47,7 +47,7 @@ _NOT_TRIED = "it changes the table and the statement, so that the planner cannot
 def advise(case: Case, hit: Hit) -> Answer:
     """Return the partial index with its verdict, and the generated column as second choice.
 
-    Declined if the planner would still read the table.
+    Declined if the planner would still read the table, or if that hardly costs anything.
     """
     coverage = coverage_of(hit.suspicion, case.plan, case.schema)
     drafts = Drafts(case)
@@ -57,6 +57,9 @@ def advise(case: Case, hit: Hit) -> Answer:
         return Advised((generated,))
     index = drafts.candidate(coverage.access.relation, shape(coverage))
     answer = try_index(case, hit, index, _proof(hit))
+    if not case.plan.limited:
+        # The cost of a LIMIT is a guess of how much of the scan it leaves out.
+        answer = if_worth_it(answer)
     if isinstance(answer, Advised):
         return replace(answer, advice=(*answer.advice, generated))
     return answer

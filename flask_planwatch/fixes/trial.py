@@ -13,8 +13,15 @@ from dataclasses import replace
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate
 from ..indexes.proposal import remark
-from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit, stand_in
-from ..indexes.verdict import Advised, Answer, Declined, full_cost
+from ..indexes.search import (
+    MIN_SAVING,
+    Attempt,
+    OutOfTime,
+    shared_indexes,
+    shared_limit,
+    stand_in,
+)
+from ..indexes.verdict import Advised, Answer, Declined, full_cost, saving, too_little
 from ..plan.evidence import Hit
 from ..plan.tree import Plan
 from ..plan.wording import say, sentences
@@ -52,6 +59,18 @@ def try_index(case: Case, hit: Hit, index: Candidate, proof: Proof) -> Answer:
         verdict = Verdict(VerdictStatus.UNTESTED, reason)
         answer = untested(case, index, verdict, blocked=blocked)
         return replace(answer, late=isinstance(error, OutOfTime))
+
+
+def if_worth_it(answer: Answer) -> Answer:
+    """Decline an index that saves less than a fifth of the statement's cost, as far as is known."""
+    if isinstance(answer, Declined):
+        return answer
+    advice = answer.advice[0]
+    before, after = advice.verdict.cost_before, advice.verdict.cost_after
+    if before is None or after is None or saving(before, after) >= MIN_SAVING:
+        return answer
+    method, guess = advice.verdict.method or "", advice.verdict.guess
+    return declined(advice, too_little(before, after, MIN_SAVING, method=method, guess=guess))
 
 
 def why_untested(error: whatif.Untestable | whatif.Blocked | OutOfTime) -> tuple[str, bool]:

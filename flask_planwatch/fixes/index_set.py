@@ -224,8 +224,11 @@ class IndexSet:
                 self.tried = True
                 chosen = self._choose(trials, search, candidates)
                 progress = _progress(trials, candidates)
+                worthy = self._worthy(trials, chosen, search.hits)
+                kept = self._without_unworthy(trials, chosen, worthy)
                 return [
-                    self._answer(trials, chosen, hit, guess, progress) for hit, guess in answered
+                    self._answer(trials, kept if hit in worthy else chosen, hit, guess, progress)
+                    for hit, guess in answered
                 ]
         except (whatif.Untestable, whatif.Blocked) as error:
             reason, blocked = why_untested(error)
@@ -261,6 +264,35 @@ class IndexSet:
         guess = not all(trials.is_measured(index) for index in attempt.used)
         serving = self._serving(attempt.used, search.hits)
         return _Chosen(attempt, found.unproved, before, guess, serving, written)
+
+    def _worthy(
+        self, trials: whatif.Trials, chosen: _Chosen | None, hits: Sequence[Hit]
+    ) -> list[Hit]:
+        """Return the hits for which the chosen set saves as much as is wanted."""
+        if chosen is None:
+            return []
+        return [hit for hit in hits if chosen.is_worth(_wanted(trials, hit), hit)]
+
+    def _without_unworthy(
+        self, trials: whatif.Trials, chosen: _Chosen | None, worthy: Sequence[Hit]
+    ) -> _Chosen | None:
+        """Return the set as it is advised: without the indexes that serve declined hits only.
+
+        What it saves with these is no promise of what it saves without.
+        """
+        if chosen is None:
+            return None
+        served = {index for hit in worthy for index in chosen.serving.get(id(hit), ())}
+        kept = [index for index in chosen.attempt.used if index in served]
+        if not kept or len(kept) == len(chosen.attempt.used):
+            return chosen
+        try:
+            attempt = trials.attempt(kept)
+        except OutOfTime:
+            return replace(chosen, unproved=frozenset(kept))
+        serving = self._serving(attempt.used, worthy)
+        unproved = chosen.unproved.intersection(attempt.used)
+        return replace(chosen, attempt=attempt, serving=serving, unproved=unproved)
 
     def _serving(
         self, used: Sequence[Candidate], hits: Sequence[Hit]
@@ -334,8 +366,7 @@ class IndexSet:
         """Return what is advised on a hit, from the chosen set or with an index of its own."""
         if hit.small or chosen is None:
             return self._on_its_own(trials, hit, guess)
-        much = hit.most_pass or passes_much(trials.before, hit)
-        wanted = MIN_SAVING_IN_DOUBT if much else MIN_SAVING
+        wanted = _wanted(trials, hit)
         worth = chosen.is_worth(wanted, hit)
         serving = chosen.serving.get(id(hit), [])
         if not serving:
@@ -452,6 +483,12 @@ class IndexSet:
         missing = self.drafts.extension(guess.extension).missing if guess.extension else ""
         verdict = Verdict(VerdictStatus.UNTESTED, missing or reason)
         return untested(self.case, guess, verdict, blocked=blocked)
+
+
+def _wanted(trials: whatif.Trials, hit: Hit) -> float:
+    """Return the share of the cost that indexes have to save for a hit."""
+    much = hit.most_pass or passes_much(trials.before, hit)
+    return MIN_SAVING_IN_DOUBT if much else MIN_SAVING
 
 
 def _progress(trials: whatif.Trials, candidates: Sequence[Candidate]) -> str:

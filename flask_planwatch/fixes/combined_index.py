@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..indexes.candidate import Candidate
-from ..indexes.search import MIN_SAVING, Attempt
+from ..indexes.search import Attempt
 from ..indexes.shapes import Shape
 from ..indexes.verdict import Advised, Answer, Declined
 from ..plan.access import EQUAL, RANGES
 from ..plan.comparison import comparisons, key_of
 from ..plan.evidence import Hit
-from ..plan.figures import INDEX_ENTRY_COST
+from ..plan.figures import INDEX_ENTRY_COST, MIN_SAVING
 from ..plan.index_use import bitmap_scans
 from ..plan.tree import Node
 from ..plan.wording import say

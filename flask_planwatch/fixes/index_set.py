@@ -15,7 +15,6 @@ from ..indexes.candidate import Candidate, Key, column_key
 from ..indexes.proposal import invalid_index, is_covered
 from ..indexes.search import (
     MIN_MEMBER_SAVING,
-    MIN_SAVING,
     MIN_SAVING_IN_DOUBT,
     Attempt,
     OutOfTime,
@@ -37,7 +36,7 @@ from ..indexes.verdict import (
 from ..indexes.writing import cost_of_writes
 from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit, Suspicion
-from ..plan.figures import MIN_INDEX_SCAN_COST
+from ..plan.figures import MIN_INDEX_SCAN_COST, MIN_SAVING
 from ..plan.schema import ExpressionFacts, Structural, Volatility
 from ..plan.scrub import holds_value, mask
 from ..plan.wording import say, sentences

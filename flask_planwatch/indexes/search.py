@@ -14,12 +14,6 @@ from ..plan.tree import Plan
 from .candidate import Candidate, mentions
 from .shapes import MAX_COLUMNS, is_narrow
 
-#: A set that saves less of a statement's cost is not worth an index: the planner's cost is not
-#: exact to that degree. The default `random_page_cost` alone may be several times too high
-#: (https://www.postgresql.org/docs/current/runtime-config-query.html). index_advisor reports any
-#: saving, dexter wants half.
-MIN_SAVING = 0.2
-
 #: If most rows pass, so that an index seems of little use, it has to save this much: what
 #: dexter asks of every index (https://github.com/ankane/dexter).
 MIN_SAVING_IN_DOUBT = 0.5

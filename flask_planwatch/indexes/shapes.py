@@ -243,7 +243,7 @@ class Shapes:
         if column is None:
             # Most expressions that are compared have another value in nearly every row.
             return self._relation.rows
-        return -column.distinct * self._relation.rows if column.distinct < 0 else column.distinct
+        return column.values_in(self._relation.rows)
 
     def _few(self, keys: Iterable[Key]) -> Iterator[Key]:
         """Yield keys until few rows are left."""

@@ -61,6 +61,10 @@ class Column:
         """The type without its length."""
         return base_type(self.type)
 
+    def values_in(self, rows: float) -> float:
+        """Return how many values it has in a table of so many rows, 0 if that is not known."""
+        return -self.distinct * rows if self.distinct < 0 else self.distinct
+
 
 @dataclass(frozen=True)
 class Index:

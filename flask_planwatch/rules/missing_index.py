@@ -35,11 +35,13 @@ An order that is only counted needs no index: leave it out, by ``order_by(None)`
 When it stays silent
 --------------------
 
-- An index exists that begins with the columns, even if the planner preferred not to use it. For a
-  foreign key, another one will do if PostgreSQL 18 skips over its first columns.
+- An index exists that begins with the columns, even if the planner preferred not to use it, unless
+  another one leaves far fewer rows. For a foreign key, another one will do if PostgreSQL 18 skips
+  over its first columns.
 - The table has fewer rows than ``PLANWATCH_MIN_ROWS``, unless ``PLANWATCH_GROWTH`` asks for it as
   ``info``.
-- A large part of the rows passes, so that no index would help, unless the planner confirms one.
+- A large part of the rows passes, so that no index would help, unless the planner confirms one, or
+  a LIMIT stops after far fewer rows.
 - An index scan tests the columns on only a few rows that another condition found, or on the one row
   that a unique index finds.
 - A LIMIT was reached before much of the table was read.
@@ -48,12 +50,17 @@ When it stays silent
 - A sort without LIMIT, groups, DISTINCT, and OR across columns, unless the planner confirms that
   an index helps.
 - The table is one of PostgreSQL's own, a foreign or a temporary one.
+
+If no index can be tried, the plan alone decides what *far fewer* rows are: an index with the order
+of a LIMIT, or on more of the columns, leaves a tenth of the rows that are read, and
+``PLANWATCH_MIN_ROWS`` fewer. The statement has to cost a fifth less even with each of these rows on
+a page of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -66,6 +73,7 @@ from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
 from . import counted_order, worth
+from .fewer_rows import FewerRows, fewer_rows
 from .worth import MAX_LOOKUP_SHARE
 
 NAME = "missing-index"
@@ -73,7 +81,7 @@ NAME = "missing-index"
 WORDS = Words(
     what=worth.STEP,
     why="{lacks}",
-    problem="the statement {reads}, and {does:and}: {lacks}.",
+    problem="the statement {reads}, and {does:and}: {lacks}.[ {spares}.]",
 )
 
 OF_FOREIGN_KEY = Words(
@@ -99,6 +107,15 @@ _BEGINS_OTHERWISE = Template("no index begins with {columns:or}")
 _PARTIAL = Template("{existing} holds only a part of the rows")
 _SHORTER = Template("{existing} lacks {missing:and}")
 _NOT_USED = Template("{existing} is not used for that")
+_OTHER_ORDER = Template("{existing} has another order")
+
+#: What an index would leave to read, where that is the reason for it.
+_LEAVES = Template(
+    "By PostgreSQL's estimates, an index on all of these leaves about {left_rows:rows} to read"
+)
+_LEAVES_IN_ORDER = Template(
+    "By PostgreSQL's estimates, an index in that order leaves about {left_rows:rows} to read"
+)
 
 #: Why an index helps although most rows are needed.
 _SPARED = Template("an index on {columns:and} could spare reading the table")
@@ -138,9 +155,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         if not small and _is_looked_up_all_the_same(evidence.alone, rows):
             return Miss(suspicion, _SKIPS)
         return _judge_reference(suspicion, evidence.schema, rows, small=small)
-    spared = worth.spared_by_limit(suspicion, evidence)
-    if spared and not _sorts(suspicion):
-        return Miss(suspicion, spared, by_parameters=True)
+    reached = worth.spared_by_limit(suspicion, evidence)
+    if reached and not _sorts(suspicion):
+        return Miss(suspicion, reached, by_parameters=True)
     if worth.passed_over_for_limit(suspicion, evidence):
         return Miss(suspicion, worth.INDEXED)
     doubt = _doubt(suspicion, evidence, rows, small=small)
@@ -148,10 +165,16 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         return doubt
     joins = suspicion.other_rows is not None
     most = not small and not joins and bool(_too_many_pass(suspicion, evidence, rows))
-    used = _columns_by_use(suspicion)
-    said = {"does": _purposes(suspicion, used), **used, **_lack(suspicion, used)}
+    fewer = fewer_rows(suspicion, evidence) if doubt is not None else None
+    if fewer is not None:
+        doubt, most = None, False
+    said = {"does": _purposes(suspicion), **_lack(_needed(suspicion, fewer)), **_left(fewer)}
+    if fewer is not None and fewer.order and said["lacks"] is _NOT_USED:
+        said["lacks"] = _OTHER_ORDER
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
         said["lacks"] = _SPARED
+    if fewer is not None and fewer.order:
+        suspicion = _without_others(suspicion, fewer)
     found = {"columns": list(suspicion.shown_keys)}
     hit = worth.hit(suspicion, evidence, WORDS, found, said)
     return replace(hit, doubt=doubt, most_pass=most)
@@ -266,7 +289,7 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     if any(comparison.repeated for comparison in suspicion.comparisons):
         return Miss(suspicion, _LOOKED_UP, by_parameters=True)
     if existing := _usable_index(suspicion):
-        return Miss(suspicion, say(_BEGINS, existing=existing))
+        return Miss(suspicion, say(_BEGINS, existing=existing), by_parameters=True)
     # What found few rows on the other side was narrower than the index of the join.
     many = suspicion.other_rows is not None and suspicion.other_rows > rows * MAX_LOOKUP_SHARE
     if many and worth.other_side_is_indexed(suspicion, evidence):
@@ -299,16 +322,45 @@ def _usable_index(suspicion: Suspicion) -> str:
     return next((index.name for index in indexes if index.predicate is None), "")
 
 
-def _purposes(suspicion: Suspicion, used: Mapping[str, Sequence[Structural]]) -> list[str]:
+def _purposes(suspicion: Suspicion) -> list[str]:
     """Return what is done with the rows."""
+    used = _columns_by_use(suspicion)
     sorts = _SORTS if suspicion.comparisons else _SORTS_OR_GROUPS
     parts = (("tested", _TESTS), ("joined", _JOINS), ("sorted", sorts))
     return [say(template, **used) for use, template in parts if used[use]]
 
 
-def _lack(suspicion: Suspicion, used: Mapping[str, Sequence[Structural]]) -> dict[str, object]:
-    """Return what is missing: another index, or something in the one that comes nearest."""
-    relation, shown = suspicion.relation, suspicion.shown_keys
+def _needed(suspicion: Suspicion, fewer: FewerRows | None) -> Suspicion:
+    """Return a suspicion of all that an index has to hold, answered by another one or not."""
+    if fewer is None:
+        return suspicion
+    needed = replace(suspicion, comparisons=fewer.fixed)
+    searched = (key_of(test.operand, suspicion.relation) for test in fewer.fixed)
+    return replace(needed, keys=tuple(dict.fromkeys((*searched, *fewer.order))))
+
+
+def _without_others(suspicion: Suspicion, fewer: FewerRows) -> Suspicion:
+    """Leave out the columns that an index in that order would still test row by row."""
+    held = _needed(suspicion, fewer).keys
+    keys = tuple(key for key in suspicion.keys if key in held)
+    return replace(suspicion, subject=", ".join(keys), keys=keys)
+
+
+def _left(fewer: FewerRows | None) -> dict[str, object]:
+    """Return what an index leaves to read, if anything is known of it."""
+    if fewer is None:
+        return {"spares": None}
+    spares = _LEAVES_IN_ORDER if fewer.order else _LEAVES
+    return {"spares": spares, "left_rows": fewer.left}
+
+
+def _lack(suspicion: Suspicion) -> dict[str, object]:
+    """Return what is missing: another index, or something in the one that comes nearest.
+
+    The facts are of the columns that an index would have to hold.
+    """
+    relation, shown, used = suspicion.relation, suspicion.shown_keys, _columns_by_use(suspicion)
+    facts: dict[str, object] = {"columns": list(shown), **used}
     held = {
         index: [relation.quoted_column(key) for key in index.keys]
         for index in relation.indexes
@@ -322,14 +374,14 @@ def _lack(suspicion: Suspicion, used: Mapping[str, Sequence[Structural]]) -> dic
     if nearest is not None:
         missing = [key for key in shown if key not in held[nearest]]
         lacks = _SHORTER if missing else _NOT_USED
-        return {"lacks": lacks, "existing": nearest.name, "missing": missing}
+        return {**facts, "lacks": lacks, "existing": nearest.name, "missing": missing}
     if beginning:
-        return {"lacks": _PARTIAL, "existing": beginning[0].name}
+        return {**facts, "lacks": _PARTIAL, "existing": beginning[0].name}
     if used["sorted"]:
-        return {"lacks": _NOT_BOTH if used["searched"] else _NO_ORDER}
+        return {**facts, "lacks": _NOT_BOTH if used["searched"] else _NO_ORDER}
     if any(set(shown).intersection(keys) for keys in held.values()):
-        return {"lacks": _BEGINS_OTHERWISE}
-    return {"lacks": _NO_INDEX if used["tested"] else _NO_INDEX_FOR_THE_JOIN}
+        return {**facts, "lacks": _BEGINS_OTHERWISE}
+    return {**facts, "lacks": _NO_INDEX if used["tested"] else _NO_INDEX_FOR_THE_JOIN}
 
 
 def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:

@@ -166,7 +166,7 @@ LACKS = {
             limit=True,
             relation=table(indexes=[index("by_at", "at")]),
         ),
-        "by_at is not used for that",
+        "by_at has another order",
     ),
     "the order of what an index could find": (
         read(

@@ -14,7 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from flask_planwatch import Advice, AdviceKind, Inspection, VerdictStatus
-from flask_planwatch.indexes.search import MIN_MEMBER_SAVING, MIN_SAVING
+from flask_planwatch.indexes.search import MIN_MEMBER_SAVING
+from flask_planwatch.plan.figures import MIN_SAVING
 from flask_planwatch.signals import statement_inspected
 
 from . import conditions, expressions, joins, objects, ordering, writing

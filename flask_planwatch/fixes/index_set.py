@@ -29,6 +29,7 @@ from ..indexes.verdict import (
     full_cost,
     passes_much,
     saving,
+    spares_sort_and_table,
     too_little,
     verdict_on_one,
     verified,
@@ -270,7 +271,7 @@ class IndexSet:
         """Return the hits for which the chosen set saves as much as is wanted."""
         if chosen is None:
             return []
-        return [hit for hit in hits if chosen.is_worth(_wanted(trials, hit), hit)]
+        return [hit for hit in hits if chosen.is_worth(_wanted(trials, chosen, hit), hit)]
 
     def _without_unworthy(
         self, trials: whatif.Trials, chosen: _Chosen | None, worthy: Sequence[Hit]
@@ -365,7 +366,7 @@ class IndexSet:
         """Return what is advised on a hit, from the chosen set or with an index of its own."""
         if hit.small or chosen is None:
             return self._on_its_own(trials, hit, guess)
-        wanted = _wanted(trials, hit)
+        wanted = _wanted(trials, chosen, hit)
         worth = chosen.is_worth(wanted, hit)
         serving = chosen.serving.get(id(hit), [])
         if not serving:
@@ -484,9 +485,11 @@ class IndexSet:
         return untested(self.case, guess, verdict, blocked=blocked)
 
 
-def _wanted(trials: whatif.Trials, hit: Hit) -> float:
+def _wanted(trials: whatif.Trials, chosen: _Chosen, hit: Hit) -> float:
     """Return the share of the cost that indexes have to save for a hit."""
     much = hit.most_pass or passes_much(trials.before, hit)
+    # That they are many is then no reason against an index, but for it.
+    much = much and not spares_sort_and_table(trials.before, chosen.attempt.plan, hit)
     return MIN_SAVING_IN_DOUBT if much else MIN_SAVING
 
 

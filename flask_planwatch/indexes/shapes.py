@@ -29,7 +29,7 @@ MAX_CANDIDATES = 30
 MAX_COMBINED = 8
 
 #: An index of more columns, or with included ones that are wider than this, in bytes, is a second
-#: copy of the table.
+#: copy of the table. One with the order of the result may have one more.
 MAX_COLUMNS = 3
 MAX_INCLUDED_WIDTH = 64
 
@@ -159,7 +159,10 @@ class Shapes:
             return
         for shape in shapes:
             missing = tuple(name for name in read if name not in {key.column for key in shape.keys})
-            if missing and is_narrow(self._relation, missing, beside=len(shape.keys)):
+            # To find many rows in order pays only if the table need not be read for each.
+            one_more = len(missing) == 1 and bool(self._order) and {*self._order} <= {*shape.keys}
+            most = MAX_COLUMNS + one_more
+            if missing and is_narrow(self._relation, missing, beside=len(shape.keys), most=most):
                 yield replace(shape, include=missing)
 
     def _partial(self, shapes: Sequence[Shape]) -> Iterator[Shape]:
@@ -255,15 +258,20 @@ class Shapes:
             yield key
 
 
-def is_narrow(relation: Relation, names: Collection[str], *, beside: int = 0) -> bool:
-    """Whether an index may hold these columns as well, `beside` so many: it is no second table."""
+def is_narrow(
+    relation: Relation, names: Collection[str], *, beside: int = 0, most: int = MAX_COLUMNS
+) -> bool:
+    """Whether an index may hold these columns as well, `beside` so many: it is no second table.
+
+    `most` are the columns that it may hold in all.
+    """
     columns = [column for column in relation.columns if column.name in names]
     held = beside + len(names)
     return (
         # A longer value than a page has room for would make every later INSERT fail.
         all(column.bounded for column in columns)
         and sum(column.width for column in columns) <= MAX_INCLUDED_WIDTH
-        and held <= MAX_COLUMNS
+        and held <= most
         and held < len(relation.columns)
     )
 

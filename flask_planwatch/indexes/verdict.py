@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..finding import Advice, Verdict, VerdictStatus
@@ -136,6 +136,20 @@ def passes_much(before: Plan, hit: Hit) -> bool:
         if scan.qualified_relation in scanned and scan.alias in names
     )
     return passing > hit.rows * MAX_USEFUL_SHARE
+
+
+def spares_sort_and_table(before: Plan, after: Plan, hit: Hit) -> bool:
+    """Whether rows of a hit were sorted, and now an index alone returns them in that order."""
+    names = {scan.alias for scan in hit.suspicion.scans}
+    now = [scan for scan in after.scans if scan.alias in names]
+    from_index = all(scan.type == "Index Only Scan" for scan in now) and bool(now)
+    return from_index and not _sorted(after, names) and bool(_sorted(before, names))
+
+
+def _sorted(plan: Plan, names: Collection[str | None]) -> list[Node]:
+    """Return the scans under these aliases whose rows a sort gets next."""
+    above = ((scan, plan.ordering(scan)) for scan in plan.scans if scan.alias in names)
+    return [scan for scan, step in above if step is not None and step.type == "Sort"]
 
 
 def verified(

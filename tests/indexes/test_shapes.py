@@ -198,6 +198,15 @@ def test_carries_what_is_read(name):
     assert found == ([wanted] if wanted else [])
 
 
+def test_an_index_in_order_carries_one_more():
+    output, order = ("d.points", "d.state"), ["d.at", "d.town"]
+    found = [
+        one for one in bodies(asked("d.done", order=order, output=output[:1])) if "INCL" in one
+    ]
+    assert found == ["(done, at, town) INCLUDE (points)", "(at, town) INCLUDE (points, done)"]
+    assert not [one for one in bodies(asked("d.done", order=order, output=output)) if "INCL" in one]
+
+
 def test_limits_of_what_is_carried():
     """The limits themselves, so that the cases above stand on either side of them."""
     widths = {column.name: column.width for column in COLUMNS}

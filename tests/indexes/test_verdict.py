@@ -11,6 +11,7 @@ from flask_planwatch.indexes.verdict import (
     Trial,
     full_cost,
     saving,
+    spares_sort_and_table,
     too_little,
     verdict_on_one,
     verified,
@@ -181,3 +182,25 @@ def test_a_guess_rejects_nothing():
 )
 def test_the_share_that_is_saved(before, after, share):
     assert saving(before, after) == pytest.approx(share)
+
+
+FROM_INDEX = plan(600.0, kind="Index Only Scan", index="trial_0", index_cond=FILTER)
+
+#: A plan before and after, and whether an index alone has the order.
+IN_ORDER = {
+    "the index alone": (plan(1000.0, filter=FILTER, order="d.at"), FROM_INDEX, True),
+    "each row of the table": (plan(1000.0, filter=FILTER, order="d.at"), INDEXED, False),
+    "still sorted": (
+        plan(1000.0, filter=FILTER, order="d.at"),
+        plan(600.0, kind="Index Only Scan", index="trial_0", order="d.at"),
+        False,
+    ),
+    "never sorted": (BEFORE, FROM_INDEX, False),
+    "nothing is read": (plan(1000.0, filter=FILTER, order="d.at"), plan(1.0, alias="o"), False),
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_spares_sort_and_table(name):
+    before, after, spares = IN_ORDER[name]
+    assert spares_sort_and_table(before, after, Hit(SUSPICION, "", what="", why="")) is spares

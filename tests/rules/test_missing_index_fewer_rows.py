@@ -149,6 +149,33 @@ SILENT = [
 ]
 
 
+#: Most rows are needed, in an order: an index saves less than half of the cost.
+LATEST = (
+    speaks(
+        "most rows in an order that an index has by itself",
+        sa.text(
+            "SELECT bill.* FROM bill JOIN (SELECT id, row_number() OVER "
+            "(PARTITION BY tenant ORDER BY total DESC) n FROM bill WHERE state = 'done') latest "
+            "ON latest.id = bill.id AND n = 1"
+        ),
+        about="state, tenant, total on bill",
+        fix="CREATE INDEX CONCURRENTLY ix_bill_state_tenant_total_desc_with_id ON bill "
+        "(state, tenant, total DESC) INCLUDE (id)",
+        PLANWATCH_VERIFY="build",
+    ),
+    silent(
+        "most rows in an order, each looked up in the table",
+        sa.text(
+            "SELECT DISTINCT ON (tenant) * FROM bill WHERE state = 'done' "
+            "ORDER BY tenant, total DESC"
+        ),
+        reason="CREATE INDEX … (state, tenant, total DESC): it lowers the cost of the statement by "
+        "…%, less than 50%",
+        PLANWATCH_VERIFY="build",
+    ),
+)
+
+
 @rows(SPEAKS, quick=4)
 def test_speaks(rule, case):
     rule.check(case)
@@ -195,6 +222,39 @@ def test_the_index_leaves_as_few_rows_as_is_said(rule, case):
     assert after.buffers < before.buffers, (before, after)
     assert not after.steps & {"Sort", "Seq Scan"}, after
     assert rule.ask(app, case.statement) == []
+
+
+@rows(LATEST)
+def test_most_rows_in_an_order(rule, case):
+    rule.check(case)
+
+
+@pytest.mark.slow
+@rows(LATEST[:1])
+def test_an_index_that_has_the_order_by_itself_spares_the_table(rule, case):
+    database = rule.copy()
+    app = rule.app(database, **case.settings)
+    before = executed(database, case.statement)
+    (finding,) = rule.ask(app, case.statement)
+    (advice,) = finding.advice
+    assert advice.verdict.cost_after > advice.verdict.cost_before / 2
+    database.execute(*advice.ddl)
+    after = executed(database, case.statement)
+    assert after.buffers < before.buffers / 2, (before, after)
+    assert not after.steps & {"Sort", "Seq Scan"}, after
+    assert rule.ask(app, case.statement) == []
+
+
+@pytest.mark.slow
+def test_a_look_up_of_each_row_reads_more_than_it_spares(rule):
+    """That an index in that order saves a third of the cost is not worth it."""
+    case = LATEST[1]
+    database = rule.copy()
+    before = executed(database, case.statement)
+    database.execute("CREATE INDEX ON bill (state, tenant, total DESC)")
+    after = executed(database, case.statement)
+    assert "Sort" not in after.steps
+    assert after.buffers > before.buffers * 10, (before, after)
 
 
 @pytest.mark.slow

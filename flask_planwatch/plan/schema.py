@@ -47,6 +47,7 @@ class Column:
     `distinct` is pg_stats' n_distinct: a number of values, or, if below 0, the share of the rows
     that have a value of their own; 0 if the column was never analysed. `width` is the average size
     of a value in bytes, 0 if that is not known; `bounded` tells that no value can be long.
+    `frequency` is the share of the rows that have the most common value, 0 if none is common.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Column:
     quoted_name: Structural = Structural("")
     width: float = 0.0
     bounded: bool = True
+    frequency: float = field(default=0.0, repr=False)
 
     @property
     def base_type(self) -> str:

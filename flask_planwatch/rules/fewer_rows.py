@@ -8,7 +8,7 @@ what `limit-trap` calls no trap; if fewer pass, all that fail may come first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
@@ -16,16 +16,14 @@ from ..plan.access import EQUAL, RANGES, Access, accesses
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.evidence import Evidence, Suspicion
 from ..plan.figures import (
-    CPU_TUPLE_COST,
-    INDEX_TUPLE_COST,
     MAX_USEFUL_SHARE,
     MIN_SAVING,
     RANDOM_PAGE_COST,
 )
 from ..plan.index_use import bitmap_scans
 from ..plan.predicate import conjuncts, predicates
-from ..plan.schema import Relation, Schema
-from ..plan.tree import INDEX_CONDITIONS, Node, Plan
+from ..plan.schema import Column, Relation, Schema
+from ..plan.tree import Node, Plan
 from . import worth
 
 #: An index must leave so many times fewer rows to read. Estimates assume that columns are
@@ -106,14 +104,14 @@ def _in_order(suspicion: Suspicion, access: Access, evidence: Evidence) -> Fewer
 def _by_condition(suspicion: Suspicion, access: Access, evidence: Evidence) -> FewerRows | None:
     """Return what is spared if an index finds all that is compared by equality, and one range."""
     plan, tested = evidence.plan, suspicion.comparisons
-    if not tested or any(test.joins or test.repeated or test.alternatives for test in tested):
+    if not tested or any(test.joins or test.repeated for test in tested):
         return None
     ranged = access.ranged[0].column if access.ranged else None
     read = left = cost = 0.0
     fixed = dict[Comparison, None]()
     for scan in suspicion.scans:
         reading, runs = _Reading.of(scan, evidence, EQUAL, ranged), plan.loops[id(scan)]
-        if reading.depends or reading.is_held:
+        if reading.is_held:
             return None
         read += reading.rows * runs
         left += max(scan.rows, 1.0, reading.expected if reading.others else 0.0) * runs
@@ -128,15 +126,13 @@ def _by_condition(suspicion: Suspicion, access: Access, evidence: Evidence) -> F
 class _Reading:
     """How a scan reads a relation.
 
-    `fixed` are the conditions that one index could answer. `others` tells whether there are more,
-    and `depends` whether one compares with another relation.
+    `fixed` are the conditions that one index could answer. `others` tells whether there are more.
     """
 
     scan: Node
     relation: Relation
     fixed: tuple[Comparison, ...]
     others: bool
-    depends: bool
 
     @classmethod
     def of(
@@ -159,7 +155,6 @@ class _Reading:
             fixed,
             # What is too long to be read is one more.
             others=not all(tests and answered.issuperset(tests) for tests in joined),
-            depends=any(test.other.columns for test in own),
         )
 
     @property
@@ -170,23 +165,23 @@ class _Reading:
             return every
         if any(bitmap_scans(scan)):
             return scan.children[0].rows
-        # A row costs a page at most, and itself and its entry at least.
-        least = scan.total_cost / RANDOM_PAGE_COST
-        most = scan.total_cost / (CPU_TUPLE_COST + INDEX_TUPLE_COST)
-        equal = [test for test in self.fixed if test.answered and test.operator == "="]
-        expected = self._expected(equal) if self._is_whole_condition(equal) else 0.0
-        return min(max(expected, least), most, every)
+        # A row costs a page at most.
+        return min(scan.total_cost / RANDOM_PAGE_COST, every)
 
     @property
     def expected(self) -> float:
-        """The rows that match what is compared by equality, if all values are equally frequent."""
-        return self._expected(self.fixed)
+        """The rows that match what is compared by equality, whatever the values are."""
+        columns = {test.column for test in self.fixed if test.operator == "="}
+        found = [self.relation.column(name) for name in columns if name is not None]
+        every = self.relation.rows
+        return every * prod(_largest_share(column, every) for column in found if column is not None)
 
     @property
     def most_matching(self) -> float:
         """The rows that match what an index could answer, at most."""
-        bitmap = any(bitmap_scans(self.scan))
-        return self.rows if bitmap and self._is_whole_condition(self.fixed) else self.relation.rows
+        finds = {*conjuncts(self.scan.condition("Recheck Cond") or "")}
+        known = any(bitmap_scans(self.scan)) and finds <= {test.conjunct for test in self.fixed}
+        return self.rows if known else self.relation.rows
 
     @property
     def is_held(self) -> bool:
@@ -197,16 +192,11 @@ class _Reading:
             for index in self.relation.indexes
         )
 
-    def _is_whole_condition(self, tests: Iterable[Comparison]) -> bool:
-        """Whether these are all conditions by which an index finds the rows."""
-        text = next(filter(None, map(self.scan.condition, reversed(INDEX_CONDITIONS))), "")
-        return {test.conjunct for test in tests}.issuperset(conjuncts(text))
 
-    def _expected(self, tests: Iterable[Comparison]) -> float:
-        columns = {test.column for test in tests if test.operator == "="}
-        found = [self.relation.column(name) for name in columns if name is not None]
-        distinct = (column.values_in(self.relation.rows) for column in found if column is not None)
-        return self.relation.rows / prod(max(count, 1.0) for count in distinct)
+def _largest_share(column: Column, rows: float) -> float:
+    """Return which share of the rows have the same value at most, 1 if that is not known."""
+    values = column.values_in(rows)
+    return max(column.frequency, 1 / values) if values >= 1 else 1.0
 
 
 def _is_partial(scan: Node, schema: Schema) -> bool:
@@ -219,11 +209,10 @@ def _is_partial(scan: Node, schema: Schema) -> bool:
 
 def _limit_of_sort(plan: Plan, scan: Node) -> Node | None:
     """Return the LIMIT that gets all rows of a scan, sorted, from nothing but that scan."""
-    above, sorts = plan.parents.get(id(scan)), 0
+    above = plan.parents.get(id(scan))
     while above is not None and above.type in _HANDS_ON:
-        sorts += above.type == "Sort"
         above = plan.parents.get(id(above))
-    return above if above is not None and above.type == "Limit" and sorts == 1 else None
+    return above if above is not None and above.type == "Limit" else None
 
 
 def _asked(limit: Node) -> float:

@@ -90,7 +90,8 @@ SELECT a.attrelid, a.attname,
                 CASE WHEN t.typbasetype = 0 THEN a.atttypmod ELSE t.typtypmod END),
     coalesce(s.n_distinct, 0), quote_ident(a.attname), coalesce(s.avg_width, 0),
     a.attlen > 0 OR t.typname = 'numeric'
-        OR (t.typname IN ('varchar', 'bpchar') AND a.atttypmod BETWEEN 0 AND 259)
+        OR (t.typname IN ('varchar', 'bpchar') AND a.atttypmod BETWEEN 0 AND 259),
+    coalesce(s.most_common_freqs[1], 0)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname

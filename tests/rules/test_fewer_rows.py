@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules import missing_index
 from flask_planwatch.rules.fewer_rows import FewerRows, fewer_rows
 
-from ..indexes.data import index, table
+from ..indexes.data import COLUMNS, index, table
 from .without_server import judged_by
 
 #: A table of 100 000 rows whose indexes begin with what is compared or sorted by.
@@ -137,22 +138,13 @@ LEFT = {
         scan(1, f"({TOWN}) AND ({STATE}) AND (d.note ~~ '%x%'::text)"),
         (100_000, 100_000 / 300 / 5),
     ),
+    "of other conditions, and a value that many rows may have": (
+        scan(1, f"({TOWN}) AND (d.points > 5) AND (d.id > 7)"),
+        None,
+    ),
     "one value": (scan(100, TOWN), None),
     "an index holds all, in another order": (
         scan(100, f"({TOWN}) AND ({STATE})"),
-        None,
-    ),
-    "a scan by an index reads what has the value": (
-        scan(
-            10,
-            STATE,
-            **{
-                "Node Type": "Index Scan",
-                "Index Name": "by_town",
-                "Index Cond": f"({TOWN})",
-                "Total Cost": 400.0,
-            },
-        ),
         None,
     ),
     "a scan by an index reads a row for each page's cost": (
@@ -180,10 +172,17 @@ OTHER_INDEXES = {
 }
 
 
+#: The share of the rows that have the most common town, where there is one.
+FREQUENCY = {"of other conditions, and a value that many rows may have": 0.2}
+
+
 @pytest.mark.parametrize("name", LEFT)
 def test_leaves(name):
     document, expected = LEFT[name]
-    found = left(document, table(indexes=OTHER_INDEXES.get(name, INDEXES)))
+    shares = {"town": FREQUENCY.get(name, 0.0)}
+    columns = [replace(column, frequency=shares.get(column.name, 0.0)) for column in COLUMNS]
+    relation = table(indexes=OTHER_INDEXES.get(name, INDEXES), columns=columns)
+    found = left(document, relation)
     if expected is None:
         assert found is None
     else:
@@ -207,6 +206,12 @@ def test_a_limit_that_is_not_reached_reads_the_whole_index(returned, speaks):
 def test_what_was_returned_counts_more_than_an_estimate(returned, speaks):
     document = scan(100, f"({TOWN}) AND ({STATE})")
     assert (left(document, returned_rows=returned) is not None) is speaks
+
+
+def test_two_limits_have_a_scan_each():
+    other = first(90_000, scan(100_000, Alias="d_1"), "d_1.at DESC NULLS LAST")
+    both = {"Node Type": "Append", "Total Cost": 9000.0, "Plans": [first(10, scan(100_000)), other]}
+    assert left(both) is None
 
 
 def test_a_join_below_the_limit_is_another_matter():

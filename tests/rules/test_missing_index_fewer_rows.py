@@ -89,6 +89,12 @@ SPEAKS = [
         proof=UNTESTED,
     ),
     speaks(
+        "beside a condition that no index answers",
+        bills("state = 'done' AND kind = 9 AND total <> 5"),
+        fix="CREATE INDEX CONCURRENTLY ix_bill_kind_state ON bill (kind, state)",
+        proof=UNTESTED,
+    ),
+    speaks(
         "alternatives that nearly all rows meet, in an order",
         bills("(at > 100 OR kind = 5) ORDER BY kind LIMIT 20"),
         about="kind on bill",
@@ -137,6 +143,11 @@ SILENT = [
         bills("state = 'open' AND colour = 1"),
     ),
     silent(
+        "values that many rows have, and a condition that no index answers",
+        bills("state = 'done' AND colour = 1 AND kind = tenant"),
+        reason="…",
+    ),
+    silent(
         "alternatives that some rows meet, in an order",
         bills("(at > 48000 OR kind = 5) ORDER BY kind LIMIT 20"),
         reason=OR,
@@ -179,6 +190,11 @@ LATEST = (
 @rows(SPEAKS, quick=4)
 def test_speaks(rule, case):
     rule.check(case)
+
+
+@rows(SPEAKS, quick=1)
+def test_the_planner_confirms_it_where_it_can_be_asked(rule, case):
+    rule.check_hypopg(case)
 
 
 @rows(SILENT, quick=4)

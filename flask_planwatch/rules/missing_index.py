@@ -115,7 +115,7 @@ _LEAVES = Template(
     "By PostgreSQL's estimates, an index on all of these leaves about {left_rows:rows} to read"
 )
 _LEAVES_IN_ORDER = Template(
-    "By PostgreSQL's estimates, an index in that order leaves about {left_rows:rows} to read"
+    "By PostgreSQL's estimates, an index with this order leaves about {left_rows:rows} to read"
 )
 
 #: Why an index helps although most rows are needed.
@@ -341,7 +341,7 @@ def _needed(suspicion: Suspicion, fewer: FewerRows | None) -> Suspicion:
 
 
 def _without_others(suspicion: Suspicion, fewer: FewerRows) -> Suspicion:
-    """Leave out the columns that an index in that order would still test row by row."""
+    """Leave out the columns that an index with this order would still test row by row."""
     held = _needed(suspicion, fewer).keys
     keys = tuple(key for key in suspicion.keys if key in held)
     return replace(suspicion, subject=", ".join(keys), keys=keys)

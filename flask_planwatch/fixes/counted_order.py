@@ -6,10 +6,10 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from ..finding import Verdict, VerdictStatus
-from ..indexes.search import MIN_SAVING
 from ..indexes.verdict import Advised, Answer, Declined, saving, too_little
 from ..plan.counted_order import counted_sorts
 from ..plan.evidence import Hit
+from ..plan.figures import MIN_SAVING
 from ..plan.predicate import Tokens, tokenize
 from .case import Case
 from .form import Form

@@ -13,16 +13,10 @@ from dataclasses import replace
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate
 from ..indexes.proposal import remark
-from ..indexes.search import (
-    MIN_SAVING,
-    Attempt,
-    OutOfTime,
-    shared_indexes,
-    shared_limit,
-    stand_in,
-)
+from ..indexes.search import Attempt, OutOfTime, shared_indexes, shared_limit, stand_in
 from ..indexes.verdict import Advised, Answer, Declined, full_cost, saving, too_little
 from ..plan.evidence import Hit
+from ..plan.figures import MIN_SAVING
 from ..plan.tree import Plan
 from ..plan.wording import say, sentences
 from ..server import whatif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.config
 import logging.handlers
@@ -475,6 +476,72 @@ def test_of_a_file_with_such_a_formatter_the_formatter_is_named(debugged, capsys
     assert first == "said"
     assert second.startswith(LEFT_OUT)
     assert "of a FileHandler raised" in second
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message", "printed"),
+    [
+        ("latin-1", "a long name…", "a long name…"),
+        ("ascii", "no index on größe", "no index on größe"),
+        ("utf-8", "a lone \ud800", "a lone \\ud800"),
+    ],
+)
+@pytest.mark.parametrize("formatter", [None, logging.Formatter("%(message)s")])
+def test_what_a_stream_cannot_encode_is_printed_and_the_stream_is_named_once(
+    debugged, capsys, monkeypatch, encoding, message, printed, formatter
+):
+    reporter = debugged()
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    handler = with_formatter(NO_FIELD, logging.StreamHandler(stream))
+    handler.setFormatter(formatter)
+    for said in (message, "plain", f"{message} again"):
+        reporter.log_once(logging.WARNING, said)
+    first, left_out, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == (printed, f"{printed} again")
+    assert left_out.startswith(
+        "PlanWatch left out a handler of the application's log: the stream of a StreamHandler "
+        f"cannot encode a message in {encoding}. "
+    )
+    assert written.getvalue() == b"plain\n"
+    assert (reporter.errors, handler.filters) == (2, [])
+
+
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("kind", [logging.FileHandler, logging.handlers.RotatingFileHandler])
+def test_of_a_file_that_cannot_encode_it_the_handler_is_named(
+    debugged, capsys, tmp_path, kind, delay
+):
+    reporter = debugged()
+    handler = kind(tmp_path / "log", encoding="ascii", delay=delay)
+    with_formatter(None, handler)
+    logging.root.addHandler(logging.StreamHandler())
+    reporter.log_once(logging.WARNING, "größe")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "größe"
+    assert f"the stream of a {kind.__name__} cannot encode a message in ascii" in second
+    assert reporter.errors == 1
+
+
+def test_a_stream_that_replaces_what_it_cannot_encode_is_enough(debugged, capsys, monkeypatch):
+    reporter = debugged()
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with_formatter(logging.Formatter(), logging.StreamHandler(stream))
+    reporter.log_once(logging.WARNING, "größe")
+    assert (written.getvalue(), capsys.readouterr().err) == (b"gr??e\n", "")
+    assert reporter.errors == 0
+
+
+def test_standard_error_has_what_it_can_encode(debugged, monkeypatch):
+    reporter = debugged()
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with_formatter(None, logging.StreamHandler(stream))
+    reporter.log_once(logging.WARNING, "größe")
+    first, left_out = written.getvalue().decode("ascii").splitlines()
+    assert first == r"gr\xf6\xdfe"
+    assert "cannot encode a message in ascii" in left_out
 
 
 def test_of_a_logger_with_such_a_formatter_what_it_leaves_out_is_printed(debugged, capsys):

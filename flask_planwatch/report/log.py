@@ -247,8 +247,8 @@ class LogReporter:
         except Exception as error:  # noqa: BLE001 - a filter or handler of the app's may raise
             self.errors += 1
             what = f"could not log a message: the application's logging raised {_raised(error)}"
-            if isinstance(error, terminal.FormatterError):
-                what = f"left out a handler of the application's log: the formatter {error}"
+            if isinstance(error, terminal.HandlerError):
+                what = f"left out a handler of the application's log: {error}"
             failure = (
                 f"PlanWatch {what}. PlanWatch logs outside of Flask's contexts; "
                 "PlanWatch.findings() has what it found. Others are only counted, in "

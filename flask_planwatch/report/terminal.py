@@ -20,12 +20,19 @@ from typing import Any
 from ..capture.location import is_own
 
 
-class FormatterError(Exception):
-    """A formatter of the application's failed; the message names it, and holds no value."""
+class HandlerError(Exception):
+    """A handler of the application's cannot take a message; says why, and holds no value of it."""
 
 
-#: Handlers that can write nothing but a text.
-_WRITES_TEXT = frozenset({logging.StreamHandler.emit, logging.FileHandler.emit})
+#: How handlers write that can write nothing but a text.
+_WRITES_TEXT = frozenset(
+    {
+        logging.StreamHandler.emit,
+        logging.FileHandler.emit,
+        logging.handlers.BaseRotatingHandler.emit,
+        logging.handlers.WatchedFileHandler.emit,
+    }
+)
 
 
 def log(
@@ -34,8 +41,8 @@ def log(
     """Log a record, and print it unless a handler does or the application has silenced it.
 
     `message` is printed if the application's logging raises, which is then raised again. A handler
-    whose formatter fails is left out, as Python would only print a traceback in the place of the
-    message: raises FormatterError.
+    whose formatter fails, or whose stream cannot encode the message, is left out, as Python would
+    only print a traceback in the place of the message: raises HandlerError.
     """
     if logger.level > level or logger.manager.disable >= level:
         return
@@ -73,7 +80,7 @@ def log(
     if not printed(handlers) and (not chosen or any(one in broken for one in printing)):
         write(message)
     if broken:
-        raise FormatterError("; ".join(dict.fromkeys(broken.values())))
+        raise HandlerError("; ".join(dict.fromkeys(broken.values())))
 
 
 def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logging.Handler]:
@@ -93,7 +100,7 @@ def _noted(
 ) -> Iterator[None]:
     """Note which handlers take a record of this thread, as the last of each one's filters.
 
-    One whose formatter fails does not take it, and `broken` says which formatter that is.
+    One that cannot write it does not take it, and `broken` says why.
     """
     thread = threading.get_ident()
     notes = []
@@ -119,15 +126,17 @@ def _noted(
 
 
 def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
-    """Return which formatter raises with a record or returns no text, else nothing.
+    """Return why a handler cannot write a record, nothing if it can.
 
-    A handler that handles such errors in a way of its own is left to it, and so is one that does
-    not format the record itself, or not yet.
+    Its formatter raises or returns no text, or its stream cannot encode the text. A handler that
+    handles such errors in a way of its own is left to it, and so is one that does not format the
+    record itself, or not yet.
     """
-    formatter = handler.formatter
     own = getattr(type(handler), "handleError", None) is not logging.Handler.handleError
     later = (logging.handlers.BufferingHandler, logging.handlers.QueueHandler)
-    if formatter is None or own or isinstance(handler, later):
+    formatter, kind = handler.formatter, type(handler)
+    writes_text = kind.emit in _WRITES_TEXT
+    if own or isinstance(handler, later) or not (formatter or writes_text):
         return ""
     try:
         # A formatter writes into the record.
@@ -135,20 +144,45 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
     except Exception as error:  # noqa: BLE001 - it is the application's
         done = f"raised {type(error).__name__}"
     else:
-        if isinstance(text, str) or type(handler).emit not in _WRITES_TEXT:
+        if not writes_text:
             return ""
+        if isinstance(text, str):
+            encoding = _unfit_encoding(handler, text)
+            stream = f"the stream of a {kind.__name__} cannot encode a message in {encoding}"
+            return stream if encoding else ""
         done = f"returned {type(text).__name__}"
-    kind = type(formatter)
-    name = f"{kind.__module__}.{kind.__qualname__}({getattr(formatter, '_fmt', None)!r})"
-    return f"{name} of a {type(handler).__name__} {done}"
+    writer = type(formatter)
+    name = f"{writer.__module__}.{writer.__qualname__}({getattr(formatter, '_fmt', None)!r})"
+    return f"the formatter {name} of a {kind.__name__} {done}"
+
+
+def _unfit_encoding(handler: Any, text: str) -> str:
+    """Return the encoding of a handler's stream if that has no bytes for a text, else nothing."""
+    # A file that is not open yet will have what its handler says.
+    writer = handler if handler.stream is None else handler.stream
+    encoding = getattr(writer, "encoding", None)
+    if not isinstance(encoding, str):
+        return ""
+    try:
+        text.encode(encoding, getattr(writer, "errors", None) or "strict")
+    except UnicodeEncodeError:
+        return encoding
+    except LookupError:
+        pass
+    return ""
 
 
 def write(message: str) -> None:
-    """Write a message alone to what is the standard error output by now.
+    """Write a message alone to what is the standard error output by now, as far as that encodes it.
 
     It is no handler: at the end of the interpreter, gevent cannot take one out of the log any more.
     """
     with suppress(Exception):
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        try:
+            message.encode(encoding, getattr(sys.stderr, "errors", None) or "strict")
+        except UnicodeEncodeError:
+            message = message.encode(encoding, "backslashreplace").decode(encoding)
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
 

@@ -351,12 +351,12 @@ def comparable(expression: str) -> str:
     """
     text = _BLANKS.sub(lambda found: found[1] or "", expression)
     text = _ALONE_IN_PARENTHESES.sub(lambda found: found[1] or found[2], text)
-    while _is_in_parentheses(text):
+    while is_in_parentheses(text):
         text = text[1:-1]
     return text
 
 
-def _is_in_parentheses(text: str) -> bool:
+def is_in_parentheses(text: str) -> bool:
     """Whether the first parenthesis is closed by the last one."""
     if not (text.startswith("(") and text.endswith(")")):
         return False

@@ -6,20 +6,30 @@ The server is asked for that, on PlanWatch's thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-
-from sqlglot.tokens import TokenType
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..failure import ServerError
 from ..plan.pattern import split_subject
-from ..plan.predicate import tokenize
+from ..plan.scrub import UNREADABLE
 from ..server.description import known_names, known_tables, printed, tables_with
 from ..server.errors import SYNTAX_ERROR
 from ..server.session import Session
-from ..settings import PREFIX, Settings, comparable, name_parts
+from ..settings import PREFIX, Settings, comparable, is_in_parentheses, name_parts
+
+_PLAIN_NAME = r"[^\W\d][\w$]*"
+_QUOTED_NAME = r'"(?:[^"]|"")+"'
+_LITERAL = r"'(?:[^']|'')*'"
 
 #: A table, index or column, with or without its schema.
-_NAME = re.compile(r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)(?:\.(?:"(?:[^"]|"")+"|[^\W\d][\w$]*))?')
+_NAME = re.compile(rf"(?:{_QUOTED_NAME}|{_PLAIN_NAME})(?:\.(?:{_QUOTED_NAME}|{_PLAIN_NAME}))?")
+
+#: What is in quotes, which may have any sign in it.
+_IN_QUOTES = re.compile(rf"{_LITERAL}|{_QUOTED_NAME}")
+_LITERALS = re.compile(rf"({_QUOTED_NAME})|{_LITERAL}")
+
+#: What an expression has in a finding, but not for the server: a value that is masked, a sub-query,
+#: one side of a comparison with an array, and a whole row without its alias.
+_NOT_SQL = re.compile(r"\?|\b(?:Sub|Init)Plan \d|\b(?:ANY|ALL) \(|[(, ]\*[),]")
 
 #: Rules whose findings are about expressions and columns, so that each names a column.
 _OF_EXPRESSIONS = frozenset(
@@ -35,13 +45,13 @@ _OF_EXPRESSIONS = frozenset(
 
 #: Operators of text, whose operand PostgreSQL casts; and such a comparison, as it prints it.
 _OF_TEXT = frozenset({"LIKE", "ILIKE", "~", "~*", "^@"})
-_COMPARED_WITH = " ''::text)"
+_COMPARED = re.compile(r"\((?P<operand>.*) \S+ ''::[^']+\)", re.DOTALL)
 
 #: What findings may be about that has no name in the database.
-_SUBJECTS = frozenset({"statement"})
+_SUBJECTS = frozenset({"statement", UNREADABLE})
 
 #: Why an entry matches nothing.
-_UNREADABLE = "it is neither a name nor an expression. There are no wildcards."
+_UNCLEAR = "it is neither a name nor an expression. There are no wildcards."
 _NO_COLUMN = "no watched database has a column of that name."
 _NO_TABLE = (
     "names with a dot are those of a schema and its table, and no watched database has these."
@@ -51,11 +61,9 @@ _NO_NAME = "no watched database has a table, index or column of that name."
 #: A star after a name. The operator `~*` ends with one, too.
 _WILDCARD = re.compile(r'[\w".]\*$')
 
-_LITERAL = re.compile(r"'(?:[^']|'')*'")
-
 
 def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
-    """Return which entries of PLANWATCH_IGNORE name nothing that a database has.
+    """Return which entries of PLANWATCH_IGNORE certainly match nothing, and why.
 
     Empty if a database does not answer, or if none is watched yet: one may have what is named.
     """
@@ -67,20 +75,24 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     tables: set[tuple[str, ...]] = set()
     problems = []
     try:
+        subjects = {entry: entry.partition(":")[2] for entry in named}
+        paths = {entry: set(_paths(subject)) for entry, subject in subjects.items()}
         asked = {name for names in named.values() for name in names}
-        paths = {entry: path for entry in named if (path := _path(entry))}
+        asked_tables = {path[-1] for found in paths.values() for path in found}
         for session in sessions:
-            known |= known_names(session, asked)
-            if paths:
-                tables |= known_tables(session, {path[-1] for path in paths.values()})
+            known |= known_names(session, asked | set(subjects.values()))
+            if asked_tables:
+                tables |= known_tables(session, asked_tables)
         for entry, names in named.items():
+            if subjects[entry] in known or not paths[entry].isdisjoint(tables):
+                # A name may have any sign in it, and stand there without its quotes.
+                continue
             if not names:
-                why = _UNREADABLE
-            elif entry in paths and known & {paths[entry][-1]} and paths[entry] not in tables:
-                # The name of a table may have a dot in it.
-                why = "" if entry.partition(":")[2] in known else _NO_TABLE
+                why = _UNCLEAR
             elif known.isdisjoint(names):
                 why = _NO_NAME
+            elif _is_dotted(subjects[entry]):
+                why = _NO_TABLE
             else:
                 why = _why_no_expression(entry, names, sessions)
             if why:
@@ -98,9 +110,15 @@ def _why_no_expression(entry: str, names: set[str], sessions: Sequence[Session])
     rule, _, subject = entry.partition(":")
     if rule not in _OF_EXPRESSIONS or _NAME.fullmatch(subject):
         return ""
-    form, expressions = _taken_apart(rule, subject)
+    before, expressions, separator, after = _taken_apart(rule, subject)
     if not expressions:
         return ""
+    # How a literal is printed may depend on the application's settings, as that of a date does.
+    wanted = [comparable(_without_literals(expression)) for expression in expressions]
+    is_sql = not _NOT_SQL.search(_IN_QUOTES.sub("", ", ".join(expressions)))
+    operator = next(iter(after.split()), "")
+    is_text = operator in _OF_TEXT
+    queries = [f"({text}) {operator} ''" if is_text else text for text in expressions]
     found: set[str] = set()
     has_column = False
     for session in sessions:
@@ -108,55 +126,60 @@ def _why_no_expression(entry: str, names: set[str], sessions: Sequence[Session])
         if tables is None:
             return ""
         has_column |= bool(tables)
+        if not is_sql:
+            continue
         try:
-            forms = printed(session, expressions, tables)
+            forms = printed(session, queries, tables)
         except ServerError as error:
             if error.sqlstate != SYNTAX_ERROR:
                 raise
-            return _UNREADABLE
-        found |= {form.format(*map(_operand, texts)) for texts in forms}
+            return _UNCLEAR
+        for texts in forms:
+            operands = [_bare(_operand(text) if is_text else text) for text in texts]
+            if "" in operands or wanted == [comparable(_without_literals(one)) for one in operands]:
+                return ""
+            found.add(f"{before}{separator.join(operands)}{after}")
     if not has_column:
         return _NO_COLUMN
-    if not found or any(comparable(text) == comparable(subject) for text in found):
-        return ""
-    return f"PostgreSQL prints this as {' or '.join(sorted(found))}."
+    return f"PostgreSQL prints this as {' or '.join(sorted(found))}." if found else ""
 
 
-def _taken_apart(rule: str, subject: str) -> tuple[str, list[str]]:
-    """Return the form of a rule's subject, with a place for each expression, and these."""
-    if rule == "index-only-blocked":
-        expressions = subject.split(" and ")
-        return " and ".join("{}" for _ in expressions), expressions
-    if rule != "pattern-match":
-        expressions = _listed(subject)
-        return ", ".join("{}" for _ in expressions), expressions
-    parts = split_subject(subject)
-    if parts is None:
-        return "", []
-    before, operand, after = parts
-    operator = after.split()[0]
-    return f"{before}{{}}{after}", [f"{operand} {operator} ''" if operator in _OF_TEXT else operand]
+def _taken_apart(rule: str, subject: str) -> tuple[str, list[str], str, str]:
+    """Return the expressions of a rule's subject, with what is before, between and after them."""
+    if rule == "pattern-match":
+        before, operand, after = split_subject(subject) or ("", "", "")
+        return before, [operand] if operand else [], "", after
+    separator = " and " if rule == "index-only-blocked" else ","
+    expressions = [part.strip() for part in _split(subject, separator)]
+    return "", expressions, ", " if separator == "," else separator, ""
 
 
 def _operand(text: str) -> str:
-    """Return what is compared, if a text is a comparison that was made to see how it is printed."""
-    if not text.endswith(_COMPARED_WITH):
-        return text
-    return text.removeprefix("(").removesuffix(_COMPARED_WITH).rpartition(" ")[0]
+    """Return what is compared in a comparison that was made to see this, nothing if unknown."""
+    compared = _COMPARED.fullmatch(text)
+    return compared["operand"] if compared else ""
 
 
-def _listed(text: str) -> list[str]:
-    """Return the expressions of a list."""
-    pieces, depth, start = [], 0, 0
-    for token in tokenize(text).tokens:
-        if token.token_type in (TokenType.L_PAREN, TokenType.L_BRACKET):
-            depth += 1
-        elif token.token_type in (TokenType.R_PAREN, TokenType.R_BRACKET):
-            depth -= 1
-        elif token.token_type is TokenType.COMMA and not depth:
-            pieces.append(text[start : token.start])
-            start = token.end + 1
-    return [piece.strip() for piece in (*pieces, text[start:])]
+def _bare(expression: str) -> str:
+    """Return an expression without the parentheses around the whole, which no finding has."""
+    while is_in_parentheses(expression):
+        expression = expression[1:-1]
+    return expression
+
+
+def _without_literals(expression: str) -> str:
+    return _LITERALS.sub(lambda found: found[1] or "''", expression)
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """Yield the parts of a text between separators that are in no quotes or parentheses."""
+    depth = start = 0
+    for found in re.finditer(rf"{_IN_QUOTES.pattern}|[(\[]|[)\]]|{separator}", text):
+        depth += (found[0] in "([") - (found[0] in ")]")
+        if found[0] == separator and not depth:
+            yield text[start : found.start()]
+            start = found.end()
+    yield text[start:]
 
 
 def _names(entry: str) -> set[str] | None:
@@ -164,29 +187,39 @@ def _names(entry: str) -> set[str] | None:
     rule, _, of_what = entry.partition(":")
     if not of_what or of_what in _SUBJECTS:
         return None
-    if path := _path(entry):
-        return {path[-1], of_what}
+    if _is_dotted(of_what):
+        return {_parts(of_what)[-1]}
     if _WILDCARD.search(of_what):
         return set()
-    if _NAME.fullmatch(of_what):
-        return set(name_parts(of_what)[-1:])
     if rule not in _OF_EXPRESSIONS:
-        step, _, table = of_what.rpartition(" on ")
-        if step[:1].isupper() and _NAME.fullmatch(table):
-            return set(name_parts(table))
-        # Without a letter it is nothing that a finding may be about.
-        return None if any(map(str.isalnum, of_what)) else set()
-    words = _NAME.findall(_LITERAL.sub("", of_what))
+        return _names_of_step(of_what)
+    words = _NAME.findall(_LITERALS.sub(lambda found: found[1] or "", of_what))
     return {part for word in words for part in name_parts(word)}
 
 
-def _path(entry: str) -> tuple[str, ...]:
-    """Return the names of an entry that is nothing but several with dots between them."""
-    of_what = entry.partition(":")[2]
-    names, place = [], 0
-    while one := _NAME.match(of_what, place):
-        names += name_parts(one[0])
-        place = one.end() + 1
-        if of_what[one.end() : place] != ".":
-            break
-    return tuple(names) if len(names) > 1 and place == len(of_what) + 1 else ()
+def _names_of_step(title: str) -> set[str] | None:
+    """Return the same for a name, or for a step of a plan as it is in a finding."""
+    step, _, table = title.rpartition(" on ")
+    is_step = title[:1].isupper()
+    if _NAME.fullmatch(table) and (is_step if step else not is_step):
+        return set(name_parts(table))
+    # Without a letter it is nothing that a finding may be about.
+    return None if any(map(str.isalnum, title)) else set()
+
+
+def _paths(of_what: str) -> Iterator[tuple[str, ...]]:
+    """Yield what schema and table an entry may name, in quotes or not."""
+    yield tuple(name_parts(of_what))
+    for dot in re.finditer(r"\.", of_what):
+        yield of_what[: dot.start()], of_what[dot.end() :]
+
+
+def _is_dotted(of_what: str) -> bool:
+    """Whether an entry is nothing but several names with dots between them."""
+    return len(_parts(of_what)) > 1
+
+
+def _parts(of_what: str) -> list[str]:
+    """Return the names of an entry that is nothing but names with dots between them."""
+    one = rf"(?:{_QUOTED_NAME}|{_PLAIN_NAME})"
+    return name_parts(of_what) if re.fullmatch(rf"{one}(?:\.{one})*", of_what) else []

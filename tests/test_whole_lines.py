@@ -37,6 +37,7 @@ from flask_planwatch.rules import (
     limit_trap,
     missing_index,
     pattern_match,
+    statement_failed,
 )
 
 #: Names of a table and of a column, with twelve characters.
@@ -145,7 +146,10 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         )
     },
     "pattern_match": {"lacks": list(pattern_match._LACKS.values())},
-    "statement_failed": {"meaning": list(failure._LOAD.values())},
+    "statement_failed": {
+        "meaning": list(failure._LOAD.values()),
+        "look": templates(statement_failed, "_LOOK_AT_STEP", "_LOOK_INTO_LOG"),
+    },
 }
 
 

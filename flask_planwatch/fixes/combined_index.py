@@ -21,6 +21,7 @@ _NO_INDEX = (
     "No single index answers all of these conditions: they are not comparisons that a btree knows, "
     "or an expression in them holds a value."
 )
+_COMPARE = "compare the columns as a btree knows it, or store the expression in a column"
 
 _FEW_ENTRIES = (
     "the entries that lead to no row are less than {wanted:percent} of the cost of the statement"
@@ -37,7 +38,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     """
     heap, index = hit.suspicion.scans[0], _candidate(case, hit)
     if index is None:
-        return Advised((), remark=_NO_INDEX)
+        return Advised((), remark=_NO_INDEX, hint=_COMPARE)
     answer = try_index(case, hit, index, lambda _, attempt: _proof(heap, index, attempt))
     if isinstance(answer, Declined) or _entries(hit) >= case.plan.total_cost * MIN_SAVING:
         return answer

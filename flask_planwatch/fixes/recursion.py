@@ -27,6 +27,7 @@ _GUESSED = (
     "PostgreSQL cannot know how deep a recursive query goes: it assumes ten rounds, each with ten "
     "times as many rows as the first."
 )
+_LIMIT = "limit how many rounds the recursive query has, or how many rows a round finds"
 _KEPT = "With the right estimate it would keep its plan."
 _SET = Form(
     f"SET LOCAL {_SETTING} = {{factor}} before the statement",
@@ -57,7 +58,7 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
     facts = {"start": start, "before": expected, "actual": actual}
     rows = case.session.fetch("SELECT current_setting(%s, true)", (_SETTING,))
     if rows[0][0] is None:
-        return Advised((), remark=_GUESSED)
+        return Advised((), remark=_GUESSED, hint=_LIMIT)
     # The rows of a round grow in proportion.
     factor = float(rows[0][0]) * max(actual - start, 0.1) / max(expected - start, 0.1)
     factor = float(f"{min(max(factor, _LEAST), _MOST):.2g}")
@@ -67,9 +68,9 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
     after = _planned(case, factor)
     found = None if after is None else _same(after, union)
     if after is None or found is None or after.shape == case.plan.shape:
-        return Advised((), remark=f"{_GUESSED} {_KEPT}")
+        return Advised((), remark=f"{_GUESSED} {_KEPT}", hint=_LIMIT)
     if max(found.rows / actual, actual / max(found.rows, 1.0)) >= MIN_MISESTIMATE:
-        return Advised((), remark=_GUESSED)
+        return Advised((), remark=_GUESSED, hint=_LIMIT)
     proof = (say(ESTIMATE, after=found.rows, **facts), *other_joins(case.plan, after))
     verdict = Verdict(VerdictStatus.VERIFIED, _RIGHT, proof=proof)
     return Advised((_SET.advice(verdict, **said),))

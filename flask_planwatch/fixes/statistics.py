@@ -63,6 +63,12 @@ _FOR_ONE_VALUE = (
     "that value: compare the columns in another way, or store the expression in a column."
 )
 
+#: What to do instead, in a few words.
+_LOOK_UP_FIRST = "look up what {terms:and} has to match first, and pass it as a parameter"
+_REWRITE = "put the rows of {node} into a temporary table, and ANALYZE it"
+_LARGER_SAMPLE = "raise the statistics target of what it tests (SET STATISTICS), then ANALYZE"
+_NO_VALUE = "compare the columns in another way, or store the expression in a column"
+
 #: Why no statistics were tried.
 _NOT_BUILT = "statistics have to be collected to be tried[: {building}]"
 _MARKED = (
@@ -138,6 +144,13 @@ class _Wrong:
             return say(_LATER, terms=self.conditions.terms or ["it"])
         return _FOR_ONE_VALUE if self.conditions.holds_value else _NOTHING_MORE
 
+    @property
+    def hint(self) -> str:
+        """What to do instead."""
+        if self.conditions.later:
+            return say(_LOOK_UP_FIRST, terms=self.conditions.terms or ["it"])
+        return _NO_VALUE if self.conditions.holds_value else _LARGER_SAMPLE
+
 
 def advise(case: Case, hit: Hit) -> Answer:
     """Return what would make the planner expect the rows that came.
@@ -149,12 +162,14 @@ def advise(case: Case, hit: Hit) -> Answer:
     if analysed and union and (wrong is None or wrong.conditions.later):
         return recursion.advise(case, analysed, union)
     if wrong is None:
-        return _of_join(case, hit) or Advised((), remark=_NO_TABLE)
+        node = hit.suspicion.node
+        rewrite = say(_REWRITE, node=node.title if node is not None else hit.suspicion.subject)
+        return _of_join(case, hit) or Advised((), remark=_NO_TABLE, hint=rewrite)
     reason, blocked = _no_trial(case, wrong.relation), False
     fit = wrong.stale or wrong.conditions.may_go_together
     # Another trial that was rolled back may have reset the count of what was written since.
     if not fit and (reason or wrong.conditions.later):
-        return Advised((), remark=wrong.remark)
+        return Advised((), remark=wrong.remark, hint=wrong.hint)
     if not reason:
         try:
             with on_statistics(case.session) as fresh:

@@ -73,14 +73,16 @@ class Advised:
     """The advice on a hit; `blocked` if a lock kept the index from being tried this time.
 
     `late`: there was no time to try all of it, nor will there be next time. `remark` is added to
-    the finding's text. `indexes` are those that other statements may share: what the planner used,
-    or could not be asked about. They are the first of the advice that creates one.
+    the finding's text, and `hint` says what to look at where there is no advice, unless the rule
+    says that. `indexes` are those that other statements may share: what the planner used, or could
+    not be asked about. They are the first of the advice that creates one.
     """
 
     advice: tuple[Advice, ...]
     blocked: bool = False
     late: bool = False
     remark: str = ""
+    hint: str = ""
     indexes: tuple[Candidate, ...] = ()
 
     @property

@@ -147,6 +147,7 @@ def findings_of(
             draft,
             problem=sentences(draft.problem, basis_of(capture, hit, schema), answer.remark),
             advice=answer.advice,
+            hint=answer.hint or draft.hint,
             saves_ms=round(capture.statistics.total_ms * saved, 3),
             indexes=schema.index_mark,
         )

@@ -40,7 +40,7 @@ from ..failure import StatementError
 from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import NO_RELATION, Relation, Schema
 from ..plan.tree import Node, Plan
-from ..plan.wording import Words, say
+from ..plan.wording import Template, Words, say
 from .loops import Work
 
 NAME = "statement-failed"
@@ -49,8 +49,11 @@ WORDS = Words(
     what="Statement[ on {table}] failed",
     why="{meaning} ({error})",
     problem="the statement failed: {meaning} ({error}).[ Its plan, explained afterwards: {plan}.]",
-    hint="[look at {costliest}, its costliest step]",
+    hint="{look}",
 )
+
+_LOOK_AT_STEP = Template("look at {costliest}, its costliest step")
+_LOOK_INTO_LOG = Template("look into the server's log of that time")
 
 _PLAN = "cost {cost:number}, {steps:list}"
 _STEP = "{node} for {rows:rows}[ in each of {runs:number} runs] at cost {cost:number}"
@@ -101,6 +104,7 @@ def _failed(suspicion: Suspicion, error: StatementError, work: Work | None = Non
             meaning=error.meaning,
             error=error,
             plan=facts.get("plan"),
+            look=_LOOK_AT_STEP if costliest else _LOOK_INTO_LOG,
             costliest=next((scan.title for scan in costliest), None),
         ),
     )

@@ -66,6 +66,8 @@ class RuleInApp:
         """Return the findings of this rule; fail if a rule has spoken that may not."""
         for finding in findings:
             assert finding.rule in {self.rule.name, *self.rule.beside, *beside}, finding.message
+            # What is not advised is said in the same line of the log, as what to look at next.
+            assert finding.advice or finding.hint, finding.message
         return [finding for finding in findings if finding.rule == self.rule.name]
 
     def check(self, case: Case) -> Finding | None:

@@ -328,6 +328,7 @@ def test_it_is_told_without_a_plan_if_the_server_stays_away(own_server, watch, m
     watched = outage(own_server, watch)
     (finding,) = failed(watched)
     assert "There is no plan of it: PlanWatch could not connect to the server." in finding.problem
+    assert finding.hint == "look into the server's log of that time"
     assert watched.planwatch.stats()["skipped"] == {"server-unavailable": 1}
 
 

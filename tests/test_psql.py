@@ -503,7 +503,34 @@ def test_position_that_psycopg2_writes_is_not_prepared(story, run, without_value
 def test_statement_that_was_not_inspected_is_offered_with_its_values_only(story, run, waiting):
     ran = run("psycopg2", sa.select(User.id).where(User.id.in_(range(5000))), waits=True)
     assert not copied(ran.shown)
-    assert "It cannot be copied for psql: the types of its parameters are not known." in ran.shown
+    assert "It cannot be copied for psql: it is not inspected yet." in ran.shown
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("condition", "why"),
+    [
+        (
+            User.nickname.in_([f"one of so many nicknames {number}" for number in range(3000)]),
+            "its plan has more conditions than PlanWatch reads",
+        ),
+        (
+            sa.case(*((User.points == at, f"{at} points") for at in range(700)), else_="") == "7",
+            "its text, or a condition in its plan, is longer than PlanWatch reads",
+        ),
+    ],
+)
+def test_of_a_statement_that_is_too_large_it_is_said_that_it_is(story, run, driver, condition, why):
+    """Not that the types of its parameters are not known."""
+    ran = run(driver, sa.select(User.id).where(condition))
+    assert not copied(ran.shown)
+    assert f"It cannot be copied for psql: it was not inspected: {why}." in ran.shown
+
+
+def test_of_a_statement_that_is_not_sampled_it_is_said_that_it_was_not_inspected(story, run):
+    values = sa.select(User.id).where(User.id.in_(range(5000)))
+    ran = run("psycopg2", values.execution_options(planwatch=False))
+    assert "types of its parameters" not in ran.shown
 
 
 @pytest.mark.parametrize("debug", [False, True])

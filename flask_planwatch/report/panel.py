@@ -25,7 +25,7 @@ from ..inspection.detail import Detail, Preparable
 from ..plan.wording import FORMS
 from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
-from .psql import Sql, sql_of
+from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_YET, Sql, sql_of
 from .store import by_fix
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
@@ -177,7 +177,16 @@ class Statement:
     def sql(self) -> Sql:
         """The statement as psql takes it: with its values, or prepared if they are too long."""
         complete = self.detail.statement if self.detail else ""
-        return sql_of(complete or self.shown.seen.sql, self.form, self.text)
+        written = complete or self.shown.seen.sql
+        return sql_of(written, self.form, self.text, why_no_form=self._why_no_form)
+
+    @property
+    def _why_no_form(self) -> str:
+        """Why it is not known how the statement is copied without its values."""
+        if self.inspection is None:
+            return NOT_YET if self.state == "waiting" else NOT_INSPECTED
+        skip = self.inspection.skip
+        return f"{NOT_INSPECTED}: {skip.reason.explanation}" if skip else NOT_KNOWN
 
     @property
     def state(self) -> str:

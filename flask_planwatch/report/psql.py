@@ -13,8 +13,10 @@ from ..inspection.detail import Preparable
 #: Characters of one statement that are shown: a bulk insert has millions.
 MAX_TEXT_SHOWN = MAX_WRITTEN
 
-#: Why a statement that has no plan cannot be copied without its values.
+#: Why a statement cannot be copied without its values although it was inspected, and if it was not.
 NOT_KNOWN = "the types of its parameters are not known"
+NOT_YET = "it is not inspected yet"
+NOT_INSPECTED = "it was not inspected"
 
 
 class Sql(NamedTuple):
@@ -24,16 +26,19 @@ class Sql(NamedTuple):
     refusal: str = ""
 
 
-def sql_of(complete: str, form: Preparable | None, text: str) -> Sql:
+def sql_of(
+    complete: str, form: Preparable | None, text: str, *, why_no_form: str = NOT_KNOWN
+) -> Sql:
     """Return a statement with its values, else without them, else as a text to be read only.
 
     `complete` has the values, and is empty if they are not known. `form` is the statement without
-    them, None if that is not known. `text` is the statement with its literals masked.
+    them, None if that is not known, and `why_no_form` says why then. `text` is the statement with
+    its literals masked.
     """
     if 0 < len(complete) <= MAX_TEXT_SHOWN:
         return Sql(runnable(complete))
     if form is None or form.refusal:
-        return Sql(lay_out(text), NOT_KNOWN if form is None else form.refusal)
+        return Sql(lay_out(text), why_no_form if form is None else form.refusal)
     return Sql(prepared(form))
 
 

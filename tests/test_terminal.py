@@ -501,7 +501,7 @@ def test_what_a_stream_cannot_encode_is_printed_and_the_stream_is_named_once(
     assert (first, last) == (printed, f"{printed} again")
     assert left_out.startswith(
         "PlanWatch left out a handler of the application's log: the stream of a StreamHandler "
-        f"cannot encode a message in {encoding}. "
+        f"cannot encode a message in {encoding}. PlanWatch.findings() has what it found. "
     )
     assert written.getvalue() == b"plain\n"
     assert (reporter.errors, handler.filters) == (2, [])

@@ -249,10 +249,12 @@ class LogReporter:
             what = f"could not log a message: the application's logging raised {_raised(error)}"
             if isinstance(error, terminal.HandlerError):
                 what = f"left out a handler of the application's log: {error}"
+            why = "PlanWatch logs outside of Flask's contexts; "
+            if isinstance(error, terminal.EncodingError):
+                why = ""
             failure = (
-                f"PlanWatch {what}. PlanWatch logs outside of Flask's contexts; "
-                "PlanWatch.findings() has what it found. Others are only counted, in "
-                "PlanWatch.stats()."
+                f"PlanWatch {what}. {why}PlanWatch.findings() has what it found. Others are only "
+                "counted, in PlanWatch.stats()."
             )
             if self._is_first(failure):
                 terminal.write(failure)

@@ -24,6 +24,10 @@ class HandlerError(Exception):
     """A handler of the application's cannot take a message; says why, and holds no value of it."""
 
 
+class EncodingError(HandlerError):
+    """Its stream cannot encode the message."""
+
+
 #: How handlers write that can write nothing but a text.
 _WRITES_TEXT = frozenset(
     {
@@ -50,7 +54,7 @@ def log(
     handlers = list(_handlers(logger)) if enabled else []
     printing: list[logging.Handler] = []
     passed: list[logging.Handler] = []
-    broken: dict[logging.Handler, str] = {}
+    broken: dict[logging.Handler, HandlerError] = {}
 
     def printed(handlers: list[logging.Handler]) -> bool:
         return any(
@@ -80,7 +84,9 @@ def log(
     if not printed(handlers) and (not chosen or any(one in broken for one in printing)):
         write(message)
     if broken:
-        raise HandlerError("; ".join(dict.fromkeys(broken.values())))
+        kinds = {type(error) for error in broken.values()}
+        kind = kinds.pop() if len(kinds) == 1 else HandlerError
+        raise kind("; ".join(dict.fromkeys(map(str, broken.values()))))
 
 
 def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logging.Handler]:
@@ -96,7 +102,7 @@ def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logg
 def _noted(
     handlers: Sequence[logging.Handler],
     passed: list[logging.Handler],
-    broken: dict[logging.Handler, str],
+    broken: dict[logging.Handler, HandlerError],
 ) -> Iterator[None]:
     """Note which handlers take a record of this thread, as the last of each one's filters.
 
@@ -125,8 +131,8 @@ def _noted(
             handler.removeFilter(note)
 
 
-def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
-    """Return why a handler cannot write a record, nothing if it can.
+def _problem(handler: logging.Handler, record: logging.LogRecord) -> HandlerError | None:
+    """Return why a handler cannot write a record, None if it can.
 
     Its formatter raises or returns no text, or its stream cannot encode the text. A handler that
     handles such errors in a way of its own is left to it, and so is one that does not format the
@@ -137,7 +143,7 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
     formatter, kind = handler.formatter, type(handler)
     writes_text = kind.emit in _WRITES_TEXT
     if own or isinstance(handler, later) or not (formatter or writes_text):
-        return ""
+        return None
     try:
         # A formatter writes into the record.
         text = handler.format(copy.copy(record))
@@ -145,15 +151,15 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> str:
         done = f"raised {type(error).__name__}"
     else:
         if not writes_text:
-            return ""
+            return None
         if isinstance(text, str):
             encoding = _unfit_encoding(handler, text)
             stream = f"the stream of a {kind.__name__} cannot encode a message in {encoding}"
-            return stream if encoding else ""
+            return EncodingError(stream) if encoding else None
         done = f"returned {type(text).__name__}"
     writer = type(formatter)
     name = f"{writer.__module__}.{writer.__qualname__}({getattr(formatter, '_fmt', None)!r})"
-    return f"the formatter {name} of a {kind.__name__} {done}"
+    return HandlerError(f"the formatter {name} of a {kind.__name__} {done}")
 
 
 def _unfit_encoding(handler: Any, text: str) -> str:

@@ -164,7 +164,8 @@ class Watcher:
                 engines = dict(database.engines)
         known = getattr(getattr(database, "Model", None), "registry", None)
         if known is not None:
-            self._mappings.learn_registry(known)
+            metadatas = getattr(database, "metadatas", {})
+            self._mappings.learn_registry(known, metadatas.get(None))
         for bind, engine in engines.items():
             # An engine that was unwatched stays so until watch() is called for it.
             self._binds.add(bind)
@@ -388,7 +389,8 @@ class Watcher:
 
     def mapped_table(self, capture: Capture, relation: Relation) -> MappedTable | None:
         """Return how the app's code names a relation."""
-        return self._mappings.find(relation, capture.entities)
+        engine = (capture.bind, capture.database)
+        return self._mappings.find(relation, engine, capture.entities)
 
     def preparable(self, fingerprint: str) -> Preparable | None:
         """Return how a statement is copied without its values, None if that is not known."""

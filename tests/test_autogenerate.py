@@ -38,7 +38,7 @@ RELATION = Relation(
 MAPPED = MappedTable(
     "tests.models",
     "User",
-    "user",
+    "User.__table__",
     {column.name: attribute.key for attribute in sa.inspect(User).column_attrs
      for column in attribute.columns},
     frozenset({"data"}),

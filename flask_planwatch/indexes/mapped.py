@@ -32,14 +32,14 @@ class MappedTable:
     `module` and `class_name` name the class that maps the table, or, if none does, a class whose
     metadata holds it. `attributes` maps each column to the class's attribute; it is empty if no
     class maps the table. `json_columns` are those with PostgreSQL's JSON types, whose comparator
-    has `.astext`. `metadata_key` is the table's key in the metadata. `indexes` are those that the
+    has `.astext`. `table` is the Table as Python. `indexes` are those that the
     code declares, whether they exist or not. `column_keys` maps a column to its key in the table
     where that is another one.
     """
 
     module: str
     class_name: str
-    metadata_key: str
+    table: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     json_columns: frozenset[str] = frozenset()
     indexes: tuple[DeclaredIndex, ...] = ()

@@ -131,7 +131,7 @@ def _index(candidate: Candidate, mapped: MappedTable | None, table: str) -> tupl
     code = f"Index({arguments})"
     names = [name for name in ("func", "text") if re.search(rf'(?<![.\w"]){name}[.(]', code)]
     if all(key.startswith("text(") for key in keys):
-        table_object = f"{table}.__table__" if mapped and mapped.attributes else table
+        table_object = mapped.table if mapped and mapped.attributes else table
         code = f"{table_object}.append_constraint({code})"
     names += ["Index"] if mapped else ["Index", "MetaData", "Table"]
     names.sort(key=lambda name: (name.islower(), name))
@@ -288,8 +288,7 @@ def _table(candidate: Candidate, mapped: MappedTable | None) -> tuple[str, list[
     provided = [f"from {mapped.module} import {mapped.class_name.partition('.')[0]}"]
     if mapped.attributes:
         return mapped.class_name, provided
-    tables = f"{mapped.class_name}.metadata.tables"
-    return variable, [*provided, "", f"{variable} = {tables}[{_string(mapped.metadata_key)}]"]
+    return variable, [*provided, "", f"{variable} = {mapped.table}"]
 
 
 def _schema_argument(candidate: Candidate) -> list[str]:

@@ -6,10 +6,11 @@ it selects or changes, and the registry of an entity knows all its classes.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import JSON, Column, Index, MetaData, Table, UniqueConstraint, inspect, make_url
 from sqlalchemy.exc import NoInspectionAvailable
@@ -27,15 +28,27 @@ _POSTGRESQL = make_url("postgresql://").get_dialect()()
 _SPECIAL = ("using", "ops")
 
 
+#: An engine's bind key, and what tells it apart if it has none.
+EngineKey = tuple[str | None, str]
+
+
 class Mappings:
     """The registries that one app was seen to use."""
 
     def __init__(self) -> None:
         self._registries: WeakSet[registry] = WeakSet()
+        #: Flask-SQLAlchemy's metadata without a bind key.
+        self._defaults: WeakSet[MetaData] = WeakSet()
+        #: The engines that ran statements with classes of a metadata.
+        self._engines: WeakKeyDictionary[MetaData, set[EngineKey]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def learn(self, entities: Iterable[Any]) -> None:
-        """Remember the registries of these mapped classes; anything else is passed over."""
+    def learn(self, entities: Iterable[Any], engine: EngineKey) -> set[MetaData]:
+        """Remember the registries of a statement's classes, and which engine ran it.
+
+        It returns the metadata of the classes. Other entities are passed over.
+        """
+        used = set()
         for entity in entities:
             try:
                 mapper = inspect(entity, raiseerr=False)
@@ -45,56 +58,79 @@ class Mappings:
             if isinstance(mapper, Mapper):
                 with self._lock:
                     self._registries.add(mapper.registry)
+                    if isinstance(mapper.local_table, Table):
+                        metadata = mapper.local_table.metadata
+                        used.add(metadata)
+                        self._engines.setdefault(metadata, set()).add(engine)
+        return used
 
-    def learn_registry(self, known: registry) -> None:
-        """Remember a registry, such as that of Flask-SQLAlchemy's `db.Model`."""
+    def learn_registry(self, known: registry, default: MetaData | None = None) -> None:
+        """Remember the registry of Flask-SQLAlchemy's `db.Model`, and its metadata.
+
+        `default` is the metadata of the default bind. That of another bind has the key in it.
+        """
         with self._lock:
             self._registries.add(known)
+            if default is not None:
+                self._defaults.add(default)
 
     def renew_lock(self) -> None:
         """Replace, in a forked child, a lock that a thread of the parent may hold."""
         self._lock = threading.Lock()
 
-    def find(self, relation: Relation, entities: Iterable[Any] = ()) -> MappedTable | None:
-        """Return how the app names a relation, or None if no class leads to it.
+    def find(
+        self, relation: Relation, engine: EngineKey, entities: Iterable[Any] = ()
+    ) -> MappedTable | None:
+        """Return how the app names a relation of an engine, or None if no class leads to it.
 
         `entities` are those of the statement at hand; they are learnt, too.
         """
-        self.learn(entities)
+        own = self.learn(entities, engine)
         with self._lock:
             registries = list(self._registries)
-        # A class that was made inside a function cannot be imported.
-        mappers = [
-            mapper
-            for known in registries
-            for mapper in known.mappers
-            if "<locals>" not in mapper.class_.__qualname__
+        mappers = sorted((one for known in registries for one in known.mappers), key=_name)
+        found = [
+            (order, _described_by(mappers, table))
+            for metadata in _metadatas(mappers)
+            if (order := 0 if metadata in own else self._order(metadata, engine)) is not None
+            for table in list(metadata.tables.values())
+            if _is(table, relation)
         ]
-        for mapper in sorted(mappers, key=_name):
-            # Of several classes on one table, the base class.
-            if mapper.inherits is None or mapper.inherits.local_table is not mapper.local_table:
-                own = mapper.local_table
-                if isinstance(own, Table) and _is(own, relation):
-                    return _described(mapper, own, _attributes(mapper, own))
-        for mapper in sorted(mappers, key=_name):
-            table = _table_in(_metadata(mapper), relation)
-            if table is not None:
-                return _described(mapper, table, {})
-        return None
+        return min(found, key=_preference)[1] if found else None
+
+    def _order(self, metadata: MetaData, engine: EngineKey) -> int | None:
+        """Return how near a metadata is to an engine, from 1 on; None if it is another engine's."""
+        bind, database = engine
+        key = metadata.info.get("bind_key")
+        with self._lock:
+            engines = self._engines.get(metadata, set())
+            is_assigned = key is not None or metadata in self._defaults
+        if is_assigned and key == bind and not database:
+            return 1
+        if engine in engines:
+            return 2
+        if is_assigned and key != bind:
+            return None
+        return 4 if engines else 3
 
 
 def _name(mapper: Mapper[Any]) -> tuple[str, str]:
     return (mapper.class_.__module__, mapper.class_.__qualname__)
 
 
-def _metadata(mapper: Mapper[Any]) -> MetaData:
-    """Return the metadata that is `Class.metadata` in code."""
+def _metadatas(mappers: Iterable[Mapper[Any]]) -> set[MetaData]:
+    return {metadata for mapper in mappers for metadata in _reached(mapper).values()}
+
+
+def _reached(mapper: Mapper[Any]) -> dict[str, MetaData]:
+    """Return the metadata that code has by the attributes of a class."""
+    reached = {}
     metadata = getattr(mapper.class_, "metadata", None)
-    return metadata if isinstance(metadata, MetaData) else mapper.registry.metadata
-
-
-def _table_in(metadata: MetaData, relation: Relation) -> Table | None:
-    return next((table for table in metadata.tables.values() if _is(table, relation)), None)
+    if isinstance(metadata, MetaData):
+        reached["metadata"] = metadata
+    elif isinstance(mapper.local_table, Table):
+        reached["metadata"] = mapper.local_table.metadata
+    return reached
 
 
 def _is(table: Table, relation: Relation) -> bool:
@@ -102,6 +138,37 @@ def _is(table: Table, relation: Relation) -> bool:
     if table.name != relation.name:
         return False
     return table.schema == relation.schema or (table.schema is None and not relation.schema_prefix)
+
+
+def _described_by(mappers: Iterable[Mapper[Any]], table: Table) -> MappedTable | None:
+    """Return how the first class that can be imported names a table."""
+    importable = [mapper for mapper in mappers if _is_importable(mapper.class_)]
+    for mapper in importable:
+        # Of several classes on one table, the base class.
+        is_base = mapper.inherits is None or mapper.inherits.local_table is not table
+        if mapper.local_table is table and is_base:
+            name = f"{mapper.class_.__qualname__}.__table__"
+            return _described(mapper, table, name, _attributes(mapper, table))
+    for mapper in importable:
+        for attribute, metadata in _reached(mapper).items():
+            if metadata is table.metadata:
+                metadata_name = f"{mapper.class_.__qualname__}.{attribute}"
+                name = f"{metadata_name}.tables[{json.dumps(table.key, ensure_ascii=False)}]"
+                return _described(mapper, table, name, {})
+    return None
+
+
+def _is_importable(mapped: type) -> bool:
+    """Whether it can be imported, as a class that was made inside a function cannot."""
+    return "<locals>" not in mapped.__qualname__
+
+
+def _preference(found: tuple[int, MappedTable | None]) -> tuple[object, ...]:
+    """Return what is least for the class that people would choose."""
+    order, mapped = found
+    if mapped is None:
+        return (order, True)
+    return (order, False, not mapped.attributes, mapped.module, mapped.class_name)
 
 
 def _attributes(mapper: Mapper[Any], table: Table) -> dict[str, str]:
@@ -115,17 +182,19 @@ def _attributes(mapper: Mapper[Any], table: Table) -> dict[str, str]:
     }
 
 
-def _described(mapper: Mapper[Any], table: Table, attributes: dict[str, str]) -> MappedTable:
+def _described(
+    mapper: Mapper[Any], table: Table, name: str, attributes: dict[str, str]
+) -> MappedTable:
     return MappedTable(
         module=mapper.class_.__module__,
         class_name=mapper.class_.__qualname__,
-        metadata_key=table.key,
+        table=name,
         attributes=attributes,
         json_columns=frozenset(column.name for column in table.columns if _has_astext(column)),
         column_keys={
             column.name: column.key for column in table.columns if column.key != column.name
         },
-        indexes=tuple(_declared(table, f"{mapper.class_.__qualname__}.__table__")),
+        indexes=tuple(_declared(table, name)),
     )
 
 

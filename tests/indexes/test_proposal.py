@@ -262,7 +262,7 @@ def test_mends_in_the_schema_of_the_table_and_without_concurrently_on_a_partitio
 
 def mapped(*declared: DeclaredIndex) -> MappedTable:
     attributes = {column.name: column.name.lower() for column in COLUMNS}
-    return MappedTable("app.models", "Deed", "deed", attributes, indexes=declared)
+    return MappedTable("app.models", "Deed", "Deed.__table__", attributes, indexes=declared)
 
 
 #: What the models declare, and whether that is the index on (town).

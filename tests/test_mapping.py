@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.ext.automap import automap_base
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.finding import Advice
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.versions]
 TABLES = (
     "CREATE TABLE member (id serial PRIMARY KEY, email text, mail text)",
     "INSERT INTO member (email, mail) SELECT 'e' || g, 'm' || g FROM generate_series(1, 20000) g",
+    "CREATE TABLE label (member_id int, name text)",
+    "INSERT INTO label SELECT g, 'l' || g FROM generate_series(1, 20000) g",
     "VACUUM ANALYZE",
 )
 
@@ -60,6 +63,22 @@ class Addressee(Other):
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str]
 
+
+imperative = registry(metadata=sa.MetaData())
+#: Not the metadata of the registry.
+tables = sa.MetaData()
+member = sa.Table(
+    "member", tables, sa.Column("id", sa.Integer, primary_key=True), sa.Column("email", sa.Text)
+)
+label = sa.Table("label", tables, sa.Column("member_id", sa.Integer), sa.Column("name", sa.Text))
+sa.Index("label_by_name", label.c.name)
+
+
+class Person:
+    """Mapped imperatively: it has no attribute `metadata`."""
+
+
+imperative.map_imperatively(Person, member)
 
 EMAIL = "SELECT id FROM member WHERE lower(email) = 'e7'"
 MAIL = "SELECT id FROM member WHERE mail = 'm7'"
@@ -160,3 +179,65 @@ def test_of_two_plain_engines_each_has_the_class_that_was_used_on_it(filled):
                 assert is_for(advised(planwatch, app), mapped.__name__)
     for engine in engines:
         engine.dispose()
+
+
+@pytest.fixture
+def plain(filled: Database) -> Iterator[tuple[sa.Engine, Callable[[sa.Executable], Advice]]]:
+    """Return an engine, and a function that runs a statement on it and returns the advice."""
+    app = Flask("tests.app")
+    app.config.update(PLANWATCH_SAMPLE_INTERVAL=0, PLANWATCH_VERIFY="build")
+    planwatch = PlanWatch(app)
+    engine = sa.create_engine(filled.url)
+    planwatch.watch(engine, app)
+
+    def ask(statement: sa.Executable) -> Advice:
+        planwatch.clear(app)
+        with engine.connect() as connection:
+            connection.execute(statement).all()
+        return advised(planwatch, app)
+
+    yield engine, ask
+    engine.dispose()
+
+
+def test_a_class_of_automap_has_no_module_to_import_it_from(plain):
+    engine, ask = plain
+    base = automap_base()
+    base.prepare(autoload_with=engine)
+    found = base.classes.member
+    advice = ask(sa.select(found.id).where(func.lower(found.email) == "x"))
+    assert WITHOUT_CLASS in advice.sqlalchemy
+    assert "automap" not in advice.sqlalchemy
+    assert advice.migration == ""
+    exec(advice.sqlalchemy, {"engine": engine})
+
+
+def test_an_imperatively_mapped_class(plain):
+    _, ask = plain
+    advice = ask(sa.select(Person.id).where(func.lower(Person.email) == "x"))
+    assert is_for(advice, "Person")
+    created(advice, member, "ix_member_lower_email")
+
+
+def test_a_table_without_a_class_beside_an_imperatively_mapped_class(plain):
+    _, ask = plain
+    ask(sa.select(Person.id).where(func.lower(Person.email) == "x"))
+    advice = ask(sa.select(label.c.member_id).where(func.lower(label.c.name) == "x"))
+    assert is_for(advice, "Person")
+    created(advice, label, "ix_label_lower_name")
+
+
+def test_what_a_table_without_a_class_declares_is_said_of_this_table(plain):
+    _, ask = plain
+    ask(sa.select(Person.id).where(func.lower(Person.email) == "x"))
+    advice = ask(sa.select(label.c.member_id).where(label.c.name == "l7"))
+    said = 'Person.__table__.metadata.tables["label"] declares this index already'
+    assert said in advice.migration
+    assert eval(said.partition(" ")[0]) is label
+
+
+def created(advice: Advice, table: sa.Table, name: str) -> None:
+    """Run the code of an index, and see that the table has it."""
+    exec(advice.sqlalchemy, {})
+    (index,) = [index for index in table.indexes if index.name == name]
+    table.indexes.discard(index)

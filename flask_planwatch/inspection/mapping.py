@@ -7,6 +7,7 @@ it selects or changes, and the registry of an entity knows all its classes.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -128,8 +129,9 @@ def _reached(mapper: Mapper[Any]) -> dict[str, MetaData]:
     metadata = getattr(mapper.class_, "metadata", None)
     if isinstance(metadata, MetaData):
         reached["metadata"] = metadata
-    elif isinstance(mapper.local_table, Table):
-        reached["metadata"] = mapper.local_table.metadata
+    if isinstance(mapper.local_table, Table):
+        # An imperatively mapped class has no other.
+        reached["__table__.metadata"] = mapper.local_table.metadata
     return reached
 
 
@@ -159,8 +161,15 @@ def _described_by(mappers: Iterable[Mapper[Any]], table: Table) -> MappedTable |
 
 
 def _is_importable(mapped: type) -> bool:
-    """Whether it can be imported, as a class that was made inside a function cannot."""
-    return "<locals>" not in mapped.__qualname__
+    """Whether its module has the class by its name.
+
+    One that was made inside a function, or by automap, cannot be imported.
+    """
+    found: Any = sys.modules.get(mapped.__module__)
+    for name in mapped.__qualname__.split("."):
+        # Not getattr: a module may load something then.
+        found = getattr(found, "__dict__", {}).get(name)
+    return found is mapped
 
 
 def _preference(found: tuple[int, MappedTable | None]) -> tuple[object, ...]:

@@ -28,6 +28,7 @@ from .report.start import (
     DEFAULT,
     NEEDED,
     Server,
+    engine_name,
     introduction,
     late_settings,
     other_databases,
@@ -142,7 +143,7 @@ class Watcher:
         return self._sampler
 
     def attach(self) -> None:
-        """Join the toolbar, and listen to the engines that Flask-SQLAlchemy has by now.
+        """Join the toolbar, and listen to the engines that Flask-SQLAlchemy or its Lite has by now.
 
         If PlanWatch is off, its panel says so.
         """
@@ -166,13 +167,16 @@ class Watcher:
         if known is not None:
             metadatas = getattr(database, "metadatas", {})
             self._mappings.learn_registry(known, metadatas.get(None))
-        for bind, engine in engines.items():
+        # Flask-SQLAlchemy-Lite, which has no metadata, gives the default engine a key.
+        is_lite = not hasattr(database, "metadatas")
+        for key, engine in engines.items():
+            bind = None if is_lite and key == DEFAULT else key
+            self._binds.update((key, bind))
             # An engine that was unwatched stays so until watch() is called for it.
-            self._binds.add(bind)
             if engine not in self._engines:
-                name = DEFAULT if bind is None else bind
-                url = self._settings_at_start.database_url_for(bind)
-                self._watch(engine, name, bind, url)
+                given = self._settings_at_start
+                url = given.database_url_for(bind) or given.database_url_for(key)
+                self._watch(engine, engine_name(bind), bind, url)
 
     @property
     def introduction(self) -> str:
@@ -299,6 +303,8 @@ class Watcher:
         # Not the URL: a fingerprint is the same on every machine.
         database = f"engine {nameless + 1}" if nameless else ""
         name = engine.url.database or database or "an engine"
+        if name in {DEFAULT, *self._binds}:
+            name = f"database {name}"
         url = self._settings_at_start.database_url_of(engine.url)
         self._watch(engine, name, None, url, database)
 

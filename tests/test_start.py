@@ -291,6 +291,74 @@ def test_binds_that_do_not_exist_are_named(story, watch, warnings):
     ]
 
 
+class Lite:
+    """The engines of an app by their names, as Flask-SQLAlchemy-Lite has them."""
+
+    def __init__(self, app: Flask, **engines: sa.Engine) -> None:
+        self._engines = engines
+        app.extensions["sqlalchemy"] = self
+
+    @property
+    def engines(self) -> dict[str, sa.Engine]:
+        return self._engines
+
+
+@pytest.mark.parametrize("keys", [(), (None, "archive"), ("default", "archive")], ids=str)
+def test_the_default_engine_of_flask_sqlalchemy_lite(story, warnings, keys):
+    url = sa.make_url(story.url)
+    app = Flask("tests.app")
+    app.config.update(
+        PLANWATCH_DATABASE_URL=dict.fromkeys(keys, url) if keys else url,
+        PLANWATCH_SAMPLE_INTERVAL=0,
+        PLANWATCH_STATEMENT_TIMEOUT_MS=30_000,
+    )
+    engines = {
+        "archive": sa.create_engine(story.url_for("psycopg2")),
+        "default": sa.create_engine(story.url_for("psycopg")),
+    }
+    Lite(app, **engines)
+    planwatch = PlanWatch(app)
+    for engine in engines.values():
+        with engine.connect() as connection:
+            connection.execute(LOGIN).all()
+    assert planwatch.flush(120, app)
+    binds = {finding.statement.bind for finding in planwatch.findings(app)}
+    assert binds == {None, "archive"}
+    assert warnings() == []
+    first, second = app.extensions["planwatch"]._watched()
+    assert (first.name, first.url) == ("default", url)
+    assert (second.name, second.url) == ("archive", url if keys else None)
+    for engine in engines.values():
+        planwatch.unwatch(engine, app)
+        engine.dispose()
+
+
+def test_engines_that_are_called_default_are_told_apart(story, watch):
+    binds = {"default": story.url_for("psycopg"), "archive": "sqlite://"}
+    watched = watch(story.url, SQLALCHEMY_BINDS=binds)
+    engines = [
+        sa.create_engine(f"postgresql+psycopg2://h/{name}") for name in ("default", "archive")
+    ]
+    for engine in engines:
+        watched.planwatch.watch(engine, watched.app)
+    line = watched.app.extensions["planwatch"].introduction
+    assert line == (
+        "PlanWatch watches 4 engines: default (psycopg2), bind default (psycopg), "
+        "database default (psycopg2), database archive (psycopg2). "
+        "Not watched: archive (sqlite+pysqlite)."
+    )
+
+
+@pytest.mark.parametrize("left_alone", ["default", "bind default"])
+def test_a_url_for_an_engine_that_is_called_default_and_is_left_alone(left_alone):
+    url = "postgresql://h/d"
+    given = {"PLANWATCH_DATABASE_URL": {None: url, "default": url}}
+    settings = read_settings(given, debug=False, testing=False)
+    named = {"default": "the default engine", "bind default": "the bind 'default'"}[left_alone]
+    (problem,) = unused_urls(settings, [None, "default"], [], {left_alone: "sqlite+pysqlite"})
+    assert f"applies to nothing: {named} (sqlite+pysqlite)" in problem
+
+
 def test_a_bind_that_is_left_alone_exists():
     given = {"PLANWATCH_DATABASE_URL": "postgresql://h/d"}
     settings = read_settings(given, debug=False, testing=False)

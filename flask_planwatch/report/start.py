@@ -30,6 +30,11 @@ NEEDED = f"PostgreSQL through {', '.join(DRIVERS[:-1])} or {DRIVERS[-1]}"
 _CLOSED = "the app closed its connections before PlanWatch could ask the server"
 
 
+def engine_name(bind: str | None) -> str:
+    """Return what people call the engine of a bind; one may have the default engine's name."""
+    return DEFAULT if bind is None else f"bind {bind}" if bind == DEFAULT else bind
+
+
 @dataclass(frozen=True)
 class Server:
     """An engine as people name it, and its server, or why that did not answer."""
@@ -130,7 +135,7 @@ def unused_urls(
             continue
         named = "the default engine" if bind is None else f"the bind {bind!r}"
         if bind in known:
-            if dialect := left_alone.get(DEFAULT if bind is None else bind):
+            if dialect := left_alone.get(engine_name(bind)):
                 problems.append(
                     f"{PREFIX}DATABASE_URL applies to nothing: {named} ({dialect}) is not {NEEDED}."
                 )

@@ -24,6 +24,10 @@ TABLES = (
     "INSERT INTO member (email, mail) SELECT 'e' || g, 'm' || g FROM generate_series(1, 20000) g",
     "CREATE TABLE label (member_id int, name text)",
     "INSERT INTO label SELECT g, 'l' || g FROM generate_series(1, 20000) g",
+    "CREATE TABLE func (id int, name text)",
+    "INSERT INTO func SELECT g, 'l' || g FROM generate_series(1, 20000) g",
+    "CREATE TABLE text (id int, name text)",
+    "INSERT INTO text SELECT g, 'l' || g FROM generate_series(1, 20000) g",
     "VACUUM ANALYZE",
 )
 
@@ -72,6 +76,8 @@ member = sa.Table(
 )
 label = sa.Table("label", tables, sa.Column("member_id", sa.Integer), sa.Column("name", sa.Text))
 sa.Index("label_by_name", label.c.name)
+# Under a name that its index needs, and that this module has for another thing.
+functions = sa.Table("func", tables, sa.Column("id", sa.Integer), sa.Column("name", sa.Text))
 
 
 class Person:
@@ -234,6 +240,16 @@ def test_what_a_table_without_a_class_declares_is_said_of_this_table(plain):
     said = 'Person.__table__.metadata.tables["label"] declares this index already'
     assert said in advice.migration
     assert eval(said.partition(" ")[0]) is label
+
+
+def test_a_table_with_a_name_that_the_code_needs(plain):
+    engine, ask = plain
+    ask(sa.select(Person.id).where(func.lower(Person.email) == "x"))
+    advice = ask(sa.select(functions.c.id).where(func.lower(functions.c.name) == "x"))
+    created(advice, functions, "ix_func_lower_name")
+    advice = ask(sa.text("SELECT id FROM text WHERE name || name = 'x'"))
+    assert "text(" in advice.sqlalchemy
+    exec(advice.sqlalchemy, {"engine": engine})
 
 
 def created(advice: Advice, table: sa.Table, name: str) -> None:

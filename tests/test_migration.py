@@ -250,12 +250,12 @@ def on_hypopg(
         yield from made_project(tmp_path, database, monkeypatch)
 
 
-def advised(project: Project, build: Build, *, verify: str = "build") -> Advice:
-    """Run a statement, and return the first advice on it."""
+def advised(project: Project, build: Build, *, verify: str = "build", name: str = "User") -> Advice:
+    """Run a statement on the class of this name, and return the first advice on it."""
     app, models = project.start(PLANWATCH_VERIFY=verify)
     planwatch = PlanWatch(app)
     with app.app_context():
-        models.db.session.execute(build(models.User)).all()
+        models.db.session.execute(build(getattr(models, name))).all()
         models.db.session.rollback()
         assert planwatch.flush(120)
         (finding,) = planwatch.findings()
@@ -453,3 +453,26 @@ def test_what_alembic_does_not_compare_is_said(project):
     paste(project, model=model.replace("Active", "Retired"), migration=migration)
     assert "Alembic does not compare WHERE: if that changes later" in advice.migration
     assert generated(project) == ""
+
+
+#: What a class is called, and what else the module calls so.
+NAMES = {
+    "Index": "sa = sqlalchemy = Index",
+    "text": "",
+    "func": "sa = func",
+    "sa": "text = sa",
+    "op": "",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_class_with_a_name_of_sqlalchemy_stays_what_it_is(project, name):
+    models = project.models.read_text().replace("class User", f"class {name}")
+    project.models.write_text(f"{models}\n\n{NAMES[name]}\n")
+    advice = advised(project, CASES["partial, of an expression"][0], name=name)
+    model, migration = parts_of(advice.migration)
+    paste(project, model=model, migration=migration)
+    assert generated(project) == ""
+    _, pasted = project.start()
+    for each in (name, *NAMES[name].split(" = ")):
+        assert not each or issubclass(getattr(pasted, each), pasted.db.Model)

@@ -34,7 +34,8 @@ class MappedTable:
     class maps the table. `json_columns` are those with PostgreSQL's JSON types, whose comparator
     has `.astext`. `table` is the Table as Python. `indexes` are those that the
     code declares, whether they exist or not. `column_keys` maps a column to its key in the table
-    where that is another one.
+    where that is another one. `names` are those that the module has for other things than
+    SQLAlchemy has, and than this table.
     """
 
     module: str
@@ -44,3 +45,4 @@ class MappedTable:
     json_columns: frozenset[str] = frozenset()
     indexes: tuple[DeclaredIndex, ...] = ()
     column_keys: Mapping[str, str] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()

@@ -117,26 +117,48 @@ def _definition(key: Key) -> str | None:
     return key.definition or as_defined(key.term)
 
 
+#: What SQLAlchemy is called, the first that is free, where a module has its names for other things.
+_MODULE = ("sa", "sqlalchemy", "sqlalchemy_")
+
+#: Names that the code of an index has itself.
+_USED = {"Index", "MetaData", "Table", "engine", "func", "text", *_MODULE}
+
 #: What text() takes for the start of a parameter.
 _PARAMETER = re.compile(r"(?<![:\w\\]):(?=\w)")
 
 
-def _index(candidate: Candidate, mapped: MappedTable | None, table: str) -> tuple[str, list[str]]:
-    """Return the import from SQLAlchemy, and the definition of the index."""
-    columns = _Columns(mapped, table)
+def _index(
+    candidate: Candidate, mapped: MappedTable | None, table: str, module: str = ""
+) -> tuple[str, list[str]]:
+    """Return the import from SQLAlchemy, and the definition of the index.
+
+    `module` is what SQLAlchemy is imported as; without it, what is used of it is imported.
+    """
+    prefix = f"{module}." if module else ""
+    columns = _Columns(mapped, table, prefix)
     classes: dict[str, str] = {}
     keys = [_sqlalchemy_key(key, columns, classes) for key in candidate.keys]
-    options = _options(candidate, "text", classes)
+    options = _options(candidate, f"{prefix}text", classes)
     arguments = ", ".join([_string(candidate.name), *keys, *options])
-    code = f"Index({arguments})"
+    code = f"{prefix}Index({arguments})"
     names = [name for name in ("func", "text") if re.search(rf'(?<![.\w"]){name}[.(]', code)]
-    if all(key.startswith("text(") for key in keys):
+    if all(key.startswith(f"{prefix}text(") for key in keys):
         table_object = mapped.table if mapped and mapped.attributes else table
         code = f"{table_object}.append_constraint({code})"
     names += ["Index"] if mapped else ["Index", "MetaData", "Table"]
-    names.sort(key=lambda name: (name.islower(), name))
+    if mapped and not module and not mapped.names.isdisjoint(names):
+        free = (name for name in _MODULE if name not in mapped.names)
+        return _index(candidate, mapped, table, next(free, _MODULE[-1]))
     first = [f"# First: {candidate.create_extension}"] if candidate.extension else []
-    return f"from sqlalchemy import {', '.join(names)}", [*first, code]
+    return _imports(names, module), [*first, code]
+
+
+def _imports(names: list[str], module: str) -> str:
+    """Return the import of SQLAlchemy as a module, or of names from it."""
+    if module:
+        return "import sqlalchemy" if module == "sqlalchemy" else f"import sqlalchemy as {module}"
+    names = sorted(names, key=lambda name: (name.islower(), name))
+    return f"from sqlalchemy import {', '.join(names)}"
 
 
 def alembic_operation(candidate: Candidate) -> str:
@@ -205,7 +227,7 @@ def _sqlalchemy_key(key: Key, columns: _Columns, classes: dict[str, str]) -> str
         if key.column is None and not is_alike(key.term, _definition(key) or key.term):
             raise _NoPython
     except _NoPython:
-        return f"text({_sql_text(_readable(key) + key.ordering)})"
+        return f"{columns.prefix}text({_sql_text(_readable(key) + key.ordering)})"
     if key.operator_class:
         name = columns.key(key.column) if key.column is not None else f"key{len(classes) + 1}"
         classes[name] = key.operator_class
@@ -249,9 +271,13 @@ def _options(candidate: Candidate, text: str, classes: dict[str, str]) -> list[s
 
 
 class _Columns:
-    """Spells a column as an attribute of the class, or of the table."""
+    """Spells a column as an attribute of the class, or of the table.
 
-    def __init__(self, mapped: MappedTable | None, table: str) -> None:
+    `prefix` stands before the names of SQLAlchemy.
+    """
+
+    def __init__(self, mapped: MappedTable | None, table: str, prefix: str) -> None:
+        self.prefix = prefix
         self._mapped = mapped
         self._table = table
 
@@ -276,8 +302,10 @@ class _Columns:
 
 def _table(candidate: Candidate, mapped: MappedTable | None) -> tuple[str, list[str]]:
     """Return the Python name of the class or table, and the lines that provide it."""
-    variable = re.sub(r"\W", "_", candidate.relation.name)
-    if not variable.isidentifier() or keyword.iskeyword(variable):
+    letters = (letter if f"_{letter}".isidentifier() else "_" for letter in candidate.relation.name)
+    variable = "".join(letters)
+    taken = _USED | mapped.names if mapped else _USED
+    while not variable.isidentifier() or keyword.iskeyword(variable) or variable in taken:
         variable = f"table_{variable}"
     if mapped is None:
         schema = "".join(f", {argument}" for argument in _schema_argument(candidate))
@@ -313,7 +341,7 @@ def _python(node: Structure, columns: _Columns) -> str:
         if node.name.lower() == "to_tsvector":
             raise _NoPython
         arguments = ", ".join(_python(argument, columns) for argument in node.expressions)
-        return f"func.{node.name.lower()}({arguments})"
+        return f"{columns.prefix}func.{node.name.lower()}({arguments})"
     if isinstance(node, sql.JSONExtractScalar | sql.JSONExtract):
         return _json_path(node, columns)
     raise _NoPython

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+import sqlalchemy
 from sqlalchemy import JSON, Column, Index, MetaData, Table, UniqueConstraint, inspect, make_url
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, registry
@@ -204,7 +205,16 @@ def _described(
             column.name: column.key for column in table.columns if column.key != column.name
         },
         indexes=tuple(_declared(table, name)),
+        names=frozenset(_names_of(mapper.class_.__module__, table)),
     )
+
+
+def _names_of(module: str, table: Table) -> Iterator[str]:
+    """Yield the names that a module has for other things than SQLAlchemy has, and this table."""
+    known = {**vars(sqlalchemy), "sa": sqlalchemy, "sqlalchemy": sqlalchemy}
+    for name, value in list(vars(sys.modules[module]).items()):
+        if value is not known.get(name) and value is not table:
+            yield name
 
 
 def _declared(table: Table, name: str) -> Iterator[DeclaredIndex]:

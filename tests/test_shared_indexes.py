@@ -206,6 +206,25 @@ def test_the_log_counts_the_statements_of_all_rules(watched, caplog):
     assert "for 2 statements" in again.getMessage()
 
 
+def test_indexes_of_two_methods_on_one_column_have_two_names(fresh_stories, watch):
+    """Also if neither knows of the other, as one that was not tried is not proposed again."""
+    watched = watch(fresh_stories.url)
+    fresh_stories.execute(
+        "CREATE TABLE stay (nights int4range, guest int)",
+        "INSERT INTO stay SELECT int4range(g, g + 2), g FROM generate_series(1, 20000) g",
+        "VACUUM ANALYZE stay",
+    )
+    watched.ask(sa.text("SELECT * FROM stay WHERE nights @> 7"))
+    findings = watched.ask(sa.text("SELECT * FROM stay WHERE nights = int4range(7, 9)"))
+    ddl = [statement for finding in findings for statement in finding.advice[0].ddl]
+    fresh_stories.execute(*ddl)
+    created = fresh_stories.scalar(
+        "SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes "
+        "WHERE tablename = 'stay'"
+    )
+    assert created == "ix_stay_nights ix_stay_nights_gist"
+
+
 class Base(DeclarativeBase):
     """Classes of an application whose last migration was not run."""
 

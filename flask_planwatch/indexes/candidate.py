@@ -21,6 +21,8 @@ _SIMPLE = re.compile(r"""\A(?:[\w(]+\(["\w, ]++\)++|"?\w++"? ->> '\w++'|["\w, ]+
 _CAST_TYPE = re.compile(r"::[\w ]+(\[\])?")
 #: Words of operator classes that become part of the name: `text_pattern_ops`, `gin_trgm_ops`.
 _MARKS = {"pattern", "trgm", "path"}
+#: The method that these words tell; any other becomes part of the name, too.
+_TOLD_METHOD = {"": "btree", "pattern": "btree", "trgm": "gin", "path": "gin"}
 _KEYWORDS = {"from", "both", "for", "in", "case", "when", "then", "else"}
 #: A quoted name, which is never a keyword, or a word.
 _NAME_OR_WORD = re.compile(rf'"((?:[^"]|"")+)"|({_WORD.pattern})')
@@ -140,6 +142,8 @@ class Candidate:
         """What the name is made of: the keys, and what a plain index does not have."""
         classes = {key.operator_class.rpartition(".")[2] for key in self.keys} - {""}
         marks = sorted({mark for name in classes for mark in name.split("_") if mark in _MARKS})
+        if self.method != _TOLD_METHOD.get(" ".join(marks)):
+            marks.append(self.method)
         if self.predicate:
             marks.append(f"partial_{_digest(mask(self.predicate))}")
         if self.include:

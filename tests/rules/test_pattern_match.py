@@ -301,7 +301,7 @@ SPEAKS = [
         "words",
         where(Article.words.bool_op("@@")(SEARCH)),
         about="words @@ on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_words ON article USING gin (words)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_words_gin ON article USING gin (words)",
         proof=(
             "words @@ was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -311,7 +311,7 @@ SPEAKS = [
         "words, the sides exchanged",
         where(SEARCH.bool_op("@@")(Article.words)),
         about="words @@ on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_words ON article USING gin (words)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_words_gin ON article USING gin (words)",
         proof=(
             "words @@ was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -321,7 +321,7 @@ SPEAKS = [
         "words by the session's configuration",
         where(Article.words.bool_op("@@")(func.plainto_tsquery("word7"))),
         about="words @@ on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_words ON article USING gin (words)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_words_gin ON article USING gin (words)",
         proof=(
             "words @@ was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -331,7 +331,7 @@ SPEAKS = [
         "words of an expression",
         where(func.to_tsvector("english", Article.body).bool_op("@@")(SEARCH)),
         about="to_tsvector('english'::regconfig, body) @@ on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_to_tsvector_english_body_21b96c ON "
+        fix="CREATE INDEX CONCURRENTLY ix_article_to_tsvector_english_body_gin_3d658e ON "
         "article USING gin (to_tsvector('english'::regconfig, body))",
         proof=(
             "to_tsvector('english'::regconfig, body) @@ was tested row by row and is now "
@@ -354,7 +354,7 @@ SPEAKS = [
         "document with an empty part",
         where(Article.data.contains({"tags": [], "type": "T7"})),
         about="data @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data ON article USING gin (data)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_gin ON article USING gin (data)",
         proof=(
             "data @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -364,7 +364,7 @@ SPEAKS = [
         "key of a document",
         where(Article.data.has_key("k7")),
         about="data ? on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data ON article USING gin (data)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_gin ON article USING gin (data)",
         proof=(
             "data ? was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -374,7 +374,7 @@ SPEAKS = [
         "any key of a document",
         where(Article.data.has_any(sa.cast(["k7", "k8"], ARRAY(sa.Text)))),
         about="data ?| on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data ON article USING gin (data)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_gin ON article USING gin (data)",
         proof=(
             "data ?| was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -384,7 +384,7 @@ SPEAKS = [
         "all keys of a document",
         where(Article.data.has_all(sa.cast(["k7", "type"], ARRAY(sa.Text)))),
         about="data ?& on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data ON article USING gin (data)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_gin ON article USING gin (data)",
         proof=(
             "data ?& was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -416,7 +416,7 @@ SPEAKS = [
         "key in a part of a document",
         where(Article.data["tags"].has_key("a7")),
         about="data['tags'::text] ? on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data_tags_a4a79a ON article USING gin "
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_tags_gin_3d797d ON article USING gin "
         "((data['tags']))",
         proof=(
             "data['tags'::text] ? was tested row by row and is now an index condition",
@@ -449,7 +449,7 @@ SPEAKS = [
         "array contains",
         where(Article.tags.contains(["t7"])),
         about="tags @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_tags ON article USING gin (tags)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_tags_gin ON article USING gin (tags)",
         proof=(
             "tags @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -459,7 +459,7 @@ SPEAKS = [
         "array overlaps",
         where(Article.labels.overlap(["l7", "l8"])),
         about="labels && on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_labels ON article USING gin (labels)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_labels_gin ON article USING gin (labels)",
         proof=(
             "labels && was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -469,7 +469,7 @@ SPEAKS = [
         "array is contained",
         where(Article.numbers.contained_by([7, 8, 9])),
         about="numbers <@ on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_numbers ON article USING gin (numbers)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_numbers_gin ON article USING gin (numbers)",
         proof=(
             "numbers <@ was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -479,7 +479,7 @@ SPEAKS = [
         "range contains",
         where(Article.span.contains(7)),
         about="span @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_span ON article USING gist (span)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_span_gist ON article USING gist (span)",
         proof=(
             "span @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -489,7 +489,7 @@ SPEAKS = [
         "range overlaps",
         where(Article.span.overlaps(Range(7, 9))),
         about="span && on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_span ON article USING gist (span)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_span_gist ON article USING gist (span)",
         proof=(
             "span && was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -499,7 +499,7 @@ SPEAKS = [
         "several ranges in one",
         where(Article.spans.contains(7)),
         about="spans @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_spans ON article USING gist (spans)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_spans_gist ON article USING gist (spans)",
         proof=(
             "spans @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -509,28 +509,28 @@ SPEAKS = [
         "range of moments",
         where(Article.during.bool_op("@>")(MOMENT)),
         about="during @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_during ON article USING gist (during)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_during_gist ON article USING gist (during)",
         proof=(
             "during @> was tested row by row and is now an index condition",
-            "Seq Scan on article became Index Scan using ix_article_during on article",
+            "Seq Scan on article became Index Scan using ix_article_during_gist on article",
         ),
     ),
     speaks(
         "range, the sides exchanged",
         where(MOMENT.bool_op("<@")(Article.during)),
         about="during @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_during ON article USING gist (during)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_during_gist ON article USING gist (during)",
         proof=(
             "during @> was tested row by row and is now an index condition",
-            "Seq Scan on article became Index Scan using ix_article_during on article",
+            "Seq Scan on article became Index Scan using ix_article_during_gist on article",
         ),
     ),
     speaks(
         "range made of two columns",
         where(func.tstzrange(Article.opened_at, Article.closed_at).bool_op("@>")(MOMENT)),
         about="tstzrange(opened_at, closed_at) @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_tstzrange_opened_at_closed_at ON article "
-        "USING gist (tstzrange(opened_at, closed_at))",
+        fix="CREATE INDEX CONCURRENTLY ix_article_tstzrange_opened_at_closed_at_gist_838ce3 ON "
+        "article USING gist (tstzrange(opened_at, closed_at))",
         proof=(
             "tstzrange(opened_at, closed_at) @> was tested row by row and is now an index "
             "condition",
@@ -541,7 +541,7 @@ SPEAKS = [
         "join by a range",
         sa.select(Article.id).join(Scrap, Article.span.bool_op("@>")(Scrap.at)),
         about="span @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_span ON article USING gist (span)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_span_gist ON article USING gist (span)",
         proof=(
             "span @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -551,7 +551,7 @@ SPEAKS = [
         "among other conditions",
         where(sa.and_(Article.state == "Active", Article.tags.contains(["t7"]))),
         about="tags @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_tags ON article USING gin (tags)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_tags_gin ON article USING gin (tags)",
         proof=(
             "tags @> was tested row by row and is now an index condition",
             "Seq Scan on article became Bitmap Heap Scan on article",
@@ -943,14 +943,14 @@ NOT_SERVED = [
         "values only",
         where(Article.data.has_key("k7")),
         about="data ? on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_data ON article USING gin (data)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_data_gin ON article USING gin (data)",
         setup=("CREATE INDEX ON article USING gin (data jsonb_path_ops)",),
     ),
     speaks(
         "equality of ranges",
         where(Article.span.contains(7)),
         about="span @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_span ON article USING gist (span)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_span_gist ON article USING gist (span)",
         setup=("CREATE INDEX ON article (span)",),
     ),
     speaks(
@@ -967,7 +967,7 @@ NOT_SERVED = [
         "other rows",
         where(Article.tags.contains(["t7"])),
         about="tags @> on article",
-        fix="CREATE INDEX CONCURRENTLY ix_article_tags ON article USING gin (tags)",
+        fix="CREATE INDEX CONCURRENTLY ix_article_tags_gin ON article USING gin (tags)",
         setup=("CREATE INDEX ON article USING gin (tags) WHERE state = 'Retired'",),
     ),
 ]

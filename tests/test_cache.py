@@ -91,9 +91,15 @@ def test_the_same_plan_with_other_values_is_judged_once(
 def test_what_was_dismissed_for_its_values_is_judged_again(rule, lasts):
     dismissal = Dismissal(rule, "user", "id", "few of them", by_parameters=True)
     result = Result(
-        (), (dismissal,), frozenset(), (), frozenset(), (), has_hits=False, blocked=False,
+        (),
+        (dismissal,),
+        frozenset(),
+        frozenset(),
+        (),
+        has_hits=False,
+        blocked=False,
         analysed=False,
-    )  # fmt: skip
+    )
     assert result.lasts is lasts
 
 
@@ -330,6 +336,8 @@ def test_no_result_holds_for_ever(story, watch, judged, monkeypatch):
     watched = watch(story.url)
     times(watched, by_id(7))
     times(watched, login("user7@example.com"))
+    # An index is proposed on its table now.
+    watched.ask(by_id(7))
     judged.clear()
     now = cache.HIT_SECONDS + 1
     watched.ask(by_id(7))

@@ -70,7 +70,7 @@ def test_a_login_that_times_out(watched):
     assert finding.relation == '"user"'
     assert "QueryCanceled, SQLSTATE 57014" in finding.message
     assert 'Seq Scan on "user"' in finding.evidence["plan"]
-    (other,) = (one for one in watched.findings() if one is not finding)
+    (other,) = (one for one in watched.findings() if one.id != finding.id)
     assert finding.evidence["findings"] == [f"functional-predicate {other.id}"]
     assert 'functional-predicate on "user": lower((email)::text)' in finding.problem
     assert finding.advice == other.advice

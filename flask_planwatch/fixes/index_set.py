@@ -464,7 +464,8 @@ class IndexSet:
         """Whether the statement would write too much to save a fifth, if all else were free."""
         text, plan = self.case.query.text, self.case.plan
         before = plan.total_cost + cost_of_writes(text, plan)
-        return saving(before, cost_of_writes(text, plan, [index])) < MIN_SAVING
+        writes = cost_of_writes(text, plan, [index])
+        return writes > 0 and saving(before, writes) < MIN_SAVING
 
     def _untested(
         self, hit: Hit, guess: Candidate | None, reason: str, *, blocked: bool = False

@@ -224,7 +224,9 @@ LIMITS = {
     ),
     "Statements inspected, with the time": (watched_engine.MAX_FINGERPRINTS,),
     "Answers to findings in a plan": (answers.MAX_ANSWERS,),
-    "Statements whose indexes were proposed": (proposal.MAX_PROPOSALS,),
+    "Statements whose indexes were proposed, and indexes that replace others": (
+        proposal.MAX_PROPOSALS,
+    ),
     "Statements whose constants are compared, and their expressions": (
         constants.MAX_WITH_CONSTANTS,
         constants.MAX_EXPRESSIONS,

@@ -405,8 +405,11 @@ def test_there_is_a_case_for_each(seen: Seen) -> None:
     assert parts - known <= {findings.StatementError}
 
 
-#: Fields that these cases leave empty: outside a request there is none.
+#: Fields that these cases leave empty: outside a request there is none, and the share of the time
+#: is a number that the store adds.
 WITHOUT_VALUES = {
     "Inspection.endpoint",
     "Finding.endpoint",
+    "Advice.time_share",
+    "Finding.time_share",
 }

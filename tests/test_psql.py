@@ -378,8 +378,8 @@ def test_parameters_that_do_not_fit_the_text_are_not_written():
 def without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the panel show all statements as if their values were too long."""
 
-    def without(complete: str, *given: Any) -> Sql:
-        return sql_of("", *given)
+    def without(complete: str, *given: Any, **named: Any) -> Sql:
+        return sql_of("", *given, **named)
 
     monkeypatch.setattr(inspector, "MAX_WRITTEN", 0)
     monkeypatch.setattr(panel, "sql_of", without)

@@ -45,7 +45,7 @@ _OF_EXPRESSIONS = frozenset(
 
 #: Operators of text, whose operand PostgreSQL casts; and such a comparison, as it prints it.
 _OF_TEXT = frozenset({"LIKE", "ILIKE", "~", "~*", "^@"})
-_COMPARED = re.compile(r"\((?P<operand>.*) \S+ ''::[^']+\)", re.DOTALL)
+_COMPARED = re.compile(r"\A\((?P<operand>.*) \S+ ''::[^']+\)", re.DOTALL)
 
 #: What findings may be about that has no name in the database.
 _SUBJECTS = frozenset({"statement", UNREADABLE})

@@ -92,7 +92,10 @@ def test_a_backend_of_planwatch_that_hangs(server, watch, driver, processor_time
     """Neither a timeout of the server nor an error ends its wait: the app goes on without it."""
     processor_time.count_waiting()
     limit_queue(4)
-    others = "SELECT pid FROM pg_stat_activity WHERE datname = 'postgres' AND pid NOT IN "
+    others = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE backend_type = 'client backend' AND datname = 'postgres' AND pid NOT IN"
+    )
 
     def scenario(visits):
         hung = []

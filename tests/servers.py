@@ -30,8 +30,15 @@ _MEMORY = Path("/dev/shm")
 _ROOM = 3_000_000_000
 
 #: What a server needs that lives for one run: it writes to disk when it likes, and builds an index
-#: by one process, as the others have tests to run.
-_SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_parallel_maintenance_workers": "0"}
+#: by one process, as the others have tests to run. Autovacuum would lock tables whenever it comes,
+#: so that a trial has to wait for its next chance; it stays on, since that changes what a server
+#: keeps of a table.
+_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "max_parallel_maintenance_workers": "0",
+    "autovacuum_naptime": "86400",
+}
 
 _VARIABLES = {FIRST: "PLANWATCH_TEST_DATABASE_URL", HYPOPG: "PLANWATCH_TEST_HYPOPG_URL"}
 

@@ -17,7 +17,7 @@ def cost_of_runs(plan: Plan, step: Node) -> float:
     # With nothing below it, a scan returns its first row at once.
     cost = step.total_cost if step.children else step.total_cost - step.startup_cost
     for sub_plan in sub_plans_of(step):
-        if sub_plan.kind == "Output":
+        if sub_plan.is_output:
             cost -= sub_plan.node.total_cost * _runs_of_sub_plan(sub_plan)
     return max(cost, 0.0) * _runs(plan, step)
 
@@ -42,7 +42,7 @@ def _runs_of_sub_plan(sub_plan: SubPlan) -> float:
     if sub_plan.hashed:
         return 1.0
     holder = sub_plan.holder
-    if sub_plan.kind == "Output":
+    if sub_plan.is_output:
         return max(holder.rows, 1.0)
     inputs = sum(child.total_cost for child in holder.children if child.relationship != "SubPlan")
     return max((holder.total_cost - inputs) / max(sub_plan.node.total_cost, _LEAST_COST), 1.0)

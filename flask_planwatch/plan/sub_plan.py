@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from .tree import Node
 
+#: The kind of a sub-query whose result is returned.
+_OUTPUT = "Output"
+
 _NAMED = re.compile(r"\b(hashed )?(SubPlan \d+)\b")
 
 
@@ -28,6 +31,11 @@ class SubPlan:
     hashed: bool
 
     @property
+    def is_output(self) -> bool:
+        """Whether its result is returned, not tested."""
+        return self.kind == _OUTPUT
+
+    @property
     def keeps_values(self) -> bool:
         """Whether it depends on no row, so that each run reads the same values from memory."""
         return self.node.type == "Materialize" and not self.hashed
@@ -38,7 +46,7 @@ def sub_plans_of(holder: Node) -> Iterator[SubPlan]:
     children = [step for step in holder.children if step.relationship == "SubPlan" and step.subplan]
     if not children:
         return
-    texts = [*holder.conditions, *(("Output", text) for text in holder.output)]
+    texts = [*holder.conditions, *((_OUTPUT, text) for text in holder.output)]
     mentions = {
         found[2]: (kind, text, found[1] is not None)
         for kind, text in texts
@@ -47,7 +55,7 @@ def sub_plans_of(holder: Node) -> Iterator[SubPlan]:
     for child in children:
         # Up to 17 some are called `SubPlan 1 (returns $1)`.
         name = " ".join((child.subplan or "").split()[:2])
-        yield SubPlan(child, holder, name, *mentions.get(name, ("Output", "", False)))
+        yield SubPlan(child, holder, name, *mentions.get(name, (_OUTPUT, "", False)))
 
 
 def names_in(text: str) -> set[str]:

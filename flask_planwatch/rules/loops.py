@@ -80,7 +80,7 @@ class Work:
         return {
             id(sub_plan.node): float(self.returned_rows)
             for sub_plan in self.sub_plans
-            if sub_plan.kind == "Output" and self._is_returned(sub_plan.holder)
+            if sub_plan.is_output and self._is_returned(sub_plan.holder)
         }
 
     @cached_property
@@ -166,7 +166,7 @@ class Work:
         holder = sub_plan.holder
         below = inputs[0].rows if inputs else 0.0
         relation = self.relation(holder)
-        if sub_plan.kind == "Output":
+        if sub_plan.is_output:
             return max(holder.rows, below) if _is_aggregated(sub_plan) else holder.rows
         if sub_plan.kind in _ONCE:
             return 1.0

@@ -254,7 +254,7 @@ def _hit(suspicion: Suspicion, work: Work, sub_plan: SubPlan, known: Mapping[str
             table=relation.display,
             outer=held.display if held else _ITS_STEP,
             holder_type=holder.type,
-            does=_RETURNS if sub_plan.kind == "Output" else _TESTS,
+            does=_RETURNS if sub_plan.is_output else _TESTS,
             runs=work.runs[id(node)],
             **known,
         ),

@@ -242,7 +242,7 @@ def _harms(work: Work) -> Iterator[_Harm]:
     for sub_plan in work.sub_plans:
         holder = sub_plan.holder
         below = holder.outer
-        driver = holder if sub_plan.kind == "Output" else below
+        driver = holder if sub_plan.is_output else below
         if driver is not None and not sub_plan.hashed:
             repeated = {"repeated": sub_plan.name}
             yield from _repeated(work, estimates, driver, sub_plan.node, repeated)

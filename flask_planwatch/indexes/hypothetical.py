@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..plan.figures import SUB_QUERIES
+from ..plan.sub_plan import SubPlan, sub_plans_of
 from ..plan.text import nodes_below
 from ..plan.tree import Node, Plan
 from .btree import PAGE, Size
@@ -96,7 +97,7 @@ def as_built(plan: Plan, indexes: Mapping[str, Hypothetical], prices: Prices) ->
             "Total Cost": node.total_cost + total.total,
             "Plans": [documents[id(child)] for child in nodes_below(document)],
         }
-    root = documents[id(plan.documents[0])]
+    root = documents[id(plan.document["Plan"])]
     return Plan.from_json({**plan.document, "Plan": root})
 
 
@@ -138,11 +139,12 @@ def _searches(condition: str) -> int:
 def _below(node: Node, added: Sequence[_Added]) -> _Added:
     """Return what the nodes below add to a node."""
     startup = total = 0.0
+    sub_plans = {id(sub_plan.node): sub_plan for sub_plan in sub_plans_of(node)}
     for child, more in zip(node.children, added, strict=True):
         if more == _Added():
             continue
         if child.relationship in SUB_QUERIES:
-            once, each = _of_sub_query(node, child, more)
+            once, each = _of_sub_query(sub_plans.get(id(child)), more)
             startup += once
             total += once + each
         elif node.type == "Limit":
@@ -197,17 +199,20 @@ def _times(node: Node, child: Node) -> float:
     return times
 
 
-def _of_sub_query(node: Node, child: Node, more: _Added) -> tuple[float, float]:
-    """Return what a sub-query adds to a node at once, and what for its rows."""
-    texts = [*node.output, *(condition for _, condition in node.conditions)]
-    if child.relationship == "InitPlan" or any(f"hashed {child.subplan}" in text for text in texts):
+def _of_sub_query(sub_plan: SubPlan | None, more: _Added) -> tuple[float, float]:
+    """Return what a sub-query adds to its node at once, and what for the node's rows.
+
+    `sub_plan` is None for one that does not belong to rows.
+    """
+    if sub_plan is None or sub_plan.hashed:
         return more.total, 0.0
-    if any(f"{child.subplan})" in text for text in node.output):
+    node, child = sub_plan.holder, sub_plan.node
+    if sub_plan.is_output and sub_plan.text:
         return 0.0, max(node.rows, 1.0) * more.total
     # The rows that are tested are not in the plan. The costs are.
     others = sum(side.total_cost for side in node.inputs)
     spent = max(node.total_cost - node.startup_cost - others, 0.0)
-    exists = any(f"EXISTS({child.subplan})" in text for text in texts)
+    exists = f"EXISTS({sub_plan.name})" in sub_plan.text
     share = 1 / max(child.rows, 1.0) if exists else 1.0
     once = child.startup_cost + (child.total_cost - child.startup_cost) * share
     runs = max(spent / once if once > 0 else node.rows, 1.0)

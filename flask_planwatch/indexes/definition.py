@@ -48,8 +48,8 @@ _TIMES = {_TYPE.DATE, _TYPE.TIMESTAMP, _TYPE.TIMESTAMPTZ}
 _OTHERS = {_TYPE.BOOLEAN, _TYPE.UUID}
 _TEXTS = {_TYPE.TEXT, _TYPE.VARCHAR}
 
-#: The type of a cast.
-_CAST_TO = re.compile(
+#: A cast behind what is cast, as PostgreSQL prints it.
+CAST_TO = re.compile(
     r"""::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w+(?:\ varying|\ precision)?)
     (?:\([\d,]+\))?(?:\ with(?:out)?\ time\ zone)?(?:\[\])*""",
     re.VERBOSE,
@@ -83,7 +83,7 @@ def is_alike(one: str, other: str) -> bool:
 
 
 def _compared(text: str) -> str:
-    bare = _CAST_TO.sub("", text.lower().replace('"', "").replace("'", ""))
+    bare = CAST_TO.sub("", text.lower().replace('"', "").replace("'", ""))
     while bare.startswith("(") and bare.endswith(")"):
         bare = bare[1:-1]
     return bare.replace(" ", "")
@@ -191,7 +191,7 @@ class _Definition:
         if _is_simple(content):
             return True
         following = self._tokens[end + 1].start
-        to = _CAST_TO.match(self._expression, following)
+        to = CAST_TO.match(self._expression, following)
         # The cast to a length comes after one to the type, which may have parentheses of its own.
         if to is None or "(" in to[0]:
             raise _NotKnown

@@ -16,6 +16,7 @@ from ..plan.wording import say, sentences
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from .candidate import Candidate, Key, column_key, quote
 from .cost import cost_of
+from .definition import CAST_TO
 from .mapped import DeclaredIndex, MappedTable
 from .render import alembic_execute, alembic_operation, model_and_migration, sqlalchemy_index
 from .search import replaces, shared_indexes
@@ -33,13 +34,6 @@ _INVALID = (
 )
 _MIGRATE = (
     "The index {index} is declared in {table}, missing in the database: a migration was not run."
-)
-
-#: A cast behind a constant, as PostgreSQL prints it.
-_CAST = re.compile(
-    r"""::(?:(?:"[^"]+"|\w+)\.)?(?:"[^"]+"|\w+(?:\ varying|\ precision)?)
-    (?:\([\d,]+\))?(?:\ with(?:out)?\ time\ zone)?(?:\[\])*""",
-    re.VERBOSE,
 )
 
 #: How often a statement is inspected out of turn because of what is proposed for others. Each index
@@ -267,7 +261,7 @@ def placeholders(predicate: str) -> str:
         elif token.start >= position and not is_structural(reading, index):
             count += 1
             end = literal_end(predicate, token)
-            cast = _CAST.match(predicate, end)
+            cast = CAST_TO.match(predicate, end)
             pieces += [predicate[position : token.start], f":{name}_{count}"]
             position = cast.end() if cast else end
     return "".join([*pieces, predicate[position:]])

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 #: Characters that repr() shows of a finding or an advice: with its frame, a line of a terminal.
 MAX_REPR = 90
 
+_PLACE = "{path}:{line} in {function}"
+
+#: How a subject ends that is a step of a plan with its table, or that gets its table.
+_ON_TABLE = " on {table}"
+
 
 class Severity(StrEnum):
     """How much a finding costs today."""
@@ -149,7 +154,7 @@ class Location:
     library: bool = False
 
     def __str__(self) -> str:
-        return f"{self.shown_path}:{self.line} in {self.function}"
+        return say(_PLACE, path=self.shown_path, line=self.line, function=self.function)
 
     @property
     def shown_path(self) -> str:
@@ -372,7 +377,8 @@ def _without_lines(word: str) -> str:
 
 def names_table(subject: str, relation: str) -> bool:
     """Whether a subject is a step of a plan with its table, as `Seq Scan on run`."""
-    return subject.endswith((f" on {relation}", f" on {relation.rpartition('.')[2]}"))
+    tables = relation, relation.rpartition(".")[2]
+    return any(subject.endswith(say(_ON_TABLE, table=table)) for table in tables)
 
 
 def finding_id(fingerprint: str, rule: str, relation: str, subject: str) -> str:
@@ -429,8 +435,9 @@ class Finding:
     @property
     def about(self) -> str:
         """The subject, with its table unless that is named in it or the statement reads none."""
-        named = not self.relation or names_table(self.subject, self.relation)
-        return self.subject if named else f"{self.subject} on {self.relation}"
+        if not self.relation or names_table(self.subject, self.relation):
+            return self.subject
+        return self.subject + say(_ON_TABLE, table=self.relation)
 
     @cached_property
     def id(self) -> str:

@@ -23,6 +23,7 @@ from .finding import Inspection, SkipReason
 from .indexes.mapped import MappedTable
 from .inspection.calibration import CostCalibration
 from .inspection.mapping import Mappings
+from .plan.wording import Template, say
 from .report.log import LogReporter
 from .report.start import (
     DEFAULT,
@@ -66,6 +67,14 @@ DISPOSED = (
     "{name} first. Call dispose() only when the app ends; if each request has an event loop of its "
     "own, create the engine with poolclass=NullPool."
 )
+
+_CAUGHT = "PlanWatch caught {error} at {place}. Others are only counted, in PlanWatch.stats()."
+
+_LEFT_ALONE = "{engine} ({kind}) is left alone: it is not {needed}."
+_AN_ENGINE, _ENGINE_OF_BIND = Template("An engine"), Template("The engine of bind {bind}")
+
+#: What an engine is called without a bind and a database, and one that is called as a bind is.
+_NAMELESS, _NAMED_AS_BIND = "engine {number}", "database {name}"
 
 #: Skips that are not logged.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
@@ -301,10 +310,10 @@ class Watcher:
         """Listen to an engine that is not Flask-SQLAlchemy's."""
         nameless = sum(watched.watch.bind is None for watched in self._engines.values())
         # Not the URL: a fingerprint is the same on every machine.
-        database = f"engine {nameless + 1}" if nameless else ""
+        database = say(_NAMELESS, number=nameless + 1) if nameless else ""
         name = engine.url.database or database or "an engine"
         if name in {DEFAULT, *self._binds}:
-            name = f"database {name}"
+            name = say(_NAMED_AS_BIND, name=name)
         url = self._settings_at_start.database_url_of(engine.url)
         self._watch(engine, name, None, url, database)
 
@@ -347,8 +356,9 @@ class Watcher:
 
     def _leave_alone(self, bind: str | None, kind: str) -> None:
         """Say of an engine that it is not watched; in debug mode the line at the start does."""
-        name = f"The engine of bind {bind!r}" if bind is not None else "An engine"
-        self._log.log_once(logging.INFO, f"{name} ({kind}) is left alone: it is not {NEEDED}.")
+        engine = _AN_ENGINE if bind is None else _ENGINE_OF_BIND
+        message = say(_LEFT_ALONE, engine=engine, bind=repr(bind), kind=kind, needed=NEEDED)
+        self._log.log_once(logging.INFO, message)
 
     def unwatch(self, engine: Any) -> None:
         """Stop to listen to an engine and close the connection to its database."""
@@ -387,11 +397,8 @@ class Watcher:
         Only the kind is logged: the message of an exception may hold a value.
         """
         self._errors += 1
-        self._log.log_once(
-            logging.WARNING,
-            f"PlanWatch caught {type(error).__name__} at {raised_at(error)}. Others are only "
-            "counted, in PlanWatch.stats().",
-        )
+        message = say(_CAUGHT, error=type(error).__name__, place=raised_at(error))
+        self._log.log_once(logging.WARNING, message)
 
     def mapped_table(self, capture: Capture, relation: Relation) -> MappedTable | None:
         """Return how the app's code names a relation."""

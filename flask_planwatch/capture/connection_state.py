@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..plan.wording import say
 from .state_change import EVERYTHING, SOMETHING, Change, Command, changes
 
 #: Changes that are remembered of one connection: an application sets a few, and a migration may
@@ -21,6 +22,10 @@ _PATH_AND_ROLE = frozenset({"search_path", "role", "session_authorization"})
 
 #: What RESET ALL leaves alone.
 _NOT_RESET = frozenset({"role", "session_authorization", SOMETHING})
+
+#: Why a value is not known.
+_TOO_MANY = "more than {most} settings and tables were changed"
+_SET_IN = "{setting} was set in {where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +269,7 @@ def _add(changes: _Changes, change: Change) -> None:
     if len(changes) > MAX_CHANGES:
         local = all(earlier.local for earlier in changes.values())
         changes.clear()
-        why = f"more than {MAX_CHANGES} settings and tables were changed"
+        why = say(_TOO_MANY, most=MAX_CHANGES)
         changes[SOMETHING, local] = Change(SOMETHING, None, local, why)
 
 
@@ -272,4 +277,4 @@ def _doubted(change: Change, where: str) -> Change:
     """Return a change that may have been undone."""
     if change.relation is not None or change.unknown:
         return change
-    return change._replace(unknown=f"{change.name} was set in {where}")
+    return change._replace(unknown=say(_SET_IN, setting=change.name, where=where))

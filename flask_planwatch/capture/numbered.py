@@ -40,6 +40,8 @@ _NUMBERED_PIECE = _pieces_with("$", r"(?<=\$)(?<![\w$]\$)(?P<placeholder>\d++)")
 #: Where a placeholder may stand for no value.
 _QUOTES, _COMMENT = "quotes", "comment"
 
+_UNNAMED = "parameter {number}"
+
 #: A cast behind a value, as SQLAlchemy writes it; for a pattern with IGNORECASE and VERBOSE.
 CAST_PATTERN = r"""::(?:\w++|"(?:[^"]|"")*+")(?:\.(?:\w++|"(?:[^"]|"")*+"))?+
     (?:\ (?:PRECISION|VARYING))?+ (?:\(\d++(?:,\ ?\d++)?+\))?+
@@ -157,11 +159,17 @@ class Numbered:
     def _number(self, match: re.Match[str]) -> str | int:
         if match[0] == "%%":
             return "%"
-        name = match[1] or f"parameter {len(self.names) + 1}"
+        name = match[1] or unnamed(len(self.names) + 1)
         place = self._places.setdefault(name, len(self.names))
         if place == len(self.names):
             self.names.append(name)
         return place
+
+
+def unnamed(number: int) -> str:
+    """Return what a parameter without a name is called."""
+    # Not by `say`: drivers that name nothing have it done for each value of an execution.
+    return _UNNAMED.format(number=number)
 
 
 def _placeholders(text: str, *, is_numbered: bool) -> Iterator[tuple[re.Match[str], str | None]]:

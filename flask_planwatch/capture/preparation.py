@@ -17,6 +17,7 @@ from ..plan.figures import CUSTOM_PLANS
 from ..runtime.bounded import MemoryBound, RecentlyUsed
 from ..runtime.interruption import let_through
 from .connection_info import info_of
+from .numbered import unnamed
 from .parameters import MAX_SET_SIZE, NotCopied, copied
 
 #: Bytes of all sets of parameters that are kept in one process.
@@ -292,7 +293,7 @@ def parameter_names(context: Any, parameters: Any) -> tuple[str, ...]:
         names = (*single, *(name for name in given if name not in single))
     count = len(parameters or ())
     if len(names) != count:
-        return tuple(f"parameter {number}" for number in range(1, count + 1))
+        return tuple(map(unnamed, range(1, count + 1)))
     return names
 
 

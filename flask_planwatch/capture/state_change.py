@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
+from ..plan.wording import Template, say
 from .called_functions import called_in, calls_in, functions_in
 from .sql_text import (
     DOTTED_NAME,
@@ -57,6 +58,13 @@ EVERYTHING = "all"
 
 #: The name of a change of which not even the setting is known.
 SOMETHING = "something"
+
+#: Why a value is not known.
+_IN_LONG_STATEMENT = "a statement of more than {length} characters may have changed them"
+_IN_LARGER_STATEMENT = "{setting} was set by a part of a larger statement"
+_NOT_READ = "{setting} was set to a value that PlanWatch cannot read"
+_A_SETTING = Template("a setting")
+_IN_TRANSACTION = "the same transaction ran {word} {kind}"
 
 _HIDES = "relation "
 _CALLS = "function "
@@ -155,9 +163,7 @@ def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
         if word in {"create", "alter"}:
             yield from _relations(text)
         elif may_change_state(text):
-            yield _unknown(
-                f"a statement of more than {MAX_LENGTH} characters may have changed them"
-            )
+            yield _unknown(say(_IN_LONG_STATEMENT, length=MAX_LENGTH))
         return
     try:
         values = _Values(text, parameters)
@@ -361,7 +367,7 @@ def _set_configs(text: str, values: _Values) -> Iterator[Change | None]:
             if in_transaction is None or name == SOMETHING:
                 raise Unreadable
             local = in_transaction.strip().lower() in {"true", "t", "on", "yes", "y", "1"}
-            why = "" if alone else f"{name} was set by a part of a larger statement"
+            why = "" if alone else say(_IN_LARGER_STATEMENT, setting=name)
             yield Change(name, _short(values.value(value)), local, why)
         except Unreadable:
             yield _unreadable(name, local=local)
@@ -448,7 +454,8 @@ def _relations(text: str) -> Iterator[Change]:
         return
     word, kind = match["word"].lower(), (match["kind"] or "").lower()
     if kind == "schema" or (word == "drop" and kind in {"index", "owned"}):
-        yield _unknown(f"the same transaction ran {word.upper()} {kind.upper()}", local=True)
+        why = say(_IN_TRANSACTION, word=word.upper(), kind=kind.upper())
+        yield _unknown(why, local=True)
         return
     if word == "drop" and text.lower().endswith("cascade"):
         yield _unknown("the same transaction ran DROP … CASCADE", local=True)
@@ -486,8 +493,7 @@ def _called(name: str) -> Change:
 
 
 def _unreadable(name: str, *, local: bool) -> Change:
-    what = "a setting" if name == SOMETHING else name
-    why = f"{what} was set to a value that PlanWatch cannot read"
+    why = say(_NOT_READ, setting=_A_SETTING if name == SOMETHING else name)
     return Change(name, None, local and name != SOMETHING, why)
 
 

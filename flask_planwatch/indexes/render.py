@@ -11,6 +11,7 @@ from sqlglot import expressions as sql
 
 from ..plan.dialect import Structure
 from ..plan.predicate import parse
+from ..plan.wording import say
 from .candidate import Candidate, Key
 from .definition import as_defined, is_alike
 from .mapped import MappedTable
@@ -35,9 +36,26 @@ DECLARED = """\
 """
 
 
+#: Both parts, each with where it goes.
+_BOTH_PARTS = """\
+{together}
+# 1. At the end of the module {module}:
+
+{model}
+
+# 2. In place of upgrade() and downgrade() in a new migration:
+
+{migration}"""
+
+#: What stands above an index that needs an extension.
+_FIRST = "# First: {command}"
+
+_IMPORT = "import sqlalchemy[ as {name}]"
+_IMPORT_FROM = "from {module} import {names:list}"
+
 #: What is said of parts that autogenerate does not see, or sees as changed.
 _NOT_COMPARED = """\
-# Alembic does not compare {parts}: if that changes later, write the
+# Alembic does not compare [{others:list} and ]{last}: if that changes later, write the
 # migration by hand.
 """
 _PRINTED_ANOTHER_WAY = """\
@@ -61,24 +79,17 @@ def model_and_migration(candidate: Candidate, mapped: MappedTable | None) -> str
     if mapped is None:
         return ""
     if candidate.declared is not None:
-        return f"{DECLARED.format(table=candidate.declared.table)}\n{alembic_operation(candidate)}"
+        declared = say(DECLARED, table=candidate.declared.table)
+        return f"{declared}\n{alembic_operation(candidate)}"
     table, provided = _table(candidate, mapped)
     imports, code = _index(candidate, mapped, table)
-    return "\n".join(
-        [
-            f"{BELONG_TOGETHER}{_not_compared(candidate)}",
-            f"# 1. At the end of the module {mapped.module}:",
-            "",
-            imports,
-            # The class is there already, but a table without a class needs its name.
-            *provided[1:],
-            "",
-            *code,
-            "",
-            "# 2. In place of upgrade() and downgrade() in a new migration:",
-            "",
-            alembic_operation(candidate),
-        ]
+    return say(
+        _BOTH_PARTS,
+        together=f"{BELONG_TOGETHER}{_not_compared(candidate)}",
+        module=mapped.module,
+        # The class is there already, but a table without a class needs its name.
+        model="\n".join([imports, *provided[1:], "", *code]),
+        migration=alembic_operation(candidate),
     )
 
 
@@ -93,8 +104,7 @@ def _not_compared(candidate: Candidate) -> str:
     said = ""
     if silent := [name for name, used in parts.items() if used]:
         *others, last = silent
-        listed = f"{', '.join(others)} and {last}" if others else last
-        said = _NOT_COMPARED.format(parts=listed)
+        said = say(_NOT_COMPARED, others=others, last=last)
     return said if all(map(_is_comparable, candidate.keys)) else said + _PRINTED_ANOTHER_WAY
 
 
@@ -149,16 +159,16 @@ def _index(
     if mapped and not module and not mapped.names.isdisjoint(names):
         free = (name for name in _MODULE if name not in mapped.names)
         return _index(candidate, mapped, table, next(free, _MODULE[-1]))
-    first = [f"# First: {candidate.create_extension}"] if candidate.extension else []
+    first = [say(_FIRST, command=candidate.create_extension)] if candidate.extension else []
     return _imports(names, module), [*first, code]
 
 
 def _imports(names: list[str], module: str) -> str:
     """Return the import of SQLAlchemy as a module, or of names from it."""
     if module:
-        return "import sqlalchemy" if module == "sqlalchemy" else f"import sqlalchemy as {module}"
+        return say(_IMPORT, name=None if module == "sqlalchemy" else module)
     names = sorted(names, key=lambda name: (name.islower(), name))
-    return f"from sqlalchemy import {', '.join(names)}"
+    return say(_IMPORT_FROM, module="sqlalchemy", names=names)
 
 
 def alembic_operation(candidate: Candidate) -> str:
@@ -313,7 +323,8 @@ def _table(candidate: Candidate, mapped: MappedTable | None) -> tuple[str, list[
             f"Table({_string(candidate.relation.name)}, MetaData(){schema}, autoload_with=engine)"
         )
         return variable, ["", f"{variable} = {table}"]
-    provided = [f"from {mapped.module} import {mapped.class_name.partition('.')[0]}"]
+    names = [mapped.class_name.partition(".")[0]]
+    provided = [say(_IMPORT_FROM, module=mapped.module, names=names)]
     if mapped.attributes:
         return mapped.class_name, provided
     return variable, [*provided, "", f"{variable} = {mapped.table}"]

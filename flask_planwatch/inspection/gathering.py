@@ -26,6 +26,9 @@ from ..server.refusals import Refusals
 from ..server.session import Session
 from ..server.transaction import NO_SERVER, may_be_refused
 
+#: Before a statement whose generic plan is refused.
+_GENERIC_PLAN = "generic plan: "
+
 
 @dataclass
 class Gathering:
@@ -77,7 +80,7 @@ class Gathering:
             why = say(preparation.why, most=preparation.most)
             return Prepared(preparation.threshold, plan, (), (), 0.0, reached=False, why=why)
         try:
-            with self._heeded(f"generic plan: {self.query.text}"):
+            with self._heeded(_GENERIC_PLAN + self.query.text):
                 return prepared(self.session, self.query, plan, preparation)
         except ServerError as error:
             self._no_answer(error, SkipReason.GENERIC_PLAN_UNKNOWN)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..failure import ServerError
 from ..plan.pattern import split_subject
 from ..plan.scrub import UNREADABLE
+from ..plan.wording import say
 from ..server.description import known_names, known_tables, printed, tables_with
 from ..server.errors import SYNTAX_ERROR
 from ..server.session import Session
-from ..settings import PREFIX, Settings, comparable, is_in_parentheses, name_parts
+from ..settings import Settings, comparable, is_in_parentheses, name_parts
 
 _PLAIN_NAME = r"[^\W\d][\w$]*"
 _QUOTED_NAME = r'"(?:[^"]|"")+"'
@@ -57,6 +58,9 @@ _NO_TABLE = (
     "names with a dot are those of a schema and its table, and no watched database has these."
 )
 _NO_NAME = "no watched database has a table, index or column of that name."
+_PRINTED = "PostgreSQL prints this as {forms:or}."
+
+_IS_IDLE = "PLANWATCH_IGNORE has {entry}, which matches nothing: {why}"
 
 #: A star after a name. The operator `~*` ends with one, too.
 _WILDCARD = re.compile(r'[\w".]\*$')
@@ -96,7 +100,7 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
             else:
                 why = _why_no_expression(entry, names, sessions)
             if why:
-                problems.append(f"{PREFIX}IGNORE has {entry!r}, which matches nothing: {why}")
+                problems.append(say(_IS_IDLE, entry=repr(entry), why=why))
     except ServerError:
         return []
     return problems
@@ -141,7 +145,7 @@ def _why_no_expression(entry: str, names: set[str], sessions: Sequence[Session])
             found.add(f"{before}{separator.join(operands)}{after}")
     if not has_column:
         return _NO_COLUMN
-    return f"PostgreSQL prints this as {' or '.join(sorted(found))}." if found else ""
+    return say(_PRINTED, forms=sorted(found)) if found else ""
 
 
 def _taken_apart(rule: str, subject: str) -> tuple[str, list[str], str, str]:

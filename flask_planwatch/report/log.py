@@ -12,6 +12,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..capture.location import raised_at
@@ -25,6 +26,7 @@ from ..finding import (
     on_one_line,
     shorten,
 )
+from ..plan.wording import Template, say
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now
 from . import terminal
@@ -42,6 +44,40 @@ MAX_GROUPS = 1000
 #: what is critical; and once MAX_AGAIN were logged, none is that was logged before, so that in one
 #: interval or another each has its turn.
 MAX_ENTRIES, MAX_WARNINGS, MAX_AGAIN = 24, 16, 8
+
+#: The first line of a finding, its second one without a fix, and what is said once it is gone.
+_FOUND = "{severity}: {said} {origin}"
+_NEXT = "[Next: {hint}  ]{named}"
+_RESOLVED = "resolved: the latest execution no longer shows this: {said} {origin}\n  {named}"
+_NAMED = "id {id}"
+
+#: A fix: what it serves, and what it replaces.
+_FIX = "{label}: {what}[ (put the value for {hidden:and})][ and {others} more]{verdict}"
+_VERDICT = Template(" [[{brief}]]")
+_USE = "[ for {serves}][, replaces {first}][ and {others} more]"
+_COMMANDS = "{first}[; … ({others} more commands)]"
+
+#: Where a statement came from.
+_APP_LINE = "{path}:{line}"
+_LIBRARY_LINE = "library code at {path}:{line}"
+_ENDPOINT = "endpoint {endpoint}"
+
+#: What is said of a statement that was not inspected, or only partly.
+_SKIPPED = "PlanWatch could not inspect a statement ({reason}). Others are only counted.\n  {text}"
+_PARTLY = (
+    "PlanWatch inspected a statement only partly ({reason}). Others are only counted.\n  {text}"
+)
+
+#: What is printed of what the application's logging did.
+_NOT_LOGGED = (
+    "PlanWatch {what}. [{where} ]PlanWatch.findings() has what it found. Others are only counted, "
+    "in PlanWatch.stats()."
+)
+_RAISED = Template(
+    "could not log a message: the application's logging raised {error} at {raised_at}"
+)
+_LEFT_OUT = Template("left out a handler of the application's log: {error}")
+_OUTSIDE = "PlanWatch logs outside of Flask's contexts;"
 
 #: What is said in an interval in place of all others.
 MORE = (
@@ -149,9 +185,8 @@ class LogReporter:
                 self._log(_level(finding), lines(finding), extra(finding), finding.location)
         for finding in changes.resolved:
             if self._was_logged(finding):
-                message = (
-                    "resolved: the latest execution no longer shows this: "
-                    f"{_said(finding)} {_origin(finding)}\n  {_named(finding)}"
+                message = say(
+                    _RESOLVED, said=_said(finding), origin=_origin(finding), named=_named(finding)
                 )
                 self._log(logging.INFO, message, extra(finding), finding.location)
 
@@ -159,10 +194,10 @@ class LogReporter:
         """Say once for each reason that a statement was not inspected, or only partly."""
         if not self._is_first(skip.reason):
             return
-        level, what = logging.WARNING, "PlanWatch could not inspect a statement"
+        level, template = logging.WARNING, _SKIPPED
         if skip.reason.is_partial:
-            level, what = logging.INFO, "PlanWatch inspected a statement only partly"
-        message = f"{what} ({skip.brief}). Others are only counted.\n  {shorten(text, MAX_TEXT)}"
+            level, template = logging.INFO, _PARTLY
+        message = say(template, reason=skip.brief, text=shorten(text, MAX_TEXT))
         self._log(level, message, {"db.query.text": text})
 
     def log_once(self, level: int, message: str) -> None:
@@ -204,7 +239,7 @@ class LogReporter:
         level = _level(finding)
         if level not in self._screen.full:
             self._screen.full.add(level)
-            self._log(level, MORE.format(active=self._active()))
+            self._log(level, say(MORE, active=self._active()))
         return False
 
     def _was_logged(self, finding: Finding) -> bool:
@@ -246,22 +281,18 @@ class LogReporter:
                 logger.handle(make())
         except Exception as error:  # noqa: BLE001 - a filter or handler of the app's may raise
             self.errors += 1
-            what = f"could not log a message: the application's logging raised {_raised(error)}"
-            if isinstance(error, terminal.HandlerError):
-                what = f"left out a handler of the application's log: {error}"
-            why = "PlanWatch logs outside of Flask's contexts; "
-            if isinstance(error, terminal.EncodingError):
-                why = ""
-            failure = (
-                f"PlanWatch {what}. {why}PlanWatch.findings() has what it found. Others are only "
-                "counted, in PlanWatch.stats()."
-            )
+            failure = _failure(error)
             if self._is_first(failure):
                 terminal.write(failure)
 
 
-def _raised(error: Exception) -> str:
-    return f"{type(error).__name__} at {raised_at(error)}"
+def _failure(error: Exception) -> str:
+    """Return what is printed of an error that the application's logging raised."""
+    where = None if isinstance(error, terminal.EncodingError) else _OUTSIDE
+    if isinstance(error, terminal.HandlerError):
+        return say(_NOT_LOGGED, what=_LEFT_OUT, error=error, where=where)
+    place, name = raised_at(error), type(error).__name__
+    return say(_NOT_LOGGED, what=_RAISED, error=name, raised_at=place, where=where)
 
 
 def _level(finding: Finding) -> int:
@@ -277,13 +308,14 @@ def lines(finding: Finding) -> str:
 
     Of the fix it says what it serves, which indexes it replaces, and where it belongs.
     """
-    first = f"{finding.severity}: {_said(finding)} {_origin(finding)}"
-    last = f"{_use(finding.advice)}{_belongs_in(finding.advice)}  {_named(finding)}"
+    advice, named = finding.advice, _named(finding)
+    first = say(_FOUND, severity=finding.severity, said=_said(finding), origin=_origin(finding))
+    last = f"{_use(advice)}{_belongs_in(advice)}  {named}" if advice else named
     words = MAX_WORDS - len(f"{first} {last}".split())
-    if finding.advice:
-        return f"{first}\n  {_fix(finding.advice, words)}{last}"
-    hint = f"Next: {shorten(finding.hint, MAX_FIX, words - 1)}  " if finding.hint else ""
-    return f"{first}\n  {hint}{_named(finding)}"
+    if advice:
+        return f"{first}\n  {_fix(advice, words)}{last}"
+    hint = shorten(finding.hint, MAX_FIX, words - 1) if finding.hint else None
+    return f"{first}\n  {say(_NEXT, hint=hint, named=named)}"
 
 
 def _said(finding: Finding) -> str:
@@ -311,14 +343,20 @@ def _fix(advice: tuple[Advice, ...], words: int) -> str:
         else change.verdict == verdict
         for change in advice[1:]
     )
-    more = f" and {others} more" if others else ""
-    label = "Tried" if verdict.status is VerdictStatus.REJECTED else "Fix"
-    proof = more if untried else f"{more} [{verdict.brief}]"
+    fix = partial(
+        say,
+        _FIX,
+        label="Tried" if verdict.status is VerdictStatus.REJECTED else "Fix",
+        hidden=None,
+        others=others or None,
+        verdict="" if untried else _VERDICT,
+        brief=verdict.brief,
+    )
     if advice[0].ddl:
         # It is there to be copied.
-        return f"{label}: {_commands(advice[0])}{_missing(advice[0])}{proof}"
-    words -= len(f"{label} {proof}".split())
-    return f"{label}: {_whole(advice[0].summary, MAX_FIX, words)}{proof}"
+        return fix(what=_commands(advice[0]), hidden=_hidden(advice[0]))
+    words -= len(fix(what="").split())
+    return fix(what=_whole(advice[0].summary, MAX_FIX, words))
 
 
 def _commands(advice: Advice) -> str:
@@ -326,18 +364,16 @@ def _commands(advice: Advice) -> str:
     if len(advice.summary) <= MAX_FIX:
         return on_one_line(advice.summary)
     first, *others = (advice.public or advice).ddl
-    more = f"; … ({len(others)} more commands)" if others else ""
-    return f"{shorten(first, MAX_FIX)}{more}"
+    return say(_COMMANDS, first=shorten(first, MAX_FIX), others=len(others) or None)
 
 
-def _missing(advice: Advice) -> str:
+def _hidden(advice: Advice) -> list[str]:
     """Return which placeholders a reader has to replace by values before the SQL can be run."""
     if advice.public is None:
-        return ""
+        return []
     given = "; ".join(advice.ddl)
     hidden = dict.fromkeys(_PLACEHOLDER.findall("; ".join(advice.public.ddl)))
-    names = [name for name in hidden if name not in given]
-    return f" (put the value for {' and '.join(names)})" if names else ""
+    return [name for name in hidden if name not in given]
 
 
 def _whole(text: str, length: int, words: int) -> str:
@@ -359,34 +395,30 @@ def _shortened(text: str, length: int, words: int) -> str:
 
 def _use(advice: tuple[Advice, ...]) -> str:
     """Return what a fix serves, and which indexes it replaces."""
-    if not advice:
-        return ""
-    serves = f" for {advice[0].serves}" if advice[0].serves else ""
-    if not advice[0].replaces or advice[0].verdict.status is VerdictStatus.REJECTED:
-        return serves
-    first, *others = advice[0].replaces
-    return f"{serves}, replaces {first}" + (f" and {len(others)} more" if others else "")
+    rejected = advice[0].verdict.status is VerdictStatus.REJECTED
+    first, *others = advice[0].replaces if advice[0].replaces and not rejected else (None,)
+    return say(_USE, serves=advice[0].serves, first=first, others=len(others) or None)
 
 
 def _belongs_in(advice: tuple[Advice, ...]) -> str:
     """Return where an index belongs: in the model and a migration, or in a migration only."""
-    if not advice or not advice[0].migration or advice[0].verdict.status is VerdictStatus.REJECTED:
+    if not advice[0].migration or advice[0].verdict.status is VerdictStatus.REJECTED:
         return ""
     return ", in model+migration" if advice[0].sqlalchemy else ", in a migration"
 
 
 def _named(finding: Finding) -> str:
-    return f"id {finding.id}"
+    return say(_NAMED, id=finding.id)
 
 
 def _origin(finding: Finding) -> str:
     """Return where a statement came from, with its file as seen from the current directory."""
     location, said = finding.location, []
     if location is not None:
-        library = "library code at " if location.library else ""
-        said.append(f"{library}{location.shown_path}:{location.line}")
+        line = _LIBRARY_LINE if location.library else _APP_LINE
+        said.append(say(line, path=location.shown_path, line=location.line))
     if finding.endpoint is not None:
-        said.append(f"endpoint {finding.endpoint}")
+        said.append(say(_ENDPOINT, endpoint=finding.endpoint))
     if location is not None and location.library:
         said.reverse()
     origin = ", ".join(said) or "from an unknown line"

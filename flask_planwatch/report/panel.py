@@ -22,7 +22,7 @@ from werkzeug import Request, Response
 from ..capture.request_record import Seen, request_record
 from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason, names_table
 from ..inspection.detail import Detail, Preparable
-from ..plan.wording import FORMS
+from ..plan.wording import FORMS, say
 from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
 from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_YET, Sql, sql_of
@@ -33,6 +33,8 @@ from .store import by_fix
 PATIENCE = 0.5
 
 _NOT_INITIALISED = "PlanWatch does not watch this app: PlanWatch(app) was never called."
+
+_ONE, _SEVERAL = "{count:,} {noun}", "{count:,} {noun}s"
 
 _FAILED = (
     "<p>PlanWatch could not fill its panel. The error was counted, and the log says where it came "
@@ -349,7 +351,7 @@ def _environment() -> Environment:
 
 def plural(count: int, noun: str) -> str:
     """Return `1 finding` or `2 findings`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return say(_ONE if count == 1 else _SEVERAL, count=count, noun=noun)
 
 
 def counts(by_reason: Mapping[str, int], what: str) -> str:

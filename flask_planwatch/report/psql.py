@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..capture.written import MAX_WRITTEN
 from ..inspection.detail import Preparable
+from ..plan.wording import say
 
 #: Characters of one statement that are shown: a bulk insert has millions.
 MAX_TEXT_SHOWN = MAX_WRITTEN
@@ -17,6 +18,8 @@ MAX_TEXT_SHOWN = MAX_WRITTEN
 NOT_KNOWN = "the types of its parameters are not known"
 NOT_YET = "it is not inspected yet"
 NOT_INSPECTED = "it was not inspected"
+
+_CUT = "{text}… ({cut:,} more characters)"
 
 
 class Sql(NamedTuple):
@@ -105,7 +108,7 @@ def lay_out(text: str) -> str:
     A text that has lines already keeps them.
     """
     if len(text) > MAX_TEXT_SHOWN:
-        text = f"{text[:MAX_TEXT_SHOWN]}… ({len(text) - MAX_TEXT_SHOWN:,} more characters)"
+        text = say(_CUT, text=text[:MAX_TEXT_SHOWN], cut=len(text) - MAX_TEXT_SHOWN)
     if "\n" in text.strip():
         return dedent(text).strip()
     queries = [True]

@@ -13,9 +13,10 @@ from sqlalchemy.engine import URL
 
 from ..failure import ServerError
 from ..finding import SkipReason
+from ..plan.wording import Template, say
 from ..runtime.interruption import DRIVERS
 from ..server.session import Session, database_name
-from ..settings import AT_START, PREFIX, SETTINGS, Settings, close_to, given_in, read_usable
+from ..settings import AT_START, SETTINGS, Settings, close_to, given_in, read_usable
 
 if TYPE_CHECKING:
     from ..server.description import Description
@@ -26,13 +27,50 @@ DEFAULT = "default"
 #: What an engine has to be.
 NEEDED = f"PostgreSQL through {', '.join(DRIVERS[:-1])} or {DRIVERS[-1]}"
 
-#: Why a server was not asked, if the application left first.
+#: The line at the start: each engine has its driver, its server, and how indexes are tried on it.
+_WATCHED = "PlanWatch watches {count} {engines}: {servers:list}.[ Not watched: {others:list}.]"
+_NOTHING = "PlanWatch watches nothing: {others:list} {are} not {needed}."
+_NO_ENGINE = (
+    "PlanWatch watches nothing: the app has no engine of Flask-SQLAlchemy, and none was given to "
+    "planwatch.watch(engine)."
+)
+_SERVER = "{name} ({about:list})"
+_VERSION = "PostgreSQL {version}"
+_AS_FOR = "{answer}, as for {name}"
+_LEFT_ALONE = "{name} ({dialect})"
+_NAMED_AS_DEFAULT = "bind {bind}"
+
+#: Why a server did not answer, and why it was not asked if the application left first.
+_NO_ANSWER = "{why}[: {detail}]"
 _CLOSED = "the app closed its connections before PlanWatch could ask the server"
+
+#: An engine in a sentence.
+_DEFAULT_ENGINE = "the default engine"
+_ENGINE = "the engine {name}"
+_BIND = "the bind {bind}"
+
+#: What is wrong with a setting.
+_REFUSED = "{error} It was set after init_app and has no effect."
+_TOO_LATE = "{key} was set too late to have an effect: set it before init_app."
+_NO_USE = "PLANWATCH_DATABASE_URL applies to nothing: {engine} ({dialect}) is not {needed}."
+_NO_BIND = "PLANWATCH_DATABASE_URL has a URL for {engine}, which does not exist{end}"
+_DID_YOU_MEAN = Template(": did you mean {close}?")
+_OTHER_DATABASE = (
+    "PLANWATCH_DATABASE_URL leads to the database {other}, but {engine} is connected to {wanted}. "
+    "PlanWatch would inspect other tables: use a URL of that database."
+)
+_OTHER_SERVER = (
+    "PLANWATCH_DATABASE_URL leads to another server than that of {engine}: their system "
+    "identifiers differ. PlanWatch would inspect other tables: use a URL of that server, or of a "
+    "replica of it."
+)
 
 
 def engine_name(bind: str | None) -> str:
     """Return what people call the engine of a bind; one may have the default engine's name."""
-    return DEFAULT if bind is None else f"bind {bind}" if bind == DEFAULT else bind
+    if bind is None:
+        return DEFAULT
+    return say(_NAMED_AS_DEFAULT, bind=bind) if bind == DEFAULT else bind
 
 
 @dataclass(frozen=True)
@@ -50,8 +88,9 @@ class Server:
 
     def shown(self, answer: str) -> str:
         """Return its part of the line at the start, with this answer."""
-        version = f"PostgreSQL {self.description.version}" if self.description else ""
-        return f"{self.name} ({', '.join(filter(None, (self.driver, version, answer)))})"
+        known = self.description
+        version = say(_VERSION, version=known.version) if known else ""
+        return say(_SERVER, name=self.name, about=filter(None, (self.driver, version, answer)))
 
 
 def introduce(name: str, driver: str, session: Session) -> Server:
@@ -62,8 +101,7 @@ def introduce(name: str, driver: str, session: Session) -> Server:
         return Server(name, driver, describe(session))
     except ServerError as error:
         why = _CLOSED if error.reason is SkipReason.UNWATCHED else error.reason.explanation
-        detail = f": {error.detail}" if error.detail else ""
-        return Server(name, driver, None, f"{why}{detail}")
+        return Server(name, driver, None, say(_NO_ANSWER, why=why, detail=error.detail))
 
 
 def introduction(servers: Sequence[Server], left_alone: Mapping[str, str], verify: str) -> str:
@@ -72,18 +110,18 @@ def introduction(servers: Sequence[Server], left_alone: Mapping[str, str], verif
     Each reason is in it only once.
     """
     names = sorted(left_alone, key=lambda name: name != DEFAULT)
-    others = ", ".join(f"{name} ({left_alone[name]})" for name in names)
+    others = [say(_LEFT_ALONE, name=name, dialect=left_alone[name]) for name in names]
     if servers:
-        count = f"{len(servers)} {'engine' if len(servers) == 1 else 'engines'}"
-        line = f"PlanWatch watches {count}: {', '.join(_shown(servers, verify))}."
-        return f"{line} Not watched: {others}." if others else line
+        return say(
+            _WATCHED,
+            count=len(servers),
+            engines="engine" if len(servers) == 1 else "engines",
+            servers=_shown(servers, verify),
+            others=others,
+        )
     if others:
-        verb = "is" if len(names) == 1 else "are"
-        return f"PlanWatch watches nothing: {others} {verb} not {NEEDED}."
-    return (
-        "PlanWatch watches nothing: the app has no engine of Flask-SQLAlchemy, and none was given "
-        "to planwatch.watch(engine)."
-    )
+        return say(_NOTHING, others=others, are="is" if len(others) == 1 else "are", needed=NEEDED)
+    return _NO_ENGINE
 
 
 def _shown(servers: Sequence[Server], verify: str) -> Iterator[str]:
@@ -94,7 +132,7 @@ def _shown(servers: Sequence[Server], verify: str) -> Iterator[str]:
         name = first.setdefault(answer, server.name)
         what, colon, _ = answer.partition(": ")
         repeats = colon and name != server.name
-        yield server.shown(f"{what}, as for {name}" if repeats else answer)
+        yield server.shown(say(_AS_FOR, answer=what, name=name) if repeats else answer)
 
 
 def late_settings(config: Mapping[Any, Any], start: Settings, used: Settings) -> list[str]:
@@ -104,15 +142,13 @@ def late_settings(config: Mapping[Any, Any], start: Settings, used: Settings) ->
     """
     given = given_in(config)
     now, refused = read_usable(config, debug=False, testing=False)
-    problems = [f"{error} It was set after init_app and has no effect." for error in refused]
+    problems = [say(_REFUSED, error=error) for error in refused]
     wrong = {str(error).partition(" ")[0] for error in refused}
     for setting in SETTINGS:
         name = setting.name.lower()
         kept = getattr(start if setting.name in AT_START else used, name)
         if setting.key in given and setting.key not in wrong and getattr(now, name) != kept:
-            problems.append(
-                f"{setting.key} was set too late to have an effect: set it before init_app."
-            )
+            problems.append(say(_TOO_LATE, key=setting.key))
     return problems
 
 
@@ -133,17 +169,15 @@ def unused_urls(
     for bind, url in urls.items():
         if any(url is used_url for used_url in taken):
             continue
-        named = "the default engine" if bind is None else f"the bind {bind!r}"
+        engine = _DEFAULT_ENGINE if bind is None else say(_BIND, bind=repr(bind))
         if bind in known:
             if dialect := left_alone.get(engine_name(bind)):
-                problems.append(
-                    f"{PREFIX}DATABASE_URL applies to nothing: {named} ({dialect}) is not {NEEDED}."
-                )
+                problems.append(say(_NO_USE, engine=engine, dialect=dialect, needed=NEEDED))
             continue
         names = [key for key in known if key is not None]
         close = close_to(str(bind), names)
-        meant = f": did you mean {close!r}?" if close and bind is not None else "."
-        problems.append(f"{PREFIX}DATABASE_URL has a URL for {named}, which does not exist{meant}")
+        end = _DID_YOU_MEAN if close and bind is not None else "."
+        problems.append(say(_NO_BIND, engine=engine, end=end, close=repr(close)))
     return problems
 
 
@@ -165,11 +199,8 @@ def other_databases(engines: Iterable[tuple[str, URL | None, Session]]) -> list[
             # Whatever is inspected says why.
             continue
         if other:
-            problems.append(
-                f"{PREFIX}DATABASE_URL leads to the database {other!r}, but {_engine(name)} is "
-                f"connected to {wanted!r}. PlanWatch would inspect other tables: use a URL of that "
-                "database."
-            )
+            databases = {"other": repr(other), "wanted": repr(wanted)}
+            problems.append(say(_OTHER_DATABASE, engine=_engine(name), **databases))
     return problems
 
 
@@ -190,13 +221,9 @@ def other_servers(engines: Iterable[tuple[str, Session, Session]]) -> list[str]:
         finally:
             applications.close()
         if len(identifiers) > 1:
-            problems.append(
-                f"{PREFIX}DATABASE_URL leads to another server than that of {_engine(name)}: their "
-                "system identifiers differ. PlanWatch would inspect other tables: use a URL of "
-                "that server, or of a replica of it."
-            )
+            problems.append(say(_OTHER_SERVER, engine=_engine(name)))
     return problems
 
 
 def _engine(name: str) -> str:
-    return "the default engine" if name == DEFAULT else f"the engine {name!r}"
+    return _DEFAULT_ENGINE if name == DEFAULT else say(_ENGINE, name=repr(name))

@@ -18,6 +18,7 @@ from traceback import walk_tb
 from typing import Any
 
 from ..capture.location import is_own
+from ..plan.wording import say
 
 
 class HandlerError(Exception):
@@ -27,6 +28,11 @@ class HandlerError(Exception):
 class EncodingError(HandlerError):
     """Its stream cannot encode the message."""
 
+
+#: Why a handler cannot take a message.
+_RAISED = "the formatter {formatter} of a {handler} raised {type}"
+_NO_TEXT = "the formatter {formatter} of a {handler} returned {type}"
+_NOT_ENCODED = "the stream of a {handler} cannot encode a message in {encoding}"
 
 #: How handlers write that can write nothing but a text.
 _WRITES_TEXT = frozenset(
@@ -148,18 +154,18 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> HandlerErro
         # A formatter writes into the record.
         text = handler.format(copy.copy(record))
     except Exception as error:  # noqa: BLE001 - it is the application's
-        done = f"raised {type(error).__name__}"
+        why, cause = _RAISED, type(error)
     else:
         if not writes_text:
             return None
         if isinstance(text, str):
-            encoding = _unfit_encoding(handler, text)
-            stream = f"the stream of a {kind.__name__} cannot encode a message in {encoding}"
-            return EncodingError(stream) if encoding else None
-        done = f"returned {type(text).__name__}"
+            if not (encoding := _unfit_encoding(handler, text)):
+                return None
+            return EncodingError(say(_NOT_ENCODED, handler=kind.__name__, encoding=encoding))
+        why, cause = _NO_TEXT, type(text)
     writer = type(formatter)
     name = f"{writer.__module__}.{writer.__qualname__}({getattr(formatter, '_fmt', None)!r})"
-    return HandlerError(f"the formatter {name} of a {kind.__name__} {done}")
+    return HandlerError(say(why, formatter=name, handler=kind.__name__, type=cause.__name__))
 
 
 def _unfit_encoding(handler: Any, text: str) -> str:

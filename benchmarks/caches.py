@@ -217,7 +217,7 @@ def forget_all() -> None:
         for value in list(vars(module).values()):
             if isinstance(value, memory.Memory):
                 _forget(value)
-            # One without a bound is not of statements, but of the process, as are its rules.
+            # One without a bound is not of statements, but of the process, as is its version.
             elif isinstance(value, _Remembering) and value.cache_parameters()["maxsize"]:
                 value.cache_clear()
     bytecode._found.clear()

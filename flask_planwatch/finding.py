@@ -448,7 +448,8 @@ class Finding:
     def group(self) -> Hashable:
         """The table and the advice, which findings may share; without advice, the finding's id.
 
-        Of a group, one finding is logged in an interval.
+        Of a group, one finding is logged in an interval. It is kept, as `id` and `changes` are: an
+        inspection asks all active findings for them, which without would take 1 ms for 1 000.
         """
         if not self.advice:
             return self.id

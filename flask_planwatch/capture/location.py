@@ -31,7 +31,7 @@ _BEGINNING_IDS = frozenset(map(id, _BEGINNINGS))
 _MAX_FRAMES = 1000
 
 #: Files of which it is remembered whether they are the app's own; when there are more, all are
-#: forgotten.
+#: forgotten. It takes 25 µs to look at a file, and there may be some dozen on a way.
 MAX_FILES = 4096
 
 
@@ -189,7 +189,7 @@ def _same_path(earlier: Origin) -> Origin | None:
     """Return the origin if the call path is the same as before; the line may be another.
 
     It is the same if the same code is at the same depth, with the same code below it. To go through
-    all frames would make an object of each, which takes longer than all else of a capture.
+    all frames would make an object of each: for 27 of them it takes 6 µs, this 0.5.
     """
     if not earlier.depth:
         return None

@@ -145,6 +145,7 @@ def texts(operands: Iterable[Operand]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(operand.without_alias() for operand in operands))
 
 
+# Rules and fixes ask for it: 0.4 ms.
 @kept_for_plans(2)
 def accesses(plan: Plan, schema: Schema) -> tuple[Access, ...]:
     """Return what the statement asks of each relation; partitions count as one."""

@@ -81,6 +81,7 @@ class Comparison:
         """Whether an index finds the rows, so that not each row is tested."""
         return self.kind in INDEX_CONDITIONS
 
+    # All rules ask for it: it saves 0.1 ms of an inspection of 26 ms.
     @cached_property
     def column(self) -> str | None:
         """The column if the operand is just a column; see plain_column."""
@@ -109,6 +110,7 @@ class Comparison:
         """The whole predicate as the condition of a partial index would have it."""
         return self.conjunct.condition
 
+    # See Conjunct.
     @cached_property
     def alternatives(self) -> tuple[tuple[Comparison, ...], ...]:
         """The comparisons of each branch if OR joins several, else nothing."""
@@ -141,7 +143,7 @@ class Comparison:
         return self.scan.total_cost * self.loops >= MIN_INDEX_SCAN_COST
 
 
-# All rules ask it of the same plan.
+# All rules ask it of the same plan: 0.4 ms.
 @kept_for_plans(2)
 def comparisons(plan: Plan, schema: Schema) -> tuple[Comparison, ...]:
     """Return each comparison with one relation's columns on a side, in the order of the plan.

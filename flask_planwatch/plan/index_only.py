@@ -17,7 +17,6 @@ from sqlglot.tokens import TokenType
 from .access import RANGES, Access, accesses
 from .comparison import family_alias
 from .index_use import bitmap_scans
-from .memory import kept_for_plans
 from .predicate import Conjunct, bare, conjuncts, tokens_in, waits_for_a_value
 from .schema import Index, Relation, Schema
 from .scrub import LITERALS
@@ -63,7 +62,6 @@ class _Use:
     test: Conjunct | None = None
 
 
-@kept_for_plans(2)
 def coverages(plan: Plan, schema: Schema) -> tuple[Coverage, ...]:
     """Return the indexes that hold all that a statement needs, relation by relation."""
     return tuple(

@@ -148,6 +148,7 @@ class Relation:
     visible_pages: int = 0
     mark: str = ""
 
+    # Asked for each column of a condition: it saves 0.3 ms of an inspection of 26 ms.
     @cached_property
     def _by_name(self) -> Mapping[str, Column]:
         return {column.name: column for column in reversed(self.columns)}
@@ -228,7 +229,7 @@ class Schema:
             ]
         )
 
-    @cached_property
+    @property
     def index_mark(self) -> str:
         """A mark of the valid indexes of all relations, which changes with each; "" without any."""
         indexes = (index for relation in self.relations.values() for index in relation.indexes)

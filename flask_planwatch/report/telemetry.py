@@ -213,6 +213,7 @@ def span_attributes(finding: Finding) -> dict[str, Any]:
     return {**fields, "planwatch.message": finding.message}
 
 
+# Each finding asks for it; it takes 0.4 ms to look it up.
 @cache
 def _version() -> str:
     try:

@@ -6,7 +6,6 @@ needs; and `judge(suspicion, evidence)`, which returns a Hit, or a Miss with the
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -46,7 +45,6 @@ RULES: tuple[str, ...] = (
 )
 
 
-@cache
 def modules() -> tuple[Rule, ...]:
     """Return the modules of all rules.
 

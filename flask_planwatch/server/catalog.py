@@ -304,7 +304,7 @@ class Catalog:
 
 def _names_in(plan: Plan) -> _Names:
     keys = {scan.qualified_relation or "" for scan in plan.scans}
-    return _Names(tuple(sorted(keys)), tuple(plan.deleted_from))
+    return _Names(tuple(sorted(keys)), plan.deleted_from)
 
 
 def _relations(family: Sequence[_Member], known: Mapping[int, _Known]) -> dict[str, Relation]:

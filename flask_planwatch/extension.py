@@ -26,8 +26,8 @@ class PlanWatch:
     """Watches the plans of a Flask app's statements on PostgreSQL.
 
     Give it the app, or call `init_app` later; it may watch several apps. It listens to all engines
-    of Flask-SQLAlchemy, whether `db.init_app(app)` is called before or after, and to those given to
-    `watch`. State is kept per app, in `app.extensions["planwatch"]`.
+    of Flask-SQLAlchemy and Flask-SQLAlchemy-Lite, whether `db.init_app(app)` is called before or
+    after, and to those given to `watch`. State is kept per app, in `app.extensions["planwatch"]`.
 
     Raises SettingError for a wrong `PLANWATCH_` key in `app.config`, and RuntimeError if the app
     has a PlanWatch already.

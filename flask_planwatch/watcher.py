@@ -168,24 +168,24 @@ class Watcher:
         if database is None or not hasattr(type(database), "engines"):
             return
         if has_app_context() and current_app == app:
-            engines = dict(database.engines)
+            engines = list(_engines_of(database))
         else:
             with app.app_context():
-                engines = dict(database.engines)
+                engines = list(_engines_of(database))
         known = getattr(getattr(database, "Model", None), "registry", None)
         if known is not None:
             metadatas = getattr(database, "metadatas", {})
             self._mappings.learn_registry(known, metadatas.get(None))
         # Flask-SQLAlchemy-Lite, which has no metadata, gives the default engine a key.
         is_lite = not hasattr(database, "metadatas")
-        for key, engine in engines.items():
+        for key, engine, prefix in engines:
             bind = None if is_lite and key == DEFAULT else key
             self._binds.update((key, bind))
             # An engine that was unwatched stays so until watch() is called for it.
             if engine not in self._engines:
                 given = self._settings_at_start
                 url = given.database_url_for(bind) or given.database_url_for(key)
-                self._watch(engine, engine_name(bind), bind, url)
+                self._watch(engine, f"{prefix}{engine_name(bind)}", bind, url)
 
     @property
     def introduction(self) -> str:
@@ -495,3 +495,15 @@ class Watcher:
         renew_budgets()
         for watched in list(self._engines.values()):
             watched.after_fork()
+
+
+def _engines_of(database: Any) -> Iterator[tuple[str | None, Engine, str]]:
+    """Yield the engines of Flask-SQLAlchemy or its Lite with their keys.
+
+    Lite may have an async engine of the same key, whose name then has a prefix.
+    """
+    engines = dict(database.engines)
+    for key, engine in engines.items():
+        yield key, engine, ""
+    for key, engine in dict(getattr(database, "async_engines", {})).items():
+        yield key, engine.sync_engine, "async " if key in engines else ""

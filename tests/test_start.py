@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from flask_planwatch import PlanWatch
 from flask_planwatch.failure import ServerError
@@ -294,13 +295,24 @@ def test_binds_that_do_not_exist_are_named(story, watch, warnings):
 class Lite:
     """The engines of an app by their names, as Flask-SQLAlchemy-Lite has them."""
 
-    def __init__(self, app: Flask, **engines: sa.Engine) -> None:
+    def __init__(self, app: Flask, **engines: sa.Engine | AsyncEngine) -> None:
         self._engines = engines
         app.extensions["sqlalchemy"] = self
 
     @property
     def engines(self) -> dict[str, sa.Engine]:
-        return self._engines
+        return self._of(sa.Engine)
+
+    @property
+    def async_engines(self) -> dict[str, AsyncEngine]:
+        return self._of(AsyncEngine)
+
+    def _of(self, kind):
+        return {
+            key.removeprefix("async_"): engine
+            for key, engine in self._engines.items()
+            if isinstance(engine, kind)
+        }
 
 
 @pytest.mark.parametrize("keys", [(), (None, "archive"), ("default", "archive")], ids=str)
@@ -331,6 +343,35 @@ def test_the_default_engine_of_flask_sqlalchemy_lite(story, warnings, keys):
     for engine in engines.values():
         planwatch.unwatch(engine, app)
         engine.dispose()
+
+
+@pytest.mark.parametrize("keys", [("default",), ("default", "async_default")], ids=str)
+def test_async_engines_of_flask_sqlalchemy_lite_are_watched(story, warnings, keys):
+    """One may have the key of an engine that is not async."""
+    url = sa.make_url(story.url)
+    app = Flask("tests.app")
+    app.config.update(PLANWATCH_DATABASE_URL=url, PLANWATCH_STATEMENT_TIMEOUT_MS=30_000)
+    engine = create_async_engine(story.url_for("asyncpg"), poolclass=sa.NullPool)
+    others = [sa.create_engine(story.url_for("psycopg"))] * (len(keys) - 1)
+    Lite(app, **dict(zip(keys, [*others, engine], strict=True)))
+    planwatch = PlanWatch(app)
+
+    async def ask():
+        async with engine.connect() as connection:
+            (await connection.execute(LOGIN)).all()
+
+    asyncio.run(ask())
+    assert planwatch.flush(120, app)
+    (finding,) = planwatch.findings(app)
+    assert finding.statement.bind is None
+    watched = app.extensions["planwatch"]._watched()
+    names = [("default", url)] if not others else [("default", url), ("async default", url)]
+    assert [(one.name, one.url) for one in watched] == names
+    assert warnings() == []
+    for one in [engine, *others]:
+        planwatch.unwatch(one, app)
+    for one in others:
+        one.dispose()
 
 
 def test_engines_that_are_called_default_are_told_apart(story, watch):

@@ -8,7 +8,7 @@ from typing import Any
 
 from click import get_current_context
 from flask import Flask, appcontext_pushed, current_app, has_app_context, request_started
-from flask.cli import run_command
+from flask.cli import ScriptInfo, run_command
 from flask.helpers import get_debug_flag
 from sqlalchemy.engine import Engine
 from werkzeug.serving import is_running_from_reloader
@@ -47,14 +47,16 @@ class PlanWatch:
         self._apps.add(app)
         if _is_served():
             watcher.begin_without_request()
+        elif app.debug and not settings.enabled and not _is_command():
+            watcher.say_off()
         if settings.enabled:
             if threads_are_greenlets():
                 load()
             observe(watcher)
+            # db.init_app(app) and the toolbar may come later; a request ends the app's setup.
             appcontext_pushed.connect(_attach, app)
+            request_started.connect(_attach_at_first_request, app)
         watcher.attach()
-        # db.init_app(app) and the toolbar may come later; the first request ends an app's setup.
-        request_started.connect(_attach_at_first_request, app)
 
     def watch(self, engine: Any, app: Flask | None = None) -> None:
         """Listen to an engine that Flask-SQLAlchemy does not own.
@@ -142,6 +144,12 @@ def _is_served() -> bool:
     if context is None or context.command is not run_command or not get_debug_flag():
         return False
     return context.params.get("reload") is False
+
+
+def _is_command() -> bool:
+    """Whether a command of Flask's runs: with a reloader, two processes load the app."""
+    context = get_current_context(silent=True)
+    return context is not None and context.find_object(ScriptInfo) is not None
 
 
 def _attach(app: Flask, **_: Any) -> None:

@@ -219,7 +219,7 @@ class Settings:
     """The settings of one app, checked. Each field is the key of its name, in capitals."""
 
     enabled: bool = _setting(
-        True, _BOOLEAN, "Whether PlanWatch does anything. If False, it listens to no engine."
+        True, _BOOLEAN, "Whether PlanWatch does anything. If False, it listens to nothing."
     )
     sample_interval: float = _setting(
         300.0,

@@ -236,6 +236,10 @@ class Watcher:
         if self._is_debugged() or checked or self._settings_changed():
             self.worker.run(self._begin)
 
+    def say_off(self) -> None:
+        """Log that PlanWatch is off, at once: it does not listen to any request."""
+        self._log.log_once(logging.INFO, OFF)
+
     def begin_without_request(self) -> None:
         """Have `begin` run once a server that Werkzeug reloads is up, before any request."""
 

@@ -8,8 +8,10 @@ import threading
 import time
 import weakref
 
+import flask
 import pytest
 import sqlalchemy as sa
+from blinker import NamedSignal
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import func
@@ -229,6 +231,13 @@ def test_switched_off_attaches_nothing(story):
     for name in ("before_cursor_execute", "after_cursor_execute", "engine_disposed"):
         assert not getattr(engine.dispatch, name)
     assert not engine.dialect.dispatch.handle_error
+    assert not [
+        receiver
+        for name, signal in vars(flask.signals).items()
+        if isinstance(signal, NamedSignal)
+        for receiver in signal.receivers_for(app)
+        if receiver.__module__.startswith("flask_planwatch")
+    ]
     assert planwatch.findings() == ()
     assert planwatch.flush(0)
     assert planwatch.stats()["captured"] == 0

@@ -544,8 +544,11 @@ def test_panel_says_that_planwatch_was_not_initialised():
 
 
 @BOTH_ORDERS
-def test_panel_says_that_planwatch_is_off_and_why(extensions):
+def test_panel_says_that_planwatch_is_off_and_why(extensions, monkeypatch):
+    """Also where the toolbar comes later, under a server that Werkzeug reloads."""
+    monkeypatch.setenv("WERKZEUG_RUN_MAIN", "true")
     app = bare_app(*extensions, PLANWATCH_ENABLED=False)
+    assert becomes(lambda: PANEL in app.config["DEBUG_TB_PANELS"])
     app.config["PLANWATCH_ENABLE"] = True
     shown = open_panel(app)
     assert shown.subtitle == "off"

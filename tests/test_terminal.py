@@ -710,37 +710,41 @@ def test_that_nothing_is_watched_is_said_once(bare_logging, capsys, url, first):
     assert "".join(said) == f"{NOTHING[url]}\n"
 
 
-def test_that_planwatch_is_off_is_said_once_at_the_first_request(bare_logging, capsys):
+@pytest.mark.parametrize("debug", [True, False])
+def test_that_planwatch_is_off_is_said_once_at_init_app(bare_logging, capsys, monkeypatch, debug):
+    """No request starts it, as nothing listens to one."""
     bare_logging()
     app = Flask("tests.app")
-    app.config.update(PLANWATCH_ENABLED=False, SQLALCHEMY_DATABASE_URI="sqlite://")
-    planwatch = PlanWatch(app)
-    db = SQLAlchemy(app)
-    # As app.run(debug=True, use_reloader=False) does.
-    app.debug = True
-    app.config["PLANWATCH_MIN_ROW"] = 5
-    app.add_url_rule("/", view_func=lambda: db.session.execute(sa.text("SELECT 'x'")).scalar())
-    said = []
-    for _ in range(3):
-        assert app.test_client().get("/").status_code == 200
-        said.append(capsys.readouterr().err)
-    assert becomes(lambda: said.append(capsys.readouterr().err) or OFF in "".join(said))
-    assert sorted("".join(said).splitlines()) == [
-        "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS? It was set after init_app "
-        "and has no effect.",
-        OFF,
-    ]
-    assert planwatch.stats(app)["captured"] == 0
-
-
-def test_in_production_a_planwatch_that_is_off_has_nothing_to_do(monkeypatch):
-    app = Flask("tests.app")
-    app.config.update(PLANWATCH_ENABLED=False, PLANWATCH_IGNORE="missing-index:nothing")
-    PlanWatch(app)
+    app.config.update(
+        DEBUG=debug, PLANWATCH_ENABLED=False, PLANWATCH_IGNORE="missing-index:nothing"
+    )
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
     jobs = []
     monkeypatch.setattr(Worker, "run", lambda worker, job: jobs.append(job))
-    request_of(app)
+    planwatch = PlanWatch(app)
+    db = SQLAlchemy(app)
+    assert capsys.readouterr().err == (f"{OFF}\n" if debug else "")
+    app.add_url_rule("/", view_func=lambda: db.session.execute(sa.text("SELECT 'x'")).scalar())
+    for _ in range(3):
+        assert app.test_client().get("/").status_code == 200
+    assert planwatch.stats(app)["captured"] == 0
+    assert capsys.readouterr().err == ""
     assert jobs == []
+
+
+def test_no_command_says_that_planwatch_is_off(bare_logging, capsys):
+    """Such as that of the reloader, which loads the app in two processes."""
+    bare_logging()
+    app = Flask("tests.app")
+    app.config.update(DEBUG=True, PLANWATCH_ENABLED=False)
+
+    @app.cli.command("load")
+    def load():
+        PlanWatch(app)
+
+    assert app.test_cli_runner().invoke(args=["load"]).exit_code == 0
+    assert "planwatch" in app.extensions
+    assert capsys.readouterr().err == ""
 
 
 def test_a_server_that_is_reloaded_says_it_before_any_request(

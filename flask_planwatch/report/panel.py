@@ -88,6 +88,8 @@ class PlanWatchPanel(DebugPanel):
                 if watcher.is_enabled:
                     report = collect(app, watcher)
                 else:
+                    # No request starts it where nothing listens.
+                    watcher.begin_soon()
                     off = " ".join((watcher.introduction, *watcher.problems))
             self._subtitle = report.summary if report else "off"
             template = _environment().get_template("panel.html")

@@ -26,8 +26,10 @@ from flask_planwatch import PlanWatch
 from flask_planwatch.capture.numbered import Numbered
 from flask_planwatch.capture.written import written
 from flask_planwatch.inspection import inspector
+from flask_planwatch.inspection.detail import Preparable
 from flask_planwatch.report import panel
-from flask_planwatch.report.psql import Sql, runnable, sql_of
+from flask_planwatch.report import psql as report_psql
+from flask_planwatch.report.psql import Sql, prepared, runnable, sql_of
 
 from .cases import first
 from .conftest import Watched
@@ -391,11 +393,22 @@ def test_without_values_it_is_a_prepared_statement(story, run, without_values, d
     statement, part = PREPARED[name]
     ran = run(driver, statement)
     (sql,) = set(copied(ran.shown))
-    assert re.match(r"PREPARE planwatch_\w{6} \((?:[\w \[\]]+(?:, )?)+\) AS\n", sql)
+    assert re.search(r"^PREPARE planwatch_\w{6} \((?:[\w \[\]]+(?:, )?)+\) AS\n", sql, re.MULTILINE)
     assert "unknown" not in sql
     assert re.search(r"^-- EXECUTE planwatch_\w{6} \([\w{}', .]+\);$", sql, re.MULTILINE)
     assert part in sql
     psql(story, sql)
+
+
+def test_a_prepared_statement_can_be_pasted_again_and_beside_another_of_its_name(
+    story, monkeypatch
+):
+    """PREPARE refuses a name that the session has."""
+    monkeypatch.setattr(report_psql, "_name", lambda sql: "planwatch_same")
+    one = prepared(Preparable("SELECT $1", ("integer",), ("one",)))
+    other = prepared(Preparable("SELECT $1, $2", ("integer", "text"), ("one", "two")))
+    executed = "EXECUTE planwatch_same (1);"
+    assert psql(story, "\n".join([one, one, executed, other, one, executed])) == "1\n1\n"
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -468,8 +481,8 @@ def test_finding_of_an_earlier_request_is_prepared(story, run, driver):
     ran = run(driver, statement)
     assert all("= 'user7'" in now for now in copied(ran.shown))
     (later,) = set(copied(open_panel(ran.app, "/next").html))
-    assert re.match(
-        r"PREPARE planwatch_\w{6} \((?:text|character varying)\) AS\nSELECT id, ", later
+    assert re.search(
+        r"\nPREPARE planwatch_\w{6} \((?:text|character varying)\) AS\nSELECT id, ", later
     )
     assert "SELECT id, cast(nick AS varchar(9))\n" in later
     assert re.search(

@@ -64,11 +64,24 @@ def prepared(form: Preparable) -> str:
         for number, name in enumerate(form.names, start=1)
     )
     name = _name(sql)
-    return f"PREPARE {name} ({', '.join(form.types)}) AS\n{sql}\n-- EXECUTE {name} ({given});"
+    return "\n".join(
+        [
+            _DEALLOCATED.format(name=name),
+            f"PREPARE {name} ({', '.join(form.types)}) AS",
+            sql,
+            f"-- EXECUTE {name} ({given});",
+        ]
+    )
+
+
+#: Lets a statement be pasted again in a session that has it: DEALLOCATE has no IF EXISTS.
+_DEALLOCATED = (
+    "DO $$ BEGIN DEALLOCATE {name}; EXCEPTION WHEN invalid_sql_statement_name THEN END $$;"
+)
 
 
 def _name(sql: str) -> str:
-    """Return a name that another statement of the same session hardly has."""
+    """Return a name that hardly another statement of the same session has."""
     return f"planwatch_{hashlib.sha256(sql.encode()).hexdigest()[:6]}"
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import func
 from flask_planwatch import PlanWatch
 from flask_planwatch.report.log import LogReporter
 from flask_planwatch.server.enabling import options
+from flask_planwatch.signals import finding_detected
 from flask_planwatch.watcher import OFF
 from flask_planwatch.worker import Worker
 
@@ -378,6 +379,52 @@ def test_in_production_it_is_said_once_that_logging_raises(
         watched.ask(statement)
     assert capsys.readouterr().err.count(NOT_LOGGED) == 1
     assert watched.planwatch.stats()["errors"] == 2
+
+
+class Exiting(logging.Formatter):
+    def format(self, record):
+        raise SystemExit(1)
+
+
+class ExitingHandler(logging.Handler):
+    def emit(self, record):
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize("debug", [True, False])
+@pytest.mark.parametrize("exiting", ["formatter", "handler"])
+def test_logging_that_exits_keeps_nothing_else_from_the_app(
+    bare_logging, story, watch, capsys, debug, exiting
+):
+    """Neither the message, which is printed in debug mode, nor the signals."""
+    bare_logging()
+    if exiting == "handler":
+        logging.basicConfig(level=logging.INFO, handlers=[ExitingHandler()])
+    else:
+        with_formatter(Exiting())
+    heard = []
+    watched = watch(story.url, DEBUG=debug, **SEVERITIES)
+    with finding_detected.connected_to(lambda _, finding: heard.append(finding), watched.app):
+        watched.ask(LOGIN)
+    err = capsys.readouterr().err
+    assert len(heard) == 1
+    assert (WARNING in err or "critical: Seq Scan" in err) == debug
+    assert err.count("SystemExit") == 1
+    assert watched.planwatch.stats()["errors"] == 1 + debug
+
+
+@pytest.mark.parametrize("logging_that_exits", [Exiting, ExitingHandler])
+def test_on_the_thread_of_the_app_an_exit_ends_it(debugged, capsys, logging_that_exits):
+    """A signal handler may have raised it."""
+    reporter = debugged()
+    if logging_that_exits is Exiting:
+        with_formatter(Exiting())
+    else:
+        logging.basicConfig(level=logging.INFO, handlers=[ExitingHandler()])
+    with pytest.raises(SystemExit):
+        reporter.log_once(logging.WARNING, "said")
+    assert capsys.readouterr().err == "said\n"
+    assert reporter.errors == 0
 
 
 class OfThisRequest(logging.Formatter):

@@ -279,14 +279,17 @@ class LogReporter:
                 terminal.log(logger, level, message, make)
             elif logger.isEnabledFor(level):
                 logger.handle(make())
-        except Exception as error:  # noqa: BLE001 - a filter or handler of the app's may raise
+        except BaseException as error:
+            # A filter or handler of the app's may raise anything.
+            if not terminal.is_caught(error):
+                raise
             self.errors += 1
             failure = _failure(error)
             if self._is_first(failure):
                 terminal.write(failure)
 
 
-def _failure(error: Exception) -> str:
+def _failure(error: BaseException) -> str:
     """Return what is printed of an error that the application's logging raised."""
     where = None if isinstance(error, terminal.EncodingError) else _OUTSIDE
     if isinstance(error, terminal.HandlerError):

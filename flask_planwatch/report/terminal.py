@@ -19,6 +19,7 @@ from typing import Any
 
 from ..capture.location import is_own
 from ..plan.wording import say
+from ..worker import on_own_thread
 
 
 class HandlerError(Exception):
@@ -83,7 +84,7 @@ def log(
         if enabled:
             with _noted(handlers, passed, broken):
                 logger.callHandlers(record)
-    except Exception as error:
+    except BaseException as error:
         if not printed(_done_before(error, handlers)):
             write(message)
         raise
@@ -95,7 +96,15 @@ def log(
         raise kind("; ".join(dict.fromkeys(map(str, broken.values()))))
 
 
-def _done_before(error: Exception, handlers: list[logging.Handler]) -> list[logging.Handler]:
+def is_caught(error: BaseException) -> bool:
+    """Whether what the application's logging raised is only told of.
+
+    SystemExit would end nothing on PlanWatch's thread; elsewhere a signal may have raised it.
+    """
+    return isinstance(error, Exception) or on_own_thread()
+
+
+def _done_before(error: BaseException, handlers: list[logging.Handler]) -> list[logging.Handler]:
     """Return the handlers that had their turn before one of them raised this."""
     active = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
     for place, handler in enumerate(handlers):
@@ -153,7 +162,9 @@ def _problem(handler: logging.Handler, record: logging.LogRecord) -> HandlerErro
     try:
         # A formatter writes into the record.
         text = handler.format(copy.copy(record))
-    except Exception as error:  # noqa: BLE001 - it is the application's
+    except BaseException as error:
+        if not is_caught(error):
+            raise
         why, cause = _RAISED, type(error)
     else:
         if not writes_text:

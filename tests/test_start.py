@@ -175,6 +175,51 @@ def test_entries_of_no_form_that_matches_are_named(story, watch, warnings):
     ]
 
 
+def test_entries_with_a_name_that_the_rule_never_has_are_named(story, watch, warnings):
+    table, expressions = "has findings on a table,", "has findings on a table or a column,"
+    unknown = "no watched database has a table, index or column of that name."
+    idle = {
+        "missing-index:user_pkey": f"missing-index {expressions} not on an index.",
+        'limit-trap:"user_pkey"': f"limit-trap {expressions} not on an index.",
+        "generic-plan:user_pkey": f"generic-plan {expressions} not on an index.",
+        "missing-index:seen": f"missing-index {expressions} not on a view.",
+        "cost-mismatch:email": f"cost-mismatch {table} not on a column.",
+        "cost-mismatch:user_pkey": f"cost-mismatch {table} not on an index.",
+        "cost-mismatch:lower(email)": unknown,
+        "statement-failed:Seq Scan on user": unknown,
+        "row-misestimate:email": f"row-misestimate {table} not on a column.",
+        "repeated-subplan:email": f"repeated-subplan {table} not on a column.",
+        "bitmap-overread:email": (
+            "bitmap-overread has findings on a table or an index, not on a column."
+        ),
+        "row-misestimate:mixed": f"row-misestimate {table} not on a column or an index.",
+    }
+    used = [
+        "cost-mismatch:user",
+        "cost-mismatch:public.user",
+        "cost-mismatch:a table (of mine)",
+        "cost-mismatch:elapsed time",
+        "cost-mismatch:elapsedtime",
+        "generic-plan:flag",
+        "generic-plan:generic-plan",
+        "index-only-blocked:user_pkey",
+        "index-only-blocked:email",
+        "row-misestimate:Sort",
+        "missing-index:mixed",
+    ]
+    story.execute(
+        'CREATE TABLE "a table (of mine)" (flag bool, "elapsed time" int, "Sort" int, mixed int)',
+        'CREATE INDEX mixed ON "a table (of mine)" (mixed)',
+        "CREATE VIEW seen AS SELECT 1",
+    )
+    watch(story.url, PLANWATCH_IGNORE=[*idle, *used]).ask(sa.text("SELECT 1"))
+    story.execute('DROP TABLE "a table (of mine)"', "DROP VIEW seen")
+    assert warnings() == [
+        f"PLANWATCH_IGNORE has {entry!r}, which matches nothing: {why}"
+        for entry, why in idle.items()
+    ]
+
+
 def test_an_expression_that_postgresql_prints_in_another_way_is_named(story, watch, warnings):
     idle = {
         "functional-predicate:lower(email)": "lower((email)::text)",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..failure import ServerError
 from ..plan.pattern import split_subject
 from ..plan.scrub import UNREADABLE
-from ..plan.wording import say
+from ..plan.wording import Template, say
 from ..server.description import known_names, known_tables, printed, tables_with
 from ..server.errors import SYNTAX_ERROR
 from ..server.session import Session
@@ -48,8 +48,18 @@ _OF_EXPRESSIONS = frozenset(
 _OF_TEXT = frozenset({"LIKE", "ILIKE", "~", "~*", "^@"})
 _COMPARED = re.compile(r"\A\((?P<operand>.*) \S+ ''::[^']+\)", re.DOTALL)
 
+#: Rules whose findings are about a statement, and name only its table.
+_OF_TABLES = frozenset({"cost-mismatch", "statement-failed"})
+
+#: What each rule's findings may name beside a table.
+_NAMED = {
+    **dict.fromkeys((*_OF_EXPRESSIONS, "generic-plan"), ("column",)),
+    "bitmap-overread": ("index",),
+    "index-only-blocked": ("column", "index"),
+}
+
 #: What findings may be about that has no name in the database.
-_SUBJECTS = frozenset({"statement", UNREADABLE})
+_SUBJECTS = frozenset(map(comparable, ("statement", "elapsed time", "generic-plan", UNREADABLE)))
 
 #: Why an entry matches nothing.
 _UNCLEAR = "it is neither a name nor an expression. There are no wildcards."
@@ -58,6 +68,7 @@ _NO_TABLE = (
     "names with a dot are those of a schema and its table, and no watched database has these."
 )
 _NO_NAME = "no watched database has a table, index or column of that name."
+_OTHER_KIND = Template("{rule} has findings on {named:or_an}, not on {given:or_an}.")
 _PRINTED = "PostgreSQL prints this as {forms:or}."
 
 _IS_IDLE = "PLANWATCH_IGNORE has {entry}, which matches nothing: {why}"
@@ -75,7 +86,7 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     sessions = list(sessions)
     if not named or not sessions:
         return []
-    known: set[str] = set()
+    known: dict[str, set[str]] = {}
     tables: set[tuple[str, ...]] = set()
     problems = []
     try:
@@ -84,18 +95,25 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
         asked = {name for names in named.values() for name in names}
         asked_tables = {path[-1] for found in paths.values() for path in found}
         for session in sessions:
-            known |= known_names(session, asked | set(subjects.values()))
+            for name, kind in known_names(session, asked | set(subjects.values())):
+                known.setdefault(name, set()).add(kind)
             if asked_tables:
                 tables |= known_tables(session, asked_tables)
         for entry, names in named.items():
-            if subjects[entry] in known or not paths[entry].isdisjoint(tables):
-                # A name may have any sign in it, and stand there without its quotes.
+            rule, _, subject = entry.partition(":")
+            # A name may have any sign in it, and stand there without its quotes.
+            whole = {subject} if _is_dotted(subject) else {subject, *_parts(subject)}
+            kinds = {kind for name in whole for kind in known.get(name, ())}
+            may_be = ("table", *_NAMED.get(rule, ()))
+            if not kinds.isdisjoint(may_be) or not paths[entry].isdisjoint(tables):
                 continue
-            if not names:
+            if kinds:
+                why = say(_OTHER_KIND, rule=rule, named=may_be, given=sorted(kinds))
+            elif not names:
                 why = _UNCLEAR
-            elif known.isdisjoint(names):
+            elif known.keys().isdisjoint(names):
                 why = _NO_NAME
-            elif _is_dotted(subjects[entry]):
+            elif _is_dotted(subject):
                 why = _NO_TABLE
             else:
                 why = _why_no_expression(entry, names, sessions)
@@ -189,12 +207,14 @@ def _split(text: str, separator: str) -> Iterator[str]:
 def _names(entry: str) -> set[str] | None:
     """Return names of which the database must have one for the entry to match; None if unknown."""
     rule, _, of_what = entry.partition(":")
-    if not of_what or of_what in _SUBJECTS:
+    if not of_what or comparable(of_what) in _SUBJECTS:
         return None
     if _is_dotted(of_what):
         return {_parts(of_what)[-1]}
     if _WILDCARD.search(of_what):
         return set()
+    if rule in _OF_TABLES:
+        return {*(_parts(of_what) or [of_what])}
     if rule not in _OF_EXPRESSIONS:
         return _names_of_step(of_what)
     words = _NAME.findall(_LITERALS.sub(lambda found: found[1] or "", of_what))

@@ -18,13 +18,15 @@ SELECT current_setting('server_version'),
     (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'hypopg')
 """
 
-#: Names of tables, indexes and columns, except those of PostgreSQL's own, which no finding has.
+#: Names of tables, indexes, views and columns, but PostgreSQL's own, which no finding has.
 _KNOWN = """
-SELECT c.relname FROM pg_catalog.pg_class c
+SELECT c.relname::text,
+    CASE WHEN c.relkind IN ('i', 'I') THEN 'index' WHEN c.relkind = 'v' THEN 'view' ELSE 'table' END
+FROM pg_catalog.pg_class c
 WHERE c.relname = ANY (%s::name[])
     AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
 UNION
-SELECT a.attname FROM pg_catalog.pg_attribute a
+SELECT a.attname::text, 'column' FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 WHERE a.attname = ANY (%s::name[]) AND a.attnum > 0 AND NOT a.attisdropped
     AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
@@ -139,10 +141,14 @@ def printed(
     return found
 
 
-def known_names(session: Session, names: Iterable[str]) -> set[str]:
-    """Return which of the names a table, index or column has; raises ServerError."""
+def known_names(session: Session, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return which of the names there are, each with what has it; raises ServerError.
+
+    That is a "table", "index", "view" or "column".
+    """
     asked = sorted(names)
-    return {name for (name,) in session.fetch(_KNOWN, (asked, asked), own_state=True)}
+    rows = session.fetch(_KNOWN, (asked, asked), own_state=True)
+    return [(name, kind) for name, kind in rows]
 
 
 def known_tables(session: Session, names: Iterable[str]) -> set[tuple[str, str]]:

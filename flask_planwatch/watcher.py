@@ -34,6 +34,7 @@ from .report.start import (
     late_settings,
     other_databases,
     other_servers,
+    place_of,
     unused_urls,
 )
 from .report.store import Store
@@ -74,7 +75,7 @@ _LEFT_ALONE = "{engine} ({kind}) is left alone: it is not {needed}."
 _AN_ENGINE, _ENGINE_OF_BIND = Template("An engine"), Template("The engine of bind {bind}")
 
 #: What an engine is called without a bind and a database, and one that is called as a bind is.
-_NAMELESS, _NAMED_AS_BIND = "engine {number}", "database {name}"
+_NAMELESS, _NAMED_AS_BIND, _AT = "engine {number}", "database {name}", "{name} at {place}"
 
 #: Skips that are not logged.
 _EXPECTED = frozenset({SkipReason.RECENTLY_INSPECTED, SkipReason.UNWATCHED})
@@ -318,6 +319,10 @@ class Watcher:
         name = engine.url.database or database or "an engine"
         if name in {DEFAULT, *self._binds}:
             name = say(_NAMED_AS_BIND, name=name)
+        place = place_of(engine.url)
+        known = [one for one in list(self._engines.values()) if one.name == name]
+        if any(one.app_url is not None and place_of(one.app_url) != place for one in known):
+            name = say(_AT, name=name, place=place)
         url = self._settings_at_start.database_url_of(engine.url)
         self._watch(engine, name, None, url, database)
 

@@ -435,6 +435,26 @@ def test_engines_that_are_called_default_are_told_apart(story, watch):
     )
 
 
+def test_engines_with_databases_of_one_name_are_told_apart():
+    app = Flask("tests.app")
+    planwatch = PlanWatch(app)
+    places = ("db1", "db2:5433", "", "?host=/a&port=1", "?host=a:1&host=b:2", "db1", "db2:5433")
+    urls = [
+        f"postgresql+psycopg2://{place}/shop"
+        if "?" not in place
+        else f"postgresql+psycopg2:///shop{place}"
+        for place in places
+    ]
+    engines = [sa.create_engine(url) for url in urls]
+    for engine in engines:
+        planwatch.watch(engine, app)
+    assert app.extensions["planwatch"].introduction == (
+        "PlanWatch watches 7 engines: shop (psycopg2), shop at db2:5433 (psycopg2), "
+        "shop at the default host (psycopg2), shop at /a:1 (psycopg2), "
+        "shop at a:1,b:2 (psycopg2), shop (psycopg2), shop at db2:5433 (psycopg2)."
+    )
+
+
 @pytest.mark.parametrize("left_alone", ["default", "bind default"])
 def test_a_url_for_an_engine_that_is_called_default_and_is_left_alone(left_alone):
     url = "postgresql://h/d"

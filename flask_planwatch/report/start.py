@@ -73,6 +73,13 @@ def engine_name(bind: str | None) -> str:
     return say(_NAMED_AS_DEFAULT, bind=bind) if bind == DEFAULT else bind
 
 
+def place_of(url: URL) -> str:
+    """Return host and port of a URL, as far as it names them."""
+    given = (url.host or url.query.get("host"), url.port or url.query.get("port"))
+    host, port = (",".join(one) if isinstance(one, tuple) else str(one or "") for one in given)
+    return f"{host or 'the default host'}{f':{port}' if port else ''}"
+
+
 @dataclass(frozen=True)
 class Server:
     """An engine as people name it, and its server, or why that did not answer."""

@@ -121,7 +121,10 @@ class SkipReason(StrEnum):
         "the same statement with other literals was inspected within PLANWATCH_SAMPLE_INTERVAL",
     )
     UNREADABLE_PLAN = "unreadable-plan", "the server's plan has a form that PlanWatch cannot read"
-    PLAN_TOO_LARGE = "plan-too-large", "its plan has more conditions than PlanWatch reads"
+    PLAN_TOO_LARGE = (
+        "plan-too-large",
+        "its plan has more conditions, or values in them, than PlanWatch reads",
+    )
     GENERIC_PLAN_UNKNOWN = "generic-plan-unknown", "its generic plan could not be obtained"
     NOT_ANALYSED = "not-analysed", "it was not run once more with EXPLAIN ANALYZE"
     EXPLAIN_FAILED = "explain-failed", "the server could not explain it"

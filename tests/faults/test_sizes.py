@@ -202,6 +202,13 @@ def test_a_plan_with_too_many_conditions_is_a_named_skip(watched, monkeypatch):
     assert watched.planwatch.stats()["inspected"] == 1
 
 
+def test_texts_with_blanks_in_a_long_list_are_no_conditions(watched, monkeypatch):
+    monkeypatch.setattr(planning, "MAX_WORDS", 100)
+    run(watched, f"SELECT 1 FROM badge WHERE owner IN {tuple(f'x of {n}' for n in range(100))}")
+    assert skipped(watched) == {}
+    assert watched.planwatch.stats()["inspected"] == 1
+
+
 @pytest.mark.parametrize("kind", ["str", "bytes", "json"])
 def test_a_parameter_of_10_mb(small_server, watch, driver, kind):
     large = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from textwrap import dedent, indent
 from types import ModuleType
 from typing import Any
 
@@ -160,12 +161,17 @@ CASES: dict[str, tuple[Build, str]] = {
 class Project:
     """A Flask app with Flask-SQLAlchemy, Flask-Migrate and PlanWatch, as files in a folder."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, bind: str = "") -> None:
         self.name = f"shop_{next(_numbers)}"
         self.models = folder / f"{self.name}.py"
-        self.models.write_text(MODELS)
+        key = f'    __bind_key__ = "{bind}"\n' if bind else ""
+        self.models.write_text(MODELS.replace("    __tablename__", f"{key}    __tablename__"))
         self.migrations = folder / "migrations"
         self.database = database
+        self.urls: dict[str, object] = {"SQLALCHEMY_DATABASE_URI": database.url}
+        if bind:
+            self.urls["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{folder / 'other.db'}"
+            self.urls["SQLALCHEMY_BINDS"] = {bind: database.url}
 
     def start(self, **config: object) -> tuple[Flask, ModuleType]:
         """Return a new app with the models as they are now."""
@@ -174,9 +180,9 @@ class Project:
         models = importlib.import_module(self.name)
         app = Flask("tests.app")
         app.config.update(
-            SQLALCHEMY_DATABASE_URI=self.database.url,
             PLANWATCH_SAMPLE_INTERVAL=0,
             PLANWATCH_STATEMENT_TIMEOUT_MS=30_000,
+            **self.urls,
             **config,
         )
         models.db.init_app(app)
@@ -189,7 +195,7 @@ class Project:
         app, models = self.start()
         yield app
         with app.app_context():
-            models.db.engine.dispose()
+            dispose(models)
 
     @property
     def revisions(self) -> set[Path]:
@@ -216,6 +222,12 @@ class Project:
         )
 
 
+def dispose(models: ModuleType) -> None:
+    """Close the connections of all engines."""
+    for engine in models.db.engines.values():
+        engine.dispose()
+
+
 @pytest.fixture
 def project(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -225,16 +237,16 @@ def project(
 
 
 def made_project(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, bind: str = ""
 ) -> Iterator[Project]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    project = Project(tmp_path, database)
+    project = Project(tmp_path, database, bind)
     app, models = project.start()
     with app.app_context():
         models.db.create_all()
-        flask_migrate.init()
-        models.db.engine.dispose()
+        flask_migrate.init(multidb=bool(bind))
+        dispose(models)
     database.execute(ROWS, "VACUUM ANALYZE")
     yield project
     sys.modules.pop(project.name, None)
@@ -250,6 +262,14 @@ def on_hypopg(
         yield from made_project(tmp_path, database, monkeypatch)
 
 
+@pytest.fixture
+def with_bind(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """The same project with its table in a bind, and the migrations of several databases."""
+    yield from made_project(tmp_path, database, monkeypatch, "archive")
+
+
 def advised(project: Project, build: Build, *, verify: str = "build", name: str = "User") -> Advice:
     """Run a statement on the class of this name, and return the first advice on it."""
     app, models = project.start(PLANWATCH_VERIFY=verify)
@@ -259,7 +279,7 @@ def advised(project: Project, build: Build, *, verify: str = "build", name: str 
         models.db.session.rollback()
         assert planwatch.flush(120)
         (finding,) = planwatch.findings()
-        models.db.engine.dispose()
+        dispose(models)
     return finding.advice[0]
 
 
@@ -428,6 +448,32 @@ def test_both_forms_of_the_panel_are_those_of_the_piece(project):
     advice = advised(project, CASES["partial"][0])
     assert advice.alembic in advice.migration
     assert advice.sqlalchemy.splitlines()[-1] in advice.migration
+
+
+def test_of_a_bind_it_is_said_what_to_do_with_the_migrations_of_several_databases(with_bind):
+    advice = advised(with_bind, CASES["expression"][0])
+    model, migration = parts_of(advice.migration)
+    assert "these are upgrade_archive() and downgrade_archive(), and an" in migration
+    with_bind.database.execute(*advice.ddl)
+    paste(with_bind, model=model)
+    with with_bind.started() as app, app.app_context():
+        flask_migrate.revision(message="index")
+        (path,) = with_bind.revisions
+        text = path.read_text()
+        _, _, block = advice.alembic.partition("def upgrade():\n")
+        failing = text.replace(
+            "def upgrade_archive():\n    pass", f"def upgrade_archive():\n{block}"
+        )
+        assert failing != text
+        path.write_text(failing)
+        with pytest.raises(AssertionError):
+            flask_migrate.upgrade()
+        created = re.search(r" +op.create_index\(.*?\n +\)", block, re.DOTALL)[0]
+        created = dedent(created).replace("postgresql_concurrently", "if_not_exists")
+        upgrade = f"def upgrade_archive():\n{indent(created, '    ')}"
+        path.write_text(text.replace("def upgrade_archive():\n    pass", upgrade))
+        flask_migrate.upgrade()
+    assert generated(with_bind) == ""
 
 
 def test_record_of_the_log_says_that_they_belong_together(project):

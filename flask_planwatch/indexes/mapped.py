@@ -35,7 +35,7 @@ class MappedTable:
     has `.astext`. `table` is the Table as Python. `indexes` are those that the
     code declares, whether they exist or not. `column_keys` maps a column to its key in the table
     where that is another one. `names` are those that the module has for other things than
-    SQLAlchemy has, and than this table.
+    SQLAlchemy has, and than this table. `bind` is the bind key that Flask-SQLAlchemy has for it.
     """
 
     module: str
@@ -46,3 +46,4 @@ class MappedTable:
     indexes: tuple[DeclaredIndex, ...] = ()
     column_keys: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
+    bind: str | None = None

@@ -32,8 +32,18 @@ BELONG_TOGETHER = """\
 DECLARED = """\
 # {table} declares this index already: if no migration creates it yet, this one does. The one that
 # "flask db migrate" writes would create it without CONCURRENTLY, which locks out writers.
-# In place of upgrade() and downgrade() in a new migration:
+# {place}
 """
+
+#: Where the migration belongs.
+_IN_PLACE = "In place of upgrade() and downgrade() in a new migration:"
+_IN_PLACE_OF_A_BIND = (
+    _IN_PLACE
+    + """
+# (After "flask db init --multidb" these are upgrade_{bind}() and downgrade_{bind}(), and an
+# autocommit block fails in them: run the SQL by hand, and write op.create_index(...) with
+# if_not_exists=True and op.drop_index(...), both without postgresql_concurrently.)"""
+)
 
 
 #: Both parts, each with where it goes.
@@ -43,7 +53,7 @@ _BOTH_PARTS = """\
 
 {model}
 
-# 2. In place of upgrade() and downgrade() in a new migration:
+# 2. {place}
 
 {migration}"""
 
@@ -79,7 +89,7 @@ def model_and_migration(candidate: Candidate, mapped: MappedTable | None) -> str
     if mapped is None:
         return ""
     if candidate.declared is not None:
-        declared = say(DECLARED, table=candidate.declared.table)
+        declared = say(DECLARED, table=candidate.declared.table, place=_place(mapped))
         return f"{declared}\n{alembic_operation(candidate)}"
     table, provided = _table(candidate, mapped)
     imports, code = _index(candidate, mapped, table)
@@ -89,8 +99,14 @@ def model_and_migration(candidate: Candidate, mapped: MappedTable | None) -> str
         module=mapped.module,
         # The class is there already, but a table without a class needs its name.
         model="\n".join([imports, *provided[1:], "", *code]),
+        place=_place(mapped),
         migration=alembic_operation(candidate),
     )
+
+
+def _place(mapped: MappedTable) -> str:
+    """Return where the migration of a table belongs."""
+    return _IN_PLACE if mapped.bind is None else say(_IN_PLACE_OF_A_BIND, bind=mapped.bind)
 
 
 def _not_compared(candidate: Candidate) -> str:

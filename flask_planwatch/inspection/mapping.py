@@ -206,6 +206,7 @@ def _described(
         },
         indexes=tuple(_declared(table, name)),
         names=frozenset(_names_of(mapper.class_.__module__, table)),
+        bind=table.metadata.info.get("bind_key"),
     )
 
 

@@ -312,9 +312,8 @@ def is_covered(candidate: Candidate) -> bool:
     """Whether an existing index begins with the candidate's keys, so that it is not needed."""
     return not candidate.predicate and any(
         index.valid
-        # Of a unique index, nothing but the table's row is left to read.
-        and (index.unique or not candidate.include)
         and _begins_with(index, candidate)
+        and (_carries(index, candidate) or _finds_one_row(index, candidate))
         for index in candidate.relation.indexes
     )
 
@@ -349,6 +348,16 @@ def _superfluous(candidate: Candidate) -> list[str]:
 
 def _begins_with(index: Index, candidate: Candidate) -> bool:
     return len(index.keys) >= len(candidate.keys) and _is_alike(index, candidate)
+
+
+def _carries(index: Index, candidate: Candidate) -> bool:
+    """Whether an existing index holds the columns that the candidate includes."""
+    return {*candidate.include} <= {*index.keys, *index.included}
+
+
+def _finds_one_row(index: Index, candidate: Candidate) -> bool:
+    """Whether the candidate's keys are unique: nothing but the table's row is left to read."""
+    return index.unique and len(index.keys) == len(candidate.keys)
 
 
 def _is_alike(index: Index, candidate: Candidate) -> bool:

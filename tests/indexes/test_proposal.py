@@ -189,6 +189,21 @@ COVERED = {
         candidate("town", include=("points",)),
         True,
     ),
+    "what is to carry more than the first key of a unique one": (
+        index("old", "town", "points", unique=True),
+        candidate("town", include=("done",)),
+        False,
+    ),
+    "what is to carry another key": (
+        index("old", "town", "points"),
+        candidate("town", include=("points",)),
+        True,
+    ),
+    "what is to carry what is included": (
+        index("old", "town", included=("points",)),
+        candidate("town", include=("points",)),
+        True,
+    ),
     "what is to hold fewer rows": (
         index("old", "town"),
         candidate("town", predicate="done"),

@@ -9,6 +9,7 @@ from .case import Rule, Tables, rows, silent, speaks, with_settings
 
 
 def fill(database: Database) -> None:
+    database.install_hypopg()
     database.execute(
         "CREATE TABLE task (id int PRIMARY KEY, project_id int, code text UNIQUE, name text)",
         "INSERT INTO task SELECT g, 1 + g % 12, 'c' || g, repeat('x', 150) "
@@ -19,6 +20,10 @@ def fill(database: Database) -> None:
         "CREATE INDEX ON subscription (person_id)",
         "CREATE TABLE visit (task_id int, place text)",
         "INSERT INTO visit SELECT 1 + g % 40000, 'p' || g % 7 FROM generate_series(1, 40000) g",
+        "CREATE TABLE item (task_id int, line int, hours int, note text, "
+        "PRIMARY KEY (task_id, line))",
+        "INSERT INTO item SELECT 1 + g % 15000, g / 15000, g % 9, repeat('x', 500) "
+        "FROM generate_series(1, 60000) g",
         "VACUUM (FREEZE, ANALYZE)",
     )
 
@@ -50,6 +55,16 @@ UNIQUE = [
     ),
 ]
 
+FIRST_KEY = [
+    speaks(
+        "totals by the first column of a unique index, which does not hold what is added up",
+        sa.text("SELECT task_id FROM item GROUP BY task_id HAVING sum(hours) > 20"),
+        about="task_id on item",
+        fix="CREATE INDEX CONCURRENTLY ix_item_task_id_with_hours ON item (task_id) "
+        "INCLUDE (hours)",
+    ),
+]
+
 
 @rows(UNIQUE)
 def test_advises_no_second_index(rule, case):
@@ -59,3 +74,13 @@ def test_advises_no_second_index(rule, case):
 @rows(with_settings(UNIQUE, PLANWATCH_VERIFY="auto"), quick=0)
 def test_advises_no_second_index_by_hypopg(rule, case):
     rule.check(case)
+
+
+@rows(FIRST_KEY)
+def test_an_index_may_carry_more_than_the_first_key_of_a_unique_one(rule, case):
+    rule.check(case)
+
+
+@rows(FIRST_KEY)
+def test_an_index_may_carry_more_by_hypopg(rule, case):
+    rule.check_hypopg(case)

@@ -61,7 +61,7 @@ a page of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -128,6 +128,9 @@ _LOOKED_UP = "an index finds each row that is tested"
 _BEGINS = "the index {existing} begins with a column that is compared or sorted by"
 _SKIPS = "an index that begins with other columns is searched for each of their few values"
 
+#: An index of more columns would be a second copy of the table.
+MOST_READ = 3
+
 #: What the relation is called in the check of a foreign key, and each of its partitions.
 REFERRING = re.compile(r"x(_\d+)?\Z")
 
@@ -169,7 +172,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     fewer = fewer_rows(suspicion, evidence) if doubt is not None else None
     if fewer is not None:
         doubt, most = None, False
-    said = {"does": _purposes(suspicion), **_lack(_needed(suspicion, fewer)), **_left(fewer)}
+    said = {"does": _purposes(suspicion), **_left(fewer)}
+    said |= _lack(_needed(suspicion, fewer), _columns_read(suspicion, evidence))
     if fewer is not None and fewer.order and said["lacks"] is _NOT_USED:
         said["lacks"] = _OTHER_ORDER
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
@@ -364,10 +368,20 @@ def _left(fewer: FewerRows | None) -> dict[str, object]:
     return {"spares": spares, "left_rows": fewer.left}
 
 
-def _lack(suspicion: Suspicion) -> dict[str, object]:
+def _columns_read(suspicion: Suspicion, evidence: Evidence) -> list[Structural]:
+    """Return the columns that the statement reads where it scans the relation, if they are few."""
+    scans = {*map(id, suspicion.scans)}
+    asked = accesses(evidence.plan, evidence.schema)
+    access = next((one for one in asked if scans <= {*map(id, one.scans)}), None)
+    names = (access and access.read) or ()
+    return list(map(suspicion.relation.quoted_column, names)) if len(names) <= MOST_READ else []
+
+
+def _lack(suspicion: Suspicion, read: Sequence[Structural]) -> dict[str, object]:
     """Return what is missing: another index, or something in the one that comes nearest.
 
-    The facts are of the columns that an index would have to hold.
+    The facts are of the columns that an index would have to hold. `read` are all those that the
+    statement reads, if one index might hold them.
     """
     relation, shown, used = suspicion.relation, suspicion.shown_keys, _columns_by_use(suspicion)
     facts: dict[str, object] = {"columns": list(shown), **used}
@@ -382,7 +396,11 @@ def _lack(suspicion: Suspicion) -> dict[str, object]:
     whole = [index for index in beginning if index.predicate is None]
     nearest = max(whole, key=lambda index: len(set(shown) & set(held[index])), default=None)
     if nearest is not None:
-        missing = [key for key in shown if key not in held[nearest]]
+        carried = map(relation.quoted_column, nearest.included)
+        there = {*held[nearest], *carried}
+        missing = [key for key in shown if key not in there] or [
+            name for name in read if name not in there
+        ]
         lacks = _SHORTER if missing else _NOT_USED
         return {**facts, "lacks": lacks, "existing": nearest.name, "missing": missing}
     if beginning:

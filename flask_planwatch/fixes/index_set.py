@@ -257,7 +257,11 @@ class IndexSet:
             [index for index in indexes if index not in trials.untried]
             for indexes in (in_order, known)
         )
-        found = smallest_set(best, tried, shared, trials.attempt, before)
+
+        def serves(index: Candidate) -> bool:
+            return any(self.drafts.serves(index, hit) for hit in search.hits if not hit.small)
+
+        found = smallest_set(best, tried, shared, trials.attempt, before, serves)
         attempt = self._with_invalid(found.attempt, trials)
         if not attempt.used:
             return None

@@ -90,15 +90,17 @@ def smallest_set(
     known: Sequence[Candidate],
     attempt: Try,
     before: float,
+    serves: Callable[[Candidate], bool] = lambda index: True,
 ) -> Found:
     """Return the smallest set that is nearly as good as all candidates, which `best` had in place.
 
-    Each index of it pays for itself, unless it is the only one, and none is a prefix of another.
+    Each index of it pays for itself, unless it is the only one that `serves` what is looked for,
+    and none is a prefix of another.
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
     proposed or declared already. `before` is the cost without any index. If time runs out, the best
     set so far is returned of which each index is known to pay for itself, or else the smallest.
     """
-    search = _Search(candidates, known, attempt, before)
+    search = _Search(candidates, known, attempt, before, serves)
     try:
         search.run(best)
     except OutOfTime:
@@ -115,11 +117,13 @@ class _Search:
         known: Sequence[Candidate],
         attempt: Try,
         before: float,
+        serves: Callable[[Candidate], bool],
     ) -> None:
         self._candidates = candidates
         self._known = known
         self._attempt = attempt
         self._before = before
+        self._serves = serves
         #: What an index must save by itself, in cost.
         self._least = before * MIN_MEMBER_SAVING
         self._tried: dict[frozenset[Candidate], Attempt] = {}
@@ -163,7 +167,7 @@ class _Search:
             by_size = sorted(current.used, key=_size, reverse=True)
             without = [self._try(_without(current.used, index)) for index in by_size]
             # The best one stays, if only to say what it saves.
-            useful = [tried for tried in without if tried.used]
+            useful = [tried for tried in without if any(map(self._serves, tried.used))]
             least = min(useful, key=lambda tried: tried.cost, default=None)
             if least is None or least.cost - current.cost >= self._least:
                 break

@@ -229,6 +229,15 @@ def test_the_smallest_set_that_is_nearly_as_good(name):
     assert choose(plans) == wanted
 
 
+def test_one_that_serves_what_is_looked_for_stays():
+    """Without it the other one would be advised for something that it does not serve."""
+    planner = Planner({(STATE, POINTS): 500.0, (POINTS,): 500.0 + PAYS / 2, (STATE,): 900.0})
+    tried = (STATE, POINTS)
+    found = smallest_set(planner(tried), tried, (), planner, BEFORE, lambda index: index == STATE)
+    assert found.attempt.used == (STATE, POINTS)
+    assert search(planner, tried).attempt.used == (POINTS,)
+
+
 #: An index, and one that is no part of it.
 NO_PART = {
     "another column": (STATE_TOWN, POINTS),

@@ -579,7 +579,8 @@ class Inspection:
         index answers the expression now, or evidence that holds for all values dismissed it. If the
         tables have the same indexes as before, it was the values that made the planner choose
         another one: that settles only a `stale` finding, which was not raised for long, and one
-        whose advice is to change something else.
+        whose advice is to change something else. Without a plan that a rule asked for, nothing is
+        dismissed for good: with it, the rule might have raised the finding.
         """
         if self.plan is None or finding.fingerprint != self.statement.fingerprint:
             return False
@@ -590,11 +591,13 @@ class Inspection:
             if finding.scanned and reads.isdisjoint(finding.scanned):
                 # With another search path it is about another schema's tables.
                 return False
+            if self.unanswered:
+                return False
             return all(current.rule != finding.rule for current in self.findings)
         for dismissal in self.dismissals:
             subject = (dismissal.rule, dismissal.relation, dismissal.subject)
             if subject == (finding.rule, finding.relation, finding.subject):
-                return not dismissal.by_parameters
+                return not dismissal.by_parameters and not self.unanswered
         unchanged = finding.indexes and finding.indexes == self.indexes
         if unchanged and not stale and not finding.is_cured_by(_WITHOUT_INDEX):
             return False

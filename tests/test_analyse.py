@@ -159,6 +159,32 @@ def test_it_has_a_budget_of_its_own(place, watch):
     assert skipped(watched) == {"not-analysed": 6}
 
 
+#: Without a run, nobody knows that so many rows pass the first conditions.
+CORRELATED = sa.text(
+    "SELECT count(*) FROM task t WHERE t.state = 'queued' AND t.kind = 'sub' "
+    "AND (SELECT count(*) FROM task o WHERE o.account = t.account AND o.state <> 'done') > 0"
+)
+
+
+def test_what_a_run_has_shown_stays_until_another_run(place, watch, caplog):
+    caplog.set_level("INFO", "flask_planwatch")
+    place.execute(
+        "CREATE TABLE task (account int, state text, kind text)",
+        "INSERT INTO task SELECT g % 40, CASE g % 40 WHEN 0 THEN 'queued' ELSE 'done' END, "
+        "CASE g % 40 WHEN 0 THEN 'sub' ELSE 'main' END FROM generate_series(1, 8000) g",
+        "INSERT INTO task SELECT g % 40, 'work', 'main' FROM generate_series(1, 4000) g",
+        "CREATE INDEX ON task (state, kind)",
+        "CREATE INDEX ON task (account)",
+        "ANALYZE task",
+    )
+    # One run in a minute.
+    watched = watch(place.url, PLANWATCH_ANALYZE=True, PLANWATCH_INSPECTIONS_PER_MINUTE=6)
+    found = [{finding.rule for finding in watched.ask(CORRELATED)} for _ in range(3)]
+    assert found == [{"repeated-subplan"}] * 3
+    assert skipped(watched) == {"not-analysed": 2}
+    assert not any("resolved" in message for message in caplog.messages)
+
+
 def test_why_it_was_not_run_is_counted_told_and_kept(place, watch, caplog):
     caplog.set_level("INFO", "flask_planwatch")
     watched = watch(place.url, PLANWATCH_ANALYZE=True)

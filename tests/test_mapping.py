@@ -150,6 +150,12 @@ def test_of_two_binds_each_has_its_own_class(ask):
     assert "Account.__table__ declares" in ask(None, sa.text(MAIL)).migration
 
 
+@pytest.mark.parametrize(("bind", "named"), [(None, ""), ("reports", "reports")])
+def test_the_migrations_of_several_databases_have_a_function_for_each(ask, bind, named):
+    said = ask(bind, sa.text(MAIL)).migration
+    assert f"these are upgrade_{named}() and downgrade_{named}(), and an" in said
+
+
 def test_what_the_class_of_another_bind_declares_is_not_said(ask):
     for statement in (sa.select(Reader.id).where(Reader.nick == "m7"), sa.text(MAIL)):
         advice = ask("reports", statement)

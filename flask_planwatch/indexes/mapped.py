@@ -35,7 +35,8 @@ class MappedTable:
     has `.astext`. `table` is the Table as Python. `indexes` are those that the
     code declares, whether they exist or not. `column_keys` maps a column to its key in the table
     where that is another one. `names` are those that the module has for other things than
-    SQLAlchemy has, and than this table. `bind` is the bind key that Flask-SQLAlchemy has for it.
+    SQLAlchemy has, and than this table. `bind` is the bind key that Flask-SQLAlchemy has for it,
+    "" for the default engine of an app that has others, None if there is one engine.
     """
 
     module: str

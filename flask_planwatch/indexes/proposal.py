@@ -32,6 +32,10 @@ _INVALID = (
     "The index {index} exists but is invalid, so PostgreSQL does not use it: a CREATE INDEX "
     "CONCURRENTLY that failed leaves one behind."
 )
+_PARTITIONS = (
+    "The commands name the partitions that this database has. Where there are others, CREATE INDEX "
+    "on the partitioned table covers all of them, and locks out writers meanwhile."
+)
 _MIGRATE = (
     "The index {index} is declared in {table}, missing in the database: a migration was not run."
 )
@@ -275,6 +279,7 @@ def _rendered(
         cost_of(candidate, size),
         say(_SUPERFLUOUS, indexes=superfluous),
         "" if candidate.on_columns else _ANALYSE,
+        _PARTITIONS if candidate.relation.partitioned else "",
         _PARTIAL if candidate.predicate else "",
     )
     return Advice(

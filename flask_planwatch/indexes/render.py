@@ -57,6 +57,12 @@ _BOTH_PARTS = """\
 
 {migration}"""
 
+#: What stands above the commands for each partition.
+_PARTITIONS = """\
+        # These are the partitions of one database. Where there are others, CREATE INDEX on the
+        # partitioned table covers all of them, and locks out writers meanwhile.
+"""
+
 #: What stands above an index that needs an extension.
 _FIRST = "# First: {command}"
 
@@ -193,7 +199,8 @@ def alembic_operation(candidate: Candidate) -> str:
     CREATE INDEX CONCURRENTLY cannot run in a transaction, hence the autocommit block.
     """
     if candidate.relation.partitioned or candidate.add_constraint:
-        return _migration(_executed(candidate.ddl), _executed([candidate.drop]))
+        above = _PARTITIONS.splitlines() if candidate.relation.partitioned else []
+        return _migration([*above, *_executed(candidate.ddl)], _executed([candidate.drop]))
     classes: dict[str, str] = {}
     keys = [_alembic_key(key, classes) for key in candidate.keys]
     name, table = _string(candidate.name), _string(candidate.relation.name)

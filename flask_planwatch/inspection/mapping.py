@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -98,7 +99,12 @@ class Mappings:
             for table in list(metadata.tables.values())
             if _is(table, relation)
         ]
-        return min(found, key=_preference)[1] if found else None
+        mapped = min(found, key=_preference)[1] if found else None
+        if mapped is None or mapped.bind is not None:
+            return mapped
+        # Flask-Migrate's name for the default engine beside others is an empty one.
+        has_binds = any(metadata.info.get("bind_key") for metadata in _metadatas(mappers))
+        return replace(mapped, bind="" if has_binds else None)
 
     def _order(self, metadata: MetaData, engine: EngineKey) -> int | None:
         """Return how near a metadata is to an engine, from 1 on; None if it is another engine's."""

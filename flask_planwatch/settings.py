@@ -26,6 +26,9 @@ _READ_FROM_ENVIRONMENT = (Mapping, str, bool, int, float, list)
 #: The verbs of PLANWATCH_VERIFY.
 VERIFY_AUTO, VERIFY_BUILD, VERIFY_OFF = "auto", "build", "off"
 
+#: Seconds, by default, before the same finding is logged again.
+LOG_INTERVAL = 3600.0
+
 #: The largest value of an integer parameter of PostgreSQL.
 _MAX_TIMEOUT = 2**31 - 1
 
@@ -294,7 +297,7 @@ class Settings:
         '`"rule:expression"` or a finding\'s id. In the environment: separated by commas.',
     )
     log_interval: float = _setting(
-        3600.0,
+        LOG_INTERVAL,
         _SECONDS,
         "Seconds before the same advice, or a finding without advice, is logged again.",
     )

@@ -11,9 +11,9 @@ from flask import Flask
 from flask_planwatch import PlanWatch
 from flask_planwatch.capture import preparation as module
 from flask_planwatch.capture.connection_info import info_of
-from flask_planwatch.capture.preparation import MAX_COUNTED, MAX_ORDER, MAX_SETS, Repetition
+from flask_planwatch.capture.preparation import MAX_COUNTED, MAX_SETS, Repetition
 from flask_planwatch.failure import ServerError
-from flask_planwatch.plan.figures import CUSTOM_PLANS
+from flask_planwatch.plan.figures import CUSTOM_PLANS, MAX_EXECUTIONS
 from flask_planwatch.runtime.bounded import MemoryBound, RecentlyUsed
 from flask_planwatch.server.prepared import Numbered
 
@@ -199,7 +199,7 @@ def test_what_is_kept_is_bounded():
     assert len(known.sets) == MAX_SETS
     for _ in range(1000):
         known.keep("t", {"a": 0}, 100)
-    assert len(known.order) == MAX_ORDER
+    assert len(known.order) == MAX_EXECUTIONS
 
 
 def test_sets_of_all_statements_are_bounded_in_bytes(monkeypatch):

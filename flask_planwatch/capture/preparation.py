@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..plan.figures import CUSTOM_PLANS
+from ..plan.figures import CUSTOM_PLANS, MAX_EXECUTIONS
 from ..runtime.bounded import MemoryBound, RecentlyUsed
 from ..runtime.interruption import let_through
 from .connection_info import info_of
@@ -27,18 +27,12 @@ MAX_SETS_SIZE = 4_000_000
 #: of, and a few more that come later.
 MAX_SETS = 8
 
-#: Executions whose order is remembered, in a byte each; the choice is made at the eleventh.
-MAX_ORDER = 50
-
 #: Statements that are followed on one connection, those that came last: as many as psycopg and
 #: SQLAlchemy's dialect for asyncpg keep prepared (`prepared_max`, `prepared_statement_cache_size`).
 MAX_COUNTED = 100
 
 #: The drivers that prepare statements by themselves, as SQLAlchemy names them.
 PSYCOPG, ASYNCPG = "psycopg", "asyncpg"
-
-#: Executions of which the parameters are compared with the sets that are kept.
-MAX_COMPARED = MAX_ORDER
 
 #: Executions of a statement that are followed between two inspections of it: enough for each of
 #: some dozen connections to reach the eleventh. Those after them would hardly tell anything new.
@@ -123,7 +117,7 @@ class Repetition:
         if not sets:
             self.order, self.size = bytearray(), 0
         self.compared += 1
-        if len(self.order) >= MAX_ORDER:
+        if len(self.order) >= MAX_EXECUTIONS:
             return False
         number = next((i for i, one in enumerate(sets) if _same(one, parameters)), None)
         new = number is None and len(sets) < MAX_SETS
@@ -231,12 +225,12 @@ class Repetitions:
             repetition.lasting = counts.lasting
             repetition.autocommit = bool(pooled.dbapi_connection.autocommit)
         # The text of an IN list is another one each time.
-        if repetition.compared < MAX_COMPARED or hash(statement) != repetition.text:
+        if repetition.compared < MAX_EXECUTIONS or hash(statement) != repetition.text:
             with suppress(NotCopied):
                 new = repetition.keep(statement, *copied(parameters, MAX_SET_SIZE))
                 repetition.due |= new and repetition.commits > 0
         choice = threshold + CUSTOM_PLANS + 1
-        if repetition.most > choice and repetition.compared >= MAX_COMPARED:
+        if repetition.most > choice and repetition.compared >= MAX_EXECUTIONS:
             repetition.settled = True
         chosen = repetition.most == choice
         due = repetition.due or (chosen and not repetition.chosen)

@@ -11,9 +11,6 @@ from ..plan.wording import say
 #: PostgreSQL's comparisons in Python.
 PYTHON_OPERATORS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
-#: How the names of types begin whose values are moments, so that a range of time holds them.
-MOMENTS = ("timestamp", "date")
-
 
 @dataclass(frozen=True)
 class Form:

@@ -13,10 +13,11 @@ from ..indexes.candidate import Candidate, column_of, mentions
 from ..indexes.search import Attempt
 from ..indexes.shapes import Shape
 from ..indexes.verdict import Advised, Answer
-from ..plan.access import RANGES
+from ..plan.access import ONE_VALUE, RANGES
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.evidence import Hit
 from ..plan.index_only import conjunction
+from ..plan.moment import MOMENTS
 from ..plan.ordered_scan import OrderedScan
 from ..plan.predicate import conjuncts, tokenize, waits_for_a_value
 from ..plan.schema import INTEGERS, Column
@@ -27,7 +28,7 @@ from ..rules.limit_trap import ordered_scan_of
 from ..server.explain import quoted
 from .case import Case
 from .drafts import Drafts
-from .form import MOMENTS, Form, attribute_of
+from .form import Form, attribute_of
 from .trial import Proof, try_index
 
 _FILTER_OF_INDEX = "the Filter is gone: its condition is that of the index"
@@ -51,9 +52,6 @@ _NOT_DERIVED = (
 _NOT_USED = "on a range of unknown width the planner does not use an index on {column}"
 _ONLY_RANGE = "the planner reads only the range"
 _BOTH_ENDS = "both ends of the range on {column} are an Index Cond, and there is no LIMIT"
-
-#: Comparisons that leave the rows in the order of the index's next key.
-_ONE_VALUE = frozenset({"=", "IS NULL"})
 
 #: What a statement may not have after WHERE for its range to be written into it.
 _CLAUSES = (
@@ -82,7 +80,7 @@ def _index(case: Case, ordered: OrderedScan) -> Candidate | None:
         return None
     drafts, relation = Drafts(case), ordered.relation
     tested = [comparison for comparison in ordered.filtered if not comparison.other.columns]
-    equal = [comparison for comparison in tested if comparison.operator in _ONE_VALUE]
+    equal = [comparison for comparison in tested if comparison.operator in ONE_VALUE]
     texts = {key_of(comparison.operand, relation): None for comparison in (*ordered.equal, *equal)}
     keys = [drafts.key(relation, text) for text in texts | dict.fromkeys(ordered.order)]
     conditions = () if equal else _conditions(case, tested)
@@ -109,7 +107,7 @@ def _proof(case: Case, ordered: OrderedScan, index: Candidate) -> Proof:
     wanted = {
         key_of(comparison.operand, ordered.relation)
         for comparison in ordered.filtered
-        if comparison.operator in _ONE_VALUE
+        if comparison.operator in ONE_VALUE
     }
 
     def proof(before: Plan, attempt: Attempt) -> tuple[str, ...]:
@@ -155,7 +153,7 @@ def _bounded_range(case: Case, ordered: OrderedScan) -> Advice:
 def _step(column: Column, ordered: OrderedScan) -> str:
     if column.base_type in INTEGERS:
         return f"{max(ordered.limit.rows, 1):.0f}"
-    return "timedelta(days=1)" if column.base_type.startswith(MOMENTS) else "…"
+    return "timedelta(days=1)" if column.base_type in MOMENTS else "…"
 
 
 def _verdict(ordered: OrderedScan, plan: Plan | None, first: str) -> Verdict:

@@ -24,10 +24,11 @@ from ..plan.scrub import mask, scrub_conjuncts
 from ..plan.tree import Node, Plan
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.clock import now as _now
+from ..settings import LOG_INTERVAL
 from .result import Result
 
 #: How long a result without a hit holds, in seconds: as long as a finding is not logged again.
-NO_HIT_SECONDS = 3600.0
+NO_HIT_SECONDS = LOG_INTERVAL
 
 #: How long a result with a hit holds, in seconds. What was advised may become possible by what no
 #: plan and no table shows: a function that is IMMUTABLE by now, or a class that is mapped.

@@ -20,6 +20,7 @@ from ..finding import (
 from ..fixes import OF_INDEX_SET
 from ..indexes.verdict import Advised, Declined, saving
 from ..plan.evidence import Evidence, Hit, Miss
+from ..plan.figures import LEAST_COST
 from ..plan.schema import Schema
 from ..plan.tree import Plan
 from ..plan.wording import Template, say, sentences
@@ -189,7 +190,7 @@ def _promise(advice: Advice) -> tuple[int, float]:
     sure = _SURE.get(verdict.status, 1)
     if verdict.cost_before is None or verdict.cost_after is None:
         return sure, 1.0
-    return sure, verdict.cost_after / max(verdict.cost_before, 0.01)
+    return sure, verdict.cost_after / max(verdict.cost_before, LEAST_COST)
 
 
 def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:

@@ -39,6 +39,9 @@ _COMBINES = frozenset({"Aggregate", "Group", "SetOp", "WindowAgg", "ProjectSet"}
 #: Comparisons that leave the rows sorted by the index's next key.
 EQUAL = frozenset({"=", "= ANY", "IS NULL"})
 
+#: Those of them with one value, which alone leave all rows in the order of the index's next key.
+ONE_VALUE = EQUAL - {"= ANY"}
+
 #: Comparisons that leave a stretch of the index.
 RANGES = frozenset({"<", "<=", ">", ">=", "IS NOT NULL"})
 

@@ -10,8 +10,8 @@ from .tree import Node, Plan
 #: An aggregate that is the same in any order of its rows.
 _COUNT = re.compile(r"\A(?:PARTIAL )?count\((?!DISTINCT )(?:(?! ORDER BY )[^()])+\)\Z")
 
-#: Steps that hand on each row, and nothing but these.
-_HANDS_ON = frozenset({"Gather", "Gather Merge", "Subquery Scan"})
+#: Steps that return the rows of the step below them, all and no others.
+_SAME_ROWS = frozenset({"Gather", "Gather Merge", "Subquery Scan"})
 
 _SORTS = frozenset({"Sort", "Incremental Sort"})
 
@@ -19,7 +19,7 @@ _SORTS = frozenset({"Sort", "Incremental Sort"})
 def counted_sorts(plan: Plan) -> Iterator[tuple[Node, ...]]:
     """Yield each step that sorts rows for one that does nothing but count them.
 
-    It comes last, after the steps that hand its rows on. PostgreSQL leaves the order of EXISTS out
+    It comes last, after the steps that return its rows. PostgreSQL leaves the order of EXISTS out
     by itself, but not that of count(). With a LIMIT or DISTINCT between them, and with groups, the
     order has an effect.
     """
@@ -31,11 +31,11 @@ def counted_sorts(plan: Plan) -> Iterator[tuple[Node, ...]]:
 
 
 def _steps_below(node: Node) -> Iterator[Node]:
-    """Yield the steps that hand rows on to another one, and the step that they get them from."""
+    """Yield the steps that return the rows of the one below them, and the step that has them."""
     below = _below(node)
     while below is not None:
         yield below
-        below = _below(below) if below.type in _HANDS_ON else None
+        below = _below(below) if below.type in _SAME_ROWS else None
 
 
 def _only_counts(node: Node) -> bool:

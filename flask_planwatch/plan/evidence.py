@@ -11,6 +11,7 @@ from ..failure import StatementError
 from .comparison import Comparison
 from .figures import (
     BYTES_PER_ROUND_TRIP,
+    LEAST_COST,
     MIN_COST,
     MIN_EXECUTIONS,
     MS_PER_FETCHED_ROW,
@@ -197,7 +198,7 @@ class Custom:
         """How many times as much the generic plan costs with these parameters."""
         if self.forced_cost is None:
             return 1.0
-        return self.forced_cost / max(self.plan.total_cost, 0.01)
+        return self.forced_cost / max(self.plan.total_cost, LEAST_COST)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,13 @@ from __future__ import annotations
 #: of choose_custom_plan() in src/backend/utils/cache/plancache.c.
 CUSTOM_PLANS = 5
 
+#: Executions of a prepared statement for which the choice of its plan is followed. The choice is
+#: made at the eleventh at the latest; PostgreSQL goes on to compare at each.
+MAX_EXECUTIONS = 50
+
+#: The least cost that is divided by: what costs less is nothing but a constant.
+LEAST_COST = 0.01
+
 #: An index scan that costs less finds few rows, so what it filters afterwards is cheap.
 #: dexter (https://github.com/ankane/dexter) leaves statements below this cost alone.
 MIN_INDEX_SCAN_COST = 100.0

@@ -28,8 +28,11 @@ class Volatility(StrEnum):
     UNKNOWN = "unknown"
 
 
+#: The bits of each type of integers.
+INTEGER_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+
 #: The types of integers.
-INTEGERS = frozenset({"smallint", "integer", "bigint"})
+INTEGERS = frozenset(INTEGER_BITS)
 
 #: The types of texts without a length.
 TEXT_TYPES = frozenset({"text", "character varying"})

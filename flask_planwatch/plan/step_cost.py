@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from .figures import LEAST_COST
 from .sub_plan import SubPlan, sub_plans_of
 from .tree import Node, Plan
-
-#: A sub-query that costs less is nothing but a constant.
-_LEAST_COST = 0.01
 
 
 def cost_of_runs(plan: Plan, step: Node) -> float:
@@ -45,4 +43,4 @@ def _runs_of_sub_plan(sub_plan: SubPlan) -> float:
     if sub_plan.is_output:
         return max(holder.rows, 1.0)
     inputs = sum(child.total_cost for child in holder.children if child.relationship != "SubPlan")
-    return max((holder.total_cost - inputs) / max(sub_plan.node.total_cost, _LEAST_COST), 1.0)
+    return max((holder.total_cost - inputs) / max(sub_plan.node.total_cost, LEAST_COST), 1.0)

@@ -10,6 +10,7 @@ from ..capture.statistics import StatementStatistics
 from ..finding import Finding, Inspection
 from ..runtime.bounded import FINDINGS, RecentlyUsed
 from ..runtime.clock import now
+from ..settings import LOG_INTERVAL
 
 #: Active findings that are kept. Far more than a team can read; the oldest goes first.
 MAX_FINDINGS = 1000
@@ -22,7 +23,7 @@ TIME_SIZE = 100
 
 #: A finding that was not raised for so long, in seconds, is gone if other values do without it: as
 #: long as a finding is not logged again by default.
-STALE_SECONDS = 3600.0
+STALE_SECONDS = LOG_INTERVAL
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
-from ..plan.access import EQUAL, RANGES, Access, accesses
+from ..plan.access import EQUAL, ONE_VALUE, RANGES, Access, accesses
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.evidence import Evidence, Suspicion
 from ..plan.figures import (
@@ -31,11 +31,8 @@ from . import worth
 #: (Leis et al., How Good Are Query Optimizers, Really?, VLDB 2015, table 1).
 MIN_FACTOR = 10.0
 
-#: Comparisons that leave the rows in the order of the index's next key.
-_ONE_VALUE = frozenset({"=", "IS NULL"})
-
-#: Steps that hand on to a LIMIT what they get from a scan.
-_HANDS_ON = frozenset({"Sort", "Gather", "Gather Merge", "LockRows", "Result"})
+#: Steps that may stand between a scan and a LIMIT that gets its rows.
+_BELOW_LIMIT = frozenset({"Sort", "Gather", "Gather Merge", "LockRows", "Result"})
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def _in_order(suspicion: Suspicion, access: Access, evidence: Evidence) -> Fewer
     limit = _limit_of_sort(plan, scan)
     if limit is None or len(suspicion.scans) > 1 or access.listed:
         return None
-    reading = _Reading.of(scan, evidence, _ONE_VALUE)
+    reading = _Reading.of(scan, evidence, ONE_VALUE)
     left = _asked(limit)
     if reading.others:
         returned = evidence.returned_rows
@@ -210,7 +207,7 @@ def _is_partial(scan: Node, schema: Schema) -> bool:
 def _limit_of_sort(plan: Plan, scan: Node) -> Node | None:
     """Return the LIMIT that gets all rows of a scan, sorted, from nothing but that scan."""
     above = plan.parents.get(id(scan))
-    while above is not None and above.type in _HANDS_ON:
+    while above is not None and above.type in _BELOW_LIMIT:
         above = plan.parents.get(id(above))
     return above if above is not None and above.type == "Limit" else None
 

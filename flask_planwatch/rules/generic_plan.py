@@ -54,7 +54,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..plan.evidence import Custom, Evidence, Hit, Miss, Need, Prepared, Suspicion
-from ..plan.figures import CUSTOM_PLANS
+from ..plan.figures import CUSTOM_PLANS, MAX_EXECUTIONS
 from ..plan.schema import Schema
 from ..plan.scrub import scrub_condition, scrub_plan
 from ..plan.tree import Node, Plan
@@ -86,9 +86,6 @@ _NOT_CHOSEN = (
 #: How many times the cost of its own plan the generic one must have for some parameters: between
 #: 1 and 2 lie plans of the same quality with other guesses of the rows.
 MIN_COST_FACTOR = 2.0
-
-#: Executions that the choice is followed for; PostgreSQL goes on to compare at each.
-MAX_EXECUTIONS = 50
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:

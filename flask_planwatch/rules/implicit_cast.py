@@ -62,7 +62,7 @@ from ..plan.comparison import Comparison
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.index_use import cast_in_statement, names_in, searched_index
 from ..plan.predicate import BTREE_OPERATORS, Operand, tokenize
-from ..plan.schema import Column, Schema, base_type
+from ..plan.schema import INTEGER_BITS, INTEGERS, TEXT_TYPES, Column, Schema, base_type
 from ..plan.scrub import LITERALS
 from ..plan.tree import Plan
 from ..plan.wording import Template, Words
@@ -90,12 +90,10 @@ _VALUE = Template("because it is compared with a value of that type")
 
 _FOREIGN = "the statement, or a view, casts the column itself"
 
-#: The bits of each integer type.
-INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64}
+NUMBERS = INTEGERS | {"numeric", "real", "double precision"}
 
-NUMBERS = frozenset({*INTEGERS, "numeric", "real", "double precision"})
-
-TEXTS = frozenset({"text", "character varying", "character", "bpchar"})
+#: All types of texts, those of a fixed length included.
+TEXTS = TEXT_TYPES | {"character", "bpchar"}
 
 #: How the names of the Python classes begin whose values the drivers send as a type: as psycopg2
 #: does, or else as psycopg 3 does. NumPy's begin alike.
@@ -189,7 +187,7 @@ def _value_types(
     for beginnings in _SENT_AS.get(base_type(target), ()):
         if fitting := sorted(name for name in parameter_types if name.startswith(beginnings)):
             return fitting
-    bits = INTEGERS.get(column.base_type)
+    bits = INTEGER_BITS.get(column.base_type)
     digits = other.text.strip("'").partition("'")[0].lstrip("-")
     # Python reads no int of thousands of digits.
     too_large = bits and digits.isdecimal() and Decimal(digits) >= 2 ** (bits - 1)

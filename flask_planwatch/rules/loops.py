@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..plan.figures import ROWS_PER_LOOKUP
+from ..plan.figures import LEAST_COST, ROWS_PER_LOOKUP
 from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
 from ..plan.sub_plan import SubPlan, names_in, sub_plans_of
@@ -34,7 +34,7 @@ _EXPECTED_TO_PASS = {"=": 0.005, "<": 1 / 3, "<=": 1 / 3, ">": 1 / 3, ">=": 1 / 
 _HALF = 0.5
 
 #: Steps that return each row of the step below them, unless they have a condition.
-_HANDS_ON = frozenset(
+_EACH_ROW = frozenset(
     {"Sort", "Incremental Sort", "Materialize", "Gather", "Gather Merge", "Result"}
     | {"Subquery Scan", "LockRows"}
 )
@@ -183,13 +183,15 @@ class Work:
             own_cost = holder.total_cost - sum(step.total_cost for step in inputs)
             own_cost *= holder.share.divisor
             most = below or (relation.rows if relation else 0.0)
-            tested = max(holder.rows, min(most, own_cost / max(sub_plan.node.total_cost, 0.01)))
+            tested = max(
+                holder.rows, min(most, own_cost / max(sub_plan.node.total_cost, LEAST_COST))
+            )
         return min(tested, _left_by_others(sub_plan)) if sub_plan.kind == "Filter" else tested
 
     def _is_returned(self, node: Node) -> bool:
         """Whether each row of a step is a row of the result, and the other way round."""
         above = self.plan.parents.get(id(node))
-        while above is not None and above.type in _HANDS_ON and not above.conditions:
+        while above is not None and above.type in _EACH_ROW and not above.conditions:
             if node.relationship != "Outer" and above.type != "Subquery Scan":
                 return False
             node, above = above, self.plan.parents.get(id(above))

@@ -33,6 +33,7 @@ from flask_planwatch.inspection.inspector import Inspector
 from flask_planwatch.plan import memory, predicate, schema, tree
 from flask_planwatch.runtime import pause
 from flask_planwatch.runtime.bounded import LEARNT, RecentlyUsed
+from flask_planwatch.server.catalog import Catalog
 from flask_planwatch.server.connecting import bytecode
 from flask_planwatch.server.session import Session
 from flask_planwatch.settings import read_settings
@@ -182,15 +183,17 @@ def _beyond_an_inspection(*functions: Any) -> Without:
     return without
 
 
+def _catalog(inspector: Inspector) -> Catalog:
+    return inspector.knowledge.catalog
+
+
 #: What is remembered, and how to do without it.
 CACHES: Mapping[str, Without] = {
     "PlanWatch's connection (server/session)": _connection,
     "results of inspections (inspection/cache)": _results,
     "advice on a plan (fixes/answers)": _mapping(lambda one: one.answers, "_known"),
-    "relations of a plan, for a minute (server/catalog)": _mapping(
-        lambda one: one.known.catalog, "_schemas"
-    ),
-    "columns and indexes (server/catalog)": _mapping(lambda one: one.known.catalog, "_known"),
+    "relations of a plan, for a minute (server/catalog)": _mapping(_catalog, "_schemas"),
+    "columns and indexes (server/catalog)": _mapping(_catalog, "_known"),
     "names of tables (server/agreement)": _mapping(lambda one: one.planner.agreement, "_names"),
     "what listeners do (server/connecting/bytecode)": _module_mapping(bytecode, "_found"),
     "texts of statements (statement/fingerprint)": _function(fingerprint._read),

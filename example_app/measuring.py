@@ -97,7 +97,7 @@ def measure(engine: Engine, form: Form) -> Measurement:
     return Measurement(
         text=str(context.compiled),
         client_ms=median(times),
-        server_ms=median(one["Execution Time"] for one in counted),
+        server_ms=median(run["Execution Time"] for run in counted),
         cost=root["Total Cost"],
         scans=tuple(_scans(root)),
         plan="\n".join(line for (line,) in lines),

@@ -314,7 +314,7 @@ def _hear(story: Story) -> None:
     for which, form in _forms(story).items():
         known = _known(story)[which]
         if known.is_sent:
-            named = dict.fromkeys(one.rule for one in _findings(form, known))
+            named = dict.fromkeys(finding.rule for finding in _findings(form, known))
             known.rules = tuple(named) or silence
 
 

@@ -285,7 +285,8 @@ class Watcher:
         given, urls = self._settings_at_start, [watched.url for watched in engines]
         self._warn(unused_urls, given, self._binds, urls, self._left_alone)
         own = [watched for watched in engines if watched.url is not None]
-        self._warn(other_databases, [(one.name, one.app_url, one.session) for one in own])
+        asked = [(watched.name, watched.app_url, watched.session) for watched in own]
+        self._warn(other_databases, asked)
         self._warn(other_servers, self._asked_twice(own))
         # It reads expressions by sqlglot, which the application's thread never loads.
         from .report.idle_ignores import idle_ignores
@@ -320,8 +321,9 @@ class Watcher:
         if name in {DEFAULT, *self._binds}:
             name = say(_NAMED_AS_BIND, name=name)
         place = place_of(engine.url)
-        known = [one for one in list(self._engines.values()) if one.name == name]
-        if any(one.app_url is not None and place_of(one.app_url) != place for one in known):
+        alike = [watched for watched in list(self._engines.values()) if watched.name == name]
+        urls = [watched.app_url for watched in alike if watched.app_url is not None]
+        if any(place_of(url) != place for url in urls):
             name = say(_AT, name=name, place=place)
         url = self._settings_at_start.database_url_of(engine.url)
         self._watch(engine, name, None, url, database)

@@ -24,13 +24,13 @@ from .runtime.weak import members
 #: Captures that may wait. An inspection takes some ms: anything further back would be stale.
 QUEUE_LIMIT = 100
 
-#: Bytes of statements and parameters that may wait: some of the largest that are looked at.
+#: Bytes of statements and parameters that may wait: some of the largest that are inspected.
 QUEUE_BYTES = 16_000_000
 
-#: Seconds between two looks of the thread at the queue. To wake it up would take the application's
+#: Seconds after which the thread reads the queue again. To wake it up would take the application's
 #: thread longer than all else that it does for a statement, and several captures in a row take less
 #: than each by itself. A log line may come that late; who waits for an inspection wakes the thread.
-NAP_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 #: Seconds without work after which a connection is closed, and the thread ends. A new connection
 #: costs only some 3 ms.
@@ -322,9 +322,9 @@ class _Thread:
                 if not retries and not self._others:
                     self._bytes = 0
                 _close_unused(moment - IDLE_SECONDS)
-                nap = min(NAP_SECONDS, retries[0].due - moment) if retries else NAP_SECONDS
+                wait = min(POLL_SECONDS, retries[0].due - moment) if retries else POLL_SECONDS
                 with suppress(queue.Empty):
-                    self._alarm.get(timeout=max(0.0, nap))
+                    self._alarm.get(timeout=max(0.0, wait))
                 continue
             if not self._process(ticket, last_try=last_try):
                 # Each pause is twice as long as the one before.

@@ -356,4 +356,4 @@ def test_only_so_many_results_are_remembered(story, watch, judged, monkeypatch):
         times(watched, by_id(7).limit(number))
         times(watched, by_id(7).with_only_columns(*[User.id] * number))
     (engine,) = watched.app.extensions["planwatch"]._engines.values()
-    assert len(engine._inspector.known.results._kept) == 2
+    assert len(engine._inspector.knowledge.results._kept) == 2

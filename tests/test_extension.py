@@ -18,7 +18,7 @@ from sqlalchemy import func
 
 from flask_planwatch import PlanWatch, SettingError
 from flask_planwatch.statement.fingerprint import fingerprint
-from flask_planwatch.worker import NAP_SECONDS
+from flask_planwatch.worker import POLL_SECONDS
 
 from .conditions import becomes
 from .models import User, metadata
@@ -287,7 +287,7 @@ def test_what_waits_when_an_engine_is_disposed_of_connects_no_more(fresh_story):
         assert stats["inspected"] + stats["skipped"].get("unwatched", 0) == number
         # The server takes a moment to end one, and longer than a nap no other one may come.
         assert connections_become(fresh_story, 0)
-        time.sleep(NAP_SECONDS + 0.1)
+        time.sleep(POLL_SECONDS + 0.1)
         assert fresh_story.clients() == set()
 
 

@@ -33,7 +33,7 @@ def ask(known, text=TEXT, state=NOTHING_SET, sqlstate="42501"):
         asked.append(text)
         raise ServerError(SkipReason.PERMISSION_DENIED, "denied", sqlstate)
 
-    with pytest.raises(ServerError) as caught, known.heeded(text, state):
+    with pytest.raises(ServerError) as caught, known.unless_refused(text, state):
         refuse()
     assert (caught.value.reason, caught.value.detail) == (SkipReason.PERMISSION_DENIED, "denied")
     return bool(asked)
@@ -73,7 +73,7 @@ def test_values_in_the_text_matter_to_some_only(clock, sqlstate, once):
     assert not ask(known, text=texts[0], sqlstate=sqlstate)
     assert ask(known, text=f"{TEXT} WHERE other = 1", sqlstate=sqlstate)
     clock[0] += FIRST_PAUSE
-    with known.heeded(texts[1], NOTHING_SET):
+    with known.unless_refused(texts[1], NOTHING_SET):
         pass
     assert ask(known, text=texts[1], sqlstate=sqlstate)
 
@@ -162,7 +162,7 @@ def test_an_answer_ends_it(clock):
     known = Refusals()
     assert ask(known)
     clock[0] += FIRST_PAUSE
-    with known.heeded(TEXT, NOTHING_SET):
+    with known.unless_refused(TEXT, NOTHING_SET):
         pass
     assert ask(known)
     clock[0] += FIRST_PAUSE

@@ -154,7 +154,7 @@ def nap(monkeypatch):
 
 
 def test_the_thread_is_woken_up_by_who_waits_only(worker, nap, monkeypatch):
-    monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
+    monkeypatch.setattr(worker_module, "POLL_SECONDS", 600)
     nap(worker)
     ticket = worker.submit(lambda ticket, last_try: True)
     time.sleep(0.05)
@@ -165,7 +165,7 @@ def test_the_thread_is_woken_up_by_who_waits_only(worker, nap, monkeypatch):
 
 
 def test_a_queue_that_fills_up_wakes_the_thread_up(worker, nap, monkeypatch):
-    monkeypatch.setattr(worker_module, "NAP_SECONDS", 600)
+    monkeypatch.setattr(worker_module, "POLL_SECONDS", 600)
     nap(worker)
     # What is kept for another try leaves less room.
     others = {Ticket() for _ in range(60)}
@@ -192,7 +192,7 @@ def test_nobody_is_woken_up_where_there_is_nothing_to_wait_for(worker, no_thread
 
 @pytest.mark.slow
 def test_a_job_that_was_accepted_keeps_what_it_needs(nap, monkeypatch):
-    monkeypatch.setattr(worker_module, "NAP_SECONDS", 0.2)
+    monkeypatch.setattr(worker_module, "POLL_SECONDS", 0.2)
     worker = Worker(close_unused=lambda since: None, after_fork=lambda: None)
     nap(worker)
     done = threading.Event()

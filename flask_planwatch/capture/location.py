@@ -27,7 +27,7 @@ _BEGINNINGS = (Flask.wsgi_app.__code__, click.Context.invoke.__code__)
 #: By their identity, as to hash a code object takes time for each of its instructions.
 _BEGINNING_IDS = frozenset(map(id, _BEGINNINGS))
 
-#: Frames looked at before giving up: Flask's default recursion limit allows no deeper stack.
+#: Frames that are read before giving up: Flask's default recursion limit allows no deeper stack.
 _MAX_FRAMES = 1000
 
 #: Files of which it is remembered whether they are the app's own; when there are more, all are

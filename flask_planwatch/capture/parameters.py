@@ -144,7 +144,7 @@ def _copied(parameters: Any, limit: int) -> tuple[Any, int]:
         raise
     except Exception as error:
         let_through(error)
-        # Values do as they like when they are looked at, and other threads change them meanwhile.
+        # Values may run code of their own when they are read, and other threads may change them.
         raise NotCopied(SkipReason.PARAMETERS_NOT_COPIED) from error
     return result, copy.size
 

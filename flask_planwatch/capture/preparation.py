@@ -119,7 +119,7 @@ class Repetition:
         self.compared += 1
         if len(self.order) >= MAX_EXECUTIONS:
             return False
-        number = next((i for i, one in enumerate(sets) if _same(one, parameters)), None)
+        number = next((i for i, kept in enumerate(sets) if _same(kept, parameters)), None)
         new = number is None and len(sets) < MAX_SETS
         if new:
             number = len(sets)

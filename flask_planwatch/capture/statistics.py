@@ -181,7 +181,7 @@ class AllStatistics:
             self.recent, self.plain, self._older = {}, {}, {}
 
     def allow_plain(self, *, allowed: bool) -> None:
-        """Say whether `plain` is filled from now on; if not, each execution is looked at."""
+        """Say whether `plain` is filled from now on; if not, each execution is examined."""
         with _taken.lock:
             self._any_plain, self.plain = allowed, {}
 

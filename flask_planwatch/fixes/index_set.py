@@ -240,7 +240,11 @@ class IndexSet:
         """Return the smallest set of candidates that is nearly the best, None if none is used."""
         if not candidates:
             return None
-        asked = {(one.relation.key, key) for one in candidates for key in one.expressions}
+        asked = {
+            (candidate.relation.key, key)
+            for candidate in candidates
+            for key in candidate.expressions
+        }
         known = [
             index
             for index in self.case.known([access.relation for access in search.accesses])

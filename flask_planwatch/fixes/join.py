@@ -135,7 +135,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     aggregate = _aggregate(sub_plan.node)
     form, facts, unique = _BY_HAND, dict[str, object](), ""
     if correlations:
-        unique = _unique(case, sub_plan, [one.column for one in correlations])
+        unique = _unique(case, sub_plan, [correlation.column for correlation in correlations])
         one_value = _JOINED if unique else _FIRST
         tested = re.search(rf"\b(?:EXISTS|ANY)\b.*\b{sub_plan.name}\b", sub_plan.text)
         form = _GROUPED if aggregate else _TESTED if tested else one_value

@@ -94,9 +94,9 @@ def range_on_column(case: Case, hit: Hit) -> Advice | None:
     comparisons = suspicion.comparisons
     found = bounds(comparisons, suspicion.relation)
     if not found and len({tested.said for tested in comparisons}) == 1:
-        one = shifted(suspicion.comparison, suspicion.relation)
-        found = (one,) if one is not None else ()
-    if not found or len({one.cut.column.name for one in found}) > 1:
+        moved = shifted(suspicion.comparison, suspicion.relation)
+        found = (moved,) if moved is not None else ()
+    if not found or len({bound.cut.column.name for bound in found}) > 1:
         return None
     span = None
     with may_be_refused(), case.session.transaction() as transaction:
@@ -114,68 +114,67 @@ def _checked(transaction: Transaction, found: Sequence[Bounds], zone: str) -> _R
 
     A wider one, beside which the comparisons stay, needs no confirmation.
     """
-    beside = any(_is_uneven(one, zone) for one in found)
-    if beside and not all(one.length for one in found):
+    beside = any(_is_uneven(bound, zone) for bound in found)
+    if beside and not all(bound.length for bound in found):
         return None
     starts, ends = [], []
-    for one in found:
-        kind = one.cut.column.base_type
-        start, end = _beside(one) if beside else _exact(one, zone)
+    for bound in found:
+        kind = bound.cut.column.base_type
+        start, end = _beside(bound) if beside else _exact(bound, zone)
         texts = f"({start})::{kind}::text, ({end})::{kind}::text"
-        checks = ["true"] if beside else _checks(one, start, end)
+        checks = ["true"] if beside else _checks(bound, start, end)
         ((first, last, same),) = transaction.fetch(f"SELECT {texts}, {' AND '.join(checks)}")
         if not same:
             return None
         # From which moment on it is, and up to which.
         first, last = (f"'{text}'::{kind}" for text in (first, last))
-        if one.has_start:
-            starts.append(last if one.operator == ">" and not beside else first)
-        if one.has_end:
-            ends.append(first if one.operator == "<" and not beside else last)
+        if bound.has_start:
+            starts.append(last if bound.operator == ">" and not beside else first)
+        if bound.has_end:
+            ends.append(first if bound.operator == "<" and not beside else last)
     return _Range(tuple(found), tuple(starts), tuple(ends), beside)
 
 
-def _is_uneven(one: Bounds, zone: str) -> bool:
+def _is_uneven(bound: Bounds, zone: str) -> bool:
     """Whether a day may begin twice, or not at all, in the time zone that matters."""
-    named = zone if one.cut.zone is None else one.cut.zone
+    named = zone if bound.cut.zone is None else bound.cut.zone
     return bool(named) and named.upper() not in FIXED_ZONES
 
 
-def _exact(one: Bounds, zone: str) -> tuple[str, str]:
+def _exact(bound: Bounds, zone: str) -> tuple[str, str]:
     """Return the first moment of the period and that of the next, in the column's type."""
-    kind = one.cut.column.base_type
-    step = one.length or _STEPS[kind]
-    ends = (f"({one.start})", f"({one.start} + interval '{step}')")
-    if kind == TIMESTAMPTZ and one.length:
-        named = quoted_literal(one.cut.zone or zone)
+    kind = bound.cut.column.base_type
+    step = bound.length or _STEPS[kind]
+    ends = (f"({bound.start})", f"({bound.start} + interval '{step}')")
+    if kind == TIMESTAMPTZ and bound.length:
+        named = quoted_literal(bound.cut.zone or zone)
         ends = (f"({ends[0]} AT TIME ZONE {named})", f"({ends[1]} AT TIME ZONE {named})")
     return ends
 
 
-def _beside(one: Bounds) -> tuple[str, str]:
+def _beside(bound: Bounds) -> tuple[str, str]:
     """Return the ends of a range that holds the period in every time zone."""
-    start = f"(({one.start} - interval '1 day') AT TIME ZONE 'UTC')"
-    end = f"(({one.start} + interval '{one.length}' + interval '1 day') AT TIME ZONE 'UTC')"
+    start = f"(({bound.start} - interval '1 day') AT TIME ZONE 'UTC')"
+    end = f"(({bound.start} + interval '{bound.length}' + interval '1 day') AT TIME ZONE 'UTC')"
     return start, end
 
 
-def _checks(one: Bounds, start: str, end: str) -> list[str]:
+def _checks(bound: Bounds, start: str, end: str) -> list[str]:
     """Return what is true if the comparison holds from one end of the range up to the other."""
-    kind = one.cut.column.base_type
+    kind = bound.cut.column.base_type
     step = f"interval '{_STEPS[kind]}'"
 
     def holds(moment: str) -> str:
-        row = f"SELECT ({moment})::{kind} AS {quoted(one.cut.column.name)}"
-        return (
-            f"coalesce((SELECT {' AND '.join(one.tests)} FROM ({row}) {quoted(one.alias)}), false)"
-        )
+        row = f"SELECT ({moment})::{kind} AS {quoted(bound.cut.column.name)}"
+        tests, alias = " AND ".join(bound.tests), quoted(bound.alias)
+        return f"coalesce((SELECT {tests} FROM ({row}) {alias}), false)"
 
     checks = []
-    if one.has_start:
-        first = end if one.operator == ">" else start
+    if bound.has_start:
+        first = end if bound.operator == ">" else start
         checks += [holds(first), f"NOT {holds(f'{first} - {step}')}"]
-    if one.has_end:
-        last = start if one.operator == "<" else end
+    if bound.has_end:
+        last = start if bound.operator == "<" else end
         checks += [holds(f"{last} - {step}"), f"NOT {holds(last)}"]
     return checks
 
@@ -202,7 +201,7 @@ def _advice(case: Case, hit: Hit, span: _Range, verdict: Verdict, zone: str) -> 
 
 def _ends(span: _Range) -> tuple[Form, list[tuple[str, str]]] | None:
     """Return how to say a range, and the tests of the column in SQL and in Python."""
-    operators = [one.operator for one in span.bounds]
+    operators = [bound.operator for bound in span.bounds]
     if not span.bounds[0].length:
         form, sql, python = _point(span.bounds[0])
         return form, [

@@ -283,7 +283,7 @@ def _in_zone(case: Case, hit: Hit, structure: Structure) -> _Rewritten | None:
 def _concatenated(case: Case, hit: Hit, call: sql.Anonymous) -> _Rewritten | None:
     """Return the concatenation of text columns by ||, which takes NULL as concat() does."""
     suspicion, relation = hit.suspicion, hit.suspicion.relation
-    columns = [relation.column(one.name) for one in map(_column_in, call.expressions) if one]
+    columns = [relation.column(found.name) for found in map(_column_in, call.expressions) if found]
     if len(columns) != len(call.expressions):
         return None
     known = [column for column in columns if column and column.base_type in TEXT_TYPES]

@@ -60,8 +60,8 @@ def compared_by_not_in(statement: str) -> list[tuple[str, str]] | None:
             continue
         outer = node.find_ancestor(sql.Select)
         value = select.expressions[0].unalias() if len(select.expressions) == 1 else None
-        for one, around in ((node.this, outer), (value, select)):
-            named = _column_of(one, around)
+        for side, around in ((node.this, outer), (value, select)):
+            named = _column_of(side, around)
             if named is None:
                 return None
             found.append(named)
@@ -122,7 +122,7 @@ def _replace_scalar(node: Structure, select: sql.Select, number: int, *, first: 
     elif limit is not None or first:
         if order is not None and any(map(_is_a_place, order.expressions)):
             return False
-        own = [one.copy() for one in order.expressions] if order is not None else []
+        own = [term.copy() for term in order.expressions] if order is not None else []
         in_turn = [sql.Ordered(this=key.copy()) for key in keys]
         derived.set("distinct", sql.Distinct(on=sql.Tuple(expressions=keys)))
         derived.set("order", sql.Order(expressions=[*in_turn, *own]))

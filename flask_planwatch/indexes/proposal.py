@@ -75,11 +75,11 @@ class _Proposal:
         """Whether an index is new to the statement, and it or a wider one may be shared with it."""
         own = self.on(index.relation)
         new = bool(own) and hash(index) not in self.known and index not in own
-        return new and any(shared_indexes(one, [index]) for one in own)
+        return new and any(shared_indexes(other, [index]) for other in own)
 
     def carries(self, index: Candidate) -> bool:
         """Whether one of the indexes holds all that an index holds, and more."""
-        return any(replaces(one, index) for one in self.on(index.relation))
+        return any(replaces(other, index) for other in self.on(index.relation))
 
 
 class Proposals:

@@ -198,7 +198,7 @@ class _Search:
         for index in current.used:
             rest = _without(current.used, index)
             for other in shared_indexes(index, rest) if index in current.used else ():
-                left = [one for one in rest if one == other or not _begins_with(other, one)]
+                left = [kept for kept in rest if kept == other or not _begins_with(other, kept)]
                 tried = self._try((*left, other))
                 if tried.cost - current.cost < self._least and other in tried.used:
                     current = tried
@@ -251,8 +251,11 @@ def shared_indexes(index: Candidate, known: Sequence[Candidate]) -> list[Candida
             united.append(both)
     first = longer if index in extended else [*longer, *extended]
     shared = dict.fromkeys([*first, *united])
-    spared = {one: sum(one == other or replaces(one, other) for other in known) for one in shared}
-    return sorted(shared, key=lambda one: spared[one], reverse=True)
+    spared = {
+        candidate: sum(candidate == other or replaces(candidate, other) for other in known)
+        for candidate in shared
+    }
+    return sorted(shared, key=spared.__getitem__, reverse=True)
 
 
 def stand_in(index: Candidate, known: Sequence[Candidate]) -> Candidate:
@@ -276,7 +279,7 @@ def _united(index: Candidate, other: Candidate) -> Candidate | None:
     None if one of them holds all of it anyway, if the models declare one of them as it is, or if it
     would be a second copy of the table.
     """
-    by_keys = sorted((index, other), key=lambda one: len(one.keys), reverse=True)
+    by_keys = sorted((index, other), key=lambda candidate: len(candidate.keys), reverse=True)
     longer, shorter = by_keys
     if not _begins_with(longer, shorter) or index.declared or other.declared:
         return None

@@ -80,7 +80,7 @@ class Gathering:
             why = say(preparation.why, most=preparation.most)
             return Prepared(preparation.threshold, plan, (), (), 0.0, reached=False, why=why)
         try:
-            with self._heeded(_GENERIC_PLAN + self.query.text):
+            with self._unless_refused(_GENERIC_PLAN + self.query.text):
                 return prepared(self.session, self.query, plan, preparation)
         except ServerError as error:
             self._no_answer(error, SkipReason.GENERIC_PLAN_UNKNOWN)
@@ -100,8 +100,8 @@ class Gathering:
             self._no_answer(error, SkipReason.NOT_ANALYSED)
             return replace(evidence, not_analysed=str(error))
 
-    def _heeded(self, text: str) -> AbstractContextManager[None]:
-        return self.refusals.heeded(text, self.capture.state)
+    def _unless_refused(self, text: str) -> AbstractContextManager[None]:
+        return self.refusals.unless_refused(text, self.capture.state)
 
     def _no_answer(self, error: ServerError, reason: SkipReason) -> None:
         if error.reason in NO_SERVER:
@@ -110,6 +110,6 @@ class Gathering:
 
     def _explain_alone(self, query: Query) -> Plan | None:
         """Return the plan of a predicate alone, None if the server refuses it."""
-        with may_be_refused(), self._heeded(query.text):
+        with may_be_refused(), self._unless_refused(query.text):
             return explain(self.session, query, seqscan=False)
         return None

@@ -115,8 +115,8 @@ class Inspector:
         plan = self.planner.plan(capture, query)
         origin = _origin(capture)
         proposed = self.proposals.others(origin)
-        known = self.known.look_up(capture, plan, origin, proposed)
-        evidence, result = known.evidence, known.result
+        remembered = self.knowledge.look_up(capture, plan, origin, proposed)
+        evidence, result = remembered.evidence, remembered.result
         if result is None:
             suspected = suspicions(plan, evidence.schema, evidence.varying)
             gathering = self._gathering(capture, query)
@@ -126,7 +126,7 @@ class Inspector:
             # Each answer is advice with its proof, or why nothing is advised.
             answered = self.answers.on(case, hits)
             result = result_of(judged, answered, gathering.unanswered)
-            self.known.results.keep(known.key, result)
+            self.knowledge.results.keep(remembered.key, result)
         give_way()
         again = partial(_make_due, ref(capture.statistics))
         self.proposals.keep(origin, result.chosen, proposed, again)
@@ -162,7 +162,7 @@ class Inspector:
     def _start_anew(self) -> None:
         self._forgotten = False
         self.planner = Planner(self.session)
-        self.known = Knowledge(self.settings, self.session, self.calibration, self.constants)
+        self.knowledge = Knowledge(self.settings, self.session, self.calibration, self.constants)
         self.answers = Answers()
         #: How statements are copied without their values, by fingerprint, with the hash of the
         #: text. It is filled in debug mode only: the constants of the texts are in it.
@@ -248,8 +248,10 @@ class Inspector:
                 id(advice): self.proposals.replaced_by(index)
                 for index, advice in answer.proposed.items()
             }
-            advice = tuple(replacing(one, names.get(id(one), ())) for one in answer.advice)
-            advised.append((hit, replace(answer, advice=advice)))
+            replaced = tuple(
+                replacing(advice, names.get(id(advice), ())) for advice in answer.advice
+            )
+            advised.append((hit, replace(answer, advice=replaced)))
         return replace(result, advised=tuple(advised))
 
     def _detail(self, query: Query, plan: Plan) -> Detail | None:

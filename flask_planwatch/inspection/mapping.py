@@ -91,7 +91,7 @@ class Mappings:
         own = self.learn(entities, engine)
         with self._lock:
             registries = list(self._registries)
-        mappers = sorted((one for known in registries for one in known.mappers), key=_name)
+        mappers = sorted((mapper for known in registries for mapper in known.mappers), key=_name)
         found = [
             (order, _described_by(mappers, table))
             for metadata in _metadatas(mappers)

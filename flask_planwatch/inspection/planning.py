@@ -51,7 +51,7 @@ class Planner:
         """
         refuse_hidden(query.text, capture.state)
         self._session.plan_like(capture.state)
-        with self.refusals.heeded(query.text, capture.state):
+        with self.refusals.unless_refused(query.text, capture.state):
             plan = explain(self._session, query)
         self.agreement.require(query.text, capture.tables, plan)
         _refuse_long(plan)

@@ -40,7 +40,7 @@ _ONE = re.compile(rf"\$(?P<number>\d++)(?P<cast>{CAST_PATTERN})?+", PIECE_FLAGS)
 _NAME = re.compile(r"[^\W\d]\w*+")
 _LAST_NUMBER = re.compile(r"_\d++\Z")
 
-#: Parameters that are looked at, some 20 µs each: those of an IN list become one.
+#: Parameters that are read, some 20 µs each: those of an IN list become one.
 _MAX_PARAMETERS = 10_000
 
 #: Parameters that are declared as text one after the other; then all others are, too.

@@ -158,7 +158,9 @@ def _why_no_expression(entry: str, names: set[str], sessions: Sequence[Session])
             return _UNCLEAR
         for texts in forms:
             operands = [_bare(_operand(text) if is_text else text) for text in texts]
-            if "" in operands or wanted == [comparable(_without_literals(one)) for one in operands]:
+            if "" in operands:
+                return ""
+            if wanted == [comparable(_without_literals(operand)) for operand in operands]:
                 return ""
             found.add(f"{before}{separator.join(operands)}{after}")
     if not has_column:

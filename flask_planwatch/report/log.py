@@ -120,10 +120,10 @@ class _Group:
     #: The ids of the findings that stood for it, in this interval and before.
     logged: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LOGGED))
 
-    def is_news(self, finding: Finding) -> bool:
+    def says_more(self, finding: Finding) -> bool:
         """Whether a finding says more than what was logged: it is worse, or proven otherwise.
 
-        What another statement's finding says of the same advice is news only if it proves it.
+        What another statement's finding says of the same advice says more only if it proves it.
         """
         if finding.severity.rank < self.rank:
             return True
@@ -215,7 +215,7 @@ class LogReporter:
         moment = self._clock()
         group = self._groups.get(finding.group)
         running = group is not None and abs(moment - group.began) < self._interval
-        if group is not None and running and not group.is_news(finding):
+        if group is not None and running and not group.says_more(finding):
             return False
         again = group is not None and bool(group.logged) and not running
         if not self._has_room(finding, moment, again=again):

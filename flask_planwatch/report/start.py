@@ -76,7 +76,7 @@ def engine_name(bind: str | None) -> str:
 def place_of(url: URL) -> str:
     """Return host and port of a URL, as far as it names them."""
     given = (url.host or url.query.get("host"), url.port or url.query.get("port"))
-    host, port = (",".join(one) if isinstance(one, tuple) else str(one or "") for one in given)
+    host, port = (",".join(part) if isinstance(part, tuple) else str(part or "") for part in given)
     return f"{host or 'the default host'}{f':{port}' if port else ''}"
 
 

@@ -124,15 +124,17 @@ class Store:
             for fingerprints in (served.get(change, set()) for change in finding.changes)
         ]
         advice = tuple(
-            replace(one, statements=statements, time_share=share)
-            for one, (statements, share) in zip(finding.advice, counted, strict=False)
+            replace(advice, statements=statements, time_share=share)
+            for advice, (statements, share) in zip(finding.advice, counted, strict=False)
         )
         statements, share = counted[0]
         return replace(finding, advice=advice, statements=statements, time_share=share)
 
     def _share(self, fingerprints: Iterable[str]) -> float | None:
         """Return which share of the database time some statements took, None if it is not known."""
-        times = [time() for one in fingerprints for time in self._times.get(one, ())]
+        times = [
+            time() for fingerprint in fingerprints for time in self._times.get(fingerprint, ())
+        ]
         known = [statistics.total_ms for statistics in times if statistics is not None]
         return self._share_of(sum(known)) if known else None
 

@@ -65,13 +65,13 @@ def log(
 
     def printed(handlers: list[logging.Handler]) -> bool:
         return any(
-            one in passed or not (one.filters or one in broken)
-            for one in printing
-            if one in handlers
+            handler in passed or not (handler.filters or handler in broken)
+            for handler in printing
+            if handler in handlers
         )
 
     try:
-        printing += (one for one in handlers if one.level <= level and _prints(one))
+        printing += (handler for handler in handlers if handler.level <= level and _prints(handler))
         # Whoever has set up this logger by its name has chosen what is printed.
         chosen = bool(logger.level) and any(map(_prints, logger.handlers))
         record = make()
@@ -88,7 +88,7 @@ def log(
         if not printed(_done_before(error, handlers)):
             write(message)
         raise
-    if not printed(handlers) and (not chosen or any(one in broken for one in printing)):
+    if not printed(handlers) and (not chosen or any(handler in broken for handler in printing)):
         write(message)
     if broken:
         kinds = {type(error) for error in broken.values()}
@@ -108,7 +108,7 @@ def _done_before(error: BaseException, handlers: list[logging.Handler]) -> list[
     """Return the handlers that had their turn before one of them raised this."""
     active = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
     for place, handler in enumerate(handlers):
-        if any(one is handler for one in active):
+        if any(owner is handler for owner in active):
             return handlers[:place]
     return []
 
@@ -240,8 +240,8 @@ def _prints(handler: logging.Handler) -> bool:
     if stream is not None:
         return _is_terminal(stream)
     # A class of the application's may leave it to one of Python's, as to a file not yet open.
-    writes = next(one for one in type(handler).__mro__ if {"emit", "handle"} & vars(one).keys())
-    return is_own(getattr(sys.modules.get(writes.__module__), "__file__", None) or "")
+    writer = next(base for base in type(handler).__mro__ if {"emit", "handle"} & vars(base).keys())
+    return is_own(getattr(sys.modules.get(writer.__module__), "__file__", None) or "")
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -63,9 +63,8 @@ def fewer_rows(suspicion: Suspicion, evidence: Evidence) -> FewerRows | None:
     """
     plan = evidence.plan
     scans = {id(scan) for scan in suspicion.scans}
-    access = next(
-        (one for one in accesses(plan, evidence.schema) if scans <= {*map(id, one.scans)}), None
-    )
+    asked = accesses(plan, evidence.schema)
+    access = next((access for access in asked if scans <= {*map(id, access.scans)}), None)
     if access is None or any(_is_partial(scan, evidence.schema) for scan in suspicion.scans):
         # The plan does not show what the condition of a partial index answers.
         return None

@@ -372,7 +372,7 @@ def _columns_read(suspicion: Suspicion, evidence: Evidence) -> list[Structural]:
     """Return the columns that the statement reads where it scans the relation, if they are few."""
     scans = {*map(id, suspicion.scans)}
     asked = accesses(evidence.plan, evidence.schema)
-    access = next((one for one in asked if scans <= {*map(id, one.scans)}), None)
+    access = next((access for access in asked if scans <= {*map(id, access.scans)}), None)
     names = (access and access.read) or ()
     return list(map(suspicion.relation.quoted_column, names)) if len(names) <= MOST_READ else []
 

@@ -61,7 +61,7 @@ class Refusals:
         self._known: RecentlyUsed[bytes, _Refusal] = RecentlyUsed(LEARNT, MAX_REFUSALS)
 
     @contextmanager
-    def heeded(self, text: str, state: SessionState) -> Iterator[None]:
+    def unless_refused(self, text: str, state: SessionState) -> Iterator[None]:
         """Run the block; raise the ServerError of a recent refusal instead if there is one."""
         keys = _key(text, state), _key(fingerprint(text, None), state.rights)
         for key in keys:

@@ -159,7 +159,7 @@ def test_an_engine_given_to_watch_can_be_collected_while_its_app_lives(database)
 
 
 def test_a_capture_that_waits_keeps_no_app_alive(database, monkeypatch):
-    monkeypatch.setattr(worker, "NAP_SECONDS", 600)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 600)
     # Its thread naps by then.
     first_app, first_db, first_planwatch = make_app(database.url)
     with first_app.app_context():

@@ -8,9 +8,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +23,7 @@ from . import servers, stories
 from .conftest import stories_database
 from .databases import Database
 from .models import User, roles_users
+from .rules.case import Example, said_by
 from .test_docs import DOCS, by_rule, page, sources
 
 pytestmark = pytest.mark.slow
@@ -49,102 +49,6 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    """A statement that a rule speaks on, as the SQLAlchemy code that its page shows.
-
-    `rewritten` is what the advice makes of it, where that is not DDL. The plan before has `gone`
-    in it and the one after has not, the plan after has `new`. `values` are what `value` stands for
-    in the statement, one execution after the other. `config` are settings of PlanWatch; where it
-    may analyse, so do the plans that are shown. A statement `of_stories` reads the tables of
-    stories 2 to 5; one that is `prepared` goes through psycopg 3. One that
-    `fails` gets no time.
-    """
-
-    statement: str
-    rewritten: str = ""
-    gone: str = "Seq Scan"
-    new: str = "Index Cond: "
-    values: tuple[Any, ...] = (None,)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    of_stories: bool = False
-    prepared: bool = False
-    fails: bool = False
-
-    @property
-    def driver(self) -> str:
-        return "psycopg" if self.prepared else "psycopg2"
-
-
-#: The example of each rule, by the rule's name. One whose rule does not exist yet waits for it.
-CASES = {
-    "functional-predicate": Case(
-        'select(User.id).where(func.lower(User.email) == "user7@example.com")'
-    ),
-    "missing-index": Case("select(roles_users).where(roles_users.c.user_id == 7)"),
-    "implicit-cast": Case(
-        'select(User.id).where(User.points == Decimal("7.00"))',
-        rewritten="select(User.id).where(User.points == 7)",
-    ),
-    "pattern-match": Case('select(User.id).where(User.first.like("First99%"))'),
-    "limit-trap": Case(
-        'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
-        gone="Filter: ",
-        of_stories=True,
-        values=(None, None, None),
-    ),
-    "index-only-blocked": Case(
-        "select(Event.user_id, Event.time).where("
-        'Event.data["type"].astext.in_(["click", "change", "touch"]))',
-        new="Index Only Scan",
-        of_stories=True,
-    ),
-    "generic-plan": Case(
-        "select(func.sum(Invoice.amount)).where(or_(literal(False), Invoice.tenant_id == value))",
-        rewritten="select(func.sum(Invoice.amount)).where(Invoice.tenant_id == value)",
-        new="Index Scan using invoice_tenant",
-        values=(stories.HUGE,) * 10 + (stories.RARE,),
-        of_stories=True,
-        prepared=True,
-    ),
-    "repeated-subplan": Case(
-        "select(Stack.id, select(func.max(Run.created_at)).where(Run.stack_id == Stack.id)"
-        ".scalar_subquery())",
-        rewritten="select(Stack.id, func.max(Run.created_at))"
-        ".outerjoin(Run, Run.stack_id == Stack.id).group_by(Stack.id)",
-        gone="SubPlan 1",
-        new="Join",
-        config={"PLANWATCH_ANALYZE": True},
-        of_stories=True,
-    ),
-    "row-misestimate": Case(
-        "select(func.count()).select_from(Task)"
-        '.join(Delivery, Delivery.depot_id == Task.depot_id).where(Task.state == "open")',
-        gone="Nested Loop",
-        new="Join",
-        config={"PLANWATCH_ANALYZE": True},
-        of_stories=True,
-    ),
-    "bitmap-overread": Case(
-        "select(Account.id, select(func.count()).select_from(Stack)"
-        ".join(Run, Run.stack_id == Stack.id)"
-        ".where(Stack.account_id == Account.id, Run.worker_id.is_not(None)).scalar_subquery())",
-        gone="BitmapAnd",
-        new="Index Only Scan using ix_run_stack_id_worker_id",
-        of_stories=True,
-    ),
-    "cost-mismatch": Case(
-        'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
-        gone="Filter: ",
-        of_stories=True,
-        values=(None, None, None),
-    ),
-    "statement-failed": Case(
-        'select(User.id).where(func.lower(User.email) == "user7@example.com")', fails=True
-    ),
-}
-
-
 def without_estimates(text: str) -> list[str]:
     """Return the lines of a file without what differs from one ANALYZE to the next."""
     text = re.sub(r"(?s)(?<=finding = ''').*?(?=''')", _without_numbers, text)
@@ -160,7 +64,7 @@ def read(code: str, value: Any = None) -> sa.Select:
     return eval(code, {**NAMES, "value": value})
 
 
-def run(database: Database, case: Case, code: str) -> tuple[str, str]:
+def run(database: Database, case: Example, code: str) -> tuple[str, str]:
     """Run a statement, and return the SQL that the server got and the plan that it prints for it.
 
     Only the white space at the ends of the lines is taken away.
@@ -177,7 +81,7 @@ def run(database: Database, case: Case, code: str) -> tuple[str, str]:
     return "\n".join(line.rstrip() for line in sql.splitlines()), "\n".join(plan)
 
 
-def run_prepared(database: Database, case: Case, code: str) -> tuple[str, str]:
+def run_prepared(database: Database, case: Example, code: str) -> tuple[str, str]:
     """Run a statement until psycopg 3 has prepared it; its plan is the one for all values."""
     engine = sa.create_engine(database.url_for("psycopg"), poolclass=sa.NullPool)
     with engine.connect() as connection:
@@ -192,7 +96,7 @@ def run_prepared(database: Database, case: Case, code: str) -> tuple[str, str]:
     return "\n".join(line.rstrip() for line in sql.splitlines()), "\n".join(plan)
 
 
-def ask(watched: Any, case: Case, code: str) -> list[Any]:
+def ask(watched: Any, case: Example, code: str) -> list[Any]:
     """Run a statement in an app as often as its case says, and return the findings."""
     with watched.app.app_context():
         for value in case.values:
@@ -209,7 +113,7 @@ def ask(watched: Any, case: Case, code: str) -> list[Any]:
 
 def make_example(database: Database, watch: Callable[..., Any], rule: str) -> dict[str, str]:
     """Follow the advice of a rule on a database, and return what the rule's page shows of that."""
-    case = CASES[rule]
+    case: Example = said_by(rule, "EXAMPLE")
     fixed = case.rewritten or case.statement
     sql, before = run(database, case, case.statement)
     assert case.gone in before
@@ -250,9 +154,10 @@ def as_toml(example: dict[str, str]) -> str:
 @pytest.fixture
 def place(rule: Rule, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A database with the tables that the statement of a rule reads."""
-    if rule.NAME not in CASES:
-        pytest.fail(f"{rule.NAME} has no example: add a statement to CASES, then run {COMMAND}")
-    if not CASES[rule.NAME].of_stories:
+    example = said_by(rule.NAME, "EXAMPLE")
+    if example is None:
+        pytest.fail(f"{rule.NAME} has no EXAMPLE in its tests: add it, then run {COMMAND}")
+    if not example.of_stories:
         yield request.getfixturevalue("fresh_story")
         return
     templates = request.getfixturevalue("stories_templates")

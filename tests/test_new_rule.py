@@ -19,15 +19,15 @@ EXAMPLE = ROOT / "docs" / "examples" / "new_rule"
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the project with the stubs of a rule in it."""
-    for name in ("flask_planwatch", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__", "recorded", "snapshots")
+    for name in ("docs", "flask_planwatch", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "recorded", "_build")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     for name in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 
-def run(copy, *arguments):
+def run(copy, *arguments, **variables):
     """Run pytest on the copy's own package; return what became of it."""
     return subprocess.run(
         [
@@ -35,11 +35,11 @@ def run(copy, *arguments):
             *arguments,
         ],
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy)},
+        env={**os.environ, "PYTHONPATH": str(copy), **variables},
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1200,
     )
 
 
@@ -57,6 +57,25 @@ def test_the_example_of_the_documentation_works(copy):
     shutil.copy(EXAMPLE / test.name, copy / test)
     done = run(copy, *on_first)
     assert done.returncode == 0, done.stdout
+
+
+#: The tests that ask of each rule for more than its own tests.
+OF_EACH_RULE = [f"tests/test_{name}.py" for name in ("docs", "docs_plans", "values", "words")]
+
+
+@pytest.mark.slow
+def test_what_is_asked_of_each_rule_needs_nothing_but_its_file_and_its_tests(copy):
+    for path in new_rule.create("large-offset", copy):
+        if (EXAMPLE / path.name).exists():
+            shutil.copy(EXAMPLE / path.name, path)
+    chosen = (*OF_EACH_RULE, "-k", "large-offset or each_rule or of_the_rules")
+    assert "no file in docs/plans" in run(copy, *chosen).stdout
+    writing = {"PLANWATCH_TEST_WRITE_PLANS": "1", "PLANWATCH_TEST_WRITE_SNAPSHOTS": "1"}
+    run(copy, *chosen, **writing)
+    for arguments in (chosen, ["tests/test_values.py"]):
+        done = run(copy, *arguments)
+        assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from flask_planwatch.signals import finding_detected, finding_resolved, statemen
 from .any_statement import WORD
 from .conftest import stories_database
 from .databases import Database
+from .rules.case import said_by
 from .stories import (
     HUGE,
     STATISTICS_TARGET,
@@ -233,6 +234,9 @@ CASES = {
         fails=True,
     ),
 }
+
+#: A rule's own tests may name its statements with marked values.
+CASES |= {rule: Case(said_by(rule, "MARKED")) for rule in RULES if said_by(rule, "MARKED")}
 
 #: How the values reach the server, and what the advice is tried by.
 FORMS = {"parameters": "build", "literals": "off"}

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -107,6 +108,40 @@ class Rule:
     beside: Sequence[str] = ()
     driver: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def said_by(rule: str, name: str) -> Any:
+    """Return what a rule's tests say under a name, EXAMPLE or MARKED; None if they do not."""
+    return getattr(import_module(f".test_{rule.replace('-', '_')}", __package__), name, None)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A statement that a rule speaks on, as the SQLAlchemy code that its page shows.
+
+    tests/test_docs_plans.py follows its advice, and has the names that the code may use.
+
+    `rewritten` is what the advice makes of it, where that is not DDL. The plan before has `gone`
+    in it and the one after has not, the plan after has `new`. `values` are what `value` stands for
+    in the statement, one execution after the other. `config` are settings of PlanWatch; where it
+    may analyse, so do the plans that are shown. A statement `of_stories` reads the tables of
+    stories 2 to 5; one that is `prepared` goes through psycopg 3. One that
+    `fails` gets no time.
+    """
+
+    statement: str
+    rewritten: str = ""
+    gone: str = "Seq Scan"
+    new: str = "Index Cond: "
+    values: tuple[Any, ...] = (None,)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    of_stories: bool = False
+    prepared: bool = False
+    fails: bool = False
+
+    @property
+    def driver(self) -> str:
+        return "psycopg" if self.prepared else "psycopg2"
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,23 @@ from ..indexes.data import table
 from ..plan import SERVERS
 from ..stories import Job, Run, Stack, pending_runs, pending_runs_joined, waiting_jobs
 from ..stories import waiting_jobs_by_queue as waiting_by_queue
-from .case import STORIES, Rule, followed, rows, silent, speaks, with_settings
+from .case import STORIES, Example, Rule, followed, rows, silent, speaks, with_settings
 from .without_server import judged_by, recorded
 
 RULE = Rule(
     "bitmap-overread",
     STORIES,
     beside=["index-only-blocked", "missing-index", "repeated-subplan", "row-misestimate"],
+)
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    "select(Account.id, select(func.count()).select_from(Stack)"
+    ".join(Run, Run.stack_id == Stack.id)"
+    ".where(Stack.account_id == Account.id, Run.worker_id.is_not(None)).scalar_subquery())",
+    gone="BitmapAnd",
+    new="Index Only Scan using ix_run_stack_id_worker_id",
+    of_stories=True,
 )
 
 COUNTED = {"PLANWATCH_ANALYZE": True}

@@ -19,7 +19,7 @@ from flask_planwatch.server.transaction import EXPLAIN
 from flask_planwatch.signals import statement_inspected
 
 from ..stories import GENERIC_PLAN, LIMIT, SUB_QUERY, Product
-from .case import STORIES, Rule, rows, silent, speaks, through
+from .case import STORIES, Example, Rule, rows, silent, speaks, through
 from .rule_in_app import run
 
 # What makes the statements slow is said by the rules on it.
@@ -28,6 +28,14 @@ RULE = Rule(
     STORIES,
     runs=4,
     beside=["bitmap-overread", "generic-plan", "limit-trap", "repeated-subplan"],
+)
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
+    gone="Filter: ",
+    of_stories=True,
+    values=(None, None, None),
 )
 
 active_feed = LIMIT["slow"].statement

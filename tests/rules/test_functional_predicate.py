@@ -10,9 +10,12 @@ from sqlalchemy import func
 from sqlalchemy.orm import aliased
 
 from ..models import Badge, Order, User, roles_users
-from .case import USERS, Rule, followed, rows, set_for_all, silent, speaks
+from .case import USERS, Example, Rule, followed, rows, set_for_all, silent, speaks
 
 RULE = Rule("functional-predicate", USERS)
+
+#: The statement on the page of the rule.
+EXAMPLE = Example('select(User.id).where(func.lower(User.email) == "user7@example.com")')
 
 Other = aliased(User)
 

@@ -25,13 +25,23 @@ from flask_planwatch.server.session import Session
 from flask_planwatch.signals import statement_inspected
 
 from ..cases import first
-from ..stories import GENERIC_PLAN, Invoice, Medic, Product
-from .case import STORIES, Rule, through
+from ..stories import GENERIC_PLAN, HUGE, RARE, Invoice, Medic, Product
+from .case import STORIES, Example, Rule, through
 
 pytestmark = pytest.mark.versions
 
 #: Only psycopg 3 prepares statements by itself.
 RULE = Rule("generic-plan", STORIES, driver="psycopg", settings={"PLANWATCH_GROWTH": True})
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    "select(func.sum(Invoice.amount)).where(or_(literal(False), Invoice.tenant_id == value))",
+    rewritten="select(func.sum(Invoice.amount)).where(Invoice.tenant_id == value)",
+    new="Index Scan using invoice_tenant",
+    values=(HUGE,) * 10 + (RARE,),
+    of_stories=True,
+    prepared=True,
+)
 
 HARMFUL = [name for name, case in GENERIC_PLAN.items() if case.flips and case.harmful]
 TWINS = [name for name in GENERIC_PLAN if name not in HARMFUL]

@@ -20,6 +20,7 @@ from ..cases import first
 from ..models import Badge, Order, User, roles_users
 from .case import (
     USERS,
+    Example,
     Rule,
     Tables,
     each_driver,
@@ -84,6 +85,12 @@ def fill(database):
 
 # Of other columns of a statement, missing-index may speak.
 RULE = Rule("implicit-cast", Tables("ledger", fill, base=USERS), beside=["missing-index"])
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    'select(User.id).where(User.points == Decimal("7.00"))',
+    rewritten="select(User.id).where(User.points == 7)",
+)
 
 FUNCTIONAL = "functional-predicate"
 

@@ -9,9 +9,17 @@ from sqlalchemy import func, select
 from flask_planwatch import AdviceKind, VerdictStatus
 
 from ..stories import INDEX_ONLY, Event, effort
-from .case import STORIES, Rule, each_driver, followed, rows, silent, speaks
+from .case import STORIES, Example, Rule, each_driver, followed, rows, silent, speaks
 
 RULE = Rule("index-only-blocked", STORIES, settings={"PLANWATCH_VERIFY": "build"})
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    "select(Event.user_id, Event.time).where("
+    'Event.data["type"].astext.in_(["click", "change", "touch"]))',
+    new="Index Only Scan",
+    of_stories=True,
+)
 
 kind = Event.data["type"].astext
 

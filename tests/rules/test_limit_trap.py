@@ -8,9 +8,17 @@ from sqlalchemy import select
 from flask_planwatch import AdviceKind, VerdictStatus
 
 from ..stories import LIMIT, Brand, Post, Product, active_feed, feed, posted_feed
-from .case import STORIES, Rule, each_driver, followed, rows, silent, speaks
+from .case import STORIES, Example, Rule, each_driver, followed, rows, silent, speaks
 
 RULE = Rule("limit-trap", STORIES, runs=3, settings={"PLANWATCH_VERIFY": "build"})
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    'select(Product.id).where(Product.state == "active").order_by(Product.id).limit(100)',
+    gone="Filter: ",
+    of_stories=True,
+    values=(None, None, None),
+)
 
 #: That the cost of a statement explains nothing is said by another rule as well.
 TIME = "cost-mismatch"

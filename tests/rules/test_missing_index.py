@@ -10,10 +10,24 @@ from sqlalchemy.orm import aliased
 from flask_planwatch import VerdictStatus
 
 from ..models import Badge, Order, User, roles_users
-from .case import USERS, Case, Rule, followed, on_first_server, rows, silent, speaks, with_settings
+from .case import (
+    USERS,
+    Case,
+    Example,
+    Rule,
+    followed,
+    on_first_server,
+    rows,
+    silent,
+    speaks,
+    with_settings,
+)
 from .rule_in_app import inspections, run
 
 RULE = Rule("missing-index", USERS, settings={"PLANWATCH_VERIFY": "build"})
+
+#: The statement on the page of the rule.
+EXAMPLE = Example("select(roles_users).where(roles_users.c.user_id == 7)")
 
 Other = aliased(User)
 

@@ -30,7 +30,18 @@ from ..cases import first
 from ..models import Badge, Order
 from ..servers import HYPOPG
 from ..test_advice import run_alembic
-from .case import USERS, Rule, Tables, followed, rows, set_for_all, silent, speaks, with_settings
+from .case import (
+    USERS,
+    Example,
+    Rule,
+    Tables,
+    followed,
+    rows,
+    set_for_all,
+    silent,
+    speaks,
+    with_settings,
+)
 from .rule_in_app import inspections, run
 
 
@@ -108,6 +119,9 @@ def fill(database):
 
 # An index on other columns may be missing as well.
 RULE = Rule("pattern-match", Tables("articles", fill, base=USERS), beside=["missing-index"])
+
+#: The statement on the page of the rule.
+EXAMPLE = Example('select(User.id).where(User.first.like("First99%"))')
 
 
 def where(condition):

@@ -35,6 +35,7 @@ from ..stories import (
 )
 from .case import (
     STORIES,
+    Example,
     Rule,
     each_driver,
     followed,
@@ -51,6 +52,18 @@ RULE = Rule(
     "repeated-subplan",
     STORIES,
     beside=["bitmap-overread", "cost-mismatch", "missing-index", "row-misestimate"],
+)
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    "select(Stack.id, select(func.max(Run.created_at)).where(Run.stack_id == Stack.id)"
+    ".scalar_subquery())",
+    rewritten="select(Stack.id, func.max(Run.created_at))"
+    ".outerjoin(Run, Run.stack_id == Stack.id).group_by(Stack.id)",
+    gone="SubPlan 1",
+    new="Join",
+    config={"PLANWATCH_ANALYZE": True},
+    of_stories=True,
 )
 
 COUNTED = {"PLANWATCH_ANALYZE": True}

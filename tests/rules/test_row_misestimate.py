@@ -27,7 +27,7 @@ from ..stories import (
     pending_runs,
     pending_runs_joined,
 )
-from .case import STORIES, Rule, followed, rows, set_for_all, silent, speaks
+from .case import STORIES, Example, Rule, followed, rows, set_for_all, silent, speaks
 from .without_server import judged_by, recorded
 
 RULE = Rule(
@@ -35,6 +35,16 @@ RULE = Rule(
     STORIES,
     beside=["bitmap-overread", "missing-index", "repeated-subplan"],
     settings={"PLANWATCH_ANALYZE": True},
+)
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    "select(func.count()).select_from(Task)"
+    '.join(Delivery, Delivery.depot_id == Task.depot_id).where(Task.state == "open")',
+    gone="Nested Loop",
+    new="Join",
+    config={"PLANWATCH_ANALYZE": True},
+    of_stories=True,
 )
 
 

@@ -20,7 +20,13 @@ from flask_planwatch.signals import statement_inspected
 from .. import servers
 from ..cases import first
 from ..models import Badge, User
+from .case import Example
 from .without_server import judged_by
+
+#: The statement on the page of the rule.
+EXAMPLE = Example(
+    'select(User.id).where(func.lower(User.email) == "user7@example.com")', fails=True
+)
 
 pytestmark = pytest.mark.versions
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from ..any_statement import WORD
 from ..models import User
-from .case import USERS, Rule, followed, rows, silent, speaks
+from ..stories import Address
+from .case import USERS, Example, Rule, followed, rows, silent, speaks
 
 RULE = Rule("large-offset", USERS)
+
+EXAMPLE = Example("select(User.id).order_by(User.id).limit(10).offset(50_000)", gone="Limit")
+
+MARKED = (sa.select(Address.id).where(Address.city != WORD).order_by(Address.id).offset(20_000),)
 
 by_id = sa.select(User.id).order_by(User.id)
 

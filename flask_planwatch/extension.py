@@ -14,9 +14,9 @@ from sqlalchemy.engine import Engine
 from werkzeug.serving import is_running_from_reloader
 
 from .finding import Finding
+from .loading import load, threads_are_greenlets
 from .report.telemetry import observe
 from .runtime.interruption import let_through
-from .runtime.loading import load, threads_are_greenlets
 from .runtime.weak import members
 from .settings import read_settings
 from .watcher import EXTENSION, Watcher

@@ -23,6 +23,7 @@ from .finding import Inspection, SkipReason
 from .indexes.mapped import MappedTable
 from .inspection.calibration import CostCalibration
 from .inspection.mapping import Mappings
+from .loading import load
 from .plan.wording import Template, say
 from .report.log import LogReporter
 from .report.start import (
@@ -41,7 +42,6 @@ from .report.store import Store
 from .report.telemetry import SpanReporter
 from .report.toolbar import add_panel
 from .runtime.interruption import DRIVERS
-from .runtime.loading import load
 from .runtime.pause import give_way
 from .settings import Settings, given_in, read_usable
 from .watched_engine import WatchedEngine

@@ -80,7 +80,7 @@ class Finder:
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_planwatch import PlanWatch
-from flask_planwatch.runtime.loading import _loading as loading
+from flask_planwatch.loading import _loading as loading
 
 sys.meta_path.insert(0, Finder())
 app = Flask(__name__)
@@ -116,7 +116,7 @@ def test_nothing_is_imported_once_an_inspection_has_begun(story, driver, verify)
 
 FORKED = """
 import os, sys, threading, time
-from flask_planwatch.runtime import loading
+from flask_planwatch import loading
 
 started = threading.Event()
 

@@ -13,23 +13,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from importlib import import_module
-
-#: All that is imported later than the package, in one of these or through it.
-_MODULES = (
-    "inspection.inspector",
-    "report.idle_ignores",
-    "rules",
-    "server.builds",
-    "server.client_side",
-    "server.connecting.adoption",
-    "server.connecting.connection",
-    "server.description",
-    "server.server_side",
-)
 
 #: Seconds that a fork waits at most: the import takes less than one.
 _MAX_WAIT = 10.0
+
+
+def _import_all() -> None:
+    """Import all that is imported later than the package: it is one of these, or they import it."""
+    from .inspection import inspector  # noqa: F401
+    from .report import idle_ignores  # noqa: F401
+    from .rules import modules
+    from .server import builds, client_side, description, server_side  # noqa: F401
+    from .server.connecting import adoption, connection  # noqa: F401
+
+    modules()
 
 
 class _Loading:
@@ -48,11 +45,8 @@ class _Loading:
         """Import all, unless that is done."""
         if self.is_done:
             return
-        package = __package__.rpartition(".")[0]
         with self._lock:
-            for name in _MODULES:
-                import_module(f"{package}.{name}")
-            import_module(f"{package}.rules").modules()
+            _import_all()
             self.is_done = True
 
     def wait(self) -> None:

@@ -98,7 +98,7 @@ class SkipReason(StrEnum):
     )
     SHARED_CONNECTION = (
         "shared-connection",
-        "all threads share the one connection of the engine, which PlanWatch does not use",
+        "PlanWatch cannot open a connection as the application does",
     )
     MULTIPLE_STATEMENTS = (
         "multiple-statements",

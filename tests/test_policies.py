@@ -92,7 +92,7 @@ def test_what_was_not_tried_is_not_sold(deals):
     assert finding.advice[0].verdict.reason == 'PLANWATCH_VERIFY is "off"'
     deals.database.execute("DROP INDEX deal_org")
     (finding,) = deals(CASTS)
-    assert finding.advice[0].verdict.status is VerdictStatus.UNTESTED
+    assert finding.advice[0].verdict.status is VerdictStatus.NOT_APPLICABLE
     assert "there is no index on org_id" in finding.advice[0].verdict.reason
 
 

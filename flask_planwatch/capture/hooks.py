@@ -1,7 +1,9 @@
 """The listeners on an engine's events: the only code on the application's hot path.
 
-Nothing here waits, reads or writes anything outside the process, and no error of PlanWatch's own
-leaves a listener: `let_through` raises again what others raised while one ran.
+No statement waits for them: nothing here reads or writes anything outside the process. Only
+`dispose()` of an engine waits, up to DISPOSE_PATIENCE, until PlanWatch's connection has ended. No
+error of PlanWatch's own leaves a listener: `let_through` raises again what others raised while one
+ran.
 """
 
 from __future__ import annotations

@@ -60,7 +60,17 @@ EVERYTHING = "all"
 SOMETHING = "something"
 
 #: Why a value is not known.
-_IN_LONG_STATEMENT = "a statement of more than {length} characters may have changed them"
+_CHANGED = "{what} changed the connection's settings"
+_MAY_HAVE_CHANGED = "{what} may have changed the connection's settings"
+_LONG_STATEMENT = Template("a statement of more than {length} characters")
+_UNREAD_STATEMENT = Template("a statement that PlanWatch cannot read")
+_ONE_OF_SEVERAL = Template("one of several statements in one text")
+_UNREAD_SET = Template("a SET or RESET that PlanWatch cannot read")
+_EXECUTED = Template("the statement that EXECUTE ran")
+_UPDATE = Template("an UPDATE of pg_settings")
+_ESCAPED_FUNCTION = Template("a function whose name is written in Unicode escapes")
+_A_BLOCK = Template("a DO block")
+_UNREAD_BLOCK = Template("a DO block that PlanWatch cannot read")
 _IN_LARGER_STATEMENT = "{setting} was set by a part of a larger statement"
 _NOT_READ = "{setting} was set to a value that PlanWatch cannot read"
 _A_SETTING = Template("a setting")
@@ -163,18 +173,18 @@ def changes(text: str, parameters: Any) -> Iterator[Change | Command]:
         if word in {"create", "alter"}:
             yield from _relations(text)
         elif may_change_state(text):
-            yield _unknown(say(_IN_LONG_STATEMENT, length=MAX_LENGTH))
+            yield _unknown(say(_MAY_HAVE_CHANGED, what=_LONG_STATEMENT, length=MAX_LENGTH))
         return
     try:
         values = _Values(text, parameters)
     except Unreadable:
-        yield _unknown("a statement that PlanWatch cannot read may have changed them")
+        yield _unknown(say(_MAY_HAVE_CHANGED, what=_UNREAD_STATEMENT))
         return
     statements = [part for part in values.text.split(";") if part.strip()]
     if len(statements) == 1:
         yield from _changes_of_one(statements[0].strip(), values)
     elif any(next(_changes_of_one(each.strip(), values), None) for each in statements):
-        yield _unknown("one of several statements in a text may have changed them")
+        yield _unknown(say(_MAY_HAVE_CHANGED, what=_ONE_OF_SEVERAL))
 
 
 class _Values:
@@ -252,7 +262,7 @@ def _changes_of_one(text: str, values: _Values) -> Iterator[Change | Command]:
     elif word == "do":
         yield from _block(text, values)
     elif word == "execute":
-        yield _unknown("EXECUTE may have run a statement that changed them")
+        yield _unknown(say(_MAY_HAVE_CHANGED, what=_EXECUTED))
     elif word in {"alter", "create", "drop", "truncate"}:
         yield from _relations(text)
     elif word != "prepare":
@@ -297,7 +307,7 @@ def _settings(text: str, values: _Values) -> Iterator[Change]:
     match = _SETTING.fullmatch(text)
     resets = text[0] in "rR"
     if match is None or (resets and (match["name"] or match["value"])):
-        yield _unknown("a SET or RESET that PlanWatch cannot read changed them")
+        yield _unknown(say(_CHANGED, what=_UNREAD_SET))
         return
     local = match["local"] is not None
     by_words = " ".join((match["words"] or "").lower().split())
@@ -395,7 +405,7 @@ _DEFINED_IN_A_BLOCK = re.compile(r"\b(?:create|alter|drop)\b", re.IGNORECASE)
 def _query(word: str, text: str, values: _Values) -> Iterator[Change]:
     """Yield what a query, or any other statement, changes by functions and by INTO."""
     if "pg_settings" in text.lower() and "update" in text.lower():
-        yield _unknown("an UPDATE of pg_settings changed them")
+        yield _unknown(say(_CHANGED, what=_UPDATE))
     for name, temporary in _tables_made(text):
         yield Change(f"{_HIDES}{name}", name, local=not temporary)
     calls = list(_set_configs(text, values))
@@ -403,7 +413,7 @@ def _query(word: str, text: str, values: _Values) -> Iterator[Change]:
     if calls or word not in _MAY_CALL | {"call"}:
         return
     if 'u&"' in text.lower():
-        yield _unknown("a name in Unicode escapes may be of a function that changed them")
+        yield _unknown(say(_MAY_HAVE_CHANGED, what=_ESCAPED_FUNCTION))
     yield from map(_called, called_in(text) if word == "call" else calls_in(text))
 
 
@@ -418,11 +428,11 @@ def _block(text: str, values: _Values) -> Iterator[Change]:
     """Yield what a DO block may change."""
     match = _BLOCK.fullmatch(text)
     if match is None:
-        yield _unknown("a DO block that PlanWatch cannot read may have changed them")
+        yield _unknown(say(_MAY_HAVE_CHANGED, what=_UNREAD_BLOCK))
         return
     body = values.string(match[1])
     if _SET_IN_A_BLOCK.search(body):
-        yield _unknown("a DO block changed them")
+        yield _unknown(say(_CHANGED, what=_A_BLOCK))
         return
     if _DEFINED_IN_A_BLOCK.search(body):
         yield _unknown("a DO block of the same transaction may have changed a table", local=True)

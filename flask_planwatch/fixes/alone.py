@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..finding import Verdict, VerdictStatus
 from ..plan.evidence import Hit
 from ..plan.index_use import searched_index
@@ -21,8 +23,8 @@ _PREFERS = (
 )
 _NOT_USED = "the planner did not use {indexes:or} for the new condition either"
 _NO_INDEX = (
-    "there is no index on {column} that could prove it; missing-index speaks of that once the "
-    "condition is changed"
+    "there is no index on {column}, so the gain cannot be shown; once the condition is changed, "
+    "missing-index looks whether one would help"
 )
 _WAS_COMPUTED = "{expression} was computed row by row, and {is_now}"
 _CONDITION = Template("{key} alone was an index condition of {index}")
@@ -60,7 +62,15 @@ def verdict_alone(
         reason = used if seqscan else say(_FORCED, used=used)
         return Verdict(VerdictStatus.VERIFIED, reason, proof=(proof,))
     there = [index.name for index in indexes_on(relation, {column.name})]
-    reason = say(_NOT_USED if there else _NO_INDEX, indexes=there, **facts)
+    return not_shown(column.quoted_name, there)
+
+
+def not_shown(column: str, indexes: Sequence[str]) -> Verdict:
+    """Return the verdict on a new condition on a column that no index is used for.
+
+    `indexes` are the names of those that begin with the column.
+    """
+    reason = say(_NOT_USED if indexes else _NO_INDEX, column=column, indexes=indexes)
     return Verdict(VerdictStatus.NOT_APPLICABLE, reason)
 
 

@@ -13,6 +13,7 @@ from ..plan.comparison import constant
 from ..plan.evidence import Hit
 from ..plan.schema import INTEGERS, TEXT_TYPES, base_type
 from ..plan.wording import Template, say, sentences
+from .alone import not_shown
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
 #: A type's Python class, and the SQLAlchemy type that has the server take a value for it.
@@ -151,11 +152,6 @@ _USED = (
 )
 _WAS_COMPUTED = (
     "{expression} was computed row by row, and {column} alone was an index condition of {served_by}"
-)
-_NOT_USED = "the planner did not use {indexes_on_column:or} for the bare column either"
-_NO_INDEX = (
-    "there is no index on {column} that could prove it; missing-index speaks of that once the "
-    "types agree"
 )
 
 
@@ -342,5 +338,4 @@ def _verdict(hit: Hit, difference: str) -> Verdict:
     if facts["served_by"]:
         proof = (say(_WAS_COMPUTED, **facts),)
         return Verdict(VerdictStatus.VERIFIED, say(_USED, **facts), proof=proof)
-    reason = _NOT_USED if facts["indexes_on_column"] else _NO_INDEX
-    return Verdict(VerdictStatus.NOT_APPLICABLE, say(reason, **facts))
+    return not_shown(hit.evidence["column"], hit.evidence["indexes_on_column"])

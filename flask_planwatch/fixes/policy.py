@@ -14,8 +14,9 @@ from ..plan.index_use import indexed_in
 from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
 from ..plan.schema import TEXT_TYPES, Relation, Structural, base_type
 from ..plan.wording import say, sentences
+from ..rules.worth import indexes_on
 from ..settings import VERIFY_OFF
-from .alone import plan_alone
+from .alone import not_shown, plan_alone
 from .case import OFF, Case
 from .form import Form
 
@@ -39,8 +40,6 @@ _OTHER_SIDE = Form(
     "other side is no {type}, and takes another spelling of the same value for equal.",
 )
 _USED = "for this condition alone, with sequential scans off, the planner used an index on {column}"
-_NOT_USED = "the planner did not use an index on {column} for this condition"
-_NO_INDEX = "there is no index on {column} that could prove it"
 _REFUSED = "the server could not plan the condition as PlanWatch derived it"
 _BECAME = "{expression} was computed row by row, and {column} alone is an index condition"
 
@@ -146,12 +145,13 @@ def _verdict(case: Case, hit: Hit, condition: str, column: str) -> Verdict:
     said = {"column": column, "expression": hit.suspicion.shown}
     if case.verify == VERIFY_OFF:
         return Verdict(VerdictStatus.UNTESTED, OFF)
-    if not relation.has_index_for([column]):
-        return Verdict(VerdictStatus.UNTESTED, say(_NO_INDEX, **said))
+    indexes = [index.name for index in indexes_on(relation, {column})]
+    if not indexes:
+        return not_shown(column, indexes)
     plan = plan_alone(case, hit, condition, seqscan=False)
     if plan is None:
         return Verdict(VerdictStatus.UNTESTED, _REFUSED)
     asked = replace(hit.suspicion, subject=column, keys=(relation.quoted_column(column),))
     if not indexed_in(plan, asked):
-        return Verdict(VerdictStatus.UNTESTED, say(_NOT_USED, **said))
+        return not_shown(column, indexes)
     return Verdict(VerdictStatus.VERIFIED, say(_USED, **said), proof=(say(_BECAME, **said),))

@@ -154,7 +154,8 @@ class Inspector:
     def forget(self) -> None:
         """Forget all that is remembered before the next inspection. Safe to call from any thread.
 
-        Only which constants have changed is kept: what was seen to be a value is never shown again.
+        What is kept: which constants have changed, as what was seen to be a value is never shown
+        again, and the calibration of costs, which is about the machine and not about a plan.
         """
         self._preparable.clear()
         self._forgotten = True

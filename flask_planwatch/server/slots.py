@@ -25,6 +25,8 @@ FREE_CONNECTIONS = 3
 #: transaction would be two queries for a good plan, and five to seven where indexes are tried.
 CHECK_SECONDS = 1.0
 
+_TOO_FEW_FREE = "the server has too few free connections"
+
 #: The smallest number of free connections: of the server, the database and the role. Each role may
 #: count all connections, but not see what those of other roles do.
 _FREE_CONNECTIONS = """
@@ -84,5 +86,5 @@ class FreeConnections:
             ((free,),) = transaction.fetch(_FREE_CONNECTIONS)
         self._hidden = free is None
         if free is not None and free < FREE_CONNECTIONS:
-            raise ServerError(SkipReason.SERVER_UNAVAILABLE, "it has too few free connections")
+            raise ServerError(SkipReason.SERVER_UNAVAILABLE, _TOO_FEW_FREE)
         self._asked = now()

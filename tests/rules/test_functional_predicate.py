@@ -281,7 +281,7 @@ SPEAKS = [
         about='(mood)::text on "user"',
         fix="compare mood in its own type, mood, without the cast",
         code=".where(User.mood == value)",
-        proof="not-applicable: there is no index on mood that could prove it; …",
+        proof="not-applicable: there is no index on mood, so …",
         why="refuses an index",
     ),
     speaks(

@@ -24,7 +24,8 @@ _NO_INDEX = (
 _COMPARE = "compare the columns as a btree knows it, or store the expression in a column"
 
 _FEW_ENTRIES = (
-    "the entries that lead to no row are less than {wanted:percent} of the cost of the statement"
+    "reading the entries that lead to no row takes less than {wanted:percent} of the cost of the "
+    "statement"
 )
 
 _GONE = "the BitmapAnd of {names:and} is gone"

@@ -21,7 +21,7 @@ from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
 _SWITCH = "add the where() that {names:and} switches only when it is needed"
-_SWITCH_EXPLANATION = "Each form of the statement is prepared, and planned, for itself"
+_SWITCH_EXPLANATION = "Each form of the statement then has a plan of its own"
 _LITERAL = "let {names:and} reach the planner with literal_execute=True"
 _LITERAL_EXPLANATION = (
     "literal_execute=True writes the value into the statement when it is executed, so that each "
@@ -39,7 +39,7 @@ _CUSTOM = Form(
 )
 _UNPREPARED = Form(
     "set {setting} to {value}, so that {driver} keeps nothing prepared",
-    "That holds for all statements of the engine, and costs each of them the time to be parsed",
+    "That holds for all statements of the engine, and adds the time to parse to each of them",
     '{create}(url, connect_args={"{setting}": {value}})',
     AdviceKind.SETTING,
 )

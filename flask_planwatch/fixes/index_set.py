@@ -54,9 +54,12 @@ from .trial import NO_TIME, advised, rejected, untested, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
-_ENOUGH = "with an index {others:and}, a further one saves less than {least:percent} of the cost"
+_ENOUGH = (
+    "once there is an index {others:and}, another one saves less than {least:percent} of the cost"
+)
 _OWN_WRITES = (
-    "with what the statement itself writes, an index saves less than {least:percent} of its cost"
+    "counting what the statement itself writes, an index saves less than {least:percent} of its "
+    "cost"
 )
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"

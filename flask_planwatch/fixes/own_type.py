@@ -74,7 +74,7 @@ _ONE_TYPE = Form(
     "[mapped_column({sqlalchemy})  # {other_column} of {other_table}, and a migration]",
 )
 _TOO_LARGE = Form(
-    "compare {column} as {type}: do not look for an int that it cannot hold",
+    "compare {column} as {type}: reject values outside its range first",
     "Refuse such a value where it comes in, such as in the route or the form.",
 )
 _PASS = Form("compare {column} as {type}: pass {python:an}, not {given:or_an}", code="{code}")
@@ -140,8 +140,8 @@ _ROUNDED = Template(
     "{column} may hold numbers that equal the value only once they are rounded to {cast_type}, and "
     "those would no longer be found"
 )
-_NO_REAL = Template("the value is none that {type} can hold, and would become another one")
-_NOT_THE_TEXT = Template("the text is not how PostgreSQL writes the number, so that none equals it")
+_NO_REAL = Template("{type} cannot hold the value exactly")
+_NOT_THE_TEXT = Template("PostgreSQL writes no number like this text, so that no row matches it")
 _SPACES = Template("texts that differ by spaces at their end would no longer be found")
 _OTHER_ORDER = Template("{type} has another order than {cast_type}, so that the range differs")
 _NOT_KNOWN = Template("whether {type} and {cast_type} find the same rows depends on the values")
@@ -290,7 +290,7 @@ def _difference(hit: Hit) -> str:
         digits = _DIGITS.fullmatch(hit.evidence["column_type"])
         reason = "" if digits and int(digits[1]) <= _EXACT_DIGITS else _ROUNDED
     elif base == "real":
-        reason = "" if values and all(map(_is_real, values)) else _NO_REAL
+        reason = _NOT_KNOWN if not values else "" if all(map(_is_real, values)) else _NO_REAL
     elif target in {"bpchar", "character"}:
         reason = _SPACES
     elif base in {"citext", "character"} and target in TEXT_TYPES:

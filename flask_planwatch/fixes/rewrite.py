@@ -38,7 +38,9 @@ _WITH_VALUE = Form(
     "Store what is looked up by a changing key in a column, or in rows, of its own. If the value "
     "is always the same, an index on the expression with it serves.",
 )
-_WITH_VALUE_VERDICT = "an index holds the expression with one constant, and here that is a value"
+_WITH_VALUE_VERDICT = (
+    "an index on the expression would contain a compared value, and serve only that value"
+)
 
 _WITH_LITERAL = Form(
     "create an index on {expression}, with the SQL's value for ?",

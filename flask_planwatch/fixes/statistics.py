@@ -72,12 +72,12 @@ _NO_VALUE = "compare the columns in another way, or store the expression in a co
 #: Why no statistics were tried.
 _NOT_BUILT = "statistics have to be collected to be tried[: {building}]"
 _MARKED = (
-    "the table has no statistics yet, and a trial that is rolled back would leave it marked as "
-    "analysed; run it, and look again"
+    "the table has no statistics yet, and even a rolled-back ANALYZE would mark it as analysed; "
+    "run ANALYZE, then run the statement again"
 )
 _MAY_BE_MARKED = (
-    "whether the table has statistics is hidden from PlanWatch's role, and a trial that is rolled "
-    "back could leave it marked as analysed; run it, and look again"
+    "PlanWatch's role cannot see whether the table has statistics, and even a rolled-back ANALYZE "
+    "could mark it as analysed; run ANALYZE, then run the statement again"
 )
 _NOT_ALONE = "the conditions of the step could not be planned alone"
 

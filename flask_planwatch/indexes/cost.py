@@ -5,11 +5,11 @@ from __future__ import annotations
 from ..plan.wording import Template, say
 from .candidate import Candidate
 
-_COST = "Price: [the index takes about {size:size}; ]{writes}."
-_UNWRITTEN = Template("no row of the table was written since its statistics were reset")
+_COST = "The index [takes about {size:size} and ]has to be kept up to date. {writes}."
+_UNWRITTEN = Template("No row of the table was written since its statistics were reset")
 _WRITTEN = Template(
-    "each write keeps it up to date: {inserted:number} rows inserted, {updated:number} updated and "
-    "{deleted:number} deleted so far, against {scans:scans} of the table"
+    "So far {inserted:number} rows were inserted, {updated:number} updated and {deleted:number} "
+    "deleted, against {scans:scans} of the table"
 )
 
 

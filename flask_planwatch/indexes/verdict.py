@@ -18,9 +18,10 @@ _USED = "the planner used {indexes:and}[; {progress}]"
 _THE_INDEX = "the index"
 
 _LESS = (
-    "it lowers the cost of the statement by {share:percent}[ {writes}], less than {wanted:percent}"
+    "it lowers the cost of the statement by {share:percent}[ ({writes})], less than "
+    "{wanted:percent}"
 )
-_WRITES = Template("with what the statement writes")
+_WRITES = Template("counting what the statement itself writes")
 _FEW = "it lowers the cost of the statement by {saved:.0f} only"
 _GUESSED = (
     "{reason}, as far as the planner can guess without statistics of the expression; "
@@ -30,7 +31,7 @@ _WHEN_GROWN = (
     "the planner used the index once sequential scans were off, as it will when the table has grown"
 )
 _UNMEASURED = (
-    "the planner can use the index, but does not as long as it can only guess how many rows match; "
+    "the planner does not choose the index while it has no statistics of the expression; "
     'PLANWATCH_VERIFY = "build" would measure it'
 )
 _ALONE = (

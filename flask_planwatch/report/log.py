@@ -63,10 +63,9 @@ _LIBRARY_LINE = "library code at {path}:{line}"
 _ENDPOINT = "endpoint {endpoint}"
 
 #: What is said of a statement that was not inspected, or only partly.
-_SKIPPED = "PlanWatch could not inspect a statement ({reason}). Others are only counted.\n  {text}"
-_PARTLY = (
-    "PlanWatch inspected a statement only partly ({reason}). Others are only counted.\n  {text}"
-)
+_SKIPPED = "PlanWatch could not inspect a statement ({reason}). {further}\n  {text}"
+_PARTLY = "PlanWatch inspected a statement only partly ({reason}). {further}\n  {text}"
+_FURTHER = Template("Further statements with this reason are only counted, in PlanWatch.stats().")
 
 #: What is printed of what the application's logging did.
 _NOT_LOGGED = (
@@ -197,7 +196,7 @@ class LogReporter:
         level, template = logging.WARNING, _SKIPPED
         if skip.reason.is_partial:
             level, template = logging.INFO, _PARTLY
-        message = say(template, reason=skip.brief, text=shorten(text, MAX_TEXT))
+        message = say(template, reason=skip.brief, further=_FURTHER, text=shorten(text, MAX_TEXT))
         self._log(level, message, {"db.query.text": text})
 
     def log_once(self, level: int, message: str) -> None:

@@ -32,7 +32,7 @@ When it stays silent
 
 - The entries are few, or most of them lead to a row.
 - Rows that are found and then fail a condition: that is ``missing-index``, if an index would help.
-- Bitmaps that are joined by OR: each entry counts.
+- A BitmapOr, because each of its entries leads to a wanted row.
 - The entries are less than a fifth of the cost of the statement, and one index would not save more.
 - The statement took next to no time.
 """

@@ -5,10 +5,9 @@ cost-mismatch
 What it finds
 -------------
 
-A plain SELECT that takes far more time for each unit of its estimated cost than the application's
-statements normally do, and that again and again: PlanWatch goes by the fastest of the latest
-executions, and takes off what is not the server's work on the plan. No EXPLAIN ANALYZE is needed
-for that.
+A plain SELECT that repeatedly takes far more time for each unit of its estimated cost than the
+application's statements normally do. PlanWatch goes by the fastest of the latest executions, and
+subtracts the time outside the plan. No EXPLAIN ANALYZE is needed for that.
 
 Why it hurts
 ------------
@@ -32,8 +31,8 @@ When it stays silent
 
 - It took long only once or twice: a lock or a busy process looks the same.
 - The process was busy. What it computed itself, in whichever thread, while the statement ran is
-  taken off, as the interpreter's lock may have kept the result waiting; so are three round trips as
-  long as the longest of PlanWatch's own latest ones, the time to plan, and to fetch the rows.
+  subtracted, as the interpreter's lock may have kept the result waiting; so are three round trips
+  as long as the longest of PlanWatch's own latest ones, the time to plan, and to fetch the rows.
 - ``PLANWATCH_ANALYZE`` is on, and the server needed no more time than the cost explains.
 - It took less than ten ms, which nobody notices.
 - The time per cost is normal for this application, on this machine, or below 0.1 ms. If the driver

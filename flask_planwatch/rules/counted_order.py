@@ -16,7 +16,7 @@ from . import worth
 #: What the subject begins with, so that it is no predicate's.
 _ORDER_BY = "ORDER BY "
 
-_BY_VALUE = "the order is that of a value"
+_BY_VALUE = "the ORDER BY contains a compared value"
 
 WORDS = Words(
     what="Sort of {table}",

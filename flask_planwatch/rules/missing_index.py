@@ -46,8 +46,9 @@ When it stays silent
   that a unique index finds.
 - A LIMIT was reached before much of the table was read.
 - No index lowers the cost of the statement by a fifth, or by half where most rows pass and are not
-  returned in order by the index alone; the best one that was tried is named. To the cost of an
-  UPDATE counts what it writes: each row, and its entry of an index on what it sets.
+  returned in order by the index alone; the best one that was tried is named. The cost of an
+  UPDATE includes what it writes: each row, and its entry in the index if that has a column that is
+  set.
 - A sort without LIMIT, groups, DISTINCT, and OR across columns, unless the planner confirms that
   an index helps.
 - The table is one of PostgreSQL's own, a foreign or a temporary one.

@@ -32,7 +32,7 @@ MIN_RUNS = 1.5
 FEW_ROWS = "only {rows:.0f} rows are read"
 FEW_LEFT = "an index leaves only a few rows to test"
 LIMITED = "a LIMIT was reached early"
-UNCLEAR = "a LIMIT may have been reached early: it took little but its way to the server"
+UNCLEAR = "a LIMIT may have been reached early, as most of the time may have been the round trip"
 MOST_PASS = "{share:percent} of the rows are expected to pass"
 OTHER_SIDE = "the other side of the join has an index"
 

@@ -37,8 +37,8 @@ WHERE c.oid = ANY (%s::pg_catalog.oid[])
 _GONE = "it read a table that its own transaction created, or that was dropped afterwards"
 _TEMPORARY = '"{relation}" is temporary'
 _CONTRADICTION = (
-    "a statement read {name}, but with the search path that PlanWatch knows, {relation} is another "
-    "table: it was changed where no hook sees it"
+    "{relation} is {name} for the application, but another table on PlanWatch's connection: the "
+    "search_path was changed where PlanWatch cannot see it"
 )
 
 

@@ -122,7 +122,7 @@ def test_says_what_a_partial_index_does_not_serve():
 
 def test_says_the_price_and_the_size():
     advice = made(candidate("town"), size=712_704)
-    assert "Price: the index takes about 713 kB" in advice.explanation
+    assert "The index takes about 713 kB" in advice.explanation
     assert advice.index_bytes == 712_704
 
 

@@ -390,7 +390,7 @@ SPEAKS = [
         "an int that is too large",
         sa.select(User.id).where(User.id == 2**70),
         about={"psycopg2": '(id)::numeric on "user"'},
-        fix='compare "user".id as bigint: do not look for an int that it cannot hold',
+        fix='compare "user".id as bigint: reject values outside its range first',
         code="",
         proof="(id)::numeric was computed row by row, and id alone was an index condition of "
         "user_pkey",
@@ -428,7 +428,7 @@ DETAILS = [
         "no index is promised that cannot serve",
         roles,
         setup="CREATE INDEX part ON roles_users (user_id) WHERE label = 'none'",
-        proof="not-applicable: …did not use part for the bare column…",
+        proof="not-applicable: …did not use part for the new condition…",
     ),
     silenced(
         "an index on the cast",

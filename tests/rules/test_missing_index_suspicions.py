@@ -229,7 +229,7 @@ JUDGED = {
     "a limit that may have been reached early, far from the server": (
         read("d.town = 't'::text", limit=True),
         {"duration_ms": 31.0, "timings": Timings((31.0,), overhead_ms=10.0)},
-        "a LIMIT may have been reached early: it took little but its way to the server",
+        "a LIMIT may have been reached early, as most of the time may have been the round trip",
     ),
     "a limit that was not, far from the server": (
         read("d.town = 't'::text", limit=True),

@@ -27,12 +27,12 @@ MANY = [
     silent(
         "it would have to write an entry of each row",
         sa.text("UPDATE job SET status = 'done' WHERE status = 'open'"),
-        reason="…with what the statement…writes…",
+        reason="…counting what the statement…writes…",
     ),
     silent(
         "it writes each row, which no index spares",
         sa.text("UPDATE job SET tries = tries + 1 WHERE status = 'open'"),
-        reason="…with what the statement…writes…",
+        reason="…counting what the statement…writes…",
     ),
 ]
 

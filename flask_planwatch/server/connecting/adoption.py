@@ -158,7 +158,7 @@ def adopt(
         raise _unknown(say(_NOT_SET, state=error.sqlstate), error.sqlstate) from error
     role = state.reported_role
     if role is not None and not other_role and role != transaction.reported_role:
-        raise _unknown("the application's role was changed where no hook sees it")
+        raise _unknown("the application's role was changed where PlanWatch cannot see it")
     return differs or moved or bool(state.changes)
 
 

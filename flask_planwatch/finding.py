@@ -195,10 +195,9 @@ _IN_FULL = "{status}[: {reason}][, {costs}]"
 _BRIEF_COSTS = Template("cost {before:cost} -> {after:cost}")
 _BRIEF_GUESS = Template("cost {before:cost} -> about {after:cost}")
 _COSTS = Template("cost {before:g} -> {after:g}")
-_GUESS = Template(
-    "cost {before:g} -> {after:g} by the planner's default guess, as there are no statistics for "
-    "it yet"
-)
+#: What a new cost is while an expression has no statistics.
+DEFAULT_GUESS = "the planner's default guess, because there are no statistics of the expression yet"
+_GUESS = Template(f"cost {{before:g}} -> {{after:g}} by {DEFAULT_GUESS}")
 
 
 @dataclass(frozen=True)
@@ -332,14 +331,21 @@ class Advice:
         }
 
 
+_TO_DO, _TRIED = "Fix", "Tried"
+
+
+def label_of(verdict: Verdict) -> str:
+    """Return what stands before a change: whether it is one to make, or was only tried."""
+    return _TRIED if verdict.status is VerdictStatus.REJECTED else _TO_DO
+
+
 #: What is printed of a finding as one paragraph, and of where it came from.
 _MESSAGE = "{rule}: {problem} From {origin}.[ {fix}]"
 _FIX = Template("{label}: {changes:together_with} [[{verdict}]]")
-_TO_DO, _TRIED = "Fix", "Tried"
 _ORIGIN = "[endpoint {first_endpoint}, ]{line}[ (endpoint {endpoint})]"
 _LINE = Template("{location}")
-_LINE_OF_LIBRARY = Template("library code at {location}")
-_UNKNOWN_LINE = Template("an unknown line")
+LINE_OF_LIBRARY = Template("library code at {location}")
+UNKNOWN_LINE = Template("an unknown line")
 
 
 #: A word. What SQL has in quotes is part of one; an apostrophe follows a letter.
@@ -478,9 +484,9 @@ class Finding:
     @property
     def origin(self) -> str:
         """Where the statement came from; a library's line is led by the endpoint."""
-        line = _UNKNOWN_LINE
+        line = UNKNOWN_LINE
         if self.location:
-            line = _LINE_OF_LIBRARY if self.location.library else _LINE
+            line = LINE_OF_LIBRARY if self.location.library else _LINE
         return say(
             _ORIGIN,
             line=line,
@@ -499,7 +505,7 @@ class Finding:
             problem=self.problem,
             origin=self.origin,
             fix=_FIX if first else None,
-            label=_TRIED if first and first.status is VerdictStatus.REJECTED else _TO_DO,
+            label=label_of(first) if first else None,
             changes=[advice.summary for advice in self.advice if advice.verdict == first],
             verdict=first,
         )

@@ -26,6 +26,9 @@ _READ_FROM_ENVIRONMENT = (Mapping, str, bool, int, float, list)
 #: The verbs of PLANWATCH_VERIFY.
 VERIFY_AUTO, VERIFY_BUILD, VERIFY_OFF = "auto", "build", "off"
 
+#: Why nothing was tried.
+VERIFY_IS_OFF = f'PLANWATCH_VERIFY is "{VERIFY_OFF}"'
+
 #: Seconds, by default, before the same finding is logged again.
 LOG_INTERVAL = 3600.0
 

@@ -24,7 +24,6 @@ from flask_planwatch.finding import (
     Verdict,
     VerdictStatus,
 )
-from flask_planwatch.fixes.case import OFF
 from flask_planwatch.fixes.form import Form
 from flask_planwatch.fixes.rewrite import _WITH_LITERAL, _WITH_LITERAL_VERDICT
 from flask_planwatch.inspection.findings import TITLE
@@ -39,6 +38,7 @@ from flask_planwatch.rules import (
     pattern_match,
     statement_failed,
 )
+from flask_planwatch.settings import VERIFY_IS_OFF
 
 #: Names of a table and of a column, with twelve characters.
 TABLE, COLUMN, INDEX = "customer_row", "customer_ref", "customer_key"
@@ -204,7 +204,10 @@ def test_titles_and_hints_are_whole(rule: str, words: Words) -> None:
 @pytest.mark.parametrize(("fix", "form"), list(declared(fixes, Form)))
 def test_changes_are_whole(fix: str, form: Form) -> None:
     title = f"Seq Scan on {TABLE} (100,000 rows, 1,052 ms): no index on {EXPRESSION}"
-    verdicts = [Verdict(VerdictStatus.NOT_APPLICABLE), Verdict(VerdictStatus.UNTESTED, OFF)]
+    verdicts = [
+        Verdict(VerdictStatus.NOT_APPLICABLE),
+        Verdict(VerdictStatus.UNTESTED, VERIFY_IS_OFF),
+    ]
     if form is _WITH_LITERAL:
         verdicts = [Verdict(VerdictStatus.UNTESTED, _WITH_LITERAL_VERDICT)]
     for verdict in verdicts:

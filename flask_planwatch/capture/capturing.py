@@ -26,6 +26,10 @@ from .statistics import MAX_STATEMENT_SIZE, AllStatistics, StatementStatistics
 from .written import written
 
 _DROPPED = "dropped: too many others were waiting"
+_INSPECTED = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
+_SLOW_AGAIN = "slow, but a slow execution was inspected moments ago"
+_IN_THIS_REQUEST = "already inspected in this request"
+_OVER_BUDGET = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
 
 
 class Sink(Protocol):
@@ -100,15 +104,15 @@ class Capturing:
             ticket = sink.submit(self._capture(ran, statistics, sampler, detailed, shown))
             reason = "" if ticket else _DROPPED
         elif not due:
-            reason = "inspected less than PLANWATCH_SAMPLE_INTERVAL ago"
+            reason = _INSPECTED
         elif sampler.waits(statistics, now):
-            reason = "slow, but a slow execution was inspected moments ago"
+            reason = _SLOW_AGAIN
         elif record is not None and identity is not None and record.was_sampled(identity):
-            reason = "already inspected in this request"
+            reason = _IN_THIS_REQUEST
         elif not sampler.spend(
             statistics, now, slow=duration_ms > sampler.slow_ms, length=len(key)
         ):
-            reason = "over the budget of PLANWATCH_INSPECTIONS_PER_MINUTE"
+            reason = _OVER_BUDGET
         else:
             if record is not None and identity is not None:
                 record.sample(identity)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 from flask import Flask
 
-from ..finding import Location
+from ..finding import UNKNOWN_LINE, Location
 
 #: Top-level packages through which a statement passes, but which are never its origin.
 _MACHINERY = frozenset({"sqlalchemy", "flask", "werkzeug", "flask_planwatch"})
@@ -164,7 +164,7 @@ def raised_at(error: BaseException) -> str:
     """Return where an exception was raised, in the app's own code if it passed through any."""
     steps = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     own = [step for step in steps if is_own(step[0])]
-    return ":".join(map(str, (own or steps)[-1])) if steps else "an unknown line"
+    return ":".join(map(str, (own or steps)[-1])) if steps else UNKNOWN_LINE
 
 
 def _is_installed(path: str) -> bool:

@@ -21,10 +21,9 @@ from ..server.hypopg import on_hypopg
 from ..server.session import Session
 from ..server.sizes import Sizes
 from ..server.transaction import Transaction, may_be_refused
-from ..settings import VERIFY_BUILD, VERIFY_OFF
+from ..settings import VERIFY_BUILD, VERIFY_IS_OFF, VERIFY_OFF
 
 #: Why nothing was tried.
-OFF = 'PLANWATCH_VERIFY is "off"'
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Case:
         self, query: Query, candidates: Sequence[Candidate]
     ) -> AbstractContextManager[whatif.Trials]:
         if self.verify == VERIFY_OFF:
-            raise whatif.Untestable(OFF)
+            raise whatif.Untestable(VERIFY_IS_OFF)
         if not self.builds:
             relations = [candidate.relation for candidate in candidates]
             return on_hypopg(self.session, query, relations)

@@ -21,8 +21,8 @@ from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server import enabling, whatif
 from ..server.builds import on_statistics
 from ..server.transaction import NO_SERVER
-from ..settings import VERIFY_OFF
-from .case import OFF, Case
+from ..settings import VERIFY_IS_OFF, VERIFY_OFF
+from .case import Case
 from .estimate import ESTIMATE, STILL_WRONG
 from .trial import why_untested
 
@@ -122,7 +122,7 @@ def _is_declared(case: Case, reference: _Reference) -> bool:
 def _advised(case: Case, plan: Plan, join: Node, reference: _Reference) -> Advised:
     said, blocked = reference.said(), False
     ddl = say(_DDL, **said)
-    reason = OFF if case.verify == VERIFY_OFF else ""
+    reason = VERIFY_IS_OFF if case.verify == VERIFY_OFF else ""
     if not reason and not case.builds:
         with case.session.transaction() as transaction:
             options = enabling.options(transaction, [reference.child, reference.parent])

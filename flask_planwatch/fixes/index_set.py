@@ -41,6 +41,7 @@ from ..plan.figures import MIN_INDEX_SCAN_COST, MIN_SAVING
 from ..plan.schema import ExpressionFacts, Structural, Volatility
 from ..plan.scrub import holds_value, mask
 from ..plan.wording import say, sentences
+from ..rules.worth import FEW_LEFT
 from ..server import whatif
 from ..server.explain import Query, reference_query
 from ..settings import VERIFY_OFF
@@ -50,7 +51,7 @@ from .drafts import Drafts, is_refused
 from .moment import range_on_column
 from .own_type import own_type
 from .rewrite import is_written, rewrite, rewrite_with_literal, rewrite_with_value
-from .trial import NO_TIME, advised, rejected, untested, why_untested
+from .trial import advised, rejected, untested, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
@@ -63,7 +64,6 @@ _OWN_WRITES = (
 )
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
-_FEW_LEFT = "an index on other columns of the statement leaves few rows to test"
 _TRIED = "{tried} of {candidates} candidates were tried"
 _SO_FAR = "{reason}; {progress}"
 _UNPROVED = (
@@ -358,7 +358,7 @@ class IndexSet:
         try:
             answer = self._judged(trials, chosen, hit, guess, progress)
         except OutOfTime:
-            return self._late(hit, guess, progress or NO_TIME)
+            return self._late(hit, guess, progress or whatif.TOOK_TOO_LONG)
         late = any(self.drafts.serves(index, hit) for index in trials.untried)
         if not late or isinstance(answer, Advised):
             return answer
@@ -517,7 +517,7 @@ def _without_proof(hit: Hit) -> Declined:
     """Return why nothing is advised on a hit that no trial confirms."""
     if hit.doubt is not None:
         return Declined(hit.doubt.reason, by_parameters=hit.doubt.by_parameters)
-    return Declined(_FEW_LEFT)
+    return Declined(FEW_LEFT)
 
 
 def _is_plain(index: Candidate) -> bool:

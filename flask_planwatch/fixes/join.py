@@ -17,7 +17,7 @@ from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
 from ..rules.loops import Work
 from ..server.transaction import may_be_refused
-from ..settings import VERIFY_OFF
+from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .case import Case
 from .form import Form, attribute_of
 from .unnest import AGGREGATES, compared_by_not_in, joined
@@ -78,7 +78,7 @@ _BY_HAND = Form(
     "is no simple form of it as a join.",
 )
 
-_OFF = 'PLANWATCH_VERIFY is "off"; "auto" would plan the rewritten statement'
+_OFF = f'{VERIFY_IS_OFF}; "auto" would plan the rewritten statement'
 _NOT_DERIVED = (
     "PlanWatch cannot derive the rewritten statement; run EXPLAIN on it, and look whether "
     "{sub_plan} is gone"

@@ -15,9 +15,9 @@ from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
 from ..plan.schema import TEXT_TYPES, Relation, Structural, base_type
 from ..plan.wording import say, sentences
 from ..rules.worth import indexes_on
-from ..settings import VERIFY_OFF
+from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .alone import not_shown, plan_alone
-from .case import OFF, Case
+from .case import Case
 from .form import Form
 
 _POLICIES = """
@@ -144,7 +144,7 @@ def _verdict(case: Case, hit: Hit, condition: str, column: str) -> Verdict:
     relation = hit.suspicion.relation
     said = {"column": column, "expression": hit.suspicion.shown}
     if case.verify == VERIFY_OFF:
-        return Verdict(VerdictStatus.UNTESTED, OFF)
+        return Verdict(VerdictStatus.UNTESTED, VERIFY_IS_OFF)
     indexes = [index.name for index in indexes_on(relation, {column})]
     if not indexes:
         return not_shown(column, indexes)

@@ -13,8 +13,8 @@ from ..plan.tree import Node, Plan
 from ..plan.wording import say
 from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server.transaction import may_be_refused
-from ..settings import VERIFY_OFF
-from .case import OFF, Case
+from ..settings import VERIFY_IS_OFF, VERIFY_OFF
+from .case import Case
 from .estimate import ESTIMATE, other_joins
 from .form import Form
 
@@ -64,7 +64,7 @@ def advise(case: Case, plan: Plan, union: Node) -> Advised:
     factor = float(f"{min(max(factor, _LEAST), _MOST):.2g}")
     said = {"factor": f"{factor:.3f}".rstrip("0").rstrip("."), **facts}
     if case.verify == VERIFY_OFF:
-        return Advised((_SET.advice(Verdict(VerdictStatus.UNTESTED, OFF), **said),))
+        return Advised((_SET.advice(Verdict(VerdictStatus.UNTESTED, VERIFY_IS_OFF), **said),))
     after = _planned(case, factor)
     found = None if after is None else _same(after, union)
     if after is None or found is None or after.shape == case.plan.shape:

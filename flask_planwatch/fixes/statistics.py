@@ -22,9 +22,9 @@ from ..server import enabling, whatif
 from ..server.builds import FreshStatistics, on_statistics
 from ..server.explain import Query, qualified, quoted
 from ..server.transaction import NO_SERVER
-from ..settings import VERIFY_OFF
+from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from . import foreign_key, recursion
-from .case import OFF, Case
+from .case import Case
 from .estimate import ESTIMATE, STILL_WRONG, other_joins
 from .trial import why_untested
 
@@ -204,7 +204,7 @@ def _wrong(case: Case, hit: Hit) -> _Wrong | None:
 def _no_trial(case: Case, relation: Relation) -> str:
     """Return why statistics cannot be tried, and how they could, or nothing."""
     if case.verify == VERIFY_OFF:
-        return OFF
+        return VERIFY_IS_OFF
     if not case.builds:
         with case.session.transaction() as transaction:
             options = enabling.options(transaction, [relation])

@@ -26,8 +26,6 @@ from .case import Case
 #: a line each; nothing if the index did not do what it is for.
 Proof = Callable[[Plan, Attempt], tuple[str, ...]]
 
-NO_TIME = "trying the index took too long"
-
 LOCKED = "the table was locked, most likely by the request's own transaction"
 
 _DECLINED = "{index}: {reason}"
@@ -71,7 +69,7 @@ def why_untested(error: whatif.Untestable | whatif.Blocked | OutOfTime) -> tuple
     """Return why something could not be tried, and whether a lock kept it from that."""
     if isinstance(error, whatif.Blocked):
         return LOCKED, True
-    return (NO_TIME if isinstance(error, OutOfTime) else str(error)), False
+    return (whatif.TOOK_TOO_LONG if isinstance(error, OutOfTime) else str(error)), False
 
 
 def advised(

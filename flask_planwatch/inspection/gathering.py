@@ -29,6 +29,8 @@ from ..server.transaction import NO_SERVER, may_be_refused
 #: Before a statement whose generic plan is refused.
 _GENERIC_PLAN = "generic plan: "
 
+_NO_BUDGET = "the budget for that is used up"
+
 
 @dataclass
 class Gathering:
@@ -92,7 +94,7 @@ class Gathering:
             return evidence
         try:
             if not self.may_analyse():
-                raise ServerError(SkipReason.NOT_ANALYSED, "the budget for that is used up")
+                raise ServerError(SkipReason.NOT_ANALYSED, _NO_BUDGET)
             took_ms = self.capture.duration_ms
             analysed = analyse(self.session, self.query, evidence.plan, took_ms=took_ms)
             return replace(evidence, analysed=analysed)

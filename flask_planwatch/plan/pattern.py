@@ -110,6 +110,10 @@ class Pattern:
     reason: str = ""
 
 
+#: Why no index answers a pattern.
+_TOO_SHORT = "the pattern is too short for trigrams"
+_NO_EQUALITY = "the path compares nothing for equality"
+
 _TEXT_PREFIX = AccessMethod("btree", "text_pattern_ops")
 _CHARACTER_PREFIX = AccessMethod("btree", "bpchar_pattern_ops")
 _TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")
@@ -234,7 +238,7 @@ def _text(comparison: Comparison) -> Pattern | None:
     example = "'%abc%'" if like else "'abc'"
     words = {"~~": "LIKE %part%", "~~*": "ILIKE"}.get(operator, "")
     has_trigram = (_like_has_trigram if like else _regex_has_trigram)(value)
-    reason = "" if has_trigram else "the pattern is too short for trigrams"
+    reason = "" if has_trigram else _TOO_SHORT
     trigrams = _TRIGRAMS if has_trigram else None
     return _pattern(comparison, Kind.PART, trigrams, example, words, reason)
 
@@ -318,7 +322,7 @@ def _document(comparison: Comparison) -> Pattern | None:
             # An index holds values, but not their order.
             example = "'$.a == 1'" if comparison.operator == "@@" else "'$.a ? (@ == 1)'"
             access = _DOCUMENT_VALUES if "==" in value else None
-            reason = "" if access else "the path compares nothing for equality"
+            reason = "" if access else _NO_EQUALITY
             return _pattern(comparison, Kind.DOCUMENT, access, example, reason=reason)
     return None
 

@@ -17,12 +17,15 @@ from typing import Any
 
 from ..capture.location import raised_at
 from ..finding import (
+    LINE_OF_LIBRARY,
+    UNKNOWN_LINE,
     Advice,
     Finding,
     Location,
     Severity,
     Skip,
     VerdictStatus,
+    label_of,
     on_one_line,
     shorten,
 )
@@ -58,9 +61,9 @@ _USE = "[ for {serves}][, replaces {first}][ and {others} more]"
 _COMMANDS = "{first}[; … ({others} more commands)]"
 
 #: Where a statement came from.
-_APP_LINE = "{path}:{line}"
-_LIBRARY_LINE = "library code at {path}:{line}"
+_LINE = "{path}:{line}"
 _ENDPOINT = "endpoint {endpoint}"
+_FROM = "from {line}"
 
 #: What is said of a statement that was not inspected, or only partly.
 _SKIPPED = "PlanWatch could not inspect a statement ({reason}). {further}\n  {text}"
@@ -348,7 +351,7 @@ def _fix(advice: tuple[Advice, ...], words: int) -> str:
     fix = partial(
         say,
         _FIX,
-        label="Tried" if verdict.status is VerdictStatus.REJECTED else "Fix",
+        label=label_of(verdict),
         hidden=None,
         others=others or None,
         verdict="" if untried else _VERDICT,
@@ -417,13 +420,13 @@ def _origin(finding: Finding) -> str:
     """Return where a statement came from, with its file as seen from the current directory."""
     location, said = finding.location, []
     if location is not None:
-        line = _LIBRARY_LINE if location.library else _APP_LINE
-        said.append(say(line, path=location.shown_path, line=location.line))
+        line = say(_LINE, path=location.shown_path, line=location.line)
+        said.append(say(LINE_OF_LIBRARY, location=line) if location.library else line)
     if finding.endpoint is not None:
         said.append(say(_ENDPOINT, endpoint=finding.endpoint))
     if location is not None and location.library:
         said.reverse()
-    origin = ", ".join(said) or "from an unknown line"
+    origin = ", ".join(said) or say(_FROM, line=UNKNOWN_LINE)
     # It follows a full stop; a path is not changed.
     begins_with_path = location is not None and not location.library
     return origin if begins_with_path else f"{origin[0].upper()}{origin[1:]}"

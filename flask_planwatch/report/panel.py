@@ -20,7 +20,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 
 from ..capture.request_record import Seen, request_record
-from ..finding import Advice, AdviceKind, Finding, Inspection, SkipReason, names_table
+from ..finding import (
+    DEFAULT_GUESS,
+    UNKNOWN_LINE,
+    Advice,
+    AdviceKind,
+    Finding,
+    Inspection,
+    SkipReason,
+    names_table,
+)
 from ..inspection.detail import Detail, Preparable
 from ..plan.wording import FORMS, say
 from ..runtime.interruption import let_through
@@ -340,6 +349,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(default_guess=DEFAULT_GUESS, unknown_line=UNKNOWN_LINE)
     environment.filters.update(
         counts=counts,
         names_table=names_table,

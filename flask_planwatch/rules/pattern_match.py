@@ -84,6 +84,8 @@ WORDS = Words(
     "[; {useless:and} cannot serve].",
 )
 
+_THROUGH_ARRAY = Template("looks through the array {key}")
+
 #: What is done to each row.
 _TESTS = {
     Kind.PREFIX: Template("looks how {key} begins"),
@@ -91,8 +93,8 @@ _TESTS = {
     Kind.WORDS: Template("looks for words in {key}"),
     Kind.UNNAMED: Template("computes {key} to look for words in it"),
     Kind.DOCUMENT: Template("looks into the document {key}"),
-    Kind.ARRAY: Template("looks through the array {key}"),
-    Kind.ELEMENT: Template("looks through the array {key}"),
+    Kind.ARRAY: _THROUGH_ARRAY,
+    Kind.ELEMENT: _THROUGH_ARRAY,
     Kind.RANGE: Template("compares the range {key}"),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..failure import ServerError
 from ..plan.wording import say
-from ..settings import VERIFY_BUILD, VERIFY_OFF
+from ..settings import VERIFY_BUILD, VERIFY_IS_OFF, VERIFY_OFF
 from .enabling import options
 from .errors import SYNTAX_ERROR
 from .session import Session
@@ -67,7 +67,7 @@ _IDENTIFIER = "SELECT system_identifier::text FROM pg_catalog.pg_control_system(
 
 
 #: How indexes are tried, or why they are not.
-_OFF = 'no proof: PLANWATCH_VERIFY is "off"'
+_OFF = f"no proof: {VERIFY_IS_OFF}"
 _NO_BUILDING = 'no proof: PLANWATCH_VERIFY is "build", but {why}'
 _BUILDING = "proof by building indexes that are rolled back"
 _NO_HYPOPG = "no proof: {why}"

@@ -27,6 +27,9 @@ _VOLATILE = """
 SELECT proname FROM pg_proc WHERE proname = ANY (%s) AND provolatile = 'v' ORDER BY 1 LIMIT 1
 """
 
+_WRITES = "it writes or locks rows"
+_FOREIGN = "it reads from another server"
+_TOOK_LONG = "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS"
 _IS_VOLATILE = "the function {name} is volatile"
 
 
@@ -86,11 +89,11 @@ def analyse(session: Session, query: Query, plan: Plan, *, took_ms: float) -> Pl
 def _refusal(session: Session, query: Query, plan: Plan, took_ms: float) -> str:
     """Return why a statement must not be run again, "" if it may."""
     if not plan.only_reads:
-        return "it writes or locks rows"
+        return _WRITES
     if any(node.type in {"Foreign Scan", "Custom Scan"} for node in plan.nodes):
-        return "it reads from another server"
+        return _FOREIGN
     if took_ms >= session.statement_timeout_ms:
-        return "it took longer than PLANWATCH_STATEMENT_TIMEOUT_MS"
+        return _TOOK_LONG
     volatile = session.fetch(_VOLATILE, (_calls(query, plan),))
     return say(_IS_VOLATILE, name=volatile[0][0]) if volatile else ""
 

@@ -59,6 +59,8 @@ FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extnam
 
 #: Why an index is not tried, with what would let it be tried.
 _NOT_TRIED = "{reason}[; {building}]"
+_ENDS_BY_INCLUDE = "HypoPG may end the server's process with INCLUDE"
+_ENDS_BY_INEQUALITY = "HypoPG may end the server's process with an inequality in WHERE"
 _ON_PARTITIONS = "HypoPG does not plan with indexes on partitions"
 _UNKNOWN_METHOD = "HypoPG knows no {method} indexes"
 _NO_PRIVILEGE = (
@@ -184,9 +186,9 @@ def unsafe(candidate: Candidate, version: int) -> str:
     if version < _UNSAFE_SINCE:
         return ""
     if candidate.include:
-        return "HypoPG may end the server's process with INCLUDE"
+        return _ENDS_BY_INCLUDE
     if _RANGE.search(_NO_RANGE.sub("", candidate.predicate)):
-        return "HypoPG may end the server's process with an inequality in WHERE"
+        return _ENDS_BY_INEQUALITY
     return ""
 
 

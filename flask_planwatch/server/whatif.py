@@ -29,7 +29,10 @@ _LIMIT_EXCEEDED = "54000"
 #: The beginning of the names of savepoints and indexes.
 PREFIX = "planwatch_trial"
 
+#: Why an index was not tried, or not with all others.
+TOOK_TOO_LONG = "trying the index took too long"
 _FAILED = "the index could not be tried: {error}"
+_VALUES_TOO_LONG = "some values are too long for a btree index"
 
 
 class NotImmutable(Exception):
@@ -183,7 +186,7 @@ def _refusal(error: ServerError) -> Exception:
     if error.sqlstate == _NOT_IMMUTABLE:
         return NotImmutable(str(error))
     if error.sqlstate == _LIMIT_EXCEEDED:
-        return TooLong("some values are too long for a btree index")
+        return TooLong(_VALUES_TOO_LONG)
     if error.reason is SkipReason.STATEMENT_TIMEOUT:
-        return Untestable("trying the index took too long")
+        return Untestable(TOOK_TOO_LONG)
     return Untestable(say(_FAILED, error=error))

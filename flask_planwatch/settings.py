@@ -29,11 +29,11 @@ VERIFY_AUTO, VERIFY_BUILD, VERIFY_OFF = "auto", "build", "off"
 #: Why nothing was tried.
 VERIFY_IS_OFF = f'PLANWATCH_VERIFY is "{VERIFY_OFF}"'
 
-#: Seconds, by default, before the same finding is logged again.
-LOG_INTERVAL = 3600.0
-
 #: The largest value of an integer parameter of PostgreSQL.
 _MAX_TIMEOUT = 2**31 - 1
+
+#: Seconds, by default, before the same finding is logged again.
+LOG_INTERVAL = 3600.0
 
 #: A literal, which is left as it is, or blanks.
 _BLANKS = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*")|\s+""")

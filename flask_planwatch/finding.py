@@ -196,7 +196,7 @@ _BRIEF_COSTS = Template("cost {before:cost} -> {after:cost}")
 _BRIEF_GUESS = Template("cost {before:cost} -> about {after:cost}")
 _COSTS = Template("cost {before:g} -> {after:g}")
 #: What a new cost is while an expression has no statistics.
-DEFAULT_GUESS = "the planner's default guess, because there are no statistics of the expression yet"
+DEFAULT_GUESS = "the planner's default guess, because there are no statistics for it yet"
 _GUESS = Template(f"cost {{before:g}} -> {{after:g}} by {DEFAULT_GUESS}")
 
 

@@ -31,7 +31,7 @@ _WHEN_GROWN = (
     "the planner used the index once sequential scans were off, as it will when the table has grown"
 )
 _UNMEASURED = (
-    "the planner does not choose the index while it has no statistics of the expression; "
+    "the planner does not choose the index while there are no statistics of its keys; "
     'PLANWATCH_VERIFY = "build" would measure it'
 )
 _ALONE = (

@@ -289,7 +289,7 @@ def _difference(hit: Hit) -> str:
     elif base == "numeric" and target in _FLOATS:
         digits = _DIGITS.fullmatch(hit.evidence["column_type"])
         reason = "" if digits and int(digits[1]) <= _EXACT_DIGITS else _ROUNDED
-    elif base == "real":
+    elif base == "real" and target not in TEXT_TYPES:
         reason = _NOT_KNOWN if not values else "" if all(map(_is_real, values)) else _NO_REAL
     elif target in {"bpchar", "character"}:
         reason = _SPACES

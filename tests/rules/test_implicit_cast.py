@@ -294,12 +294,12 @@ SPEAKS = [
         PLANWATCH_VERIFY="off",
     ),
     speaks(
-        "real against a text that it cannot hold",
-        sa.select(L.id).where(sa.cast(L.part, sa.String(3)) == "0.1"),
+        "real against a text, which PostgreSQL may write in another way",
+        sa.select(L.id).where(sa.cast(L.part, sa.String(3)) == "0.5"),
         about="((part)::character varying(3))::text on ledger",
         fix="compare ledger.part as real: …",
         code=".where(ledger.c.part == float(value))",
-        proof="untested: real cannot hold the value exactly",
+        proof="untested: whether real and text find the same rows depends on the values",
         PLANWATCH_VERIFY="off",
     ),
     speaks(

@@ -92,9 +92,10 @@ class Mappings:
         with self._lock:
             registries = list(self._registries)
         mappers = sorted((mapper for known in registries for mapper in known.mappers), key=_name)
+        metadatas = _metadatas(mappers)
         found = [
             (order, _described_by(mappers, table))
-            for metadata in _metadatas(mappers)
+            for metadata in metadatas
             if (order := 0 if metadata in own else self._order(metadata, engine)) is not None
             for table in list(metadata.tables.values())
             if _is(table, relation)
@@ -103,7 +104,7 @@ class Mappings:
         if mapped is None or mapped.bind is not None:
             return mapped
         # Flask-Migrate's name for the default engine beside others is an empty one.
-        has_binds = any(metadata.info.get("bind_key") for metadata in _metadatas(mappers))
+        has_binds = any(metadata.info.get("bind_key") for metadata in metadatas)
         return replace(mapped, bind="" if has_binds else None)
 
     def _order(self, metadata: MetaData, engine: EngineKey) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
-from ..plan.access import EQUAL, ONE_VALUE, RANGES, Access, accesses
+from ..plan.access import EQUAL, ONE_VALUE, RANGES, Access
 from ..plan.comparison import Comparison, comparisons, key_of
 from ..plan.evidence import Evidence, Suspicion
 from ..plan.figures import (
@@ -62,9 +62,7 @@ def fewer_rows(suspicion: Suspicion, evidence: Evidence) -> FewerRows | None:
     saved at least. PLANWATCH_MIN_ROWS holds for the rows that are spared as for those of a table.
     """
     plan = evidence.plan
-    scans = {id(scan) for scan in suspicion.scans}
-    asked = accesses(plan, evidence.schema)
-    access = next((access for access in asked if scans <= {*map(id, access.scans)}), None)
+    access = worth.access_of(suspicion, evidence)
     if access is None or any(_is_partial(scan, evidence.schema) for scan in suspicion.scans):
         # The plan does not show what the condition of a partial index answers.
         return None

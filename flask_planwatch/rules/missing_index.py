@@ -174,7 +174,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if fewer is not None:
         doubt, most = None, False
     said = {"does": _purposes(suspicion), **_left(fewer)}
-    said |= _lack(_needed(suspicion, fewer), _columns_read(suspicion, evidence))
+    # What leaves fewer rows need not hold all that is read.
+    read = _columns_read(suspicion, evidence) if fewer is None else []
+    said |= _lack(_needed(suspicion, fewer), read)
     if fewer is not None and fewer.order and said["lacks"] is _NOT_USED:
         said["lacks"] = _OTHER_ORDER
     if most and any(scan.reads_all_rows for scan in suspicion.scans):
@@ -371,9 +373,7 @@ def _left(fewer: FewerRows | None) -> dict[str, object]:
 
 def _columns_read(suspicion: Suspicion, evidence: Evidence) -> list[Structural]:
     """Return the columns that the statement reads where it scans the relation, if they are few."""
-    scans = {*map(id, suspicion.scans)}
-    asked = accesses(evidence.plan, evidence.schema)
-    access = next((access for access in asked if scans <= {*map(id, access.scans)}), None)
+    access = worth.access_of(suspicion, evidence)
     names = (access and access.read) or ()
     return list(map(suspicion.relation.quoted_column, names)) if len(names) <= MOST_READ else []
 
@@ -397,11 +397,9 @@ def _lack(suspicion: Suspicion, read: Sequence[Structural]) -> dict[str, object]
     whole = [index for index in beginning if index.predicate is None]
     nearest = max(whole, key=lambda index: len(set(shown) & set(held[index])), default=None)
     if nearest is not None:
-        carried = map(relation.quoted_column, nearest.included)
-        there = {*held[nearest], *carried}
-        missing = [key for key in shown if key not in there] or [
-            name for name in read if name not in there
-        ]
+        missing = [key for key in shown if key not in held[nearest]]
+        there = {*held[nearest], *map(relation.quoted_column, nearest.included)}
+        missing = missing or [name for name in read if name not in there]
         lacks = _SHORTER if missing else _NOT_USED
         return {**facts, "lacks": lacks, "existing": nearest.name, "missing": missing}
     if beginning:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
+from ..plan.access import Access, accesses
 from ..plan.comparison import Comparison, comparisons
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_MS, MIN_MS_PER_COST
@@ -78,6 +79,13 @@ def merged(suspicions: Iterable[Suspicion]) -> list[Suspicion]:
 def rows_read(suspicion: Suspicion, schema: Schema) -> float:
     """Return the rows of all relations that the suspicious scans read."""
     return sum(relation.rows for relation in schema.of(suspicion.scanned))
+
+
+def access_of(suspicion: Suspicion, evidence: Evidence) -> Access | None:
+    """Return what the statement asks of the relation where it is scanned, if it is one access."""
+    scans = {*map(id, suspicion.scans)}
+    asked = accesses(evidence.plan, evidence.schema)
+    return next((access for access in asked if scans <= {*map(id, access.scans)}), None)
 
 
 def suspicions(

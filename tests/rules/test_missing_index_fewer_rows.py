@@ -46,6 +46,14 @@ UNTESTED = "untested: HypoPG is not …"
 
 SPEAKS = [
     speaks(
+        "NULLs in another place, of few columns",
+        sa.text("SELECT id, total FROM bill ORDER BY total DESC NULLS LAST LIMIT 20"),
+        problem="by_total has another order.",
+        fix="CREATE INDEX CONCURRENTLY ix_bill_total_desc_nulls_last ON bill "
+        "(total DESC NULLS LAST)",
+        proof=UNTESTED,
+    ),
+    speaks(
         "NULLs in another place than the index has them",
         bills("true ORDER BY total DESC NULLS LAST LIMIT 20"),
         about="total on bill",

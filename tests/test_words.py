@@ -1,7 +1,8 @@
 """What people read of findings, their advice and what is dismissed, kept in tests/snapshots.
 
 A change of wording is a change of these files: docs/contributing.rst says how they are written.
-Numbers are left out, as they differ from one ANALYZE to the next.
+`templates.txt` has each text of the package as the code has it. The others have what is made of
+them for an example, without the numbers, as these differ from one ANALYZE to the next.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .test_values import CASES, SETUP, Case, run
 pytestmark = pytest.mark.slow
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
+TEMPLATES = SNAPSHOTS / "templates.txt"
 
 #: What writes the files, as docs/contributing.rst says it.
 COMMAND = "PLANWATCH_TEST_WRITE_SNAPSHOTS=1 .venv/bin/tox run -e tests -- tests/test_words.py"
@@ -175,7 +177,75 @@ def test_each_rule_has_a_finding_and_each_file_a_case() -> None:
     found = set(re.findall(r"^([\w-]+): ", "\n".join(files.values()), re.M))
     assert found == set(RULES)
     names = {name.replace(" ", "-").replace(",", "") for name in {**CASES, **MORE}}
-    assert set(files) == names
+    assert set(files) == {*names, TEMPLATES.stem}
+
+
+#: Two words, or a word beside a fact.
+WORDS = re.compile(r"[A-Za-z}][,:;.]? [a-z{]")
+
+#: What has words and is no sentence: SQL, a pattern, lines of a plan, and types.
+NO_SENTENCE = re.compile(
+    r"^\W*(?:SELECT|WITH)\b|\(SELECT\b|\bpg_(?:class|has_role)\b|\bSET LOCAL |\(\?P|Rows Removed by"
+    r"|LIKE prefix|^\W*(?:double precision|character varying|time(?:stamp)? with(?:out)? time zone)"
+)
+
+
+def joined(text: ast.JoinedStr) -> ast.Constant:
+    """An f-string as a text with "…" for each value."""
+    parts = (part.value if isinstance(part, ast.Constant) else "…" for part in text.values)
+    return ast.Constant("".join(map(str, parts)))
+
+
+def templates(node: ast.AST, name: str = "") -> Iterator[str]:
+    """Yield what is written in words below a node of the code, each with the name it has there."""
+    match node:
+        case ast.Expr(value=ast.Constant()):  # A docstring.
+            return
+        case ast.Call(func=ast.Name("words") | ast.Attribute(attr="split" | "compile")):
+            return
+        case ast.JoinedStr():
+            node = joined(node)
+        case ast.Assign(targets=[target]) | ast.AnnAssign(target=target):
+            name = f"{name}.{ast.unparse(target)}"
+        case ast.ClassDef(name=own) | ast.FunctionDef(name=own) | ast.keyword(arg=str() as own):
+            name = f"{name}.{own}"
+    text = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(text, str) and WORDS.search(text) and not NO_SENTENCE.search(text):
+        yield f"{name.lstrip('.')}: {text}"
+    for child in ast.iter_child_nodes(node):
+        yield from templates(child, name)
+
+
+def test_templates_are_found_with_their_names() -> None:
+    code = '''
+class Reason:
+    """The docstring is not said."""
+    FULL = "the disk is full"
+_ONE, _MANY = "{count} row", "{count} rows"
+WORDS = Words(why=f"more than {LIMIT} rows")
+_NAMES = words("names are no sentence")
+_SQL = "SELECT a FROM b WHERE a is null"
+def moment():
+    return choose("one", name if name else "an unknown name")
+'''
+    assert list(templates(ast.parse(code))) == [
+        "Reason.FULL: the disk is full",
+        "(_ONE, _MANY): {count} row",
+        "(_ONE, _MANY): {count} rows",
+        "WORDS.why: more than … rows",
+        "moment: an unknown name",
+    ]
+
+
+def test_each_template_of_the_package_is_in_a_file() -> None:
+    package = Path(flask_planwatch.__file__).parent
+    said = set()
+    for module in package.rglob("*.py"):
+        lines = list(templates(ast.parse(module.read_text("utf-8"))))
+        if lines:
+            name = module.relative_to(package).as_posix()
+            said.add("\n  ".join([name, *(line.replace("\n", "\n    ") for line in lines)]))
+    compare(TEMPLATES, said)
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -22,7 +22,7 @@ _LOAD = {
     "57P02": "the server crashed",
     "57P03": "the server was not ready yet",
     "58030": "the server could not read or write its files",
-    "40P01": "the statement was chosen to end a deadlock",
+    "40P01": "the server cancelled the statement to end a deadlock",
     "55P03": "the statement waited for a lock longer than lock_timeout",
 }
 

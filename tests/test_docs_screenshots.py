@@ -132,7 +132,7 @@ SHOTS = {
     "panel-dismissed": Shot(
         "/badges",
         ("#planwatch tr:has(.inspected)",),
-        ("1 dismissed", "only 40 rows are read"),
+        ("1 dismissed", "it has only 40 rows to read"),
         opens="#planwatch details:has-text('1 dismissed')",
         config={"PLANWATCH_GROWTH": False},
     ),

@@ -373,7 +373,7 @@ def test_no_more_than_a_screen_is_logged_in_an_interval(reporter, log):
     assert len(log.records) == 17
     assert log.messages[-1] == (
         "PlanWatch has 17 findings, more than it logs in PLANWATCH_LOG_INTERVAL. Others are only "
-        "counted: PlanWatch.findings() and the panel list all, those first that save most."
+        "counted: PlanWatch.findings() and the panel list all of them, those that save most first."
     )
     assert log.records[-1].levelno == logging.WARNING
     fixes, _ = told(log)
@@ -619,7 +619,7 @@ def test_of_many_commands_the_first_is_logged_as_a_whole(reporter, log):
     verdict = Verdict(VerdictStatus.VERIFIED)
     advice = Advice(AdviceKind.CREATE_INDEX, "; ".join(ddl), verdict, ddl)
     reporter.see(replace(made(), advice=(advice,)))
-    assert f"  Fix: {ddl[0]}; … (8 more commands) [verified]  id " in log.text
+    assert f"  Fix: {ddl[0]}; … (and 8 more) [verified]  id " in log.text
 
 
 def test_where_an_index_is_written_is_said_if_there_are_models(reporter, log):

@@ -349,7 +349,7 @@ def test_dismissals_are_shown_with_their_reason(story, visit):
     text = visit(story.url, small).section("Other statements").text
     assert (
         "1 dismissed functional-predicate: lower(owner) on badge , because "
-        "only 40 rows are read" in text
+        "it has only 40 rows to read" in text
     )
 
 

@@ -254,7 +254,7 @@ DEAL = (
     "INSERT INTO deal SELECT 'o' || g % 9, 'n' || g FROM generate_series(1, 20000) g",
 )
 POLICY = ("CREATE POLICY own ON deal USING (true)", "ALTER TABLE deal ENABLE ROW LEVEL SECURITY")
-GUESSES = "PostgreSQL has no statistics of the table, so that its estimates are guesses"
+GUESSES = "PostgreSQL has no statistics of the table, so its estimates are guesses"
 
 
 @pytest.mark.parametrize(

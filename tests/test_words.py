@@ -237,15 +237,30 @@ def moment():
     ]
 
 
-def test_each_template_of_the_package_is_in_a_file() -> None:
+def all_templates() -> dict[str, list[str]]:
+    """Return the templates of each module that has some, by its path in the package."""
     package = Path(flask_planwatch.__file__).parent
-    said = set()
-    for module in package.rglob("*.py"):
-        lines = list(templates(ast.parse(module.read_text("utf-8"))))
-        if lines:
-            name = module.relative_to(package).as_posix()
-            said.add("\n  ".join([name, *(line.replace("\n", "\n    ") for line in lines)]))
+    found = {
+        module.relative_to(package).as_posix(): list(
+            templates(ast.parse(module.read_text("utf-8")))
+        )
+        for module in package.rglob("*.py")
+    }
+    return {module: lines for module, lines in found.items() if lines}
+
+
+def test_each_template_of_the_package_is_in_a_file() -> None:
+    said = {
+        "\n  ".join([module, *(line.replace("\n", "\n    ") for line in lines)])
+        for module, lines in all_templates().items()
+    }
     compare(TEMPLATES, said)
+
+
+def test_what_is_counted_has_a_form_for_one() -> None:
+    counted = re.compile(r"\{\w+(?::number|:[.,]\w*)?\} (?:row|scan|set)s?\b")
+    lines = [line for found in all_templates().values() for line in found]
+    assert [line for line in lines if counted.search(line)] == []
 
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -16,15 +16,15 @@ from ..server.transaction import may_be_refused
 from .case import Case
 
 _USED = "planned for this predicate alone, {key} is an index condition of {index}"
-_PRUNED = "planned for this predicate alone, {read} of {all} partitions are left to read"
+_PRUNED = "planned for this predicate alone, the planner reads {read} of {all} partitions"
 _FORCED = "{used}, with sequential scans off"
 _PREFERS = (
-    "for these values the planner rather reads the table; {used}, once sequential scans are off"
+    "for these values the planner prefers to read the table; with sequential scans off: {used}"
 )
 _NOT_USED = "the planner did not use {indexes:or} for the new condition either"
 _NO_INDEX = (
     "there is no index on {column}, so the gain cannot be shown; once the condition is changed, "
-    "missing-index looks whether one would help"
+    "missing-index checks whether one would help"
 )
 _WAS_COMPUTED = "{expression} was computed row by row, and {is_now}"
 _CONDITION = Template("{key} alone was an index condition of {index}")

@@ -18,10 +18,10 @@ from .drafts import Drafts
 from .trial import if_worth_it, try_index
 
 _NO_INDEX = (
-    "No single index answers all of these conditions: they are not comparisons that a btree knows, "
-    "or an expression in them holds a value."
+    "No single index answers all of these conditions: some are no comparisons that a btree can "
+    "answer, or contain an expression with a value."
 )
-_COMPARE = "compare the columns as a btree knows it, or store the expression in a column"
+_COMPARE = "compare the columns with =, <, <=, > or >=, or store the expression in a column"
 
 _FEW_ENTRIES = (
     "reading the entries that lead to no row takes less than {wanted:percent} of the cost of the "
@@ -29,7 +29,7 @@ _FEW_ENTRIES = (
 )
 
 _GONE = "the BitmapAnd of {names:and} is gone"
-_ALONE = "{keys:and} are conditions of {index} alone"
+_ALONE = "one index, {index}, answers {keys:and}"
 
 
 def advise(case: Case, hit: Hit) -> Answer:

@@ -20,7 +20,7 @@ _LEFT_OUT = Form(
     "sorts what is counted.",
     "# of the query, before it is counted\n.order_by(None)",
 )
-_NOT_DERIVED = "which ORDER BY it is could not be found in the statement's text"
+_NOT_DERIVED = "PlanWatch could not find this ORDER BY in the statement's text"
 _COUNTED = "the planner counts without a Sort"
 _GONE = "the Sort is gone"
 

@@ -41,7 +41,7 @@ from sqlalchemy import Computed
 
 # in the statement, {attribute} in place of {expression}""",
 )
-_NOT_TRIED = "it changes the table and the statement, so that the planner cannot be asked"
+_NOT_TRIED = "it changes the table and the statement, so PlanWatch cannot try it"
 
 
 def advise(case: Case, hit: Hit) -> Answer:

@@ -35,15 +35,15 @@ WHERE k.contype = 'f' AND (n.nspname, c.relname, p.nspname, r.relname) = (%s, %s
 
 _DDL = "ALTER TABLE {child} ADD FOREIGN KEY ({columns:list}) REFERENCES {parent} ({keys:list})"
 _EXPLANATION = (
-    "PostgreSQL takes {columns:and} for independent of each other. By the foreign key it knows "
-    "that each row of {child} has one match in {parent}. The server refuses the key if a row has "
-    "none. Each row that is written to {child} is then looked up in {parent}, and an index on "
-    "{child} ({columns:list}) serves what is deleted there."
+    "PostgreSQL assumes that {columns:and} are independent of each other. From the foreign key it "
+    "knows that each row of {child} has one match in {parent}. The server refuses the key if a row "
+    "has none. It then looks up each row that is written to {child} in {parent}, and needs an "
+    "index on {child} ({columns:list}) to delete from {parent} fast."
 )
 
 _NOT_TRIED = "a foreign key has to be declared to be tried[: {building}]"
-_RIGHT = "with the foreign key the planner expects the rows that there are"
-_OTHER_PLAN = "with the foreign key the planner chooses a plan in which this join cannot be seen"
+_RIGHT = "with the foreign key the estimate is close to the actual number of rows"
+_OTHER_PLAN = "with the foreign key the planner chooses another plan, which does not have this join"
 
 
 class _Reference(NamedTuple):

@@ -20,14 +20,14 @@ from ..server.transaction import may_be_refused
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
-_SWITCH = "add the where() that {names:and} switches only when it is needed"
+_SWITCH = "add the where() that depends on {names:and} only when it is needed"
 _SWITCH_EXPLANATION = "Each form of the statement then has a plan of its own"
 _LITERAL = "let {names:and} reach the planner with literal_execute=True"
 _LITERAL_EXPLANATION = (
     "literal_execute=True writes the value into the statement when it is executed, so that each "
     "value has a statement, and a plan, of its own"
 )
-_AS_GOOD = "the plan for all values of the rewritten statement is as good as that for these"
+_AS_GOOD = "the generic plan of the rewritten statement is as good as the plan for these values"
 _BECAME = "{before} became {after}, for all values"
 
 _OWN_PLAN = "each execution then gets the plan for its own values"
@@ -39,7 +39,7 @@ _CUSTOM = Form(
 )
 _UNPREPARED = Form(
     "set {setting} to {value}, so that {driver} keeps nothing prepared",
-    "That holds for all statements of the engine, and adds the time to parse to each of them",
+    "That holds for all statements of the engine: each is then parsed again at each execution",
     '{create}(url, connect_args={"{setting}": {value}})',
     AdviceKind.SETTING,
 )

@@ -64,7 +64,7 @@ _OWN_WRITES = (
 )
 _NOT_INDEXABLE = "no index can answer it, not even with sequential scans off"
 _NOT_IMMUTABLE = "the server says that it is not IMMUTABLE"
-_TRIED = "{tried} of {candidates} candidates were tried"
+_TRIED = "there was time to try {tried} of {candidates} candidates"
 _SO_FAR = "{reason}; {progress}"
 _UNPROVED = (
     "[{progress}; ]the planner used it, but there was no time to see what the statement would cost "

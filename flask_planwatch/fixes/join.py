@@ -45,7 +45,7 @@ _TESTED = Form(
 )
 _JOINED = Form(
     "join {target} by {columns:and} in place of a sub-query that runs for each row",
-    "The join reads the table once. {unique} is unique, so that there is one row at most for each.",
+    "The join reads the table once. {unique} is unique, so there is at most one row for each.",
     ".outerjoin({target}, {joined})",
 )
 _FIRST = Form(
@@ -67,15 +67,15 @@ statement = statement.outerjoin(first, {first})
 _NOT_EXISTS = Form(
     "write NOT EXISTS in place of NOT IN: it becomes a join",
     "With NOT IN, PostgreSQL compares each row with all values, unless they fit into a hash table "
-    "of work_mem. With a NULL among the values NOT IN finds nothing, and with a NULL to look for, "
-    "no row; NOT EXISTS finds those rows.",
+    "of work_mem. If one of the values is NULL, NOT IN finds no row at all, and it never finds a "
+    "row whose own value is NULL. NOT EXISTS finds these rows.",
     ".where(~exists().where(….column == ….column, …))",
 )
 _BY_HAND = Form(
-    "work out what the sub-query says for all rows at once, in a sub-query that does not depend on "
-    "the outer row, and join that",
-    "The sub-query is not tied to the outer row by an equality that the plan shows, so that there "
-    "is no simple form of it as a join.",
+    "compute the result for all rows at once, in a sub-query that does not depend on the outer "
+    "row, and join that",
+    "The sub-query is not tied to the outer row by an equality that the plan shows, so it has no "
+    "simple form as a join.",
 )
 
 _OFF = f'{VERIFY_IS_OFF}; "auto" would plan the rewritten statement'
@@ -85,8 +85,8 @@ _NOT_DERIVED = (
 )
 _NOT_PLANNED = "the server could not plan the rewritten statement as PlanWatch derived it"
 _MAY_BE_NULL = (
-    "{columns:and} may be NULL, and then NOT EXISTS finds other rows; declare what never is "
-    "NOT NULL"
+    "{columns:and} may be NULL, and then NOT EXISTS finds other rows; if a column is never NULL, "
+    "declare it NOT NULL"
 )
 _NULL_UNKNOWN = "a value may be NULL, and then NOT EXISTS finds other rows"
 _STILL_REPEATED = (
@@ -95,13 +95,13 @@ _STILL_REPEATED = (
 )
 _NOT_REPEATED = "planned as a join, nothing of it is left to run for each row"
 
-_GONE = "{sub_plan}[, which ran {runs:number} times,] is gone"
+_GONE = "{sub_plan}[, which ran {runs:times},] is gone"
 _READ_ONCE = "{tables:and} {are} read once, for {step}"
 _IS = Template("is")
 _ARE = Template("are")
 _HASH_TABLE = Template("a hash table")
-_JOIN = Template("a {type} ({join_type})")
-_STEP = Template("a {type}")
+_JOIN = Template("{type:an} ({join_type})")
+_STEP = Template("{type:an}")
 
 _NOT_NULL = """
 SELECT attnotnull FROM pg_catalog.pg_attribute

@@ -11,10 +11,10 @@ from .form import Form
 _JOINED = Form(
     "write the condition that joins {one} and {other}, or leave {other} out",
     "Nothing in the plan compares a row of {one} with a row of {other}. If all pairs are meant, "
-    "work the sub-query out before they are made, as it needs {one} only.",
+    "compute the sub-query before joining {other}, as it needs only {one}.",
     ".join(…, ….column == ….column)",
 )
-_NOT_KNOWN = "which condition is meant is known to the author of the statement only"
+_NOT_KNOWN = "only the author of the statement knows which condition is meant"
 
 
 def advise(case: Case, hit: Hit) -> Answer:

@@ -45,10 +45,7 @@ _RANGE = Form(
     "is passed\n"
     ".where({attribute} >= start, {attribute} < start + {step}).order_by({attribute})",
 )
-_NOT_DERIVED = (
-    "the statement over a range could not be derived from its text, so that the planner was not "
-    "asked"
-)
+_NOT_DERIVED = "PlanWatch could not derive the statement with a range, so it was not planned"
 _NOT_USED = "on a range of unknown width the planner does not use an index on {column}"
 _ONLY_RANGE = "the planner reads only the range"
 _BOTH_ENDS = "both ends of the range on {column} are an Index Cond, and there is no LIMIT"

@@ -102,20 +102,22 @@ _CAST = Form(
 )
 _CAST_TO_INT = replace(
     _CAST,
-    explanation="A cast to an integer rounds, and would find other rows. {fractions} A number that "
-    "no bigint can hold is an error.",
+    explanation=(
+        "A cast to an integer rounds, and would find other rows.[ {fractions}] A number that no "
+        "bigint can hold is an error."
+    ),
 )
 _BESIDE = Form(
     "compare {column} as {type}, too, beside the comparison as {cast_type}",
-    'An index finds the rows by the new condition, and the old one ("condition" in the code) '
-    "tests these few, so that the same rows are found as now. {alone}",
+    'An index finds the rows by the new condition, and the old one ("condition" in the code) tests '
+    "these few, so that the same rows are found as now.[ {alone}]",
     "{code}",
 )
 
 #: How an integer is made of a value, and what becomes of its fraction.
 _INT = "int(value)"
 _INT_IN_SQL = "case((func.floor(value) == value, cast(value, BigInteger)))"
-_NO_FRACTION = "A value with a fraction equals no integer, so that nothing is found."
+_NO_FRACTION = "A value with a fraction equals no integer, so nothing is found."
 _IN_RANGE = "Refuse a value that {type} cannot hold: as an int, it would be an error."
 _KEEPS_RANGE = "{floor} and {ceil} leave the range as it was."
 
@@ -141,9 +143,9 @@ _ROUNDED = Template(
     "those would no longer be found"
 )
 _NO_REAL = Template("{type} cannot hold the value exactly")
-_NOT_THE_TEXT = Template("PostgreSQL writes no number like this text, so that no row matches it")
+_NOT_THE_TEXT = Template("PostgreSQL writes no number like this text, so no row matches it")
 _SPACES = Template("texts that differ by spaces at their end would no longer be found")
-_OTHER_ORDER = Template("{type} has another order than {cast_type}, so that the range differs")
+_OTHER_ORDER = Template("{type} has another order than {cast_type}, so the range differs")
 _NOT_KNOWN = Template("whether {type} and {cast_type} find the same rows depends on the values")
 
 _USED = (

@@ -37,7 +37,7 @@ _IN_POLICY = "in the policy {policy} of {table}: {summary}"
 _OTHER_SIDE = Form(
     "in the policy {policy} of {table}, compare {column} as {type}: {condition}",
     "Each statement on {table} then finds its rows by {column}. The cast raises an error where the "
-    "other side is no {type}, and takes another spelling of the same value for equal.",
+    "other side is not a valid {type}, and treats different spellings of a value as equal.",
 )
 _USED = "for this condition alone, with sequential scans off, the planner used an index on {column}"
 _REFUSED = "the server could not plan the condition as PlanWatch derived it"

@@ -37,7 +37,10 @@ _SET = Form(
     f'session.execute(text("SET LOCAL {_SETTING} = {{factor}}"))',
     AdviceKind.SETTING,
 )
-_RIGHT = "with this setting the planner expects the rows that there are, and chooses another plan"
+_RIGHT = (
+    "with this setting the estimate is close to the actual number of rows, and the planner chooses "
+    "another plan"
+)
 
 
 def union_above(plan: Plan, node: Node | None) -> Node | None:

@@ -44,9 +44,9 @@ _WITH_VALUE_VERDICT = (
 
 _WITH_LITERAL = Form(
     "create an index on {expression}, with the SQL's value for ?",
-    "The value is written in the statement, so that an index on the expression with the same value "
-    "serves it. PlanWatch shows no values, so that it leaves the SQL to you. If the application "
-    "puts another value into the text each time, store what is looked up in a column of its own.",
+    "The value is written in the statement, so an index on the expression with the same value "
+    "serves it. PlanWatch shows no values, so the SQL is left to you. If the application puts "
+    "another value into the text each time, store what is looked up in a column of its own.",
 )
 _WITH_LITERAL_VERDICT = "it holds a value"
 
@@ -68,12 +68,12 @@ _TIME_ZONE = Form(
 _CONCAT = Form(
     "join {columns:and} with || and coalesce() instead of concat()",
     "concat() is STABLE because it takes any type; the operator || on text columns is IMMUTABLE, "
-    "so that an index on that expression is possible. concat() takes NULL for an empty text, and "
-    "so does coalesce().",
+    "so an index on that expression is possible. concat() treats NULL as an empty text, and so "
+    "does coalesce().",
     ".where({code} {python} value)",
 )
 _COALESCE = Form(
-    "ask for {column} and for NULL apart: {column} {operator} value OR ({column} IS NULL AND "
+    "test {column} and NULL separately: {column} {operator} value OR ({column} IS NULL AND "
     "{fallback} {operator} value)",
     "The bare column can use a plain index on {column}, which finds NULL as well.",
     ".where(or_({attribute} {python} value, and_({attribute}.is_(None), {fallback_code} {python} "
@@ -81,22 +81,22 @@ _COALESCE = Form(
 )
 _OWN_TYPE = Form(
     "compare {column} in its own type, {type}, without the cast",
-    "The bare column can use a plain index on {column}. The value is one of that type, as "
-    "PostgreSQL writes it; what is none equals nothing now, and would be an error.",
+    "The bare column can use a plain index on {column}. Pass a value of that type: a text that is "
+    "not one finds nothing now, and would then raise an error.",
     ".where({attribute} == value)  # value of the column's own type",
 )
 _VALUES = Form(
     "compare {column} with the values that the {test} stands for, in its own type, {type}: "
     "{column} IN (…)",
-    "The bare column can use a plain index on {column}. Once the type has a new value, think of "
-    "the list.",
+    "The bare column can use a plain index on {column}. When the type gets a new value, extend the "
+    "list.",
     ".where({attribute}.in_(values))  # values of the column's own type",
 )
 _OTHER_SIDE = Form(
     "cast {other} to uuid instead of {column} to text",
-    "The bare column can use a plain index on {column}, and none is needed on its text. A text "
-    "that is no uuid as PostgreSQL writes it equals none; the test keeps the cast from failing on "
-    "it. If all texts of {other} are such, cast({other_attribute}, Uuid) alone is enough.",
+    "The bare column can use a plain index on {column}, and none is needed on its text. Only a "
+    "text that is a uuid as PostgreSQL writes it can match; the test keeps the cast from failing "
+    "on others. If {other} holds only such texts, cast({other_attribute}, Uuid) alone is enough.",
     """\
 # In place of the comparison of texts:
 {attribute} == case(
@@ -105,8 +105,8 @@ _OTHER_SIDE = Form(
 )
 _PATH = Form(
     "write {expression} in place of {subject}, as the index has it",
-    "PostgreSQL finds the same with a subscript and with an arrow, but an index on one is none on "
-    "the other. SQLAlchemy writes subscripts since 2.0.42.",
+    "PostgreSQL finds the same with a subscript and with an arrow, but an index on one form does "
+    "not serve the other. SQLAlchemy writes subscripts since 2.0.42.",
     "{code}",
 )
 _NONE = Form(
@@ -114,8 +114,8 @@ _NONE = Form(
     "PlanWatch knows none that finds the same rows for all values.[ {declare}]",
 )
 _DECLARE = (
-    "If {functions:and} always gives the same result for the same arguments, declaring it "
-    "IMMUTABLE allows an index on the expression."
+    "If the result of {functions:and} depends only on the arguments, ALTER FUNCTION … IMMUTABLE "
+    "makes an index on the expression possible."
 )
 
 #: Fields of a moment that are those of its time zone, and numbers.

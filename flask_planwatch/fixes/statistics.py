@@ -29,44 +29,46 @@ from .estimate import ESTIMATE, STILL_WRONG, other_joins
 from .trial import why_untested
 
 _WRITTEN = (
-    "About {changed:number} rows were written since it was analysed. Autovacuum does it by itself "
-    "once a tenth of the rows has changed (autovacuum_analyze_scale_factor), which a large table "
-    "reaches late: run it after a large import or deletion, or lower the share for this table with "
-    "ALTER TABLE … SET (autovacuum_analyze_scale_factor = …)."
+    "[Rows written since the last ANALYZE: about {changed:number}. ]Autovacuum runs ANALYZE by "
+    "itself once a tenth of the rows has changed (autovacuum_analyze_scale_factor), which a large "
+    "table reaches late: run it after a large import or deletion, or lower the share for this "
+    "table with ALTER TABLE … SET (autovacuum_analyze_scale_factor = …)."
 )
-_NO_STATISTICS = "PostgreSQL has no statistics of the table, so that it can only guess."
+_NO_STATISTICS = "PostgreSQL has no statistics of the table, so it can only guess."
 _HIDDEN = (
-    "Whether there are statistics of the table is hidden from PlanWatch's role, and the server "
-    "remembers no ANALYZE of it."
+    "PlanWatch's role cannot see whether the table has statistics, and the server has no record of "
+    "an ANALYZE of it."
 )
 
-_KEPT = "ANALYZE then keeps statistics of {terms}. They cost nothing but a part of its time."
+_KEPT = "ANALYZE then also keeps statistics of {terms}, which takes it a little longer."
 _TOGETHER = Template("these columns together")
 _EXPRESSION = Template("this expression")
 
 #: Why nothing can be done about the statistics.
 _LATER = (
-    "What {terms:and} has to match is known only while the statement runs, so PostgreSQL assumes "
-    "an average value; this one is not average. No statistics tell it more: look the value up "
-    "first, and pass it as a parameter."
+    "What {terms:and} must match is known only while the statement runs, so PostgreSQL assumes an "
+    "average value; this one is not average. No statistics help here: look the value up first, and "
+    "pass it as a parameter."
 )
 _NO_TABLE = (
-    "PostgreSQL works that out from each table by itself; there are no statistics across tables, "
-    "so that only another way to write the statement helps."
+    "PostgreSQL estimates that from the statistics of each table alone. There are none across "
+    "tables, so only another way to write the statement helps."
 )
 _NOTHING_MORE = (
     "Hardly anything was written since the last ANALYZE: a larger sample, by ALTER TABLE … ALTER "
     "COLUMN … SET STATISTICS, may tell more of values that are rare."
 )
 _FOR_ONE_VALUE = (
-    "It compares an expression that holds a value, so that statistics of it would serve only "
-    "that value: compare the columns in another way, or store the expression in a column."
+    "It compares an expression that holds a value, so statistics of it would serve only that "
+    "value: compare the columns in another way, or store the expression in a column."
 )
 
 #: What to do instead, in a few words.
-_LOOK_UP_FIRST = "look up what {terms:and} has to match first, and pass it as a parameter"
+_LOOK_UP_FIRST = "look up what {terms:and} must match first, and pass it as a parameter"
 _REWRITE = "put the rows of {node} into a temporary table, and ANALYZE it"
-_LARGER_SAMPLE = "raise the statistics target of what it tests (SET STATISTICS), then ANALYZE"
+_LARGER_SAMPLE = (
+    "raise the statistics target of the columns it tests (SET STATISTICS), then ANALYZE"
+)
 _NO_VALUE = "compare the columns in another way, or store the expression in a column"
 
 #: Why no statistics were tried.
@@ -81,8 +83,8 @@ _MAY_BE_MARKED = (
 )
 _NOT_ALONE = "the conditions of the step could not be planned alone"
 
-_OTHER_PLAN = "with new statistics the planner chooses a plan in which this step cannot be seen"
-_RIGHT = "with new statistics the planner expects the rows that there are"
+_OTHER_PLAN = "with new statistics the planner chooses another plan, which does not have this step"
+_RIGHT = "with new statistics the estimate is close to the actual number of rows"
 
 #: Columns and expressions that CREATE STATISTICS takes (STATS_MAX_DIMENSIONS).
 MAX_TERMS = 8
@@ -294,7 +296,7 @@ def _analyse(relation: Relation, verdict: Verdict, terms: Sequence[Structural] =
     ddl: tuple[str, ...] = (f"ANALYZE {relation.display}",)
     known = _WRITTEN if relation.has_statistics else _HIDDEN
     reason = _NO_STATISTICS if relation.lacks_statistics else known
-    explanation = say(reason, changed=relation.activity.changed)
+    explanation = say(reason, changed=relation.activity.changed or None)
     if terms:
         ddl = (create_statistics(relation, terms), *ddl)
         explanation = say(_KEPT, terms=_TOGETHER if len(terms) > 1 else _EXPRESSION)

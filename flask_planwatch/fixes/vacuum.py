@@ -8,15 +8,15 @@ from ..plan.evidence import Hit
 from ..plan.wording import say
 from .case import Case
 
-_NOT_TRIED = "VACUUM runs outside transactions, so that it cannot be tried and rolled back"
+_NOT_TRIED = "VACUUM runs outside transactions, so it cannot be tried and rolled back"
 
 _EXPLANATION = (
-    "About {dead:number} rows were deleted or replaced and are still there, and {hidden:number} of "
-    "{pages:number} pages are not marked as visible to all. Autovacuum does this by itself once a "
-    "fifth of the rows has changed (autovacuum_vacuum_scale_factor, "
-    "autovacuum_vacuum_insert_scale_factor), which a large table reaches late: a lower share can "
-    "be set for it with ALTER TABLE … SET (…). If VACUUM changes nothing, an old transaction, a "
-    "prepared one or a replication slot keeps it from doing so."
+    "Pages not marked all-visible: {hidden:number} of {pages:number}[; dead rows, deleted or "
+    "replaced: about {dead:number}]. Autovacuum runs VACUUM by itself once a fifth of the rows has "
+    "changed (autovacuum_vacuum_scale_factor, autovacuum_vacuum_insert_scale_factor), which a "
+    "large table reaches late: a lower share can be set for it with ALTER TABLE … SET (…). If "
+    "VACUUM changes nothing, an old transaction, a prepared one or a replication slot holds it "
+    "back."
 )
 
 
@@ -27,7 +27,7 @@ def advise(case: Case, hit: Hit) -> Answer:
     leaves = case.schema.leaves(relation)
     explanation = say(
         _EXPLANATION,
-        dead=sum(leaf.activity.dead for leaf in leaves),
+        dead=sum(leaf.activity.dead for leaf in leaves) or None,
         hidden=sum(max(leaf.pages - leaf.visible_pages, 0) for leaf in leaves),
         pages=sum(leaf.pages for leaf in leaves),
     )

@@ -6,10 +6,10 @@ from ..plan.wording import Template, say
 from .candidate import Candidate
 
 _COST = "The index [takes about {size:size} and ]has to be kept up to date. {writes}."
-_UNWRITTEN = Template("No row of the table was written since its statistics were reset")
+_UNWRITTEN = Template("No row of the table has been written since its statistics were reset")
 _WRITTEN = Template(
-    "So far {inserted:number} rows were inserted, {updated:number} updated and {deleted:number} "
-    "deleted, against {scans:scans} of the table"
+    "So far the table has had {inserted:rows} inserted, {updated:number} updated and "
+    "{deleted:number} deleted, against {scans:scans} of it"
 )
 
 

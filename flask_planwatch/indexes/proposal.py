@@ -23,7 +23,7 @@ from .search import replaces, shared_indexes
 
 _SUPERFLUOUS = "[{indexes:and} would then be superfluous: the new index begins with the same keys.]"
 _NEEDLESS = "It takes the place of {indexes:and}, advised before: it begins with the same keys."
-_ANALYSE = "Run ANALYZE on the table afterwards: an expression has no statistics before."
+_ANALYSE = "Run ANALYZE on the table afterwards: until then the expression has no statistics."
 _PARTIAL = (
     "A partial index serves only statements with this literal condition; a prepared statement with "
     "the value as a parameter cannot use it."
@@ -37,7 +37,8 @@ _PARTITIONS = (
     "on the partitioned table covers all of them, and locks out writers meanwhile."
 )
 _MIGRATE = (
-    "The index {index} is declared in {table}, missing in the database: a migration was not run."
+    "The index {index} is declared in {table} but missing in the database: a migration has not "
+    "been run."
 )
 
 #: How often a statement is inspected out of turn because of what is proposed for others. Each index

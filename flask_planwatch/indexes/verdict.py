@@ -22,7 +22,7 @@ _LESS = (
     "{wanted:percent}"
 )
 _WRITES = Template("counting what the statement itself writes")
-_FEW = "it lowers the cost of the statement by {saved:.0f} only"
+_FEW = "it lowers the cost of the statement by only {saved:cost}"
 _GUESSED = (
     "{reason}, as far as the planner can guess without statistics of the expression; "
     'PLANWATCH_VERIFY = "build" would measure it'

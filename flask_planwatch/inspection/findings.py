@@ -36,7 +36,7 @@ _TOOK = "{took:short_ms}"
 #: What a finding rests on: executions, elapsed time, and how far rows are known.
 BASIS = "It ran {calls:times} so far, and took {took:exact_ms} this time[; {guess}]."
 
-_GUESS = Template("PostgreSQL has no statistics of the table, so that its estimates are guesses")
+_GUESS = Template("PostgreSQL has no statistics of the table, so its estimates are guesses")
 _NO_PLAN = "There is no plan of it: {reason}."
 _OTHERS = "Found in its plan: {others:semicolon}."
 _OTHER = "{rule} on {table}: {subject}"

@@ -74,7 +74,8 @@ def _cost(cost: float) -> str:
 
 
 def _with_article(name: str) -> str:
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+    # A capital U is that of UUID and Unique.
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def _size(of_bytes: int) -> str:
@@ -95,6 +96,7 @@ FORMS: Mapping[str, Callable[[Any], str]] = {
     "cost": _cost,
     "rows": lambda count: _counted(count, "row", "rows"),
     "scans": lambda count: _counted(count, "scan", "scans"),
+    "sets": lambda count: _counted(count, "set", "sets"),
     "size": _size,
     "times": lambda count: "once" if round(count) == 1 else f"{count:,.0f} times",
     "list": ", ".join,

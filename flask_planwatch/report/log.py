@@ -58,7 +58,7 @@ _NAMED = "id {id}"
 _FIX = "{label}: {what}[ (put the value for {hidden:and})][ and {others} more]{verdict}"
 _VERDICT = Template(" [[{brief}]]")
 _USE = "[ for {serves}][, replaces {first}][ and {others} more]"
-_COMMANDS = "{first}[; … ({others} more commands)]"
+_COMMANDS = "{first}[; … (and {others} more)]"
 
 #: Where a statement came from.
 _LINE = "{path}:{line}"
@@ -84,7 +84,7 @@ _OUTSIDE = "PlanWatch logs outside of Flask's contexts;"
 #: What is said in an interval in place of all others.
 MORE = (
     "PlanWatch has {active} findings, more than it logs in PLANWATCH_LOG_INTERVAL. Others are only "
-    "counted: PlanWatch.findings() and the panel list all, those first that save most."
+    "counted: PlanWatch.findings() and the panel list all of them, those that save most first."
 )
 
 #: Findings of one group that are remembered as logged: what was not logged is not resolved aloud.

@@ -16,6 +16,7 @@ from . import worth
 #: What the subject begins with, so that it is no predicate's.
 _ORDER_BY = "ORDER BY "
 
+_FEW_ROWS = "it has only {rows:rows} to sort"
 _BY_VALUE = "the ORDER BY contains a compared value"
 
 WORDS = Words(
@@ -51,7 +52,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     rows, sort = worth.rows_read(suspicion, evidence.schema), suspicion.node
     assert sort is not None
     if sort.rows < evidence.min_rows:
-        return Miss(suspicion, say(worth.FEW_ROWS, rows=sort.rows), by_parameters=True)
+        return Miss(suspicion, say(_FEW_ROWS, rows=sort.rows), by_parameters=True)
     if any(structural(key, evidence.varying) is None for key in suspicion.keys):
         return Miss(suspicion, _BY_VALUE, by_parameters=True)
     return Hit(

@@ -66,13 +66,15 @@ NAME = "generic-plan"
 WORDS = Words(
     what="{node}",
     why="one plan for all values, cost {cost:number} instead of {own_cost:number}",
-    problem="{driver} prepares the statement {since}, and from execution {chosen_at_execution} on "
-    "a connection PostgreSQL uses one plan for all values: {node} instead of {instead}, at a cost "
-    "of {cost:number} instead of {own_cost:number} for {harmed} of the {seen} sets of parameters "
-    "that were seen ({reached}).",
+    problem=(
+        "{driver} prepares the statement {since}, and as of execution {chosen_at_execution} on the "
+        "same connection, PostgreSQL uses one plan for all values: {node} instead of {instead}, at "
+        "a cost of {cost:number} instead of {own_cost:number} for {harmed} of {seen:sets} of "
+        "parameters that PlanWatch saw ({reached})."
+    ),
 )
 
-_AFTER = Template("after {prepare_threshold} executions")
+_AFTER = Template("after it ran {prepare_threshold:times}")
 _AT_ONCE = Template("at once")
 
 _NOT_PREPARED = "its driver does not prepare it"

@@ -69,8 +69,8 @@ WORDS = Words(
 )
 
 _BLOCKED = Template(
-    "PostgreSQL believes that it needs {blocking:and} as well, which the index does not have, "
-    "because the statement uses it inside {expression}"
+    "for {expression}, PostgreSQL believes that it needs {blocking:and} as well, which the index "
+    "does not have"
 )
 _BLOCKED_SHORT = Template("{covering} holds all it needs but {blocking:and}")
 _NOT_VISIBLE = Template(
@@ -83,15 +83,15 @@ _NOT_VISIBLE_SHORT = Template("{visible:percent} of its pages are all-visible")
 #: The same where the statement ran: then the rows are known, and not their pages.
 _LOOKED_UP = Template(
     "{looked_up:rows} that the index finds, {hidden:percent} of them, are on pages that are not "
-    "marked all-visible, so that PostgreSQL reads the table to see whether the row is visible; "
-    "VACUUM marks the pages"
+    "marked all-visible, so PostgreSQL reads the table to see whether the row is visible; VACUUM "
+    "marks the pages"
 )
 _LOOKED_UP_SHORT = Template("{hidden:percent} of its rows are not on all-visible pages")
 
 _MOST_VISIBLE = "most pages of the table are all-visible"
 _WIDER = "the partial index {wider} is for more values than these"
 _CHEAP = "reading the table costs little"
-_FEW_FETCHED = "at most {rows:.0f} rows are looked up in the table"
+_FEW_FETCHED = "it looks up at most {rows:rows} in the table"
 
 #: Below this share of visible pages an Index Only Scan reads the table for most rows. Measured on
 #: 15 and 18 with rows that lie scattered: PostgreSQL gives it up for a Seq Scan below 90%, and for

@@ -64,7 +64,7 @@ WORDS = Words(
     problem="to find {limit_rows:rows} in the order of {order:list}, PostgreSQL reads the index "
     "{index} of {table} in its order and discards rows that {discarded}. It expects to read "
     "{share:.1%} of the index, about {expected_entries:number} of {table_rows:number} entries, as "
-    "if the rows that pass were evenly spread; if they sit at the end, it reads all. {seen}.",
+    "if the rows that pass were evenly spread; if they are at the end, it reads all. {seen}.",
 )
 
 _COUNTED = Template("It read {entries_read:number} of them")
@@ -80,7 +80,7 @@ _FILTERED = "fail the filter on {tested:and}"
 _UNMATCHED = "have no match in {others:and}"
 _UNKNOWN = "fail its condition"
 
-_FEW_ENTRIES = "the index has only {entries:.0f} entries"
+_FEW_ENTRIES = "the index has few entries ({entries:number})"
 _CHEAP = "reading all of it costs little"
 _LARGE_PART = "PostgreSQL expects to read {share:percent} of the index"
 _AS_EXPECTED = "it took no longer than the expected part of the index explains"

@@ -89,9 +89,11 @@ WORDS = Words(
 OF_FOREIGN_KEY = Words(
     what="Each DELETE reads all of {table}",
     why="no index on {columns:list} for the foreign key {foreign_key}",
-    problem="for each row that is deleted from {parent}, PostgreSQL reads all of {table}, about "
-    "{table_rows:number} rows, to check the foreign key {foreign_key}: no index begins with "
-    "{columns:list}.",
+    problem=(
+        "for each row that is deleted from {parent}, PostgreSQL reads all of {table}, about "
+        "{table_rows:rows}, to check the foreign key {foreign_key}: no index begins with "
+        "{columns:list}."
+    ),
 )
 
 #: What is done with the rows. Without a condition they may be sorted for groups as well.
@@ -127,7 +129,9 @@ _OR = "OR combines conditions that each need an index of their own"
 _ALL_ROWS = "all rows are sorted or grouped"
 _LOOKED_UP = "an index finds each row that is tested"
 _BEGINS = "the index {existing} begins with a column that is compared or sorted by"
-_SKIPS = "an index that begins with other columns is searched for each of their few values"
+_SKIPS = (
+    "an index that begins with other columns is searched for each of their few values (skip scan)"
+)
 
 #: An index of more columns would be a second copy of the table.
 MOST_READ = 3

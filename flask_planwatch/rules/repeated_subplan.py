@@ -69,23 +69,21 @@ WORDS = Words(
 #: In place of these words, and beside them, if the rows come from a join without a condition.
 _OF_PAIRS = "runs again for each pair of rows of {one} and {other}"
 _PAIRS = (
-    "No condition compares a row of {one} with a row of {other}, so that each of {ones:number} "
-    "meets each of {others:number}."
+    "No condition compares a row of {one} with a row of {other}, so each of the {ones:rows} is "
+    "combined with each of the {others:number}."
 )
 
 #: Further sub-queries of the statement.
-_ANOTHER = "So does another sub-query: together they read as much as {read:number} rows."
-_OTHERS = (
-    "So do {count:number} other sub-queries: together they read as much as {read:number} rows."
-)
+_ANOTHER = "So does another sub-query: together they read as much as {read:rows}."
+_OTHERS = "So do {count:number} other sub-queries: together they read as much as {read:rows}."
 
 _RETURNS = Template("returns")
 _TESTS = Template("tests")
-_ITS_STEP = Template("its {holder_type}")
+_ITS_STEP = Template("the {holder_type} step")
 
 _COUNTED = Template(
     "that is {runs:times}[, where the planner expected {expected:times}]. Together the runs read "
-    "as much as {rows_read:number} rows, of tables with {rows_of_tables:number} in all"
+    "as much as {rows_read:rows}, of tables that have {rows_of_tables:rows} in all"
 )
 _TIMED = Template(
     "the planner expects that to be {runs:times}, but even the fastest of the latest {executions} "

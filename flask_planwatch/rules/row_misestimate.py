@@ -72,12 +72,10 @@ _AS_MANY = Template("as many")
 _FEWER = Template("fewer")
 
 #: What the wrong estimate did.
-_REPEATED = Template(
-    "{repeated} ran {times_run:number} times, as much work as reading {read:number} rows"
-)
+_REPEATED = Template("{repeated} ran {times_run:times}, as much work as reading {read:rows}")
 _INNER_SIDE = Template("the inner side of a {step}")
-_SPILLED = Template("a {step} had to hold {read:number} rows")
-_NEEDLESS = Template("a {step} read {read:number} rows of {table} to match {wanted:number}")
+_SPILLED = Template("a {step} had to hold {read:rows}")
+_NEEDLESS = Template("a {step} read {read:rows} of {table} to match {wanted:number}")
 
 _NOT_ANALYSED = "it was not run once more"
 _NO_HARM = "no estimate is so wrong that it did harm"

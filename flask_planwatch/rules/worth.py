@@ -30,10 +30,10 @@ MAX_LOOKUP_SHARE = 0.02
 MIN_RUNS = 1.5
 
 #: Reasons that several rules give.
-FEW_ROWS = "only {rows:.0f} rows are read"
+FEW_ROWS = "it has only {rows:rows} to read"
 FEW_LEFT = "an index leaves only a few rows to test"
 LIMITED = "a LIMIT was reached early"
-UNCLEAR = "a LIMIT may have been reached early, as most of the time may have been the round trip"
+UNCLEAR = "a LIMIT may have ended the scan early: most of the time may be the round trip"
 MOST_PASS = "{share:percent} of the rows are expected to pass"
 OTHER_SIDE = "the other side of the join has an index"
 
@@ -41,7 +41,7 @@ _TOOK_LITTLE = "the whole statement took {took:exact_ms}"
 INDEXED = "an index on it exists"
 _TOO_MANY = "the other side of the join has {other_rows:rows}, too many to look each of them up"
 _MANY_PASS = "{share:percent} of the rows pass"
-_FEW_VALUES = "the column has only {values:.0f} values"
+_FEW_VALUES = "the column has few distinct values ({values:.0f})"
 
 #: The step of the plan that reads a table, in a few words.
 STEP = "{step}[ using {index}] on {table}"
@@ -49,15 +49,13 @@ STEP = "{step}[ using {index}] on {table}"
 #: What the statement does to the table, by the same facts. How many rows an index finds is known of
 #: a bitmap only: of an Index Scan, the plan has those that its Filter left.
 _READS_PARTITIONS = Template(
-    "reads {scanned} of the {leaves} partitions of {table}, about {rows:number} rows"
+    "reads {scanned} of the {leaves} partitions of {table}, about {rows:rows}"
 )
-_READS_ALL = Template("reads all of {table}, about {rows:number} rows")
-_READS_UNTIL = Template(
-    "reads {table}, about {rows:number} rows, to its end or until a LIMIT is reached"
-)
+_READS_ALL = Template("reads all of {table}, about {rows:rows}")
+_READS_UNTIL = Template("reads {table}, about {rows:rows}, to its end or until a LIMIT is reached")
 _FINDS = Template(
-    "finds about {found_rows:number} of the {rows:number} rows of {table} by {way:and}"
-    "[ in each of about {runs:number} runs]"
+    "finds about {found_rows:number} of the {rows:rows} of {table} by {way:and}[ in each of about "
+    "{runs:number} runs]"
 )
 _READS_SOME = Template(
     "reads rows of {table} by {way:and}[ in each of about {runs:number} runs]"

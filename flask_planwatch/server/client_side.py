@@ -100,7 +100,8 @@ class Psycopg2Transaction(Transaction):
         # would end the text.
         if "\0" in sql or sent.decode("ascii", "ignore") != sql.encode("ascii", "ignore").decode():
             raise ServerError(
-                SkipReason.EXPLAIN_FAILED, "in this client encoding, a character may end a string"
+                SkipReason.EXPLAIN_FAILED,
+                "a character in it may end a string early, in this client encoding",
             )
         cursor = self._cursor
         cursor.execute(sql)

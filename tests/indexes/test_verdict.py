@@ -155,7 +155,7 @@ def test_an_index_that_only_tests_what_it_reads_is_no_condition():
 TOO_LITTLE = {
     (1000.0, 900.0, 0.2): "it lowers the cost of the statement by 10%, less than 20%",
     (1000.0, 600.0, 0.5): "it lowers the cost of the statement by 40%, less than 50%",
-    (100.0, 50.0, 0.2): "it lowers the cost of the statement by 50 only",
+    (100.0, 50.0, 0.2): "it lowers the cost of the statement by only 50",
     (1000.0, 1000.0, 0.2): "it lowers the cost of the statement by 0%, less than 20%",
 }
 

@@ -26,6 +26,8 @@ from flask_planwatch.plan.wording import Template, Words, say, sentences
         ("{names:and}; {names:or}", {"names": ["a", "b", "c"]}, "a and b and c; a or b or c"),
         ("{names:list}", {"names": ("a", "b")}, "a, b"),
         ("{names:or_an}", {"names": ["Decimal", "int"]}, "a Decimal or an int"),
+        ("{types:or_an}", {"types": ["UUID", "Append"]}, "a UUID or an Append"),
+        ("{seen:sets}", {"seen": 1}, "1 set"),
         ("{whole:cost}, {part:cost}", {"whole": 12345.6, "part": 8.04}, "12,346, 8"),
         ("{took:.2g}", {"took": 0.01234}, "0.012"),
         ("{text}", {"text": "[a] {b} [[c]]"}, "[a] {b} [[c]]"),

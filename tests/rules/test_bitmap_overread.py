@@ -51,7 +51,7 @@ SPEAKS = [
         code='Index("ix_run_stack_id_worker_id", Run.stack_id, Run.worker_id)',
         proof=(
             "the BitmapAnd of run_stack and run_worker is gone",
-            "stack_id and worker_id are conditions of ix_run_stack_id_worker_id alone",
+            "one index, ix_run_stack_id_worker_id, answers stack_id and worker_id",
         ),
         each_driver=True,
     ),
@@ -65,7 +65,7 @@ SPEAKS = [
         code='Index("ix_run_stack_id_worker_id", Run.stack_id, Run.worker_id)',
         proof=(
             "the BitmapAnd of run_stack and run_worker is gone",
-            "stack_id and worker_id are conditions of ix_run_stack_id_worker_id alone",
+            "one index, ix_run_stack_id_worker_id, answers stack_id and worker_id",
         ),
         each_driver=True,
         **COUNTED,

@@ -438,7 +438,7 @@ def test_under_a_limit_a_step_is_expected_to_return_a_part_of_its_rows():
 def test_a_step_may_read_as_many_rows_as_its_cost_allows():
     # A hundredth of 1000 units, with 100 rows for each; and three times as much without workers.
     assert "No step has more rows than expected" in limited(rows=100, removed=2800).problem
-    said = "Seq Scan on a discarded 90,000 rows to find 100."
+    said = "Seq Scan on a discarded 90,000 rows and returned 100."
     assert limited(rows=100, removed=90_000).problem.endswith(said)
 
 

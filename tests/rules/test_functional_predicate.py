@@ -499,7 +499,7 @@ DETAILS = [
         sa.select(User.id).where(
             func.coalesce(User.created_at, func.now()) == sa.text("timestamptz '2020-03-01'")
         ),
-        fix="ask for created_at and for NULL apart: created_at = value OR (created_at IS NULL AND "
+        fix="test created_at and NULL separately: created_at = value OR (created_at IS NULL AND "
         "now() = value)",
         code=".where(or_(User.created_at == value, and_(User.created_at.is_(None), func.now() == "
         "value)))",

@@ -100,7 +100,7 @@ def test_speaks(psycopg, name):
     plans = finding.evidence["plans"]
     assert "$1" in plans["for all values"]
     assert "Index" in plans["for these values"]
-    assert "from execution 11 on a connection" in finding.message
+    assert "as of execution 11 on the same connection" in finding.message
     # This execution may have had the other plan.
     assert " ms" not in finding.title
     assert " rows): one plan for all values, cost " in finding.title

@@ -150,7 +150,7 @@ SPEAKS = [
         },
         fix='compare "user".points as integer: pass an int, not a float',
         code=".where(User.points == int(value) if int(value) == value else false())",
-        why="A value with a fraction equals no integer, so that nothing is found.",
+        why="A value with a fraction equals no integer, so nothing is found.",
         proof="(points)::… was computed row by row, and points alone was an index condition "
         "of ix_user_points",
     ),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import func, select
 
 from flask_planwatch import AdviceKind, VerdictStatus
+from flask_planwatch.fixes import vacuum
+from flask_planwatch.plan.schema import Activity, Schema
 
+from ..indexes.data import table
 from ..stories import INDEX_ONLY, Event, effort
 from .case import STORIES, Example, Rule, each_driver, followed, rows, silent, speaks
 
@@ -144,7 +149,7 @@ COLD = [
         setup=INDEX_ONLY["cold, and the planner knows"].setup,
         problem="0% of the table's pages are marked all-visible",
         fix="VACUUM (ANALYZE) event",
-        why="About 2,400 rows were deleted or replaced",
+        why="dead rows, deleted or replaced: about 2,400",
         proof="not-applicable: …",
         each_driver=True,
     ),
@@ -279,6 +284,18 @@ def test_a_generated_column_is_read_alone(rule):
     assert rule.ask(rule.app(database), sa.text(statement)) == []
 
 
+@pytest.mark.parametrize(
+    ("dead", "said"),
+    [(0, "0 of 0. Autovacuum"), (7, "0 of 0; dead rows, deleted or replaced: about 7. Autovacuum")],
+)
+def test_vacuum_names_dead_rows_if_there_are_some(dead, said):
+    relation = table(activity=Activity(dead=dead))
+    case = SimpleNamespace(schema=Schema({relation.key: relation}))
+    hit = SimpleNamespace(suspicion=SimpleNamespace(relation=relation))
+    (advice,) = vacuum.advise(case, hit).advice
+    assert advice.explanation.startswith(f"Pages not marked all-visible: {said}")
+
+
 @pytest.mark.slow
 @each_driver
 def test_after_vacuum_comes_the_index(rule):
@@ -291,7 +308,7 @@ def test_after_vacuum_comes_the_index(rule):
         AdviceKind.VACUUM,
         VerdictStatus.NOT_APPLICABLE,
     )
-    assert "About 2,400 rows were deleted or replaced" in vacuum.explanation
+    assert "dead rows, deleted or replaced: about 2,400" in vacuum.explanation
     database.execute(*vacuum.ddl)
     (finding,) = rule.ask(rule.app(database), effort)
     assert finding.advice[0].kind is AdviceKind.CREATE_INDEX

@@ -586,7 +586,7 @@ DETAILS = [
             "CREATE TABLE fresh (name text) WITH (autovacuum_enabled = off)",
             "INSERT INTO fresh SELECT 'A' || g FROM generate_series(1, 50000) g",
         ),
-        problem="PostgreSQL has no statistics of the table, so that its estimates are guesses",
+        problem="PostgreSQL has no statistics of the table, so its estimates are guesses",
         fix="CREATE INDEX CONCURRENTLY ix_fresh_name ON fresh (name)",
     ),
     speaks(

@@ -41,7 +41,7 @@ def fill(database):
 
 RULE = Rule("missing-index", Tables("parcels", fill), settings={"PLANWATCH_VERIFY": "build"})
 
-NOT_THERE = "declared in Parcel.__table__, missing in the database: a migration was not run"
+NOT_THERE = "declared in Parcel.__table__ but missing in the database: a migration has not been run"
 
 SPEAKS = [
     speaks(

@@ -215,7 +215,16 @@ SERVED = table(indexes=[index("by_town", "town")])
 #: What is read and known, and why that is no finding; None if it is one without a doubt.
 JUDGED = {
     "a large table": (read("d.town = 't'::text"), {}, None),
-    "a small table": (read("d.town = 't'::text", relation=FEW), {}, "only 40 rows are read"),
+    "a small table": (
+        read("d.town = 't'::text", relation=FEW),
+        {},
+        "it has only 40 rows to read",
+    ),
+    "a table of one row": (
+        read("d.town = 't'::text", relation=table(rows=1)),
+        {},
+        "it has only 1 row to read",
+    ),
     "a small table in growth mode": (
         read("d.town = 't'::text", relation=FEW),
         {"growth": True},
@@ -229,7 +238,7 @@ JUDGED = {
     "a limit that may have been reached early, far from the server": (
         read("d.town = 't'::text", limit=True),
         {"duration_ms": 31.0, "timings": Timings((31.0,), overhead_ms=10.0)},
-        "a LIMIT may have been reached early, as most of the time may have been the round trip",
+        "a LIMIT may have ended the scan early: most of the time may be the round trip",
     ),
     "a limit that was not, far from the server": (
         read("d.town = 't'::text", limit=True),

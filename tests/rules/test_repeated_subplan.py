@@ -150,7 +150,7 @@ SPEAKS = [
         about="SubPlan 1 on run",
         problem=(
             "No condition compares a row of stack with a row of worker_pool",
-            "so that each of 50 meets each of 200",
+            "so each of the 50 rows is combined with each of the 200",
         ),
         fix="write the condition that joins stack and worker_pool, or leave worker_pool out",
         proof="not-applicable: which condition is meant …",
@@ -760,7 +760,7 @@ def test_a_join_without_a_condition_is_the_cause(name):
     assert hit.fix == ("join-condition" if lacks else "join")
     if lacks:
         assert hit.evidence["joined_without_condition"] == ["stack", "worker_pool"]
-        assert "each of 1,040 meets each of 200" in hit.problem
+        assert "each of the 1,040 rows is combined with each of the 200" in hit.problem
 
 
 #: What is known, and whether that is a finding.

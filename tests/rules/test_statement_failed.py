@@ -113,7 +113,7 @@ def test_a_statement_that_reads_no_table(watched, caplog):
         ("53300", "the server has too many connections"),
         ("57P01", "the server was shut down"),
         ("58030", "the server could not read or write its files"),
-        ("40P01", "the statement was chosen to end a deadlock"),
+        ("40P01", "the server cancelled the statement to end a deadlock"),
         ("55P03", "the statement waited for a lock longer than lock_timeout"),
     ],
 )

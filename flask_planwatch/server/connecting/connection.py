@@ -38,7 +38,7 @@ _MAY_CONNECT = "{listener}, which listens to do_connect, may return a connection
 _MAY_TAKE = "{listener} may use up what exists only once, such as a token"
 _OTHER_FACTORY = "its {name} is not the driver's"
 
-_TOO_LONG = "the listeners to connect took more than {seconds:.0f} s"
+_TOO_LONG = "the listeners of the connect event took more than {seconds:.0f} s"
 
 #: Why the driver could not connect: as the application does, or by PlanWatch's own URL.
 _FAILS = "{why}"

@@ -56,7 +56,7 @@ _COMPARED = (str, int, float, Decimal, timedelta)
 _ABOUT_THE_TEXT = "42"
 
 #: Why there is no form that psql takes.
-TOO_LONG = f"it has more than {MAX_WRITTEN:,} characters, also without its values"
+TOO_LONG = f"it has more than {MAX_WRITTEN:,} characters, even without its values"
 TOO_MANY = f"it has more than {_MAX_PARAMETERS:,} parameters"
 IN_QUOTES = "a placeholder stands in quotes"
 POSITION = "a placeholder may be the position of a column"

@@ -89,7 +89,7 @@ _LOOKED_UP = Template(
 _LOOKED_UP_SHORT = Template("{hidden:percent} of its rows are not on all-visible pages")
 
 _MOST_VISIBLE = "most pages of the table are all-visible"
-_WIDER = "the partial index {wider} is for more values than these"
+_WIDER = "the partial index {wider} covers more values than the statement asks for"
 _CHEAP = "reading the table costs little"
 _FEW_FETCHED = "it looks up at most {rows:rows} in the table"
 

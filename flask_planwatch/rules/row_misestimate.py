@@ -77,7 +77,7 @@ _INNER_SIDE = Template("the inner side of a {step}")
 _SPILLED = Template("a {step} had to hold {read:rows}")
 _NEEDLESS = Template("a {step} read {read:rows} of {table} to match {wanted:number}")
 
-_NOT_ANALYSED = "it was not run once more"
+_NOT_ANALYSED = "it was not run once more with EXPLAIN ANALYZE"
 _NO_HARM = "no estimate is so wrong that it did harm"
 
 #: How many times more or fewer rows than expected are too many: pgMustard flags a factor of ten

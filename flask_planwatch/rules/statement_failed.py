@@ -59,7 +59,7 @@ _PLAN = "cost {cost:number}, {steps:list}"
 _STEP = "{node} for {rows:rows}[ in each of {runs:number} runs] at cost {cost:number}"
 
 _SUCCEEDED = "it succeeded"
-_OWN_FAULT = "it failed by its own fault"
+_OWN_FAULT = "the cause is the statement or its values, not the server"
 
 #: Steps of the plan that its summary names: the costliest that read a table.
 MAX_STEPS = 3

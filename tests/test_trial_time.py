@@ -88,7 +88,7 @@ def test_what_was_tried_before_time_was_over(tables, watch, monkeypatch):
     Clock(monkeypatch, 1, 0)
     ((summary, verdict),) = verdicts(watch(tables.url, PLANWATCH_VERIFY="build"), ONE).items()
     assert verdict.status is VerdictStatus.VERIFIED
-    assert "; 1 of " in verdict.reason
+    assert "; there was time to try 1 of " in verdict.reason
     assert verdict.reason.endswith(" candidates")
     assert "(b, a)" in summary or "(a, b)" in summary
 
@@ -97,7 +97,7 @@ def test_nothing_was_tried(tables, watch, monkeypatch):
     Clock(monkeypatch, 0, 0)
     (verdict,) = verdicts(watch(tables.url, PLANWATCH_VERIFY="build"), ONE).values()
     assert verdict.status is VerdictStatus.UNTESTED
-    assert verdict.reason.startswith("0 of ")
+    assert verdict.reason.startswith("there was time to try 0 of ")
     assert verdict.reason.endswith(" candidates")
 
 
@@ -115,7 +115,7 @@ def test_the_same_plan_is_not_tried_again(tables, watch, monkeypatch):
     watched = watch(tables.url, PLANWATCH_VERIFY="build")
     for _ in range(2):
         (verdict,) = verdicts(watched, ONE).values()
-        assert verdict.reason.startswith("0 of ")
+        assert verdict.reason.startswith("there was time to try 0 of ")
     assert len(tried) == 1
 
 

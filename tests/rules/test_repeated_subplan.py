@@ -153,7 +153,7 @@ SPEAKS = [
             "so each of the 50 rows is combined with each of the 200",
         ),
         fix="write the condition that joins stack and worker_pool, or leave worker_pool out",
-        proof="not-applicable: which condition is meant …",
+        proof="not-applicable: only the author of the statement …",
     ),
     speaks(
         # The column has no NULL, but it may.

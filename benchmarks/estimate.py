@@ -34,9 +34,9 @@ def median_of(values: Iterable[float]) -> Estimate:
 
 def quantile(ordered: list[float], share: float) -> float:
     """Return the value below which this share of the ordered values lies."""
-    place = share * (len(ordered) - 1)
-    below, above = ordered[floor(place)], ordered[ceil(place)]
-    return below + (above - below) * (place - floor(place))
+    position = share * (len(ordered) - 1)
+    below, above = ordered[floor(position)], ordered[ceil(position)]
+    return below + (above - below) * (position - floor(position))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def statement_cost_table(result: Rounds, clock: str) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
     """Return lines with aligned columns."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[position]) for row in rows) for position in range(len(rows[0]))]
     for row in rows:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join([first.strip().ljust(widths[0]), *others]).rstrip()

@@ -231,8 +231,8 @@ class ConnectionState:
 
     def _find(self, savepoint: str | None) -> int:
         """Return the position of the latest savepoint of a name; the end if there is none."""
-        places = (i for i, name in enumerate(self._pending) if name == savepoint)
-        return max(places, default=len(self._pending))
+        positions = (i for i, name in enumerate(self._pending) if name == savepoint)
+        return max(positions, default=len(self._pending))
 
     def _run(self, command: Command) -> None:
         if command.word == "commit":

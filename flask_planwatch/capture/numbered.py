@@ -78,20 +78,20 @@ class Numbered:
     ) -> None:
         is_numbered = given_names is not None
         self.names = list(given_names or ())
-        #: The place of each name among them.
-        self._places: dict[str, int] = {}
+        #: The position of each name among them.
+        self._positions: dict[str, int] = {}
         self._pieces: list[str | int] = []
         #: Which pieces stand in quotes, and which in comments.
         self._quoted: set[int] = set()
         self._commented: set[int] = set()
         end = 0
         for match, hidden in _placeholders(text, is_numbered=is_numbered):
-            place = int(match[1]) - 1 if is_numbered else self._number(match)
+            position = int(match[1]) - 1 if is_numbered else self._number(match)
             self._pieces.append(text[end : match.start()])
             if hidden is not None:
                 kept = self._commented if hidden == _COMMENT else self._quoted
                 kept.add(len(self._pieces))
-            self._pieces.append(place)
+            self._pieces.append(position)
             end = match.end()
         self._pieces.append(text[end:])
         try:
@@ -117,16 +117,16 @@ class Numbered:
     @property
     def uses(self) -> Counter[int]:
         """How often each parameter stands outside of quotes and comments."""
-        return Counter(place for place, _ in self._open())
+        return Counter(position for position, _ in self._open())
 
     @property
     def casts(self) -> dict[int, str]:
-        """The type that each parameter is cast to, if that is the same in each of its places."""
+        """The type that each parameter is cast to, if that is the same in each of its positions."""
         found: dict[int, set[str]] = {}
-        for place, following in self._open():
+        for position, following in self._open():
             cast = _CAST.match(following)
-            found.setdefault(place, set()).add(cast[0].upper() if cast else "")
-        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
+            found.setdefault(position, set()).add(cast[0].upper() if cast else "")
+        return {position: casts.pop() for position, casts in found.items() if len(casts) == 1}
 
     def _open(self) -> Iterator[tuple[int, str]]:
         """Yield the parameters outside of quotes and comments, each with the text behind it."""
@@ -160,10 +160,10 @@ class Numbered:
         if match[0] == "%%":
             return "%"
         name = match[1] or unnamed(len(self.names) + 1)
-        place = self._places.setdefault(name, len(self.names))
-        if place == len(self.names):
+        position = self._positions.setdefault(name, len(self.names))
+        if position == len(self.names):
             self.names.append(name)
-        return place
+        return position
 
 
 def unnamed(number: int) -> str:
@@ -197,14 +197,14 @@ def stand_for_values(text: str) -> bool:
     psycopg2 fills placeholders in also inside quotes and comments, and where the number of a column
     may stand.
     """
-    places = [match for match in _PLACEHOLDER.finditer(text) if match[0] != "%%"]
-    if not places:
+    positions = [match for match in _PLACEHOLDER.finditer(text) if match[0] != "%%"]
+    if not positions:
         return True
-    text = text[: places[-1].end()]
+    text = text[: positions[-1].end()]
     outside = _QUOTED.sub(" ", text)
     seen = [match for match in _PLACEHOLDER.finditer(outside) if match[0] != "%%"]
     return (
-        len(seen) == len(places)
+        len(seen) == len(positions)
         and _HIDES.search(outside) is None
         and "\\" not in text
         and "%" not in _PLACEHOLDER.sub("", outside)

@@ -58,8 +58,8 @@ def without_order(text: str) -> str | None:
         return None
     found = [
         (token, end)
-        for place, token in enumerate(reading.tokens)
-        if token.token_type is TokenType.ORDER_BY and (end := _end(reading, place)) is not None
+        for position, token in enumerate(reading.tokens)
+        if token.token_type is TokenType.ORDER_BY and (end := _end(reading, position)) is not None
     ]
     if len(found) != 1:
         return None
@@ -67,12 +67,12 @@ def without_order(text: str) -> str | None:
     return f"{text[: order.start]}{text[end.start :]}"
 
 
-def _end(reading: Tokens, place: int) -> Token | None:
+def _end(reading: Tokens, position: int) -> Token | None:
     """Return the parenthesis that ends the sub-query with an ORDER BY, None if that is no end."""
-    opening = reading.around[place]
+    opening = reading.around[position]
     if opening < 0 or reading.tokens[opening + 1].token_type is not TokenType.SELECT:
         return None
-    for token, around in zip(reading.tokens[place:], reading.around[place:], strict=True):
+    for token, around in zip(reading.tokens[position:], reading.around[position:], strict=True):
         if around == opening and token.token_type is TokenType.R_PAREN:
             return token
         if around == opening and token.token_type in _AFTER:

@@ -91,9 +91,9 @@ def _rewritten(case: Case, numbered: Numbered, worst: Custom) -> _Rewritten | No
 
 def _choices(count: int) -> Iterator[tuple[int, ...]]:
     """Yield single parameters, then pairs, then all of them."""
-    places = range(min(count, MAX_PARAMETERS))
-    yield from combinations(places, 1)
-    yield from combinations(places, 2)
+    positions = range(min(count, MAX_PARAMETERS))
+    yield from combinations(positions, 1)
+    yield from combinations(positions, 2)
     if count > 2:
         yield tuple(range(count))
 
@@ -104,9 +104,11 @@ def _plan_with(
     """Return the generic plan with some parameters as literals, None if there is none."""
     with may_be_refused():
         with case.session.transaction() as transaction:
-            literals = {place: transaction.literal(numbered.values[place]) for place in chosen}
+            literals = {
+                position: transaction.literal(numbered.values[position]) for position in chosen
+            }
         # What is not used any more has no context to infer a type from.
-        declared = ["text" if place in literals else name for place, name in enumerate(types)]
+        declared = ["text" if position in literals else name for position, name in enumerate(types)]
         return generic_plan(case.session, numbered.with_literals(literals), declared)
     return None
 
@@ -114,24 +116,24 @@ def _plan_with(
 def _rewrite(
     case: Case, numbered: Numbered, found: _Rewritten, generic: Plan, cost: float
 ) -> Advice:
-    flags = [place for place in found.literal if _is_flag(generic, place)]
+    flags = [position for position in found.literal if _is_flag(generic, position)]
     bounds = {
-        place: f'bindparam("{numbered.names[place]}", …, literal_execute=True)'
-        for place in found.literal
-        if place not in flags
+        position: f'bindparam("{numbered.names[position]}", …, literal_execute=True)'
+        for position in found.literal
+        if position not in flags
     }
     said, code = [], []
     if flags:
-        said.append(say(_SWITCH, names=[numbered.names[place] for place in flags]))
+        said.append(say(_SWITCH, names=[numbered.names[position] for position in flags]))
         conditions = ", ".join(_switched(case, generic, flags, bounds)) or "…"
         code += ["statement = select(…)", "if …:  # instead of or_(flag, condition)"]
         code.append(f"    statement = statement.where({conditions})")
     if bounds:
-        said.append(say(_LITERAL, names=[numbered.names[place] for place in bounds]))
+        said.append(say(_LITERAL, names=[numbered.names[position] for position in bounds]))
         switched = "\n".join(code)
         code += [
-            _bound(case, generic, place, bound)
-            for place, bound in bounds.items()
+            _bound(case, generic, position, bound)
+            for position, bound in bounds.items()
             if bound not in switched
         ]
     plan = found.plan if case.show_values else scrub_plan(found.plan, case.varying)
@@ -152,9 +154,9 @@ def _rewrite(
     )
 
 
-def _is_flag(generic: Plan, place: int) -> bool:
+def _is_flag(generic: Plan, position: int) -> bool:
     """Whether a parameter is a condition by itself, mostly under OR."""
-    name = f"${place + 1}"
+    name = f"${position + 1}"
     texts = {name, f"(NOT {name})", f"NOT {name}", f"({name} IS NULL)", f"{name} IS NULL"}
     return any(part.text in texts for part in _alternatives(generic))
 
@@ -181,21 +183,21 @@ def _switched(
 ) -> Iterator[str]:
     """Yield the comparisons that a flag switches, in the app's own words.
 
-    `bounds` are the parameters, by their place, that literal_execute writes into the statement.
+    `bounds` are the parameters, by their position, that literal_execute writes into the statement.
     """
-    switches = {place + 1 for place in flags}
+    switches = {position + 1 for position in flags}
     for parts in map(_branches, _conditions(generic)):
         if any(switches & parameters_in(part.text) for part in parts):
             for part in parts:
                 numbers = parameters_in(part.text)
-                held = (text for place, text in bounds.items() if place + 1 in numbers)
+                held = (text for position, text in bounds.items() if position + 1 in numbers)
                 if code := _in_code(case, generic, part, next(held, "…")):
                     yield code
 
 
-def _bound(case: Case, generic: Plan, place: int, bound: str) -> str:
+def _bound(case: Case, generic: Plan, position: int, bound: str) -> str:
     """Return a comparison with the parameter in the app's own words, as far as they are known."""
-    compared = (part for part in _alternatives(generic) if place + 1 in parameters_in(part.text))
+    compared = (part for part in _alternatives(generic) if position + 1 in parameters_in(part.text))
     said = (_in_code(case, generic, part, bound) for part in compared)
     return next(filter(None, said), bound)
 

@@ -414,8 +414,8 @@ def is_written(expression: str, statement: str) -> bool:
     reading = tokenize(expression)
     values = [
         token.text
-        for place, token in enumerate(reading.tokens)
-        if token.token_type in LITERALS and not is_structural(reading, place)
+        for position, token in enumerate(reading.tokens)
+        if token.token_type in LITERALS and not is_structural(reading, position)
     ]
     return bool(values) and all(_literal_in(statement, value) for value in values)
 

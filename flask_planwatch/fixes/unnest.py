@@ -112,7 +112,7 @@ def _replace_scalar(node: Structure, select: sql.Select, number: int, *, first: 
     value, values, grouped = _outside(select.expressions[0].unalias(), name)
     keys = [inner.copy() for inner, _ in correlations]
     derived = select.copy()
-    named = [sql.alias_(key.copy(), f"key_{place}") for place, key in enumerate(keys)]
+    named = [sql.alias_(key.copy(), f"key_{position}") for position, key in enumerate(keys)]
     derived.set("expressions", [*named, *values])
     derived.set("where", sql.Where(this=sql.and_(*others)) if others else None)
     derived.set("order", None)
@@ -120,15 +120,15 @@ def _replace_scalar(node: Structure, select: sql.Select, number: int, *, first: 
     if grouped:
         derived = derived.group_by(*(key.copy() for key in keys))
     elif limit is not None or first:
-        if order is not None and any(map(_is_a_place, order.expressions)):
+        if order is not None and any(map(_is_position, order.expressions)):
             return False
         own = [term.copy() for term in order.expressions] if order is not None else []
         in_turn = [sql.Ordered(this=key.copy()) for key in keys]
         derived.set("distinct", sql.Distinct(on=sql.Tuple(expressions=keys)))
         derived.set("order", sql.Order(expressions=[*in_turn, *own]))
     on = [
-        sql.EQ(this=sql.column(f"key_{place}", table=name), expression=other.copy())
-        for place, (_, other) in enumerate(correlations)
+        sql.EQ(this=sql.column(f"key_{position}", table=name), expression=other.copy())
+        for position, (_, other) in enumerate(correlations)
     ]
     for join in outer.args.get("joins") or ():
         if not any(join.args.get(part) for part in ("kind", "side", "method", "on", "using")):
@@ -162,11 +162,11 @@ def _outside(value: Structure, name: str) -> tuple[Structure, list[Structure], b
         whole = sql.column("value", table=name)
         return whole, [sql.alias_(value.copy(), "value")], False
     selected = []
-    for place, call in enumerate(calls):
+    for position, call in enumerate(calls):
         whole_call: Structure = call
         while isinstance(whole_call.parent, sql.Filter | sql.WithinGroup):
             whole_call = whole_call.parent
-        alias = f"value_{place}" if len(calls) > 1 else "value"
+        alias = f"value_{position}" if len(calls) > 1 else "value"
         selected.append(sql.alias_(whole_call.copy(), alias))
         found: Structure = sql.column(alias, table=name)
         if _name(call) == "count":
@@ -184,7 +184,7 @@ def _is_one(limit: Structure) -> bool:
     return not isinstance(value, sql.Literal) or value.name not in {"0", "NULL"}
 
 
-def _is_a_place(ordered: Structure) -> bool:
+def _is_position(ordered: Structure) -> bool:
     """Whether an item of ORDER BY is the number of a selected expression."""
     return isinstance(ordered.this, sql.Literal)
 

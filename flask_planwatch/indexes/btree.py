@@ -122,9 +122,9 @@ def _appended(ends: Mapping[int, float], column: Stored) -> dict[int, float]:
     longer: dict[int, float] = {}
     for end, share in ends.items():
         for size, of_rows in column.sizes.items():
-            place = _aligned(end, column.alignment if size <= _MAX_SHORT else _LONG_ALIGNMENT)
-            place += size
-            longer[place] = longer.get(place, 0.0) + share * of_rows
+            position = _aligned(end, column.alignment if size <= _MAX_SHORT else _LONG_ALIGNMENT)
+            position += size
+            longer[position] = longer.get(position, 0.0) + share * of_rows
     return longer
 
 
@@ -186,5 +186,5 @@ def _merged(entry: float, rows: int) -> float:
     return entry if rows == 1 else _aligned(math.ceil(entry) + rows * _ADDRESS, 8)
 
 
-def _aligned(place: int, alignment: int) -> int:
-    return -(-place // alignment) * alignment
+def _aligned(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment

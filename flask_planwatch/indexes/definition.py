@@ -96,30 +96,30 @@ def printed_keys(definition: str) -> list[str]:
     except SqlglotError:
         return []
     tokens = reading.tokens
-    opened = [place for place, around in enumerate(reading.around) if around < 0]
+    opened = [position for position, around in enumerate(reading.around) if around < 0]
     # The first parentheses are around the keys; a table's name has none that are not quoted.
     start = next((at for at in opened if tokens[at].token_type is TokenType.L_PAREN), None)
     if start is None:
         return []
     keys, first = [], start + 1
-    for place in range(start + 1, len(tokens)):
-        ends = reading.around[place] == start
-        if ends and tokens[place].token_type in {TokenType.COMMA, TokenType.R_PAREN}:
-            keys.append(_without_ordering(reading, start, first, place))
-            first = place + 1
-            if tokens[place].token_type is TokenType.R_PAREN:
+    for position in range(start + 1, len(tokens)):
+        ends = reading.around[position] == start
+        if ends and tokens[position].token_type in {TokenType.COMMA, TokenType.R_PAREN}:
+            keys.append(_without_ordering(reading, start, first, position))
+            first = position + 1
+            if tokens[position].token_type is TokenType.R_PAREN:
                 break
     return keys
 
 
 def _without_ordering(reading: Tokens, around: int, first: int, end: int) -> str:
-    """Return the text of a key between two places: up to its last parentheses, if it has some."""
+    """Return the text of a key between two positions: up to its last parentheses, if any."""
     tokens = reading.tokens
     closing = [
-        place
-        for place in range(first, end)
-        if tokens[place].token_type is TokenType.R_PAREN
-        and reading.around[reading.around[place]] == around
+        position
+        for position in range(first, end)
+        if tokens[position].token_type is TokenType.R_PAREN
+        and reading.around[reading.around[position]] == around
     ]
     last = closing[0] if closing else first
     return reading.text[tokens[first].start : tokens[last].end + 1]
@@ -144,15 +144,15 @@ class _Definition:
     def text(self) -> str:
         """Return the text; raises _NotKnown."""
         cut = {
-            self._tokens[place].start
+            self._tokens[position].start
             for start, end in self._pairs.items()
             if self._is_omitted(start, end)
-            for place in (start, end)
+            for position in (start, end)
         }
-        pieces = [(place, "") for place in cut] + self._added
+        pieces = [(position, "") for position in cut] + self._added
         text = self._expression
-        for place, added in sorted(pieces, reverse=True):
-            text = text[:place] + added + text[place + (not added) :]
+        for position, added in sorted(pieces, reverse=True):
+            text = text[:position] + added + text[position + (not added) :]
         return text
 
     def _is_call(self, start: int) -> bool:
@@ -207,8 +207,8 @@ class _Definition:
     def _word(self, token: Token | None) -> str:
         return "" if token is None else self._expression[token.start : token.end + 1].upper()
 
-    def _from(self, place: int) -> int:
-        return self._tokens[place].start
+    def _from(self, position: int) -> int:
+        return self._tokens[position].start
 
     def _binds_tighter(
         self,
@@ -230,8 +230,8 @@ class _Definition:
             return own > _PRECEDENCE[before]
         return False
 
-    def _token(self, place: int) -> Token | None:
-        return self._tokens[place] if 0 <= place < len(self._tokens) else None
+    def _token(self, position: int) -> Token | None:
+        return self._tokens[position] if 0 <= position < len(self._tokens) else None
 
 
 def _kind(token: Token | None) -> TokenType | None:

@@ -343,9 +343,9 @@ def _finds_the_same(large: Candidate, small: Candidate) -> bool:
 
 def _in_order_of(index: Candidate, other: Candidate) -> Candidate:
     """Return an index with those keys in the order of another one whose order does not matter."""
-    places = {key: place for place, key in enumerate(other.keys)}
+    positions = {key: position for position, key in enumerate(other.keys)}
     free, rest = index.keys[: index.equal_keys], index.keys[index.equal_keys :]
-    ordered = sorted(free, key=lambda key: places.get(key, len(places)))
+    ordered = sorted(free, key=lambda key: positions.get(key, len(positions)))
     return replace(index, keys=(*ordered, *rest))
 
 

@@ -63,10 +63,10 @@ def updated_columns(text: str) -> frozenset[str]:
 def _assigned(reading: Tokens) -> Iterable[str]:
     """Yield the names in front of each `=` of SET, alone or in parentheses."""
     begins, inside, listed = False, False, -1
-    for place, (token, around) in enumerate(zip(reading.tokens, reading.around, strict=True)):
+    for position, (token, around) in enumerate(zip(reading.tokens, reading.around, strict=True)):
         kind = token.token_type
         if around < 0:
-            listed = place if begins and kind is TokenType.L_PAREN else listed
+            listed = position if begins and kind is TokenType.L_PAREN else listed
             if inside and kind in _ENDS:
                 return
             if inside and begins and kind is not TokenType.L_PAREN:

@@ -95,12 +95,12 @@ def _declared(session: Session, draft: Preparable) -> Preparable:
                 known = transaction.types_of_parameters(draft.text, types)
             return replace(draft, types=tuple(known))
         except UntypedParameter as error:
-            place = error.place - 1
-            known_already = place not in range(len(types)) or types[place] != UNTYPED
+            position = error.position - 1
+            known_already = position not in range(len(types)) or types[position] != UNTYPED
             if known_already or guesses == _MAX_GUESSES:
                 raise
             # A string in the place of such a parameter is text.
-            types[place] = _text_type(draft, error.place)
+            types[position] = _text_type(draft, error.position)
             guesses += 1
 
 
@@ -164,7 +164,7 @@ class _Draft:
         self._given_names: list[str] = []
         self._arrays: set[int] = set()
         text, uses = numbered.text, numbered.uses
-        self._once = {place for place, count in uses.items() if count == 1}
+        self._once = {position for position, count in uses.items() if count == 1}
         pieces, position = [], 0
         while match := _PART.search(text, position):
             pieces.append(text[position : match.start()])
@@ -194,22 +194,26 @@ class _Draft:
     def _item(self, match: re.Match[str]) -> str:
         return self._single(int(match["number"]) - 1) + (match["cast"] or "")
 
-    def _single(self, place: int) -> str:
-        value = self._values[place]
+    def _single(self, position: int) -> str:
+        value = self._values[position]
         kind = type_of(value, self._driver)
         same = self._same and isinstance(value, _COMPARED)
-        return self._numbered((kind, value) if same else place, kind, self._names[place])
+        return self._numbered((kind, value) if same else position, kind, self._names[position])
 
     def _array(self, items: Sequence[re.Match[str]], *, is_tuple: bool) -> str | None:
         """Return the number of a parameter that has all values of a list, None if none can."""
-        places = [int(item["number"]) - 1 for item in items]
-        values: Sequence[Any] = [self._values[place] for place in places]
+        positions = [int(item["number"]) - 1 for item in items]
+        values: Sequence[Any] = [self._values[position] for position in positions]
         if is_tuple:
             values = values[0] if isinstance(values[0], tuple) else ()
         same_cast = len({item["cast"] for item in items}) == 1
         # One that stands alone may be no list of SQLAlchemy's.
         alone = len(items) == 1 and not is_tuple
-        if not (self._lists and values and same_cast) or alone or not self._once.issuperset(places):
+        if (
+            not (self._lists and values and same_cast)
+            or alone
+            or not self._once.issuperset(positions)
+        ):
             return None
         kinds = {type_of(value, self._driver) for value in values if value is not None}
         kind = type_of(list(values), self._driver)
@@ -217,7 +221,9 @@ class _Draft:
             return None
         if kind == UNTYPED and len(kinds) > 1:
             return None
-        number = self._numbered(tuple(places), kind, _LAST_NUMBER.sub("", self._names[places[0]]))
+        number = self._numbered(
+            tuple(positions), kind, _LAST_NUMBER.sub("", self._names[positions[0]])
+        )
         self._arrays.add(int(number[1:]))
         return number
 

@@ -81,11 +81,11 @@ _Above: TypeAlias = "tuple[_Step, _Above] | None"
 class Printed:
     """A text that a node prints: of its output, what it sorts or groups by, or a predicate.
 
-    `place` is its place among all texts of the plan. `columns` are the alias and the name of each
-    column in it; the star of a whole row is one. `test` is the predicate, if the node tests it.
+    `position` counts all texts of the plan. `columns` are the alias and the name of each column in
+    it; the star of a whole row is one. `test` is the predicate, if the node tests it.
     """
 
-    place: int
+    position: int
     node: Node
     text: str
     columns: tuple[tuple[str, str], ...]
@@ -394,11 +394,11 @@ def _printed(plan: Plan) -> Mapping[str, Sequence[Printed]] | None:
     if not plan.only_reads:
         return None
     found: defaultdict[str, list[Printed]] = defaultdict(list)
-    for place, (node, text, test) in enumerate(_texts(plan)):
+    for position, (node, text, test) in enumerate(_texts(plan)):
         parts = (test,) if test else conjuncts(text)
         if not parts:
             return None
-        printed = Printed(place, node, text, tuple(_columns(plan, text, parts)), test)
+        printed = Printed(position, node, text, tuple(_columns(plan, text, parts)), test)
         for alias in {alias for alias, _ in printed.columns}:
             found[alias].append(printed)
     return found
@@ -451,5 +451,5 @@ def _with_columns(
 
 def _in_order(printed: Iterable[Printed]) -> tuple[Printed, ...]:
     """Return each text once, in the order of the plan."""
-    by_place = {text.place: text for text in printed}
-    return tuple(by_place[place] for place in sorted(by_place))
+    by_position = {text.position: text for text in printed}
+    return tuple(by_position[position] for position in sorted(by_position))

@@ -154,7 +154,7 @@ def comparisons(plan: Plan, schema: Schema) -> tuple[Comparison, ...]:
 
 
 def _comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
-    places = {id(node): place for place, node in enumerate(plan.nodes)}
+    positions = {id(node): position for position, node in enumerate(plan.nodes)}
     scans: dict[str, Node] = {}
     for reader in plan.scans:
         if reader.alias and reader.type in SCANS:
@@ -179,7 +179,7 @@ def _comparisons(plan: Plan, schema: Schema) -> Iterator[Comparison]:
                             other,
                             operator,
                             plan.loops[id(scan)],
-                            _other_side(node, scan, places) if kind in JOIN_CONDITIONS else None,
+                            _other_side(node, scan, positions) if kind in JOIN_CONDITIONS else None,
                         )
 
 
@@ -233,13 +233,13 @@ def key_of(operand: Operand, relation: Relation) -> str:
     return relation.quoted_column(name) if name is not None else operand.without_alias()
 
 
-def _other_side(join: Node, scan: Node, places: Mapping[int, int]) -> Node | None:
-    """Return the side of a join that the scan is not on; `places` are those of all nodes."""
+def _other_side(join: Node, scan: Node, positions: Mapping[int, int]) -> Node | None:
+    """Return the side of a join that the scan is not on; `positions` are those of all nodes."""
     if len(join.children) < 2:
         return None
     outer, inner = join.children[:2]
     # Nodes below the outer side come before the inner one.
-    on_outer = places[id(outer)] <= places[id(scan)] < places[id(inner)]
+    on_outer = positions[id(outer)] <= positions[id(scan)] < positions[id(inner)]
     return inner if on_outer else outer
 
 

@@ -185,15 +185,15 @@ def _words(
 
     Without an alias before it, a name is the relation's only in a plan that reads it `alone`.
     """
-    tokens, place = tokens_in(text), 0
-    while place < len(tokens):
-        token, after = tokens[place], tokens[place + 1 : place + 3]
+    tokens, position = tokens_in(text), 0
+    while position < len(tokens):
+        token, after = tokens[position], tokens[position + 1 : position + 3]
         dotted = len(after) == 2 and after[0].token_type is TokenType.DOT
         if dotted and token.text in aliases and relation.column(after[1].text):
             yield _COLUMN, after[1].text
-            place += 3
+            position += 3
             continue
-        before = tokens[place - 1].token_type if place else None
+        before = tokens[position - 1].token_type if position else None
         called = bool(after) and after[0].token_type in {TokenType.L_PAREN, TokenType.DOT}
         named = before not in {TokenType.DOT, TokenType.DCOLON} and not called
         named = named and token.token_type not in LITERALS
@@ -201,7 +201,7 @@ def _words(
             yield _COLUMN, token.text
         else:
             yield token.token_type, token.text
-        place += 1
+        position += 1
 
 
 def _without(words: tuple[_Word, ...], part: tuple[_Word, ...]) -> tuple[_Word, ...]:
@@ -209,17 +209,19 @@ def _without(words: tuple[_Word, ...], part: tuple[_Word, ...]) -> tuple[_Word, 
     size = len(part)
     if not size:
         return words
-    kept, place = list[_Word](), 0
-    while place < len(words):
-        if words[place : place + size] == part:
-            before = words[place - 1][0] if place else TokenType.L_PAREN
-            behind = words[place + size][0] if place + size < len(words) else TokenType.R_PAREN
+    kept, position = list[_Word](), 0
+    while position < len(words):
+        if words[position : position + size] == part:
+            before = words[position - 1][0] if position else TokenType.L_PAREN
+            behind = (
+                words[position + size][0] if position + size < len(words) else TokenType.R_PAREN
+            )
             # PostgreSQL puts parentheses around all but calls, which end in one.
             if part[-1][0] is TokenType.R_PAREN or (before in _OPENING and behind in _CLOSING):
-                place += size
+                position += size
                 continue
-        kept.append(words[place])
-        place += 1
+        kept.append(words[position])
+        position += 1
     return tuple(kept)
 
 

@@ -111,8 +111,8 @@ def _tested(plan: Plan) -> _Tested:
         found = finds[id(node)] = finds[id(above)] if above is not None else node.alias
         conditions = predicates(plan)[id(node)]
         prefixes = pattern.prefix_subjects(dict(conditions).get("Index Cond", ()))
-        for place in product(relations[found], prefixes):
-            narrowed[place].add(found or "")
+        for position in product(relations[found], prefixes):
+            narrowed[position].add(found or "")
         for kind, conjunct in ((kind, test) for kind, joined in conditions for test in joined):
             for operand in (conjunct.left, conjunct.right):
                 alias = next(iter(operand.aliases), None)
@@ -122,8 +122,8 @@ def _tested(plan: Plan) -> _Tested:
                 text = operand.without_alias()
                 names = frozenset({text, mask(text), *pattern.subjects(conjunct, operand)})
                 column = {operand.cast_column[0]} if operand.cast_column else set()
-                for place in product(relations[alias], names | column):
-                    tests[place].append(_Test(kind, alias, operand, names))
+                for position in product(relations[alias], names | column):
+                    tests[position].append(_Test(kind, alias, operand, names))
     return _Tested(tests, narrowed)
 
 
@@ -182,7 +182,7 @@ def cast_in_statement(column: str, types: Iterable[str], statement: str) -> bool
 
 
 def _cast_type(tokens: tuple[Token, ...], index: int) -> Token | None:
-    """Return the first word of the type that the name at this place is cast to, or None."""
+    """Return the first word of the type that the name at this position is cast to, or None."""
     kinds = [token.token_type for token in tokens]
     before, after = index - 1, index + 1
     while before > 0 and kinds[before] is TokenType.DOT:

@@ -205,8 +205,8 @@ def parse(text: str) -> Structure | None:
 class Tokens:
     """A text and its tokens.
 
-    `around` has for each token the place of the token that opens the parentheses, brackets or CASE
-    around it, or that it closes; -1 at the top level.
+    `around` has for each token the position of the token that opens the parentheses, brackets or
+    CASE around it, or that it closes; -1 at the top level.
     """
 
     text: str
@@ -248,10 +248,10 @@ def waits_for_a_value(text: str) -> bool:
 def tokenize(text: str) -> Tokens:
     """Return the tokens of `text`, each with its position; raises SqlglotError."""
     tokens, around, opened = tuple(tokenizer().tokenize(text)), [], [-1]
-    for place, token in enumerate(tokens):
+    for position, token in enumerate(tokens):
         around.append(opened[-1])
         if token.token_type in _OPENING:
-            opened.append(place)
+            opened.append(position)
         elif token.token_type in _CLOSING and len(opened) > 1:
             opened.pop()
     return Tokens(text, tokens, tuple(around))
@@ -298,24 +298,24 @@ class _Piece:
 
     @property
     def at_top_level(self) -> Iterator[tuple[int, Token]]:
-        """The tokens that are in no parentheses of the piece, each with its place."""
+        """The tokens that are in no parentheses of the piece, each with its position."""
         tokens, around = self.reading.tokens, self.reading.around
-        for place in range(self.start, self.end):
-            if around[place] == around[self.start]:
-                yield place, tokens[place]
+        for position in range(self.start, self.end):
+            if around[position] == around[self.start]:
+                yield position, tokens[position]
 
     def last(self, kind: TokenType) -> int | None:
-        """Return the place of the last token of this kind that is in no parentheses."""
-        found = [place for place, token in self.at_top_level if token.token_type is kind]
+        """Return the position of the last token of this kind that is in no parentheses."""
+        found = [position for position, token in self.at_top_level if token.token_type is kind]
         return found[-1] if found else None
 
     def between(self, start: int, end: int) -> _Piece:
-        """Return the piece from one token up to another, which are named by their places."""
+        """Return the piece from one token up to another, which are named by their positions."""
         return _Piece(self.reading, start, end)
 
     def split(self, kind: TokenType) -> list[_Piece]:
         """Return what is before, between and after the tokens of a kind at the top level."""
-        cuts = [place for place, token in self.at_top_level if token.token_type is kind]
+        cuts = [position for position, token in self.at_top_level if token.token_type is kind]
         starts = [self.start, *(cut + 1 for cut in cuts)]
         return list(map(self.between, starts, [*cuts, self.end]))
 
@@ -361,16 +361,16 @@ def _conjunct(piece: _Piece) -> Conjunct:
 
 
 def _operator(piece: _Piece) -> tuple[int, int]:
-    """Return the places where the operator at the top level of a predicate starts and ends."""
+    """Return the positions where the operator at the top level of a predicate starts and ends."""
     text, tokens = piece.reading.text, piece.reading.tokens
     start = end = piece.start
-    for place, token in piece.at_top_level:
+    for position, token in piece.at_top_level:
         symbol = set(text[token.start : token.end + 1]) <= _SYMBOLS
         # The star of a whole row, as in `t.*`, is no operator.
         symbol = symbol and text[token.start - 1 : token.start] != "."
         if symbol and (start == end or token.start == tokens[end - 1].end + 1):
-            start = start if start < end else place
-            end = place + 1
+            start = start if start < end else position
+            end = position + 1
         elif start < end or token.token_type in (TokenType.OR, TokenType.IS):
             break
     return start, end

@@ -247,15 +247,15 @@ def _beside(reading: Tokens, index: int) -> Iterator[Token]:
     """
     tokens, around = reading.tokens, reading.around
     for step in (-1, 1):
-        place = index + step
-        while 0 <= place < len(tokens) and place != around[index]:
-            if around[place] == around[index]:
-                if step < 0 and tokens[place].token_type is TokenType.WHEN:
-                    yield tokens[place]
-                if tokens[place].token_type in _APART:
+        position = index + step
+        while 0 <= position < len(tokens) and position != around[index]:
+            if around[position] == around[index]:
+                if step < 0 and tokens[position].token_type is TokenType.WHEN:
+                    yield tokens[position]
+                if tokens[position].token_type in _APART:
                     break
-                yield tokens[place]
-            place += step
+                yield tokens[position]
+            position += step
 
 
 def _is_operator(token: Token) -> bool:
@@ -271,11 +271,11 @@ def _enclosing_call(reading: Tokens, index: int) -> str:
 
 
 def _before_opening(reading: Tokens, index: int) -> int:
-    """Return the place of the token before the parenthesis around this one, or -1."""
-    place = reading.around[index]
-    while place >= 0 and reading.tokens[place].token_type is not TokenType.L_PAREN:
-        place = reading.around[place]
-    return max(place - 1, -1)
+    """Return the position of the token before the parenthesis around this one, or -1."""
+    position = reading.around[index]
+    while position >= 0 and reading.tokens[position].token_type is not TokenType.L_PAREN:
+        position = reading.around[position]
+    return max(position - 1, -1)
 
 
 def _counts_something(reading: Tokens, index: int) -> bool:

@@ -107,9 +107,9 @@ def is_caught(error: BaseException) -> bool:
 def _done_before(error: BaseException, handlers: list[logging.Handler]) -> list[logging.Handler]:
     """Return the handlers that had their turn before one of them raised this."""
     active = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
-    for place, handler in enumerate(handlers):
+    for position, handler in enumerate(handlers):
         if any(owner is handler for owner in active):
-            return handlers[:place]
+            return handlers[:position]
     return []
 
 

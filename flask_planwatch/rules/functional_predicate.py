@@ -103,8 +103,12 @@ def _joined(suspicions: list[Suspicion]) -> Iterator[Suspicion]:
     fields: dict[tuple[str, ...], dict[str, Suspicion]] = {}
     for suspicion in suspicions:
         if field := _calendar_field(suspicion):
-            place = (suspicion.relation.key, suspicion.operand.column_names[0], *suspicion.scanned)
-            fields.setdefault(place, {})[field] = suspicion
+            position = (
+                suspicion.relation.key,
+                suspicion.operand.column_names[0],
+                *suspicion.scanned,
+            )
+            fields.setdefault(position, {})[field] = suspicion
     joined: dict[int, Suspicion] = {}
     further: set[int] = set()
     for found in fields.values():

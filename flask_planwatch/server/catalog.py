@@ -336,7 +336,7 @@ def _relations(family: Sequence[_Member], known: Mapping[int, _Known]) -> dict[s
 
 def _names(keys: Iterable[str]) -> list[str]:
     """Return all possible names in keys `schema.name`: both parts may contain dots."""
-    return [key[place + 1 :] for key in keys for place, sign in enumerate(key) if sign == "."]
+    return [key[position + 1 :] for key in keys for position, sign in enumerate(key) if sign == "."]
 
 
 def index_names(session: Session, schema: str) -> frozenset[str]:

@@ -137,14 +137,14 @@ class Psycopg2Transaction(Transaction):
         if not given.types:
             return name
         settings = {
-            f"{name}.v{place}": value
-            for place, value in enumerate(given.values, start=1)
+            f"{name}.v{position}": value
+            for position, value in enumerate(given.values, start=1)
             if value is not None
         }
         types = self._set(name, settings, given)
         arguments = [
-            "NULL" if value is None else f"pg_catalog.current_setting('{name}.v{place}')::{kind}"
-            for place, (value, kind) in enumerate(zip(given.values, types, strict=True), start=1)
+            "NULL" if value is None else f"pg_catalog.current_setting('{name}.v{position}')::{kind}"
+            for position, (value, kind) in enumerate(zip(given.values, types, strict=True), start=1)
         ]
         return f"{name} ({', '.join(arguments)})"
 

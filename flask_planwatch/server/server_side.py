@@ -39,7 +39,7 @@ class PsycopgTransaction(Transaction):
         result = cursor.pgresult
         # Not by the loaders, which the application may have replaced.
         value = result.get_value(0, 0) if result.ntuples and result.nfields else None
-        types = [result.ftype(place) for place in range(result.nfields)]
+        types = [result.ftype(position) for position in range(result.nfields)]
         return Answer(types, value if value is None else value.decode(self._encoding, "replace"))
 
     def oids(self, values: Sequence[Any]) -> list[int]:
@@ -66,8 +66,8 @@ class PsycopgTransaction(Transaction):
         numbered = Numbered(text, parameters)
         # A float is sent as double precision; its literal alone would be numeric.
         literals = {
-            place: self.literal(value) + "::double precision" * isinstance(value, float)
-            for place, value in enumerate(numbered.values)
+            position: self.literal(value) + "::double precision" * isinstance(value, float)
+            for position, value in enumerate(numbered.values)
         }
         return numbered.with_literals(literals)
 
@@ -137,16 +137,16 @@ class AsyncpgTransaction(Transaction):
             return text
         types = self._ask(self._types_of, text)
         casts = ", ".join(
-            f"pg_catalog.quote_nullable((${place}::{kind})::pg_catalog.text)"
-            for place, kind in enumerate(types, start=1)
+            f"pg_catalog.quote_nullable((${position}::{kind})::pg_catalog.text)"
+            for position, kind in enumerate(types, start=1)
         )
         written = self._ask(self._send_single, f"{MARK}SELECT ARRAY[{casts}]", tuple(values)).value
-        numbered = Numbered(text, values, [str(place) for place in range(len(values))])
+        numbered = Numbered(text, values, [str(position) for position in range(len(values))])
         # The server has taken the type from the cast that stands behind a parameter.
         cast = numbered.casts
         literals = {
-            place: literal if cast.get(place) else f"{literal}::{kind}"
-            for place, (literal, kind) in enumerate(zip(written, types, strict=True))
+            position: literal if cast.get(position) else f"{literal}::{kind}"
+            for position, (literal, kind) in enumerate(zip(written, types, strict=True))
         }
         return numbered.with_literals(literals)
 

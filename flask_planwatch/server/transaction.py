@@ -338,11 +338,11 @@ class Transaction(ABC):
 
 
 class UntypedParameter(ServerError):
-    """The server cannot tell the type of a parameter, which is number `place`, from 1."""
+    """The server cannot tell the type of a parameter, which has this position, from 1."""
 
-    def __init__(self, error: ServerError, place: int) -> None:
+    def __init__(self, error: ServerError, position: int) -> None:
         super().__init__(error.reason, error.detail, error.sqlstate)
-        self.place = place
+        self.position = position
 
 
 def unlimited(kind: str) -> str:

@@ -71,38 +71,38 @@ class Aliases:
     def names(self) -> frozenset[str]:
         """Return the aliases."""
         scopes = [_Scope(-1)]
-        for place, piece in enumerate(self._pieces):
-            if place % STEP == 0:
+        for position, piece in enumerate(self._pieces):
+            if position % STEP == 0:
                 give_way()
             if piece.type is TokenType.L_PAREN:
-                self._open(scopes, place)
+                self._open(scopes, position)
             elif piece.type is TokenType.R_PAREN and len(scopes) > 1:
                 self._leave(scopes)
             elif piece.type is TokenType.SEMICOLON:
                 self._visible.clear()
             elif piece.type is TokenType.WITH:
-                following = item_at(self._pieces, place + 1)
+                following = item_at(self._pieces, position + 1)
                 scopes[-1].recursive = (
                     following is not None and following.type is TokenType.RECURSIVE
                 )
             elif piece.type is TokenType.ALIAS and not scopes[-1].cast:
-                self._define(place, scopes[-1])
+                self._define(position, scopes[-1])
             if piece.type in CLAUSES:
                 scopes[-1].clause = piece.type
             if DIGITS.search(piece.text):
-                if self._follows_operand(place):
+                if self._follows_operand(position):
                     self._add(piece.text, scopes[-1])
                 else:
-                    self._use(place, scopes[-1])
+                    self._use(position, scopes[-1])
         no_aliases = self._no_aliases | {name for name, _ in self._sorted_by - self._aliased_in}
         return frozenset(
             name for name in self._defined if name not in no_aliases and DIGITS.search(name)
         )
 
-    def _open(self, scopes: list[_Scope], place: int) -> None:
-        before = self._pieces[place - 1].text.upper() if place else ""
-        name = self._bodies.get(place, "")
-        scopes.append(_Scope(place, before, defines=name))
+    def _open(self, scopes: list[_Scope], position: int) -> None:
+        before = self._pieces[position - 1].text.upper() if position else ""
+        name = self._bodies.get(position, "")
+        scopes.append(_Scope(position, before, defines=name))
         if name and scopes[-2].recursive:
             self._visible[name] += 1
             scopes[-2].queries.append(name)
@@ -116,12 +116,12 @@ class Aliases:
             self._visible[scope.defines] += 1
             scopes[-1].queries.append(scope.defines)
 
-    def _define(self, place: int, scope: _Scope) -> None:
+    def _define(self, position: int, scope: _Scope) -> None:
         """Take the name before or after an AS."""
-        body = self._body(place)
-        following = item_at(self._pieces, place + 1)
-        if body is not None and place:
-            name = self._bodies[body] = self._pieces[place - 1].text
+        body = self._body(position)
+        following = item_at(self._pieces, position + 1)
+        if body is not None and position:
+            name = self._bodies[body] = self._pieces[position - 1].text
             self._defined.add(name)
         elif body is None and following is not None:
             self._add(following.text, scope)
@@ -130,11 +130,11 @@ class Aliases:
         self._defined.add(name)
         self._aliased_in.add((name, scope.start))
 
-    def _follows_operand(self, place: int) -> bool:
+    def _follows_operand(self, position: int) -> bool:
         """Whether a name, or a value, or an expression in brackets is right before this name."""
-        if not place or self._pieces[place].type not in _NAMES:
+        if not position or self._pieces[position].type not in _NAMES:
             return False
-        before = self._pieces[place - 1]
+        before = self._pieces[position - 1]
         if before.type is TokenType.R_PAREN:
             return self._left not in _BEFORE_OPERANDS
         if before.type is TokenType.PLACEHOLDER and before.text == "?":
@@ -142,29 +142,29 @@ class Aliases:
             return False
         return ends_operand(before.text)
 
-    def _body(self, place: int) -> int | None:
+    def _body(self, position: int) -> int | None:
         """Return where the WITH query that follows an AS begins, if one does."""
-        place += 1
-        while (piece := item_at(self._pieces, place)) and piece.text.upper() in _BEFORE_BODY:
-            place += 1
-        return place if piece is not None and piece.type is TokenType.L_PAREN else None
+        position += 1
+        while (piece := item_at(self._pieces, position)) and piece.text.upper() in _BEFORE_BODY:
+            position += 1
+        return position if piece is not None and piece.type is TokenType.L_PAREN else None
 
-    def _use(self, place: int, scope: _Scope) -> None:
+    def _use(self, position: int, scope: _Scope) -> None:
         """Take a name where it is used, if that is no use of an alias."""
-        name = self._pieces[place].text
-        before = self._pieces[place - 1].type if place else None
-        following = item_at(self._pieces, place + 1)
+        name = self._pieces[position].text
+        before = self._pieces[position - 1].type if position else None
+        following = item_at(self._pieces, position + 1)
         after = following.type if following is not None else None
         listed = scope.clause if before is TokenType.COMMA else None
         if before in POSITIONS or listed in POSITIONS:
             self._sorted_by.add((name, scope.start))
-        elif listed in _LOCKING or (place and self._pieces[place - 1].text.upper() == "OF"):
+        elif listed in _LOCKING or (position and self._pieces[position - 1].text.upper() == "OF"):
             # What is locked is in FROM, too.
             pass
         elif before in (TokenType.FROM, TokenType.JOIN):
             if after is TokenType.DOT or self._visible[name] <= 0:
                 self._no_aliases.add(name)
         elif before is TokenType.DOT or after is not TokenType.DOT:
-            begins_query = after is TokenType.ALIAS and self._body(place + 1) is not None
+            begins_query = after is TokenType.ALIAS and self._body(position + 1) is not None
             if scope.cast or not (before is TokenType.ALIAS or begins_query):
                 self._no_aliases.add(name)

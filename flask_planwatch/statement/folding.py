@@ -112,41 +112,41 @@ class _Folder:
         """Return the statement."""
         stack = [_Frame(-1, "")]
         opened: Counter[str] = Counter()
-        for place, piece in enumerate(self._pieces):
-            if place % STEP == 0:
+        for position, piece in enumerate(self._pieces):
+            if position % STEP == 0:
                 give_way()
             if piece.type in _OPENING:
-                stack.append(self._opened(stack[-1].items, place))
+                stack.append(self._opened(stack[-1].items, position))
                 opened[stack[-1].closing] += 1
             elif opened[closing := _CLOSING.get(piece.type, "")] > 0:
                 # What was opened in between has no end.
                 while stack[-1].closing != closing:
                     opened[stack[-1].closing] -= 1
-                    self._close(stack, place - 1, "")
+                    self._close(stack, position - 1, "")
                 opened[closing] -= 1
-                self._close(stack, place, closing)
+                self._close(stack, position, closing)
             else:
-                stack[-1].items.append(place)
+                stack[-1].items.append(position)
         while len(stack) > 1:
             self._close(stack, len(self._pieces) - 1, "")
         whole = self._content(stack[0])
         return Folded(self._shown(), self._terms.identity(whole))
 
-    def _opened(self, items: list[int | _Group], place: int) -> _Frame:
-        """Return the brackets that open at a place, after these items."""
-        opening = self._pieces[place]
+    def _opened(self, items: list[int | _Group], position: int) -> _Frame:
+        """Return the brackets that open at a position, after these items."""
+        opening = self._pieces[position]
         closing = _OPENING[opening.type]
         if opening.type is TokenType.L_BRACKET:
-            return _Frame(place, closing, called=True, listed=True)
+            return _Frame(position, closing, called=True, listed=True)
         before, earlier = item_at(items, -1), self._type(item_at(items, -2))
         # That of a type does not count.
         if not isinstance(before, int) or earlier in (TokenType.DCOLON, TokenType.ALIAS):
-            return _Frame(place, closing)
+            return _Frame(position, closing)
         name = self._pieces[before]
         is_name = name.text[-1].isalnum() or name.text[-1] in '_"'
         called = is_name and name.type not in _NO_NAMES
         listed = called and earlier is not TokenType.DOT and name.text.lower() in _LISTED
-        return _Frame(place, closing, called, listed)
+        return _Frame(position, closing, called, listed)
 
     def _close(self, stack: list[_Frame], end: int, closing: str) -> None:
         """Make a group of the brackets opened last; `closing` is empty if they have no end."""
@@ -336,13 +336,13 @@ class _Folder:
         if folds:
             kept = self._terms.firsts(terms)
         values = rows = 0
-        for place, term in enumerate(terms):
+        for position, term in enumerate(terms):
             values = values + 1 if term.is_value else 0
             rows = rows + 1 if term.is_row else 0
             if term.is_value:
-                kept[place] = values <= MAX_SIDE_BY_SIDE
+                kept[position] = values <= MAX_SIDE_BY_SIDE
             elif term.is_row:
-                kept[place] = rows == 1 and (clause is not TokenType.VALUES or kept[place])
+                kept[position] = rows == 1 and (clause is not TokenType.VALUES or kept[position])
         return kept
 
     def _expression(self, items: list[int | _Group]) -> Term:
@@ -441,7 +441,7 @@ class _Folder:
     def _places(
         self, items: list[int | _Group], kinds: Set[TokenType], start: int = 0
     ) -> list[int]:
-        """Return where the tokens of some kinds are, from a place on."""
+        """Return where the tokens of some kinds are, from a position on."""
         return [at for at in range(start, len(items)) if self._type(items[at]) in kinds]
 
     def _type(self, item: int | _Group | None) -> TokenType | None:
@@ -461,18 +461,18 @@ class _Folder:
 
     def _shown(self) -> str:
         shown: list[str] = []
-        place = 0
-        while place < len(self._pieces):
+        position = 0
+        while position < len(self._pieces):
             if len(shown) % STEP == 0:
                 give_way()
-            piece = self._pieces[place]
-            shown.append(" " if piece.spaced and place else "")
-            if place in self._left_out:
+            piece = self._pieces[position]
+            shown.append(" " if piece.spaced and position else "")
+            if position in self._left_out:
                 shown.append(MORE)
-                place = max(self._left_out[place], place + 1)
+                position = max(self._left_out[position], position + 1)
             else:
                 shown.append(piece.text)
-                place += 1
+                position += 1
         return "".join(shown)
 
 

@@ -70,14 +70,14 @@ def unmark_expressions(pieces: Sequence[Piece]) -> None:
 
     As in `IS DISTINCT FROM`, in `timestamp with time zone` and in the function `left()`.
     """
-    for place, piece in enumerate(pieces):
-        if place % STEP == 0:
+    for position, piece in enumerate(pieces):
+        if position % STEP == 0:
             give_way()
-        kind, following = piece.type, item_at(pieces, place + 1)
+        kind, following = piece.type, item_at(pieces, position + 1)
         if following is None or kind not in CLAUSES:
             continue
         if kind is TokenType.DISTINCT and following.type is TokenType.FROM:
-            before = pieces[place - 1].type if place else None
+            before = pieces[position - 1].type if position else None
             words = [piece, following] if before in (TokenType.IS, TokenType.NOT) else []
         elif (kind is TokenType.WITH and following.text.lower() == "time") or (
             kind in (TokenType.LEFT, TokenType.RIGHT) and following.type is TokenType.L_PAREN
@@ -98,6 +98,6 @@ def ends_operand(words: str) -> bool:
     return (word[-1].isalnum() or word[-1] == "_") and word not in _BEFORE_NAMES
 
 
-def item_at(items: Sequence[Item], place: int) -> Item | None:
-    """Return an item, None if there is none at this place; -1 is the last one."""
-    return items[place] if -len(items) <= place < len(items) else None
+def item_at(items: Sequence[Item], position: int) -> Item | None:
+    """Return an item, None if there is none at this position; -1 is the last one."""
+    return items[position] if -len(items) <= position < len(items) else None

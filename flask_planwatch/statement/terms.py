@@ -96,11 +96,11 @@ class Terms:
         pairs = zip(["", *words], words, strict=False)
         return {
             word
-            for place, (before, word) in enumerate(pairs)
+            for position, (before, word) in enumerate(pairs)
             if word in self._aliases
             and (
                 before.upper() == "AS"
-                or (item_at(words, place + 1) or "").upper() == "AS"
+                or (item_at(words, position + 1) or "").upper() == "AS"
                 or (before and ends_operand(before))
             )
         }

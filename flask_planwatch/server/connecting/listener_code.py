@@ -193,9 +193,9 @@ def loads_of(code: types.CodeType, names: set[str]) -> Iterator[tuple[str, str |
         used = value if isinstance(value, tuple) else (value,)
         if operation.startswith("STORE"):
             used = used[1:]
-        for place, name in enumerate(used):
+        for position, name in enumerate(used):
             if name in names:
-                yield name, attribute_of(after) if place == len(used) - 1 else None
+                yield name, attribute_of(after) if position == len(used) - 1 else None
 
 
 #: Parts of the names of instructions that use variables.

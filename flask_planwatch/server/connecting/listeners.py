@@ -148,8 +148,8 @@ def effect_of(listener: Any, handed: Mapping[int, Any] | None = None) -> Effect:
         given = dict.fromkeys(found.parameters, RAW)
     else:
         given = {
-            name: handed.get(place, NOTHING) if place < found.positional else RAW
-            for place, name in enumerate(found.parameters)
+            name: handed.get(position, NOTHING) if position < found.positional else RAW
+            for position, name in enumerate(found.parameters)
         }
     given = {name: kind for name, kind in given.items() if kind is not NOTHING}
     loads = list(loads_of(found.function.__code__, set(given)))

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..plan.figures import MAX_INDEX_COLUMNS
 from ..plan.tree import Plan
 from .candidate import Candidate, mentions
-from .shapes import MAX_COLUMNS, is_narrow
+from .shapes import is_narrow
 
 #: If most rows pass, so that an index seems of little use, it has to save this much: what
 #: dexter asks of every index (https://github.com/ankane/dexter).
@@ -39,7 +40,7 @@ MIN_SHARED_SAVING = 0.95
 
 #: An index in place of two holds so many columns at most, one more than one for a statement. It is
 #: smaller than both together: each entry has its header and the first key only once.
-MAX_SHARED_COLUMNS = MAX_COLUMNS + 1
+MAX_SHARED_COLUMNS = MAX_INDEX_COLUMNS + 1
 
 #: How many smaller forms of one index are tried.
 MAX_SIMPLER = 8

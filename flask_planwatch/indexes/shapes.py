@@ -13,6 +13,7 @@ from itertools import chain, combinations, permutations
 
 from ..plan.access import EQUAL, RANGES, Access
 from ..plan.comparison import Comparison, plain_column
+from ..plan.figures import MAX_INDEX_COLUMNS
 from ..plan.pattern import access_method
 from ..plan.predicate import Operand
 from ..plan.schema import Relation, Structural
@@ -28,9 +29,7 @@ MAX_CANDIDATES = 30
 #: How many keys of one sort are combined with each other: that makes more than MAX_CANDIDATES.
 MAX_COMBINED = 8
 
-#: An index of more columns, or with included ones that are wider than this, in bytes, is a second
-#: copy of the table. One with the order of the result may include one more.
-MAX_COLUMNS = 3
+#: An index with included columns that are wider than this, in bytes, is a second copy of the table.
 MAX_INCLUDED_WIDTH = 64
 
 #: An index that finds about this many rows needs no further column.
@@ -161,7 +160,7 @@ class Shapes:
             missing = tuple(name for name in read if name not in {key.column for key in shape.keys})
             # To find many rows in order pays only if the table need not be read for each.
             one_more = len(missing) == 1 and bool(self._order) and {*self._order} <= {*shape.keys}
-            most = MAX_COLUMNS + one_more
+            most = MAX_INDEX_COLUMNS + one_more
             if missing and is_narrow(self._relation, missing, beside=len(shape.keys), most=most):
                 yield replace(shape, include=missing)
 
@@ -259,7 +258,7 @@ class Shapes:
 
 
 def is_narrow(
-    relation: Relation, names: Collection[str], *, beside: int = 0, most: int = MAX_COLUMNS
+    relation: Relation, names: Collection[str], *, beside: int = 0, most: int = MAX_INDEX_COLUMNS
 ) -> bool:
     """Whether an index may hold these columns as well, `beside` so many: it is no second table.
 

@@ -91,6 +91,9 @@ MIN_PASSES = 1.5
 #: Rows, with lookups counted as above, that take 1.5 to 5 ms: less is not reported.
 MIN_ROWS_READ = 20_000.0
 
+#: An index of more columns is a second copy of the table.
+MAX_INDEX_COLUMNS = 3
+
 #: What it costs to read a page of the table for a single row: the default of `random_page_cost`.
 RANDOM_PAGE_COST = 4.0
 

@@ -69,7 +69,12 @@ from itertools import chain
 from ..plan.access import EQUAL, RANGES, Access, accesses, texts
 from ..plan.comparison import Comparison, key_of
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.figures import INDEX_TUPLE_COST, MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST
+from ..plan.figures import (
+    INDEX_TUPLE_COST,
+    MAX_INDEX_COLUMNS,
+    MAX_USEFUL_SHARE,
+    MIN_INDEX_SCAN_COST,
+)
 from ..plan.schema import Index, Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
@@ -132,9 +137,6 @@ _BEGINS = "the index {existing} begins with a column that is compared or sorted 
 _SKIPS = (
     "an index that begins with other columns is searched for each of their few values (skip scan)"
 )
-
-#: An index of more columns would be a second copy of the table.
-MOST_READ = 3
 
 #: What the relation is called in the check of a foreign key, and each of its partitions.
 REFERRING = re.compile(r"x(_\d+)?\Z")
@@ -379,7 +381,11 @@ def _columns_read(suspicion: Suspicion, evidence: Evidence) -> list[Structural]:
     """Return the columns that the statement reads where it scans the relation, if they are few."""
     access = worth.access_of(suspicion, evidence)
     names = (access and access.read) or ()
-    return list(map(suspicion.relation.quoted_column, names)) if len(names) <= MOST_READ else []
+    return (
+        list(map(suspicion.relation.quoted_column, names))
+        if len(names) <= MAX_INDEX_COLUMNS
+        else []
+    )
 
 
 def _lack(suspicion: Suspicion, read: Sequence[Structural]) -> dict[str, object]:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flask_planwatch.indexes.shapes import (
-    MAX_CANDIDATES,
-    MAX_COLUMNS,
-    MAX_INCLUDED_WIDTH,
-    MAX_KEYS,
-    Shapes,
-)
+from flask_planwatch.indexes.shapes import MAX_CANDIDATES, MAX_INCLUDED_WIDTH, MAX_KEYS, Shapes
 from flask_planwatch.plan.access import reference_access
+from flask_planwatch.plan.figures import MAX_INDEX_COLUMNS
 from flask_planwatch.plan.schema import Column
 
 from .data import COLUMNS, asked, bodies, body, index, spelled, table
@@ -184,7 +179,7 @@ CARRIED = {
     "part of an expression": (("(d.points + 1)",), "(town) INCLUDE (points)"),
     "nothing but the key": (("d.town",), None),
     "nothing at all": (("1",), None),
-    "more than MAX_COLUMNS": (("d.points", "d.state", "d.at"), None),
+    "more than MAX_INDEX_COLUMNS": (("d.points", "d.state", "d.at"), None),
     "a long text": (("d.note",), None),
     "a wide column": (("d.code",), None),
     "the whole row": (("d.*",), None),
@@ -210,7 +205,7 @@ def test_an_index_in_order_carries_one_more():
 def test_limits_of_what_is_carried():
     """The limits themselves, so that the cases above stand on either side of them."""
     widths = {column.name: column.width for column in COLUMNS}
-    assert MAX_COLUMNS == 3
+    assert MAX_INDEX_COLUMNS == 3
     assert widths["state"] + widths["points"] <= MAX_INCLUDED_WIDTH < widths["code"]
     assert widths["note"] <= MAX_INCLUDED_WIDTH
 

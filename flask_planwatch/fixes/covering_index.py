@@ -57,7 +57,7 @@ def advise(case: Case, hit: Hit) -> Answer:
         return Advised((generated,))
     index = drafts.candidate(coverage.access.relation, shape(coverage))
     answer = try_index(case, hit, index, _proof(hit))
-    if not case.plan.limited:
+    if not case.plan.limits(hit.suspicion.scans):
         # The cost of a LIMIT is a guess of how much of the scan it leaves out.
         answer = if_worth_it(answer)
     if isinstance(answer, Advised):

@@ -115,7 +115,7 @@ def full_cost(before: Plan, hits: Iterable[Hit]) -> float:
     The cost of a LIMIT is a part of its scan's; if few rows match, the scan has to reach its end.
     One that is expected to read much of the scan anyway, as for a large OFFSET, costs what it says.
     """
-    scans = [scan for hit in hits for scan in hit.suspicion.scans] if before.limited else []
+    scans = [scan for hit in hits for scan in hit.suspicion.scans if before.limits([scan])]
     whole = max((scan.total_cost for scan in scans), default=0.0)
     return whole if before.total_cost <= whole * MAX_EXPECTED_SHARE else before.total_cost
 

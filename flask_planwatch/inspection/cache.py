@@ -182,7 +182,8 @@ def _times(capture: Capture, evidence: Evidence) -> Iterator[int]:
     yield _magnitude(evidence.in_plan_ms, MIN_MS)
     yield _magnitude(median(timings.recent or (0.0,)) - outside_ms, MIN_MS)
     # Whether a LIMIT was reached early shows in shorter times, too; 1 ms is a round trip.
-    yield _magnitude(timings.fastest_ms - outside_ms, 1.0 if evidence.plan.limited else MIN_MS)
+    limited = evidence.plan.limits(evidence.plan.scans)
+    yield _magnitude(timings.fastest_ms - outside_ms, 1.0 if limited else MIN_MS)
     # A thousand units are a plan that is worth a look.
     yield _magnitude((timings.ms_per_cost or 0.0) * 1000, 1.0)
 

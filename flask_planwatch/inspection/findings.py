@@ -200,7 +200,9 @@ def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:
     count, nor does its cost of a scan that a LIMIT may not stop as early as it expects.
     """
     verdict = answer.advice[0].verdict if answer.advice else None
-    if verdict is None or verdict.guess or plan.limited or hit.fix not in _EXPLAINED_BY_COST:
+    if verdict is None or verdict.guess or hit.fix not in _EXPLAINED_BY_COST:
+        return hit.share
+    if plan.limits(hit.suspicion.scans):
         return hit.share
     before, after = verdict.cost_before, verdict.cost_after
     if verdict.status is not VerdictStatus.VERIFIED or before is None or after is None:

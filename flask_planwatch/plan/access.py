@@ -202,6 +202,7 @@ def _access(
     conditions = [test.condition for test in compared if _is_condition(test)]
     above = list(_each(steps[id(scans[0])]))
     sort = _sorted_by(above, aliases)
+    limited = plan.limits(scans)
     return Access(
         relation=schema.root(relation),
         scans=tuple(scans),
@@ -211,8 +212,8 @@ def _access(
         ranged=_by_operand(by_use["ranged"]),
         matched=_by_operand(by_use["matched"]),
         sorted_by=sort,
-        index_order=_index_order(scans[0], relation) if plan.limited and not sort else (),
-        limited=bool(sort) and plan.limited,
+        index_order=_index_order(scans[0], relation) if limited and not sort else (),
+        limited=bool(sort) and limited,
         grouped_by=_grouped_by(above, scans[0], aliases),
         alternatives=tuple(chain.from_iterable(map(_branches, by_use["alternatives"]))),
         conditions=tuple(dict.fromkeys(conditions)),

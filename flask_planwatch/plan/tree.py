@@ -6,7 +6,7 @@ thousands of levels is read without recursion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -221,10 +221,28 @@ class Plan:
         """Whether nothing in it writes or locks rows."""
         return not any(node.type in {"ModifyTable", "LockRows"} for node in self.nodes)
 
-    @property
-    def limited(self) -> bool:
-        """Whether some step stops after a number of rows."""
-        return any(node.type == "Limit" for node in self.nodes)
+    def limits(self, scans: Iterable[Node]) -> bool:
+        """Whether a step above one of the scans stops after a number of rows.
+
+        They may be those of another plan of the statement: what counts is their alias.
+        """
+        names = {scan.alias for scan in scans}
+        return any(
+            above.type == "Limit"
+            for scan in self.scans
+            if scan.alias in names
+            for above in self._steps_above(scan)
+        )
+
+    def _steps_above(self, node: Node) -> Iterator[Node]:
+        """Yield the steps that may stop a node before its end; an InitPlan runs as a whole."""
+        above = self.parents.get(id(node))
+        while above is not None:
+            whole = node.relationship == "InitPlan" and not (node.subplan or "").startswith("CTE ")
+            if whole:
+                return
+            yield above
+            node, above = above, self.parents.get(id(above))
 
     @cached_property
     def loops(self) -> Mapping[int, float]:

@@ -298,7 +298,7 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     """Return why an index would not be worth having, unless the planner confirms that it helps."""
     if not all(map(_on_one_column, suspicion.comparisons)):
         return Miss(suspicion, _OR, by_parameters=True)
-    if not suspicion.comparisons and not evidence.plan.limited:
+    if not suspicion.comparisons and not evidence.plan.limits(suspicion.scans):
         return Miss(suspicion, _ALL_ROWS, by_parameters=True)
     if any(comparison.repeated for comparison in suspicion.comparisons):
         return Miss(suspicion, _LOOKED_UP, by_parameters=True)

@@ -211,7 +211,7 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
         "found_rows": round(scan.children[0].rows) if bitmaps else None,
         "runs": round(runs) if runs >= MIN_RUNS else None,
         # A LIMIT stops a scan before it has cost that.
-        "scan_cost": None if runs >= MIN_RUNS or plan.limited else scan.total_cost,
+        "scan_cost": None if runs >= MIN_RUNS or plan.limits([scan]) else scan.total_cost,
     }
     if scan.reads_all_rows:
         # Other partitions may be read by an index.
@@ -306,7 +306,7 @@ def share_that_passes(suspicion: Suspicion, evidence: Evidence, rows: float) -> 
 
 def spared_by_limit(suspicion: Suspicion, evidence: Evidence) -> str:
     """Return why the elapsed time shows no scan to its end below a LIMIT, or nothing if it does."""
-    if not evidence.plan.limited:
+    if not evidence.plan.limits(suspicion.scans):
         return ""
     least_ms = sum(scan.total_cost for scan in suspicion.scans) * MIN_MS_PER_COST
     # What makes one execution slow, such as a busy process, spares no other. One that failed ended
@@ -322,7 +322,7 @@ def spared_by_limit(suspicion: Suspicion, evidence: Evidence) -> str:
 def passed_over_for_limit(suspicion: Suspicion, evidence: Evidence) -> bool:
     """Whether indexes answer all keys, and are not used as a LIMIT is expected to stop the scan."""
     plan, scanned = evidence.seqscan_off, suspicion.scanned
-    if plan is None or not evidence.plan.limited:
+    if plan is None or not evidence.plan.limits(suspicion.scans):
         return False
     return all(is_gone(plan, scanned, key) for key in suspicion.keys)
 

@@ -142,6 +142,53 @@ def test_parents():
     assert id(join) not in plan.parents
 
 
+def step(kind: str, *below: dict[str, object]) -> dict[str, object]:
+    return {"Node Type": kind, "Plans": list(below)}
+
+
+def scan(alias: str, **more: object) -> dict[str, object]:
+    return {"Node Type": "Seq Scan", "Relation Name": "t", "Alias": alias, **more}
+
+
+def inside(name: str, *below: dict[str, object]) -> dict[str, object]:
+    """Return a LIMIT that is a sub-query of this name."""
+    first = {"Parent Relationship": name.split()[0], "Subplan Name": name}
+    return {"Node Type": "Limit", "Plans": list(below), **first}
+
+
+#: A plan, and the scans that a LIMIT may stop.
+LIMITS = {
+    "none": (scan("a"), ""),
+    "above": (step("Limit", scan("a")), "a"),
+    "above a join": (step("Limit", step("Hash Join", scan("a"), scan("b"))), "ab"),
+    "in a value": ({**scan("a"), "Plans": [inside("InitPlan 1", scan("b"))]}, "b"),
+    "in a sub-query": ({**scan("a"), "Plans": [inside("SubPlan 1", scan("b"))]}, "b"),
+    "beside a value": (
+        step(
+            "Limit",
+            scan("b", **{"Parent Relationship": "InitPlan", "Subplan Name": "InitPlan 1"}),
+            scan("a"),
+        ),
+        "a",
+    ),
+    "above a WITH query": (
+        step(
+            "Limit",
+            scan("b", **{"Parent Relationship": "InitPlan", "Subplan Name": "CTE c"}),
+            {"Node Type": "CTE Scan", "CTE Name": "c", "Alias": "c"},
+        ),
+        "b",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_stops_the_scans_below_it(name):
+    document, stopped = LIMITS[name]
+    plan = Plan.from_json(document)
+    assert "".join(s.alias for s in plan.scans if plan.limits([s])) == stopped
+
+
 def test_a_scan_of_a_with_query_leads_to_what_makes_its_rows():
     def query(name, *children):
         steps = {"Parent Relationship": "InitPlan", "Subplan Name": f"CTE {name}"}

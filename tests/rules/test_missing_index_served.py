@@ -59,6 +59,12 @@ SERVED = [
 
 SPEAKS = [
     speaks(
+        # It ends another scan.
+        "a limit in a sub-query",
+        sa.text("SELECT * FROM served WHERE a = (SELECT b FROM entry LIMIT 1)"),
+        fix="CREATE INDEX CONCURRENTLY ix_served_a ON served (a)",
+    ),
+    speaks(
         # The planner expects to stop after a few pages, whatever it took.
         "a limit that is reached at the end of the table",
         sa.text("SELECT * FROM entry WHERE c = 99 LIMIT 1"),

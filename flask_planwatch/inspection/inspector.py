@@ -9,10 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from weakref import ref
 
 from ..capture.execution import Capture
-from ..capture.statistics import NEVER, StatementStatistics
 from ..capture.written import MAX_WRITTEN
 from ..failure import ServerError
 from ..finding import Finding, Inspection, Skip
@@ -20,7 +18,7 @@ from ..fixes.answers import Answers
 from ..fixes.case import Case
 from ..indexes.candidate import Candidate
 from ..indexes.mapped import MappedTable
-from ..indexes.proposal import Proposals, replacing
+from ..indexes.proposal import replacing
 from ..plan.constants import SeenConstants
 from ..plan.evidence import Evidence, Hit
 from ..plan.memory import forget_plans
@@ -100,6 +98,8 @@ class Inspector:
 
         Raises nothing that the server, the connection or the plan may cause.
         """
+        if self._forgotten:
+            self._start_anew()
         try:
             return self._inspect(capture)
         except ServerError as error:
@@ -109,33 +109,21 @@ class Inspector:
             forget_plans()
 
     def _inspect(self, capture: Capture) -> Outcome:
-        if self._forgotten:
-            self._start_anew()
         query = query_of(capture)
         plan = self.planner.plan(capture, query)
-        origin = _origin(capture)
-        proposed = self.proposals.others(origin)
-        remembered = self.knowledge.look_up(capture, plan, origin, proposed)
-        evidence, result = remembered.evidence, remembered.result
+        known = self.knowledge.look_up(capture, plan)
+        result = known.result
         if result is None:
-            suspected = suspicions(plan, evidence.schema, evidence.varying)
+            suspected = suspicions(plan, known.evidence.schema, known.evidence.varying)
             gathering = self._gathering(capture, query)
-            judged = judge(suspected, evidence, gathering.gather)
+            judged = judge(suspected, known.evidence, gathering.gather)
             hits = [hit for hit in judged.hits if not self._ignores(capture, hit)]
-            case = self._case(capture, query, judged.evidence, proposed)
+            case = self._case(capture, query, judged.evidence, known.proposed)
             # Each answer is advice with its proof, or why nothing is advised.
             answered = self.answers.on(case, hits)
             result = result_of(judged, answered, gathering.unanswered)
-            self.knowledge.results.keep(remembered.key, result)
-        give_way()
-        again = partial(_make_due, ref(capture.statistics))
-        self.proposals.keep(origin, result.chosen, proposed, again)
-        inspection = self._inspection(capture, evidence, self._with_replaced(result))
-        detail = self._detail(query, plan) if capture.shown else None
-        is_complete = detail is not None and 0 < len(detail.statement) <= MAX_WRITTEN
-        if capture.listed and (inspection.findings or not is_complete):
-            self._prepare(capture, query)
-        return Outcome(inspection, detail, blocked=result.blocked)
+        self.knowledge.keep(capture, known, result)
+        return self._outcome(capture, query, known.evidence, result)
 
     def skip(self, capture: Capture, skip: Skip, findings: tuple[Finding, ...] = ()) -> Outcome:
         """Return the outcome for a capture that was not planned."""
@@ -170,8 +158,6 @@ class Inspector:
         self._preparable: RecentlyUsed[str, tuple[int, Preparable]] = RecentlyUsed(
             LEARNT, MAX_PREPARABLE
         )
-        #: What is proposed for the statements of this engine.
-        self.proposals = Proposals()
         self.session.literal_only.clear()
 
     def _gathering(self, capture: Capture, query: Query) -> Gathering:
@@ -211,6 +197,17 @@ class Inspector:
         relation = f'"{schema}".{table.quoted_name}' if schema else finding.relation
         return self.settings.ignores(finding.rule, relation, finding.subject, finding.id)
 
+    def _outcome(
+        self, capture: Capture, query: Query, evidence: Evidence, result: Result
+    ) -> Outcome:
+        """Return what is reported of a result, and what the panel of the request shows."""
+        inspection = self._inspection(capture, evidence, self._with_replaced(result))
+        detail = self._detail(query, evidence.plan) if capture.shown else None
+        is_complete = detail is not None and 0 < len(detail.statement) <= MAX_WRITTEN
+        if capture.listed and (inspection.findings or not is_complete):
+            self._prepare(capture, query)
+        return Outcome(inspection, detail, blocked=result.blocked)
+
     def _inspection(self, capture: Capture, evidence: Evidence, result: Result) -> Inspection:
         """Return a result with what this execution took, without values."""
         findings = findings_of(capture, result.advised, evidence, self.saved_by_others)
@@ -246,7 +243,7 @@ class Inspector:
         advised = []
         for hit, answer in result.advised:
             names = {
-                id(advice): self.proposals.replaced_by(index)
+                id(advice): self.knowledge.proposals.replaced_by(index)
                 for index, advice in answer.proposed.items()
             }
             replaced = tuple(
@@ -264,15 +261,3 @@ class Inspector:
             written = ""
         give_way()
         return detail_of(written, plan)
-
-
-def _origin(capture: Capture) -> str:
-    """Return the identity of a statement and of the line of code that it came from."""
-    return f"{statement_of(capture).fingerprint} {capture.location}"
-
-
-def _make_due(known: ref[StatementStatistics]) -> None:
-    """Have the next execution of a statement inspected, whatever is left of its interval."""
-    statistics = known()
-    if statistics is not None:
-        statistics.sampled = NEVER

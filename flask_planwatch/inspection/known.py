@@ -1,14 +1,18 @@
-"""What an inspection starts from: the evidence that no rule asks for, and a result that holds."""
+"""What an inspection starts from: the evidence that no rule asks for, and earlier results."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import ref
 
 from ..capture.execution import Capture
+from ..capture.statistics import NEVER, StatementStatistics
 from ..indexes.candidate import Candidate
+from ..indexes.proposal import Proposals
 from ..plan.constants import SeenConstants
 from ..plan.evidence import Evidence, Timings
 from ..plan.schema import Schema
@@ -29,10 +33,14 @@ from .result import Result
 class Known:
     """The evidence so far. `result` is that of an earlier inspection, None if none holds.
 
-    `key` is what a new result rests on, None if it must not be remembered.
+    `origin` is the identity of the statement and of the line of code that it came from. `proposed`
+    are the indexes that are proposed for other statements. `key` is what a new result rests on,
+    None if it must not be remembered.
     """
 
     evidence: Evidence
+    origin: str
+    proposed: tuple[Candidate, ...]
     key: Hashable
     result: Result | None
 
@@ -53,15 +61,15 @@ class Knowledge:
         self.catalog = Catalog(session)
         self.constants = constants
         self.results = ResultCache()
+        self.proposals = Proposals()
 
-    def look_up(
-        self, capture: Capture, plan: Plan, origin: str, proposed: tuple[Candidate, ...]
-    ) -> Known:
+    def look_up(self, capture: Capture, plan: Plan) -> Known:
         """Return what is known of a capture and its plan.
 
-        `proposed` are the indexes that are proposed for other statements. Raises ServerError if
-        PlanWatch must not read the plan.
+        Raises ServerError if PlanWatch must not read the plan.
         """
+        origin = f"{statement_of(capture).fingerprint} {capture.location}"
+        proposed = self.proposals.others(origin)
         schemas = self._schemas(capture, plan)
         # Before anything is learnt of the plan: it may be refused.
         first = next(schemas)
@@ -76,7 +84,15 @@ class Knowledge:
             result = self.results.find(key)
             if result is not None:
                 break
-        return Known(evidence, key, result)
+        return Known(evidence, origin, proposed, key, result)
+
+    def keep(self, capture: Capture, known: Known, result: Result) -> None:
+        """Remember the result on a capture, and the indexes that it proposes."""
+        if result is not known.result:
+            self.results.keep(known.key, result)
+        give_way()
+        again = partial(_make_due, ref(capture.statistics))
+        self.proposals.keep(known.origin, result.chosen, known.proposed, again)
 
     def _evidence(
         self,
@@ -139,6 +155,13 @@ class Knowledge:
         if spent > timings.outside_ms(plan, capture.returned_rows):
             self.calibration.record(identity, spent / plan.total_cost)
         return timings
+
+
+def _make_due(known: ref[StatementStatistics]) -> None:
+    """Have the next execution of a statement inspected, whatever is left of its interval."""
+    statistics = known()
+    if statistics is not None:
+        statistics.sampled = NEVER
 
 
 def _recent_ms(capture: Capture) -> tuple[float, ...]:

@@ -31,9 +31,13 @@ TOLERANCE = 0.03
 #: one: a further column costs little, and a look-up of one row must not become one of a hundred.
 MAX_FACTOR = 1.25
 
-#: An index that only gets wider by INCLUDE or WHERE must save this much cost as well: two random
-#: pages, by the default `random_page_cost` of 4.
+#: An index that only gets wider by INCLUDE or WHERE must save this much cost as well, and one for
+#: usual values may cost so much more: two random pages, by the default `random_page_cost` of 4.
 MIN_WIDENING_GAIN = 8.0
+
+#: If an index finds so many times more rows than another one for usual values, it seems as good
+#: only because these values are rare, or those of no row.
+MIN_USUAL_FACTOR = 10.0
 
 #: An index that other statements need as well must keep this share of the best one's saving.
 MIN_SHARED_SAVING = 0.95
@@ -135,8 +139,8 @@ class _Search:
         self.current = best
         self.current = self._paying(best)
         self._settled = True
-        for smaller in (self._narrowed, self._merged):
-            self.current = self._paying(smaller(self.current))
+        for changed in (self._narrowed, self._for_usual_values, self._merged):
+            self.current = self._paying(changed(self.current))
         limit = max(self._limit(self.current), shared_limit(best.cost, self._before))
         shared = self._without_prefixes(self._with_known(self.current, limit))
         self.current = self._paying(shared)
@@ -191,6 +195,17 @@ class _Search:
                 tried = self._try((*rest, simpler))
                 if tried.cost <= allowed and simpler in tried.used:
                     current, limit = tried, max(limit, tried.cost)
+                    break
+        return current
+
+    def _for_usual_values(self, current: Attempt) -> Attempt:
+        """Replace indexes that find few rows for the values of this execution only."""
+        limit = current.cost + MIN_WIDENING_GAIN
+        for index in current.used:
+            for other in _for_usual_values(index, self._candidates):
+                tried = self._try((*_without(current.used, index), other))
+                if tried.cost <= limit and other in tried.used:
+                    current = tried
                     break
         return current
 
@@ -321,6 +336,28 @@ def _simpler(index: Candidate, candidates: Sequence[Candidate]) -> list[Candidat
         candidate for candidate in candidates if candidate != index and _is_part(candidate, index)
     ]
     return sorted(simpler, key=_size)
+
+
+def _for_usual_values(index: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates with further keys that find far fewer rows, the smallest first."""
+    most = _usual_rows(index) / MIN_USUAL_FACTOR
+    selective = [
+        candidate
+        for candidate in candidates
+        if _is_part(index, candidate) and not candidate.include and _usual_rows(candidate) <= most
+    ]
+    return sorted(selective, key=_size)
+
+
+def _usual_rows(index: Candidate) -> float:
+    """Return how many rows have the usual values of the keys that are compared by equality."""
+    relation = index.relation
+    rows = relation.rows
+    for key in index.keys[: index.equal_keys]:
+        column = relation.column(key.column) if key.column else None
+        values = column.values_in(relation.rows) if column else 1.0
+        rows /= max(values, 1.0)
+    return max(rows, 1.0)
 
 
 def _is_part(small: Candidate, large: Candidate) -> bool:

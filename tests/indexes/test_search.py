@@ -83,8 +83,26 @@ def search(planner: Planner, tried: Sequence[Candidate], known: Sequence[Candida
     return smallest_set(planner((*tried, *known)), tried, known, planner, BEFORE)
 
 
+#: Indexes on what is compared by equality, and on a range.
+OF_STATE, OF_TOWN = candidate("state", equal_keys=1), candidate("town", equal_keys=1)
+OF_STATE_TOWN = candidate("town", "state", equal_keys=2)
+OF_STATE_POINTS = candidate("state", "points", equal_keys=1)
+OF_TOWN_POINTS = candidate("town", "points", equal_keys=1)
+
 #: The planner's plans, and the indexes that are chosen.
 SETS = {
+    # A state has 20,000 rows, a town 333, and both together have 67.
+    "one of few values, where no row has this one": (
+        {(OF_STATE,): 8.0, (OF_STATE_TOWN,): 8.0},
+        (OF_STATE_TOWN,),
+    ),
+    "one of many values": ({(OF_TOWN,): 8.0, (OF_STATE_TOWN,): 8.0}, (OF_TOWN,)),
+    "a range that no row is in": ({(POINTS,): 8.0, (OF_TOWN_POINTS,): 8.0}, (OF_TOWN_POINTS,)),
+    "a range beside few values": ({(POINTS,): 8.0, (OF_STATE_POINTS,): 8.0}, (POINTS,)),
+    "one of few values that costs less": (
+        {(OF_STATE,): 50.0, (OF_STATE_TOWN,): 100.0},
+        (OF_STATE,),
+    ),
     "none helps": ({}, ()),
     "one": ({(STATE,): 500.0}, (STATE,)),
     "the better of two": ({(STATE,): 500.0, (TOWN,): 100.0}, (TOWN,)),

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import Pool
 
+from flask_planwatch.inspection import known
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.server import builds
 from flask_planwatch.server.connecting import listeners
@@ -38,8 +39,8 @@ class ProcessorTime:
         self._began = perf_counter() - thread_time()
         self._spent: dict[int, float] = {}
         self._lock = threading.RLock()
-        #: Whether it is an ordinary clock.
-        self.counts_waiting = False
+        #: Whether it is an ordinary clock, and whether other programs are seen beside it.
+        self.counts_waiting = self.sees_others = False
 
     def __call__(self) -> float:
         if self.counts_waiting:
@@ -51,6 +52,10 @@ class ProcessorTime:
     def count_waiting(self) -> None:
         """Be an ordinary clock from now on."""
         self.counts_waiting = True
+
+    def see_others(self) -> None:
+        """Let PlanWatch see from now on how many programs share a processor of this machine."""
+        self.sees_others = True
 
     def follow(self, connection: Any) -> None:
         """Count the server's process behind a driver's connection as well."""
@@ -111,6 +116,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
         "planning_ms",
         property(lambda plan: planning(plan) if clock.counts_waiting else 0.0),
     )
+    crowding = known.crowding
+    monkeypatch.setattr(known, "crowding", lambda: crowding() if clock.sees_others else 1.0)
     # It sets nothing on the connections that it looks at, as the listeners of tests may.
     follow = FunctionType(_follow.__code__, {"__name__": _PACKAGE}, argdefs=(clock.follow,))
     monkeypatch.setattr(listeners, "OBSERVERS", listeners.OBSERVERS | {_PACKAGE})

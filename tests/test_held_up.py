@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from flask_planwatch.plan.evidence import Timings
 from flask_planwatch.plan.figures import USUAL_MS_PER_COST
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.runtime.clock import crowding
 
 from .distance import far
 from .models import Badge, User
@@ -131,6 +133,28 @@ def test_what_is_no_work_on_the_plan():
     assert timings.outside_ms(plan, 1000) == pytest.approx(7 + 90 + 300 + 5)
 
 
+def test_what_many_programs_share_takes_longer():
+    """Twenty programs on each processor make a second of 50 ms."""
+    plan = Plan.from_json({"Plan": {"Node Type": "Result", "Total Cost": 9.0}})
+    crowded = Timings((1060.0, 1040.0, 1050.0), overhead_ms=40 / 3, crowding=20.0)
+    assert crowded.spent_ms(plan, None) == 50
+    assert replace(crowded, crowding=1.0).spent_ms(plan, None) == 1000
+
+
+@pytest.mark.parametrize(
+    ("running", "processors", "times"), [(40.0, 2, 20.0), (1.0, 2, 1.0), (3.0, None, 3.0)]
+)
+def test_how_many_programs_share_a_processor(monkeypatch, running, processors, times):
+    monkeypatch.setattr("os.getloadavg", lambda: (running, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    assert crowding() == times
+
+
+def test_where_nobody_counts_programs(monkeypatch):
+    monkeypatch.delattr("os.getloadavg")
+    assert crowding() == 1
+
+
 #: Healthy statements, of which one has a LIMIT that is reached early.
 HEALTHY = [
     sa.select(User.id).where(User.id == 7),
@@ -144,6 +168,7 @@ HEALTHY = [
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_a_server_that_is_far_away(each_story, watch, processor_time, driver, round_trip_ms):
     processor_time.count_waiting()
+    processor_time.see_others()
     with far(each_story.url_for(driver), round_trip_ms) as url:
         watched = watch(url)
         for statement in HEALTHY:
@@ -158,6 +183,7 @@ def test_a_server_that_is_far_away(each_story, watch, processor_time, driver, ro
 @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
 def test_a_process_that_computes(each_story, watch, processor_time, driver):
     processor_time.count_waiting()
+    processor_time.see_others()
     watched, stop = watch(each_story.url_for(driver)), threading.Event()
 
     def compute() -> None:

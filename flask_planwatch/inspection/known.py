@@ -17,6 +17,7 @@ from ..plan.constants import SeenConstants
 from ..plan.evidence import Evidence, Timings
 from ..plan.schema import Schema
 from ..plan.tree import Plan
+from ..runtime.clock import crowding
 from ..runtime.pause import give_way
 from ..server.catalog import Catalog
 from ..server.connecting.adoption import refuse_row_security
@@ -147,7 +148,8 @@ class Knowledge:
         """Return how long the statement took, and learn from it what is normal."""
         identity = statement_of(capture).fingerprint
         normal = self.calibration.normal(identity)
-        timings = Timings(_recent_ms(capture), self.session.round_trip_ms, normal)
+        recent = _recent_ms(capture)
+        timings = Timings(recent, self.session.round_trip_ms, normal, crowding())
         spent = timings.spent_ms(plan, capture.returned_rows)
         if spent is None or not capture.client_side or not plan.only_reads:
             return timings

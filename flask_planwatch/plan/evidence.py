@@ -152,12 +152,14 @@ class Timings:
     `recent` are its latest executions, without what the process computed meanwhile: that may have
     held them up. `overhead_ms` is the longest of PlanWatch's own latest round trips, and
     `ms_per_cost` what a unit of estimated cost normally takes, None while too few statements are
-    known.
+    known. `crowding` is how many programs share a processor of this machine, at least 1: as many
+    times as long may all take that is computed.
     """
 
     recent: tuple[float, ...] = ()
     overhead_ms: float = 0.0
     ms_per_cost: float | None = None
+    crowding: float = 1.0
 
     @property
     def fastest_ms(self) -> float:
@@ -172,13 +174,17 @@ class Timings:
         return plan.planning_ms + way_ms
 
     def spent_ms(self, plan: Plan, returned_rows: int | None) -> float | None:
-        """Return what the fastest execution spent in the plan itself.
+        """Return what the fastest execution spent in the plan itself, at least.
 
         None after too few executions, or if the plan is too cheap to say so.
         """
         if len(self.recent) < MIN_EXECUTIONS or plan.total_cost < MIN_COST:
             return None
-        return max(self.fastest_ms - self.outside_ms(plan, returned_rows), 0.0)
+        return self.computed_ms(self.fastest_ms, plan, returned_rows)
+
+    def computed_ms(self, took_ms: float, plan: Plan, returned_rows: int | None) -> float:
+        """Return what an execution that took so long spent in the plan itself, at least."""
+        return max(took_ms - self.outside_ms(plan, returned_rows), 0.0) / self.crowding
 
 
 @dataclass(frozen=True)
@@ -269,9 +275,9 @@ class Evidence:
 
     @property
     def in_plan_ms(self) -> float:
-        """What this execution spent in the plan itself at most."""
+        """What this execution spent in the plan itself, at least."""
         waited = self.duration_ms if self.waited_ms is None else self.waited_ms
-        return max(waited - self.timings.outside_ms(self.plan, self.returned_rows), 0.0)
+        return self.timings.computed_ms(waited, self.plan, self.returned_rows)
 
 
 @dataclass(frozen=True)

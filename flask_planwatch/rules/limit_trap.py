@@ -242,9 +242,9 @@ def _took_the_whole_scan(ordered: OrderedScan, evidence: Evidence) -> bool:
     )
     if evidence.in_plan_ms < slow_ms:
         return False
-    outside_ms = timings.outside_ms(plan, evidence.returned_rows)
     recent = _recent(evidence)
-    slow = [took for took in recent if took - outside_ms >= slow_ms]
+    spent = [timings.computed_ms(took, plan, evidence.returned_rows) for took in recent]
+    slow = [ms for ms in spent if ms >= slow_ms]
     if len(recent) < figures.MIN_EXECUTIONS:
         return len(slow) == len(recent) and min(recent) >= MIN_SINGLE_MS
     return len(slow) >= max(figures.MIN_EXECUTIONS, len(recent) * MIN_SLOW_SHARE)

@@ -315,8 +315,8 @@ def spared_by_limit(suspicion: Suspicion, evidence: Evidence) -> str:
     fastest = min((*this, *evidence.timings.recent), default=inf)
     if fastest < least_ms:
         return LIMITED
-    outside_ms = evidence.timings.outside_ms(evidence.plan, evidence.returned_rows)
-    return UNCLEAR if fastest - outside_ms < least_ms else ""
+    spent = evidence.timings.computed_ms(fastest, evidence.plan, evidence.returned_rows)
+    return UNCLEAR if spent < least_ms else ""
 
 
 def passed_over_for_limit(suspicion: Suspicion, evidence: Evidence) -> bool:

@@ -7,6 +7,7 @@ So it holds the interpreter's own functions where they do not look.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,3 +24,16 @@ now: Callable[[], float] = (
 #: Seconds of processor time that all threads of the process have computed so far. To ask takes
 #: ten times as long as `now`.
 computed: Callable[[], float] = partial(time.process_time)
+
+
+def crowding() -> float:
+    """Return how many programs share a processor of this machine, at least 1.
+
+    It is the number that wanted one in the last minute. Where there are two for each processor, all
+    that is computed takes about twice as long.
+    """
+    try:
+        return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0)
+    except (AttributeError, OSError):
+        # The operating system does not count them.
+        return 1.0

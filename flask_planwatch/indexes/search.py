@@ -202,7 +202,9 @@ class _Search:
         """Replace indexes that find few rows for the values of this execution only."""
         limit = current.cost + MIN_WIDENING_GAIN
         for index in current.used:
-            for other in _for_usual_values(index, self._candidates):
+            # A row that lies anywhere costs about one unit.
+            rare = _usual_rows(index) > current.cost
+            for other in _for_usual_values(index, self._candidates) if rare else ():
                 tried = self._try((*_without(current.used, index), other))
                 if tried.cost <= limit and other in tried.used:
                     current = tried

@@ -87,6 +87,7 @@ def search(planner: Planner, tried: Sequence[Candidate], known: Sequence[Candida
 OF_STATE, OF_TOWN = candidate("state", equal_keys=1), candidate("town", equal_keys=1)
 OF_STATE_TOWN = candidate("town", "state", equal_keys=2)
 OF_STATE_POINTS = candidate("state", "points", equal_keys=1)
+OF_TOWN_CODE = candidate("code", "town", equal_keys=2)
 OF_TOWN_POINTS = candidate("town", "points", equal_keys=1)
 
 #: The planner's plans, and the indexes that are chosen.
@@ -95,6 +96,10 @@ SETS = {
     "one of few values, where no row has this one": (
         {(OF_STATE,): 8.0, (OF_STATE_TOWN,): 8.0},
         (OF_STATE_TOWN,),
+    ),
+    "one of some values, which this one has": (
+        {(OF_TOWN,): 400.0, (OF_TOWN_CODE,): 399.0},
+        (OF_TOWN,),
     ),
     "one of many values": ({(OF_TOWN,): 8.0, (OF_STATE_TOWN,): 8.0}, (OF_TOWN,)),
     "a range that no row is in": ({(POINTS,): 8.0, (OF_TOWN_POINTS,): 8.0}, (OF_TOWN_POINTS,)),

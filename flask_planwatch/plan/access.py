@@ -18,6 +18,7 @@ from sqlglot.tokens import TokenType
 from .comparison import SCANS, Comparison, comparisons, family_alias
 from .counted_order import counted_sorts
 from .memory import kept_for_plans
+from .parallel import APPENDS
 from .pattern import access_method
 from .predicate import (
     PARTIAL_OPERATORS,
@@ -409,10 +410,14 @@ def _texts(plan: Plan) -> Iterator[tuple[Node, str, Conjunct | None]]:
     """Yield what the nodes print, and the predicates that they test.
 
     A scan below another step may print more than is needed: what counts is what is above it.
+    An Append prints nothing.
     """
     counted = _in_counted_order(plan)
+    returned = {id(plan.root)}
     for node in plan.nodes:
-        output = node.output if node is plan.root or node.relation is None else ()
+        if id(node) in returned and node.type in APPENDS:
+            returned.update(map(id, node.inputs))
+        output = node.output if id(node) in returned or node.relation is None else ()
         if id(node) not in counted:
             yield from ((node, text, None) for text in (*output, *node.sort_keys, *node.group_keys))
         for (_, text), (_, tests) in zip(node.conditions, predicates(plan)[id(node)], strict=True):

@@ -181,7 +181,8 @@ class Candidate:
         """The statements that create it without locking out writers, one by one.
 
         PostgreSQL refuses CONCURRENTLY on a partitioned table, so there the parent gets an empty
-        index first, and each partition's own index is attached to it.
+        index first, and each partition's own index is attached to it. That is the one that a
+        partition has already, if it has such a one.
         """
         first = tuple([self.create_extension] if self.extension else [])
         if not self.relation.partitioned:
@@ -226,10 +227,11 @@ class Candidate:
             partition = self.schema.relations[key]
             if not partition.indexable:
                 continue
-            own_name = index_name(partition, self.words, frozenset(taken))
-            if partition.partitioned:
+            existing = self._same_on(partition)
+            own_name = existing or index_name(partition, self.words, frozenset(taken))
+            if partition.partitioned and not existing:
                 yield from self._partitioned_ddl(partition, own_name, taken)
-            else:
+            elif not existing:
                 taken.add(own_name)
                 definition = f"ON {partition.display} {self.body}"
                 yield f"CREATE {self._kind} CONCURRENTLY {quote(own_name)} {definition}"
@@ -237,6 +239,18 @@ class Candidate:
                 f"ALTER INDEX {parent.schema_prefix}{quote(name)} "
                 f"ATTACH PARTITION {partition.schema_prefix}{quote(own_name)}"
             )
+
+    def _same_on(self, partition: Relation) -> str:
+        """Return the name of the index that a partition has already, empty if it has none."""
+        if not self.plain or not self.on_columns or self.method != "btree" or self.predicate:
+            return ""
+        names = tuple(key.column for key in self.keys)
+        wanted = (True, True, "btree", names, self.include, None, self._kind == "UNIQUE INDEX")
+        for index in partition.indexes:
+            held = (index.valid, index.plain, index.method, index.keys, index.included)
+            if (*held, index.predicate, index.unique) == wanted:
+                return index.name
+        return ""
 
 
 def mentions(condition: str, key: str) -> bool:

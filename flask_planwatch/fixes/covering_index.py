@@ -20,11 +20,12 @@ from ..plan.schema import Relation
 from ..plan.scrub import mask
 from ..plan.tree import Plan
 from ..plan.wording import say
-from ..rules.index_only_blocked import coverage_of
+from ..rules.index_only_blocked import MIN_VISIBLE_SHARE, coverage_of
 from .case import Case
 from .drafts import Drafts
 from .form import Form
-from .trial import Proof, if_worth_it, try_index
+from .trial import Proof, if_worth_it, try_index, untested
+from .vacuum import vacuum
 
 _NOT_READ = "{before} became {after}: the table itself is not read"
 _NOT_COMPUTED = "{expression} is not computed: its condition is that of the index"
@@ -41,21 +42,29 @@ from sqlalchemy import Computed
 
 # in the statement, {attribute} in place of {expression}""",
 )
+_HIDDEN = "what it saves shows once VACUUM has marked the pages"
 _NOT_TRIED = "it changes the table and the statement, so PlanWatch cannot try it"
 
 
 def advise(case: Case, hit: Hit) -> Answer:
     """Return the partial index with its verdict, and the generated column as second choice.
 
-    Declined if the planner would still read the table, or if that hardly costs anything.
+    VACUUM comes with it where few pages are all-visible. Declined if the planner would still read
+    the table, or if that hardly costs anything.
     """
     coverage = coverage_of(hit.suspicion, case.plan, case.schema)
     drafts = Drafts(case)
     generated = _generated(case, hit, coverage, drafts)
     varies = any(mask(condition) in case.varying for condition in coverage.conditions)
+    relation = coverage.access.relation
+    hidden = hit.evidence["visible_share"] < MIN_VISIBLE_SHARE
+    marking = (vacuum(case, relation),) if hidden else ()
     if coverage.elsewhere or varies:
-        return Advised((generated,))
-    index = drafts.candidate(coverage.access.relation, shape(coverage))
+        return Advised((generated, *marking))
+    index = drafts.candidate(relation, shape(coverage))
+    if hidden:
+        untried = untested(case, index, Verdict(VerdictStatus.UNTESTED, _HIDDEN))
+        return replace(untried, advice=(*untried.advice, *marking, generated))
     answer = try_index(case, hit, index, _proof(hit))
     if not case.plan.limits(hit.suspicion.scans):
         # The cost of a LIMIT is a guess of how much of the scan it leaves out.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..indexes.verdict import Advised, Answer
 from ..plan.evidence import Hit
+from ..plan.schema import Relation
 from ..plan.wording import say
 from .case import Case
 
@@ -22,7 +23,11 @@ _EXPLANATION = (
 
 def advise(case: Case, hit: Hit) -> Answer:
     """Return VACUUM of the table that a hit is about, with what it would clear up."""
-    relation = hit.suspicion.relation
+    return Advised((vacuum(case, hit.suspicion.relation),))
+
+
+def vacuum(case: Case, relation: Relation) -> Advice:
+    """Return VACUUM of a table, with what it would clear up."""
     ddl = f"VACUUM (ANALYZE) {relation.display}"
     leaves = case.schema.leaves(relation)
     explanation = say(
@@ -32,5 +37,4 @@ def advise(case: Case, hit: Hit) -> Answer:
         pages=sum(leaf.pages for leaf in leaves),
     )
     verdict = Verdict(VerdictStatus.NOT_APPLICABLE, _NOT_TRIED)
-    advice = Advice(AdviceKind.VACUUM, ddl, verdict, ddl=(ddl,), explanation=explanation)
-    return Advised((advice,))
+    return Advice(AdviceKind.VACUUM, ddl, verdict, ddl=(ddl,), explanation=explanation)

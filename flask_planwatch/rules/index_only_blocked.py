@@ -26,7 +26,7 @@ other columns that the statement needs. PostgreSQL then sees that the condition 
 of the index, and no longer asks for the column. PlanWatch has the planner confirm that it reads the
 index only. Where the expression is needed in another place, or its value changes, store it in a
 generated column, and use that in the index and in the statement. If the pages are not marked
-all-visible, ``VACUUM`` marks them.
+all-visible, ``VACUUM`` marks them. Where both is the matter, only both helps.
 
 When it stays silent
 --------------------
@@ -168,7 +168,8 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         "hidden": share,
         "looked_up": fetches,
     }
-    fix = "vacuum" if hidden else "covering-index"
+    # VACUUM by itself spares nothing while a column is in the way.
+    fix = "vacuum" if hidden and not coverage.blocking else "covering-index"
     return worth.hit(suspicion, evidence, WORDS, found, said, fix)
 
 

@@ -116,6 +116,26 @@ def test_an_index_on_an_expression_serves(rule):
     assert rule.ask(app, statement) == []
 
 
+def test_a_partial_index_serves_rows_that_are_locked(rule):
+    """PostgreSQL tests them once more, as they may have changed until they were locked."""
+    database = rule.copy()
+    database.execute(
+        "CREATE TABLE job (id int PRIMARY KEY, done boolean)",
+        "INSERT INTO job SELECT g, g <= 49900 FROM generate_series(1, 50000) g",
+        "VACUUM ANALYZE job",
+    )
+    app = rule.app(database, PLANWATCH_VERIFY="build")
+    statement = sa.text(
+        "SELECT id FROM job WHERE NOT done ORDER BY id LIMIT 10 FOR UPDATE SKIP LOCKED"
+    )
+    run(app, statement)
+    (finding,) = app.findings()
+    database.execute(*finding.advice[0].ddl, "ANALYZE job")
+    plan = database.scalar(f"EXPLAIN (FORMAT JSON) {statement}")
+    assert "(NOT done)" in str(plan)
+    assert rule.ask(app, statement) == []
+
+
 @pytest.mark.slow
 def test_an_invalid_index_is_proved_by_itself(rule):
     """What is measured is what REINDEX gives, not an index that carries what is read."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..finding import Advice, Verdict, VerdictStatus
 from ..indexes.candidate import Candidate, Key, column_key
@@ -37,7 +38,8 @@ from ..indexes.verdict import (
 from ..indexes.writing import cost_of_writes
 from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit, Suspicion
-from ..plan.figures import MIN_INDEX_SCAN_COST, MIN_SAVING
+from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST, MIN_SAVING
+from ..plan.ordered_scan import passing_in_order
 from ..plan.schema import ExpressionFacts, Structural, Volatility
 from ..plan.scrub import holds_value, mask
 from ..plan.wording import say, sentences
@@ -69,6 +71,10 @@ _SO_FAR = "{reason}; {progress}"
 _UNPROVED = (
     "[{progress}; ]the planner used it, but there was no time to see what the statement would cost "
     "without it"
+)
+_BY_CHANCE = (
+    "{reason}, but whether that saves anything depends on where in its order the {passing:percent} "
+    "of the rows are that pass"
 )
 _COLLATED = (
     "the statement has a COLLATE, which EXPLAIN does not print and the index may need, and {reason}"
@@ -268,7 +274,8 @@ class IndexSet:
         def serves(index: Candidate) -> bool:
             return any(self.drafts.serves(index, hit) for hit in search.hits if not hit.small)
 
-        found = smallest_set(best, tried, shared, trials.attempt, before, serves)
+        passing = partial(passing_in_order, schema=self.case.schema)
+        found = smallest_set(best, tried, shared, trials.attempt, before, serves, passing)
         attempt = self._with_invalid(found.attempt, trials)
         if not attempt.used:
             return None
@@ -396,6 +403,7 @@ class IndexSet:
                 guess=guessed,
                 progress=progress,
             )
+            verdict = self._unless_by_chance(verdict, chosen.attempt, hit)
             return self._verified(trials, chosen, serving, verdict, progress)
         verdict = too_little(
             chosen.before - chosen.written,
@@ -408,6 +416,20 @@ class IndexSet:
         if guessed and hit.doubt is None:
             return advised(self.case, serving, verdict, trials)
         return rejected(self.case, serving[0], verdict, trials)
+
+    def _unless_by_chance(self, verdict: Verdict, attempt: Attempt, hit: Hit) -> Verdict:
+        """Return a verdict as untested if few rows pass of those that a LIMIT stops to read.
+
+        The planner takes them for evenly spread.
+        """
+        passing = passing_in_order(attempt.plan, self.case.schema)
+        # A partial index holds none but those that pass.
+        partial_index = any(index.predicate for index in attempt.used)
+        stopped = attempt.plan.limits(hit.suspicion.scans)
+        if passing > MAX_USEFUL_SHARE or partial_index or not stopped:
+            return verdict
+        reason = say(_BY_CHANCE, passing=passing, reason=verdict.reason)
+        return Verdict(VerdictStatus.UNTESTED, reason, method=verdict.method)
 
     def _verified(
         self,

@@ -39,6 +39,9 @@ MIN_WIDENING_GAIN = 8.0
 #: only because these values are rare, or those of no row.
 MIN_USUAL_FACTOR = 10.0
 
+#: If so many of the rows pass, it hardly matters that a LIMIT comes to those that pass by chance.
+MOST_PASSING = 0.9
+
 #: An index that other statements need as well must keep this share of the best one's saving.
 MIN_SHARED_SAVING = 0.95
 
@@ -96,16 +99,19 @@ def smallest_set(
     attempt: Try,
     before: float,
     serves: Callable[[Candidate], bool] = lambda index: True,
+    passing: Callable[[Plan], float] = lambda plan: 1.0,
 ) -> Found:
     """Return the smallest set that is nearly as good as all candidates, which `best` had in place.
 
     Each index of it pays for itself, unless it is the only one that `serves` what is looked for,
     and none is a prefix of another.
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
-    proposed or declared already. `before` is the cost without any index. If time runs out, the best
-    set so far is returned of which each index is known to pay for itself, or else the smallest.
+    proposed or declared already. `before` is the cost without any index. `passing` is the share of
+    an index that passes, where a LIMIT stops it: a smaller index does not make that less. If time
+    runs out, the best set so far is returned of which each index is known to pay for itself, or
+    else the smallest.
     """
-    search = _Search(candidates, known, attempt, before, serves)
+    search = _Search(candidates, known, attempt, before, serves, passing)
     try:
         search.run(best)
     except OutOfTime:
@@ -123,12 +129,14 @@ class _Search:
         attempt: Try,
         before: float,
         serves: Callable[[Candidate], bool],
+        passing: Callable[[Plan], float],
     ) -> None:
         self._candidates = candidates
         self._known = known
         self._attempt = attempt
         self._before = before
         self._serves = serves
+        self._passing = passing
         #: What an index must save by itself, in cost.
         self._least = before * MIN_MEMBER_SAVING
         self._tried: dict[frozenset[Candidate], Attempt] = {}
@@ -193,7 +201,7 @@ class _Search:
                 if _finds_the_same(index, simpler):
                     allowed = max(limit, best.cost + MIN_WIDENING_GAIN)
                 tried = self._try((*rest, simpler))
-                if tried.cost <= allowed and simpler in tried.used:
+                if tried.cost <= allowed and self._serves_as(current, tried, simpler):
                     current, limit = tried, max(limit, tried.cost)
                     break
         return current
@@ -236,10 +244,15 @@ class _Search:
             for other in shared_indexes(index, self._known):
                 if other not in current.used:
                     tried = self._try((*_without(current.used, index), other))
-                    if tried.cost <= limit and other in tried.used:
+                    if tried.cost <= limit and self._serves_as(current, tried, other):
                         current = tried
                         break
         return current
+
+    def _serves_as(self, current: Attempt, tried: Attempt, index: Candidate) -> bool:
+        """Whether an index is used, and no more rows are discarded before a LIMIT has its own."""
+        least = min(self._passing(current.plan), MOST_PASSING)
+        return index in tried.used and self._passing(tried.plan) >= least
 
 
 def shared_limit(best: float, before: float) -> float:

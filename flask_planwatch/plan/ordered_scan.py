@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .access import EQUAL, sort_terms
 from .comparison import Comparison, comparisons, key_of
-from .figures import MAX_USEFUL_SHARE
+from .figures import MAX_EXPECTED_SHARE, MAX_USEFUL_SHARE
 from .parallel import APPENDS
 from .predicate import bare
 from .schema import Index, Relation, Schema
@@ -51,9 +51,7 @@ class OrderedScan:
     @property
     def share(self) -> float:
         """Which part of the index PostgreSQL expects to read, as if rows were evenly spread."""
-        whole = self.source.total_cost - self.source.startup_cost
-        part = self.limit.total_cost - self.source.startup_cost
-        return min(max(part / whole, 0.0), 1.0) if whole > 0 else 1.0
+        return share_read(self.limit)
 
     @property
     def passing(self) -> float:
@@ -84,9 +82,39 @@ def ordered_scans(plan: Plan, schema: Schema) -> list[OrderedScan]:
     ]
 
 
-def _ordered_scan(
-    limit: Node, schema: Schema, compared: Mapping[int, list[Comparison]]
-) -> OrderedScan | None:
+def passing_in_order(plan: Plan, schema: Schema) -> float:
+    """Return which share of an index is expected to pass that is read until a LIMIT has its rows.
+
+    1 if no index is read so, or if most of it is expected to be read anyway. Of several, it is the
+    smallest share.
+    """
+    found = [1.0]
+    for limit in plan.nodes:
+        if limit.type != "Limit" or not limit.children:
+            continue
+        scans, joins, _ = _scans_in_order(limit)
+        if not joins and not any(scan.condition("Filter") for scan in scans):
+            continue
+        relations = schema.of(scan.qualified_relation for scan in scans)
+        in_order = all(scan.type in _INDEX_SCANS and scan.reads_all_rows for scan in scans)
+        entries = sum(relation.rows for relation in relations)
+        if in_order and entries > 0 and share_read(limit) <= MAX_EXPECTED_SHARE:
+            found.append(limit.children[0].rows / entries)
+    return min(found)
+
+
+def share_read(limit: Node) -> float:
+    """Return which part of the step below a LIMIT is expected to run, as if rows came evenly."""
+    source = limit.children[0]
+    whole, part = source.total_cost - source.startup_cost, limit.total_cost - source.startup_cost
+    return min(max(part / whole, 0.0), 1.0) if whole > 0 else 1.0
+
+
+def _scans_in_order(limit: Node) -> tuple[tuple[Node, ...], list[Node], tuple[str, ...]]:
+    """Return the steps whose order the rows of a LIMIT have, the joins above, and what is sorted.
+
+    The steps are one for each partition.
+    """
     node, joins, wanted = limit.children[0], list[Node](), tuple[str, ...]()
     while node.children and (node.type in _KEEPS_ORDER or node.type in _JOINS):
         if node.type in _JOINS:
@@ -94,7 +122,13 @@ def _ordered_scan(
         elif node.type == "Incremental Sort":
             wanted = wanted or _plain_order(node)
         node = node.children[0]
-    scans = node.children if node.type in APPENDS else (node,)
+    return (node.children if node.type in APPENDS else (node,)), joins, wanted
+
+
+def _ordered_scan(
+    limit: Node, schema: Schema, compared: Mapping[int, list[Comparison]]
+) -> OrderedScan | None:
+    scans, joins, wanted = _scans_in_order(limit)
     relations = [schema.get(scan.qualified_relation) for scan in scans]
     first = relations[0] if relations else None
     if first is None or any(scan.type not in _INDEX_SCANS for scan in scans):

@@ -40,6 +40,20 @@ def test_critical_if_it_took_a_second(story, watch, processor_time):
     assert finding.severity is Severity.CRITICAL
 
 
+def test_what_waits_for_something_else_is_no_time_of_a_finding(story, watch, processor_time):
+    """To find six of 3000 rows never took a second."""
+    processor_time.count_waiting()
+    statement = sa.text("SELECT id, (SELECT pg_sleep(1.0)) IS NULL FROM waiting WHERE state = 7")
+    watched = watch(story.url, PLANWATCH_VERIFY="build")
+    story.execute(
+        "CREATE TABLE waiting AS SELECT g AS id, g % 500 AS state FROM generate_series(1, 3000) g",
+        "ANALYZE waiting",
+    )
+    (finding,) = watched.ask(statement)
+    assert finding.duration_ms >= 1000
+    assert finding.severity is Severity.WARNING
+
+
 def test_a_small_table_is_never_critical(story, watch, processor_time):
     processor_time.count_waiting()
     wait = sa.select(func.pg_sleep(1.0)).scalar_subquery()
@@ -211,6 +225,9 @@ def test_what_failed_is_critical_however_rare():
 ONE_SCAN = Plan.from_json(seq_scan("few", 100.0))
 LIMITED = Plan.from_json({"Node Type": "Limit", "Total Cost": 3.0, "Plans": [seq_scan("few", 9.0)]})
 
+#: What the statement took: less than its cost explains.
+TOOK_MS = 50.0
+
 #: The part that the finding has of the statement, the verdict on its advice, and what is saved.
 PARTS = {
     "all but a tenth": (1.0, ("verified", 100.0, 10.0), {}, 0.9),
@@ -225,13 +242,15 @@ def test_a_fix_saves_what_the_planner_says_and_no_more_than_the_finding(name):
     share, (status, before, after), more, saved = PARTS[name]
     verdict = Verdict(VerdictStatus(status), cost_before=before, cost_after=after, **more)
     advised = Advised((Advice(AdviceKind.CREATE_INDEX, "CREATE INDEX", verdict),))
-    part = findings._saved_share(hit_of(share=share), advised, ONE_SCAN)
+    part = findings._saved_share(hit_of(share=share), advised, ONE_SCAN, TOOK_MS)
     assert part == pytest.approx(saved)
     # Its cost is that of the part that is read if all goes well.
     stopped = hit_of(share=share, scans=LIMITED.scans)
-    assert findings._saved_share(stopped, advised, LIMITED) == share
+    assert findings._saved_share(stopped, advised, LIMITED, TOOK_MS) == share
     # Nor does the cost show what a sub-query for each row takes.
-    assert findings._saved_share(hit_of(share=share, fix="join"), advised, ONE_SCAN) == share
+    assert (
+        findings._saved_share(hit_of(share=share, fix="join"), advised, ONE_SCAN, TOOK_MS) == share
+    )
 
 
 def test_info_if_others_take_nearly_all_of_the_time(story, watch):

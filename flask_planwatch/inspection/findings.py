@@ -20,7 +20,7 @@ from ..finding import (
 from ..fixes import OF_INDEX_SET
 from ..indexes.verdict import Advised, Declined, saving
 from ..plan.evidence import Evidence, Hit, Miss
-from ..plan.figures import LEAST_COST
+from ..plan.figures import LEAST_COST, MAX_MS_PER_COST
 from ..plan.schema import Schema
 from ..plan.tree import Plan
 from ..plan.wording import Template, say, sentences
@@ -143,7 +143,7 @@ def findings_of(
     findings, schema = [], evidence.schema
     for hit, answer in advised:
         draft = finding_of(capture, hit)
-        saved = _saved_share(hit, answer, evidence.plan)
+        saved = _saved_share(hit, answer, evidence.plan, capture.waited_ms)
         finding = replace(
             draft,
             problem=sentences(draft.problem, basis_of(capture, hit, schema), answer.remark),
@@ -193,11 +193,12 @@ def _promise(advice: Advice) -> tuple[int, float]:
     return sure, verdict.cost_after / max(verdict.cost_before, LEAST_COST)
 
 
-def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:
+def _saved_share(hit: Hit, answer: Advised, plan: Plan, took_ms: float) -> float:
     """Return which part of the statement's time its advice saves at most.
 
     That is the part that the finding has, or less if the planner says so. What it guesses does not
-    count, nor does its cost of a scan that a LIMIT may not stop as early as it expects.
+    count, nor does its cost of a scan that a LIMIT may not stop as early as it expects. In
+    `took_ms`, the statement may have waited for what no fix makes shorter.
     """
     verdict = answer.advice[0].verdict if answer.advice else None
     if verdict is None or verdict.guess or hit.fix not in _EXPLAINED_BY_COST:
@@ -207,7 +208,8 @@ def _saved_share(hit: Hit, answer: Advised, plan: Plan) -> float:
     before, after = verdict.cost_before, verdict.cost_after
     if verdict.status is not VerdictStatus.VERIFIED or before is None or after is None:
         return hit.share
-    return min(hit.share, max(saving(before, after), 0.0))
+    most = (before - after) * MAX_MS_PER_COST / took_ms if took_ms > 0 else 1.0
+    return min(hit.share, max(saving(before, after), 0.0), max(most, 0.0))
 
 
 def _severity(capture: Capture, hit: Hit, saved: float, others_ms: float = 0.0) -> Severity:

@@ -47,6 +47,10 @@ MIN_TIME_FACTOR = 10.0
 #: The most that a unit of cost took in statements with nothing wrong, in ms, on the same servers.
 MAX_HEALTHY_MS_PER_COST = 0.1
 
+#: The most that a unit of cost takes, in ms: a page of the table from a slow disk takes 4 ms, and
+#: costs 4 by the default of `random_page_cost`. What took longer waited for something else.
+MAX_MS_PER_COST = 1.0
+
 #: A statement that took less, in ms, is not worth reporting.
 MIN_MS = 5.0
 

@@ -77,11 +77,11 @@ def fewer_rows(suspicion: Suspicion, evidence: Evidence) -> FewerRows | None:
 def _in_order(suspicion: Suspicion, access: Access, evidence: Evidence) -> FewerRows | None:
     """Return what is spared if the rows of a LIMIT come in their order, without a sort."""
     plan, scan = evidence.plan, suspicion.scans[0]
-    limit = _limit_of_sort(plan, scan)
+    limit = limit_of_sort(plan, scan)
     if limit is None or len(suspicion.scans) > 1 or access.listed:
         return None
     reading = _Reading.of(scan, evidence, ONE_VALUE)
-    left = _asked(limit)
+    left = asked_rows(limit)
     if reading.others:
         returned = evidence.returned_rows
         if limit is plan.root and returned is not None and returned < limit.rows:
@@ -201,7 +201,7 @@ def _is_partial(scan: Node, schema: Schema) -> bool:
     return any(index.name in used and index.predicate is not None for index in indexes)
 
 
-def _limit_of_sort(plan: Plan, scan: Node) -> Node | None:
+def limit_of_sort(plan: Plan, scan: Node) -> Node | None:
     """Return the LIMIT that gets all rows of a scan, sorted, from nothing but that scan."""
     above = plan.parents.get(id(scan))
     while above is not None and above.type in _BELOW_LIMIT:
@@ -209,7 +209,7 @@ def _limit_of_sort(plan: Plan, scan: Node) -> Node | None:
     return above if above is not None and above.type == "Limit" else None
 
 
-def _asked(limit: Node) -> float:
+def asked_rows(limit: Node) -> float:
     """Return how many rows a LIMIT gets from the step below it, those of its OFFSET included."""
     source = limit.children[0]
     whole = source.total_cost - source.startup_cost

@@ -80,7 +80,7 @@ from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
 from . import counted_order, worth
-from .fewer_rows import FewerRows, fewer_rows
+from .fewer_rows import FewerRows, asked_rows, fewer_rows, limit_of_sort
 from .worth import MAX_LOOKUP_SHARE
 
 NAME = "missing-index"
@@ -132,6 +132,7 @@ _SPARED = Template("an index on {columns:and} could spare reading the table")
 _ORDER_VARIES = "the order changes with a value"
 _OR = "OR combines conditions that each need an index of their own"
 _ALL_ROWS = "all rows are sorted or grouped"
+_ORDERED = "with an index, the rows of several values, or most of the rows, are sorted all the same"
 _LOOKED_UP = "an index finds each row that is tested"
 _BEGINS = "the index {existing} begins with a column that is compared or sorted by"
 _SKIPS = (
@@ -310,10 +311,21 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     many = suspicion.other_rows is not None and suspicion.other_rows > rows * MAX_LOOKUP_SHARE
     if many and worth.other_side_is_indexed(suspicion, evidence):
         return Miss(suspicion, worth.OTHER_SIDE)
+    if not suspicion.comparisons and _stays_unordered(suspicion, evidence):
+        return Miss(suspicion, _ORDERED, by_parameters=True)
     if small or not suspicion.comparisons:
         return None
     reason = _too_many_pass(suspicion, evidence, rows)
     return Miss(suspicion, reason, by_parameters=True) if reason else None
+
+
+def _stays_unordered(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether rows would be sorted with an index as well: those of several values, or most rows."""
+    access, plan = worth.access_of(suspicion, evidence), evidence.plan
+    limits = (limit_of_sort(plan, scan) for scan in suspicion.scans)
+    rows = sum(scan.rows for scan in suspicion.scans)
+    many = any(limit and asked_rows(limit) > rows * MAX_USEFUL_SHARE for limit in limits)
+    return many or (access is not None and bool(access.listed))
 
 
 def _too_many_pass(suspicion: Suspicion, evidence: Evidence, rows: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from ..databases import Database
-from .case import Rule, Tables, rows, set_for_all, speaks
+from .case import Rule, Tables, rows, set_for_all, silent, speaks
 
 
 def fill(database: Database) -> None:
@@ -13,11 +13,14 @@ def fill(database: Database) -> None:
         "CREATE TABLE guest (id int PRIMARY KEY, tier text)",
         "INSERT INTO guest SELECT g, CASE WHEN g <= 200 THEN 'gold' ELSE 'plain' END "
         "FROM generate_series(1, 2000) g",
-        "CREATE TABLE stay (id int PRIMARY KEY, guest int, state text, at timestamp, note text)",
-        "INSERT INTO stay SELECT g, 1 + g / 25, CASE WHEN g <= 25000 THEN 'done' ELSE 'open' END, "
+        "CREATE TABLE stay (id int PRIMARY KEY, guest int, room int, state text, "
+        "at timestamp, note text)",
+        "INSERT INTO stay SELECT g, 1 + g / 25, g * 7919 % 10, "
+        "CASE WHEN g <= 25000 THEN 'done' ELSE 'open' END, "
         "timestamp '2024-01-01' + g * interval '1 min', repeat('x', 60) "
         "FROM generate_series(1, 49999) g ORDER BY md5(g::text)",
         "CREATE INDEX ON stay (guest)",
+        "CREATE INDEX ON stay (room)",
         "VACUUM (FREEZE, ANALYZE)",
     )
 
@@ -45,6 +48,26 @@ SPEAKS = [
 ]
 
 
+#: Where nothing can be tried.
+SILENT = [
+    silent(
+        "the rows of several values",
+        sa.text("SELECT * FROM stay WHERE room IN (3, 4) ORDER BY at DESC LIMIT 10"),
+        PLANWATCH_VERIFY="off",
+    ),
+    silent(
+        "nearly all rows of one",
+        sa.text("SELECT * FROM stay WHERE room = 3 ORDER BY at LIMIT 10 OFFSET 4500"),
+        PLANWATCH_VERIFY="off",
+    ),
+]
+
+
 @rows(SPEAKS)
 def test_promises_nothing_that_depends_on_chance(rule, case):
+    rule.check(case)
+
+
+@rows(SILENT)
+def test_is_silent_where_the_rows_are_sorted_all_the_same(rule, case):
     rule.check(case)

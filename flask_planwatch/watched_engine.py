@@ -277,11 +277,13 @@ class WatchedEngine:
         return self.watch.active and disposal == self._disposal and self._engine() is not None
 
     def _note_disposal(self, disposal: int, outcome: Outcome) -> None:
-        """Note whether the engine was disposed of before an inspection."""
+        """Note whether the engine was disposed of, or was gone, before an inspection."""
         if outcome.inspection.skip is None:
             self._watcher.came_in_time()
-        elif self.watch.active and disposal != self._disposal:
-            self._watcher.came_too_late(disposal, self.name)
+        elif self.watch.active and not self._is_wanted(disposal):
+            self._watcher.missed += 1
+            if disposal != self._disposal:
+                self._watcher.came_too_late(disposal, self.name)
 
     def _outcome(self, capture: Capture, last_try: bool) -> Outcome:
         try:

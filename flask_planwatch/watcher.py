@@ -69,6 +69,15 @@ DISPOSED = (
     "own, create the engine with poolclass=NullPool."
 )
 
+#: What a developer reads at the end of a process that left statements uninspected.
+_LEFT = (
+    "PlanWatch did not inspect {count} {statements}: {why} first. Call planwatch.flush(10) before "
+    "that to wait for the inspection."
+)
+_ENDED = "the process ended"
+_GONE = "the engine was disposed of"
+_GONE_OR_ENDED = f"{_GONE} or {_ENDED}"
+
 _CAUGHT = "PlanWatch caught {error} at {place}. Others are only counted, in PlanWatch.stats()."
 
 _LEFT_ALONE = "{engine} ({kind}) is left alone: it is not {needed}."
@@ -90,9 +99,18 @@ class Watcher:
     def __init__(self, app: Flask, settings: Settings) -> None:
         self.store = Store(share_of=self._share_of)
         self.calibration = CostCalibration()
-        self.worker = Worker(close_unused=self._close_unused, after_fork=self._after_fork)
+        self.worker = Worker(
+            close_unused=self._close_unused,
+            after_fork=self._after_fork,
+            at_exit=self._tell_left,
+            is_patient=self._is_developed,
+            hold=lambda: (self._app(), list(self._engines)),
+        )
         self.has_panel = False
         self._app = weakref.ref(app)
+        #: The modes of the app when it was last looked at: one made by a factory may be gone before
+        #: its last statements are inspected.
+        self._debug, self._testing = app.debug, app.testing
         self._settings_at_start = settings
         self._log = LogReporter(settings.log_interval, self._is_debugged, active=self.store.__len__)
         self._spans = SpanReporter(settings.log_interval)
@@ -110,6 +128,8 @@ class Watcher:
         self._binds: set[str | None] = set()
         #: Whether there are engines that the line at the start has not named yet.
         self._has_new_engines = True
+        #: Whether there ever was one: all may be gone when a short script is inspected.
+        self._had_engines = False
         #: The settings that were checked last.
         self._given = given_in(app.config)
         #: What is wrong with the settings, a sentence each, by the function that looked for it.
@@ -119,6 +139,8 @@ class Watcher:
     def _start_counting(self) -> None:
         self._inspected = 0
         self._errors = self._log.errors = 0
+        #: The statements since the latest inspection whose engine was gone before theirs.
+        self.missed = 0
         self._own_ms = 0.0
         self._skipped: Counter[SkipReason] = Counter()
 
@@ -149,6 +171,7 @@ class Watcher:
         """The sampler of all engines of the app."""
         if self._sampler is None:
             with self._lock:
+                self._look_at_modes()
                 self._sampler = self._sampler or Sampler(self.settings)
         return self._sampler
 
@@ -259,8 +282,27 @@ class Watcher:
         return last_try
 
     def _is_debugged(self) -> bool:
+        self._look_at_modes()
+        return self._debug
+
+    def _is_developed(self) -> bool:
+        """Whether a person sees how the process ends; a test suite has its own ways to wait."""
+        self._look_at_modes()
+        return self._debug and not self._testing
+
+    def _look_at_modes(self) -> None:
         app = self._app()
-        return app is not None and app.debug
+        if app is not None:
+            self._debug, self._testing = app.debug, app.testing
+
+    def _tell_left(self, waiting: int) -> None:
+        """Tell a developer, as the process ends, what was not inspected."""
+        count = waiting + self.missed
+        if count and self._is_developed():
+            why = _ENDED if not self.missed else _GONE_OR_ENDED if waiting else _GONE
+            statements = "statement" if count == 1 else "statements"
+            message = say(_LEFT, count=count, statements=statements, why=why)
+            self._log.log_once(logging.WARNING, message)
 
     def _settings_changed(self) -> bool:
         app = self._app()
@@ -279,7 +321,8 @@ class Watcher:
         if self._is_debugged():
             for watched in engines:
                 watched.introduce()
-            self._log.log_once(logging.INFO, self.introduction)
+            if engines or not self._had_engines:
+                self._log.log_once(logging.INFO, self.introduction)
         if not self.is_enabled:
             return
         given, urls = self._settings_at_start, [watched.url for watched in engines]
@@ -356,6 +399,7 @@ class Watcher:
             return
         with self._lock:
             watched = self._engines.get(engine)
+            self._had_engines = True
             if watched is None:
                 # An app may make an engine for each request; the line names it once.
                 named = {known.name for known in list(self._engines.values())}
@@ -433,15 +477,17 @@ class Watcher:
     def came_in_time(self) -> None:
         """Note that a statement was inspected."""
         self._too_late.clear()
+        self.missed = 0
 
     def came_too_late(self, disposal: int, name: str) -> None:
         """Note that an engine was disposed of before an inspection.
 
-        In debug mode, say so if that happens again and again.
+        In debug mode, say so if that happens again and again, or at the end of the process.
         """
         self._too_late.add(disposal)
         if len(self._too_late) >= MAX_DISPOSALS:
             self._too_late.clear()
+            self.missed = 0
             if self._is_debugged():
                 self._log.log_once(logging.WARNING, DISPOSED.format(name=name))
 

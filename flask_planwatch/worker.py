@@ -44,8 +44,10 @@ RETRY_SECONDS = 1.0
 #: seconds: the pauses double up to this.
 MAX_PAUSE = 30.0
 
-#: Seconds that accepted captures get at interpreter exit.
-EXIT_PATIENCE = 0.5
+#: Seconds that accepted captures get at interpreter exit. A developer waits longer for a finding:
+#: the first inspection of a process imports what it needs, which takes about half a second of
+#: processor time, and PlanWatch's thread may have it to share.
+EXIT_PATIENCE, DEVELOPER_PATIENCE = 0.5, 3.0
 
 
 #: PlanWatch's thread. A set, as one that ends may overlap with the next. Not a threading.local: one
@@ -112,14 +114,25 @@ class Worker:
     All apps of a process share one thread and one queue, so that a test suite that makes an app for
     each test has no more threads than one app. `close_unused` is called on the thread now and
     then, with a time: it closes what was not used since. `after_fork` is called in a forked child,
-    to forget what belongs to the parent. `accepted` and `dropped` count the jobs of this process.
+    to forget what belongs to the parent. `at_exit` is called as the interpreter ends, with how many
+    jobs are not done; before that they get DEVELOPER_PATIENCE if `is_patient` says so, and what
+    `hold` returns stays alive meanwhile. `accepted` and `dropped` count the jobs of this process.
     """
 
     def __init__(
-        self, *, close_unused: Callable[[float], None], after_fork: Callable[[], None]
+        self,
+        *,
+        close_unused: Callable[[float], None],
+        after_fork: Callable[[], None],
+        at_exit: Callable[[int], None] = lambda left: None,
+        is_patient: Callable[[], bool] = lambda: False,
+        hold: Callable[[], object] = lambda: None,
     ) -> None:
         self.close_unused = close_unused
         self.after_fork = after_fork
+        self.at_exit = at_exit
+        self.is_patient = is_patient
+        self.hold = hold
         self.accepted = 0
         self.dropped = 0
         _WORKERS.add(self)
@@ -395,8 +408,19 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    _THREAD.wait(_THREAD.accepted(), EXIT_PATIENCE)
+    accepted = _THREAD.accepted()
+    held = [worker.hold() for worker in members(_WORKERS)] if accepted else []
+    # Who interrupts the end does not want to wait.
+    with suppress(KeyboardInterrupt):
+        _THREAD.wait(accepted, EXIT_PATIENCE)
+        developed = [one for one in accepted if one.worker is not None and one.worker.is_patient()]
+        _THREAD.wait(developed, DEVELOPER_PATIENCE - EXIT_PATIENCE)
     _THREAD.close()
+    del held
+    for worker in members(_WORKERS):
+        # Much of the application may be gone by now.
+        with suppress(Exception):
+            worker.at_exit(worker.waiting)
 
 
 atexit.register(_at_exit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..finding import Advice, AdviceKind, Verdict
-from ..indexes.mapped import MappedTable
+from ..indexes.mapped import MappedTable, column_of
 from ..plan.wording import say
 
 #: PostgreSQL's comparisons in Python.
@@ -36,4 +36,4 @@ def attribute_of(column: str, table: str, mapped: MappedTable | None) -> str:
     """Return how the app's code names a column; `mapped` is None if no class maps its table."""
     if mapped and column in mapped.attributes:
         return f"{mapped.class_name}.{mapped.attributes[column]}"
-    return f"{table}.c.{column}"
+    return column_of(table, mapped.key(column) if mapped else column)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,7 +38,8 @@ class MappedTable:
     code declares, whether they exist or not. `column_keys` maps a column to its key in the table
     where that is another one. `names` are those that the module has for other things than
     SQLAlchemy has, and than this table. `bind` is the bind key that Flask-SQLAlchemy has for it,
-    "" for the default engine of an app that has others, None if there is one engine.
+    "" for the default engine of an app that has others, None if there is one engine. `file` is the
+    name of the module's file if Python was started with it, and "" otherwise.
     """
 
     module: str
@@ -48,3 +51,15 @@ class MappedTable:
     column_keys: Mapping[str, str] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     bind: str | None = None
+    file: str = ""
+
+    def key(self, column: str) -> str:
+        """Return the name by which SQLAlchemy finds a column in its table."""
+        return self.column_keys.get(column, column)
+
+
+def column_of(table: str, key: str) -> str:
+    """Return the Python for a column of a table, both as Python names them."""
+    if key.isidentifier() and not keyword.iskeyword(key):
+        return f"{table}.c.{key}"
+    return f"{table}.c[{json.dumps(key, ensure_ascii=False)}]"

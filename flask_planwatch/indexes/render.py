@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlglot import expressions as sql
 
@@ -14,7 +14,7 @@ from ..plan.predicate import parse
 from ..plan.wording import say
 from .candidate import Candidate, Key
 from .definition import as_defined, is_alike
-from .mapped import MappedTable
+from .mapped import MappedTable, column_of
 
 
 class _NoPython(Exception):
@@ -49,13 +49,17 @@ _IN_PLACE_OF_A_BIND = (
 #: Both parts, each with where it goes.
 _BOTH_PARTS = """\
 {together}
-# 1. At the end of the module {module}:
+# 1. {model_place}:
 
 {model}
 
 # 2. {place}
 
 {migration}"""
+
+#: Where the model's part belongs. What follows app.run() would wait for the server to stop.
+_AT_THE_END = "At the end of the module {module}"
+_BEFORE_THE_RUN = "In the file {file}, below the models and before app.run()"
 
 #: What stands above the commands for each partition.
 _PARTITIONS = """\
@@ -102,7 +106,9 @@ def model_and_migration(candidate: Candidate, mapped: MappedTable | None) -> str
     return say(
         _BOTH_PARTS,
         together=f"{BELONG_TOGETHER}{_not_compared(candidate)}",
-        module=mapped.module,
+        model_place=say(
+            _BEFORE_THE_RUN if mapped.file else _AT_THE_END, module=mapped.module, file=mapped.file
+        ),
         # The class is there already, but a table without a class needs its name.
         model="\n".join([imports, *provided[1:], "", *code]),
         place=_place(mapped),
@@ -170,7 +176,8 @@ def _index(
     columns = _Columns(mapped, table, prefix)
     classes: dict[str, str] = {}
     keys = [_sqlalchemy_key(key, columns, classes) for key in candidate.keys]
-    options = _options(candidate, f"{prefix}text", classes)
+    include = map(columns.key, candidate.include)
+    options = _options(candidate, f"{prefix}text", classes, include)
     arguments = ", ".join([_string(candidate.name), *keys, *options])
     code = f"{prefix}Index({arguments})"
     names = [name for name in ("func", "text") if re.search(rf'(?<![.\w"]){name}[.(]', code)]
@@ -209,7 +216,7 @@ def alembic_operation(candidate: Candidate) -> str:
         "op.create_index",
         *(name, table, f"[{', '.join(keys)}]", *schema),
         *(["unique=True"] if candidate.declared and candidate.declared.unique else []),
-        *_options(candidate, "sa.text", classes),
+        *_options(candidate, "sa.text", classes, candidate.include),
         "postgresql_concurrently=True",
     )
     dropped = _called(
@@ -285,16 +292,20 @@ def _alembic_key(key: Key, classes: dict[str, str]) -> str:
     return _string(key.column)
 
 
-def _options(candidate: Candidate, text: str, classes: dict[str, str]) -> list[str]:
-    """Return the keyword arguments that Index() and create_index() have in common."""
+def _options(
+    candidate: Candidate, text: str, classes: dict[str, str], include: Iterable[str]
+) -> list[str]:
+    """Return the keyword arguments that Index() and create_index() have in common.
+
+    `include` has the included columns as the one or the other knows them.
+    """
     options = []
     if candidate.method != "btree":
         options.append(f"postgresql_using={_string(candidate.method)}")
     if classes:
         named = ", ".join(f"{_string(key)}: {_string(name)}" for key, name in classes.items())
         options.append(f"postgresql_ops={{{named}}}")
-    if candidate.include:
-        names = ", ".join(_string(name) for name in candidate.include)
+    if names := ", ".join(map(_string, include)):
         options.append(f"postgresql_include=[{names}]")
     if candidate.declared and candidate.declared.nulls_not_distinct:
         options.append("postgresql_nulls_not_distinct=True")
@@ -320,13 +331,11 @@ class _Columns:
             if column not in self._mapped.attributes:
                 raise _NoPython
             return f"{self._table}.{self._mapped.attributes[column]}"
-        if column.isidentifier() and not keyword.iskeyword(column):
-            return f"{self._table}.c.{column}"
-        return f"{self._table}.c[{_string(column)}]"
+        return column_of(self._table, self.key(column))
 
     def key(self, column: str) -> str:
         """Return the name by which SQLAlchemy finds the column in its table."""
-        return self._mapped.column_keys.get(column, column) if self._mapped else column
+        return self._mapped.key(column) if self._mapped else column
 
     def is_json(self, column: str) -> bool:
         """Whether the attribute has the comparator of PostgreSQL's JSON types."""

@@ -7,6 +7,8 @@ it selects or changes, and the registry of an entity knows all its classes.
 from __future__ import annotations
 
 import json
+import keyword
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -202,8 +204,9 @@ def _attributes(mapper: Mapper[Any], table: Table) -> dict[str, str]:
 def _described(
     mapper: Mapper[Any], table: Table, name: str, attributes: dict[str, str]
 ) -> MappedTable:
+    module, file = _module_of(mapper.class_)
     return MappedTable(
-        module=mapper.class_.__module__,
+        module=module,
         class_name=mapper.class_.__qualname__,
         table=name,
         attributes=attributes,
@@ -214,7 +217,22 @@ def _described(
         indexes=tuple(_declared(table, name)),
         names=frozenset(_names_of(mapper.class_.__module__, table)),
         bind=table.metadata.info.get("bind_key"),
+        file=file,
     )
+
+
+def _module_of(mapped: type) -> tuple[str, str]:
+    """Return what imports the module of a class, and its file if Python was started with it."""
+    name = mapped.__module__
+    if name != "__main__":
+        return name, ""
+    main = sys.modules[name]
+    file = os.path.basename(getattr(main, "__file__", None) or "")
+    # `python -m` has told its name. Without a file, it can only be imported as it is.
+    spec, stem = getattr(main, "__spec__", None), file.removesuffix(".py")
+    if spec is not None:
+        return spec.name, file
+    return (stem if stem.isidentifier() and not keyword.iskeyword(stem) else name), file
 
 
 def _names_of(module: str, table: Table) -> Iterator[str]:

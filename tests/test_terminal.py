@@ -106,6 +106,60 @@ SET_UPS = [
 ]
 
 
+class Tee:
+    """A stream that has only what a handler needs, and passes it on."""
+
+    def __init__(self, *streams):
+        self.streams = streams
+
+    def write(self, text):
+        for stream in self.streams:
+            stream.write(text)
+
+    def flush(self):
+        for stream in self.streams:
+            stream.flush()
+
+
+class NoTerminal(Tee):
+    def isatty(self):
+        return False
+
+
+class Named:
+    """Passes it on by the methods, and has slots."""
+
+    __slots__ = ("flush", "put")
+
+    def __init__(self, stream):
+        self.put, self.flush = stream.write, stream.flush
+
+    def write(self, text):
+        self.put(text)
+
+
+class Lazy:
+    """Has nothing of its own, as a wrapper that only closes nothing."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        if name in {"isatty", "fileno"}:
+            raise AttributeError(name)
+        return getattr(self.stream, name)
+
+
+class Printing:
+    """Holds no stream."""
+
+    def write(self, text):
+        print(text, end="")
+
+    def flush(self):
+        pass
+
+
 @pytest.mark.parametrize("set_up", SET_UPS)
 def test_findings_of_all_severities_are_printed_once_in_debug_mode(
     bare_logging, story, watch, capsys, set_up
@@ -498,6 +552,46 @@ def debugged(bare_logging):
         return LogReporter(3600, lambda: True)
 
     return make
+
+
+@pytest.fixture
+def log_file(tmp_path):
+    with (tmp_path / "log").open("w") as file:
+        yield file
+
+
+#: Streams of classes of the application's own, and how often each prints what it is given.
+OWN_STREAMS = [
+    (lambda file: Tee(sys.stderr), 1),
+    (lambda file: Tee(sys.stdout, file), 1),
+    (lambda file: Tee(Tee(file, Named(sys.stderr))), 1),
+    (lambda file: Lazy(sys.stderr), 1),
+    (lambda file: NoTerminal(sys.stderr), 1),
+    (lambda file: Named(sys.stderr), 1),
+    (lambda file: Printing(), 1),
+    (lambda file: Tee(file, io.StringIO()), 0),
+    (lambda file: Named(file), 0),
+]
+
+
+@pytest.mark.parametrize(("make", "prints"), OWN_STREAMS)
+def test_a_stream_of_the_applications_own_prints_if_it_leads_to_the_terminal(
+    debugged, capsys, log_file, make, prints
+):
+    reporter = debugged()
+    logging.basicConfig(level=logging.INFO, stream=make(log_file))
+    reporter.log_once(logging.INFO, "a line")
+    assert (written := capsys.readouterr()).out.count("a line") + written.err.count("a line") == 1
+    assert written.err.count("a line") == 1 or prints
+
+
+def test_a_stream_that_holds_itself(debugged, capsys, log_file):
+    tee = Tee(log_file)
+    tee.parent = tee
+    reporter = debugged()
+    logging.basicConfig(level=logging.INFO, stream=tee)
+    reporter.log_once(logging.INFO, "a line")
+    assert capsys.readouterr().err.count("a line") == 1
 
 
 def test_a_field_that_a_filter_adds_is_there(debugged, capsys):

@@ -8,6 +8,7 @@ printed twice.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import logging.handlers
 import sys
@@ -15,11 +16,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from ..capture.location import is_own
 from ..plan.wording import say
 from ..worker import on_own_thread
+
+#: How deep streams in streams are looked at, and how many values of each.
+_MAX_DEPTH, _MAX_HELD = 4, 100
 
 
 class HandlerError(Exception):
@@ -238,10 +243,49 @@ def _prints(handler: logging.Handler) -> bool:
         # Rich writes to a console.
         stream = getattr(getattr(handler, "console", None), "file", None)
     if stream is not None:
-        return _is_terminal(stream)
+        return _leads_to_terminal(stream)
     # A class of the application's may leave it to one of Python's, as to a file not yet open.
     writer = next(base for base in type(handler).__mro__ if {"emit", "handle"} & vars(base).keys())
-    return is_own(getattr(sys.modules.get(writer.__module__), "__file__", None) or "")
+    return _is_of_the_application(writer)
+
+
+def _is_of_the_application(kind: type) -> bool:
+    """Whether a class is written in the application's own code."""
+    return is_own(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+
+
+def _leads_to_terminal(stream: Any) -> bool:
+    """Whether a stream, or one that it passes the text on to, is the terminal's.
+
+    One of the application's own class that holds no other is believed to lead there.
+    """
+    held: dict[int, Any] = {}
+    # It may be of any kind.
+    with suppress(Exception):
+        _collect(stream, held, _MAX_DEPTH)
+    if any(map(_is_terminal, held.values())):
+        return True
+    told = len(held) > 1 or isinstance(stream, io.IOBase)
+    return not told and _is_of_the_application(type(stream))
+
+
+def _collect(value: Any, held: dict[int, Any], depth: int) -> None:
+    """Add a stream, and those that it holds, by what tells them apart."""
+    if isinstance(value, list | tuple | set | dict):
+        for item in list(value.values() if isinstance(value, dict) else value)[:_MAX_HELD]:
+            _collect(item, held, depth)
+        return
+    # A method of a stream stands for it.
+    value = value.__self__ if isinstance(value, MethodType | BuiltinMethodType) else value
+    if depth == 0 or id(value) in held or not hasattr(value, "write"):
+        return
+    held[id(value)] = value
+    for part in list(getattr(value, "__dict__", {}).values())[:_MAX_HELD]:
+        _collect(part, held, depth - 1)
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            _collect(getattr(value, name, None), held, depth - 1)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -88,6 +88,63 @@ SHAPES = {
         "SELECT id FROM sample WHERE name = %(v)s OR number = %(v)s",
         {"v": "5"},
     ),
+    "one name, char and varchar": (
+        "SELECT id FROM sample WHERE code = %(v)s UNION "
+        'SELECT id FROM sample WHERE "Odd Näme" = %(v)s',
+        {"v": "x"},
+    ),
+    "one name, date and timestamp": (
+        "SELECT id FROM sample WHERE day = %(v)s OR local = %(v)s OR made = %(v)s",
+        {"v": "2020-01-01"},
+    ),
+    "one name, with a function and a cast": (
+        "SELECT id FROM sample WHERE mood = %(v)s OR name = lower(%(v)s) OR mood::text = %(v)s",
+        {"v": "bright"},
+    ),
+    "one name or NULL": (
+        "SELECT id FROM sample WHERE (%(v)s IS NULL OR name = %(v)s) "
+        "AND (%(w)s IS NOT NULL OR number = %(w)s)",
+        {"v": "x", "w": 5},
+    ),
+    "NULL after an operator": (
+        "SELECT id FROM sample WHERE name = 'x' AND (tags || %(v)s IS NULL OR name = %(v)s)",
+        {"v": "{a}"},
+    ),
+    "one name, a key of an object": (
+        "SELECT jsonb_build_object(%(v)s, number), name || %(v)s FROM sample",
+        {"v": "x"},
+    ),
+    "order by an expression": (
+        "SELECT coalesce(name, %s) FROM sample WHERE mood = %s ORDER BY coalesce(name, %s)",
+        ("bright", "bright", "bright"),
+    ),
+    "order by an expression of a number": (
+        "SELECT number + %s FROM sample ORDER BY number + %s, id LIMIT %s",
+        (1, 1, 1),
+    ),
+    "group by a number's": (
+        "SELECT number + %s, count(*) FROM sample GROUP BY number + %s ORDER BY number + %s",
+        (1, 1, 1),
+    ),
+    "partition": (
+        "SELECT coalesce(name, %s), row_number() OVER (PARTITION BY coalesce(name, %s) ORDER BY id)"
+        " FROM sample ORDER BY coalesce(name, %s)",
+        ("x", "x", "x"),
+    ),
+    "array of an enum": (
+        "SELECT id FROM sample WHERE mood = ANY (%s::sample_mood[])",
+        (["bright"],),
+    ),
+    "array of an enum, cast": (
+        "SELECT id FROM sample WHERE ARRAY[mood] && CAST(%s AS sample_mood[])",
+        (["bright", None],),
+    ),
+    "array, cast to a length": (
+        "SELECT id FROM sample WHERE name = ANY (%s::character varying(2)[])",
+        (["abc", "d"],),
+    ),
+    "array, cast to text": ("SELECT id FROM sample WHERE name = %s::text", (["abc", "d"],)),
+    "array, under another name": ("SELECT %s AS x, id FROM sample", (["abc", "d"],)),
     "case": ("SELECT CASE WHEN number > %s THEN %s ELSE %s END FROM sample", (1, "a", None)),
     "coalesce": ("SELECT id FROM sample WHERE coalesce(number, %s) = %s", (0, 0)),
     "insert": ("INSERT INTO sample (id, name) VALUES (%s, %s)", (99_999_999, "x")),
@@ -114,9 +171,9 @@ SHAPES = {
 
 #: Those whose values psycopg2 itself has to write into the text.
 LITERAL = {
-    *("tuple", "order", "group", "distinct on", "group by two names", "in quotes"),
-    *("in quotes after a name", "in a comment", "in dollars", "an interval's"),
-    *("one name, two types", "a bound adapter"),
+    *("tuple", "order", "group", "distinct on", "group by one name", "group by two names"),
+    *("in quotes", "in quotes after a name", "in a comment", "in dollars", "an interval's"),
+    *("one name, a key of an object", "a bound adapter"),
 }
 
 

@@ -21,6 +21,9 @@ _DOUBLED = re.compile(r"''|\\\\")
 #: The type of a value for which the server infers one.
 UNTYPED = "unknown"
 
+#: The type of a list of strings, unless it is cast to another.
+STRINGS = "text[]"
+
 #: The types of whole numbers, each with the first value that is too large for it.
 WHOLE = (("integer", 2**31), ("bigint", 2**63))
 
@@ -126,7 +129,7 @@ def _array(text: str, *, standard: bool) -> Literal | None:
     (kind,) = types
     items = ",".join(quoted_item(element.value) for element in elements)
     # The server takes strings without a type for text here.
-    return Literal("{" + items + "}", ("text" if kind == UNTYPED else kind) + "[]")
+    return Literal("{" + items + "}", STRINGS if kind == UNTYPED else f"{kind}[]")
 
 
 def quoted_item(value: str | None) -> str:

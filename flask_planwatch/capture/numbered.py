@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..failure import ServerError
 from ..finding import SkipReason
@@ -48,6 +48,13 @@ CAST_PATTERN = r"""::(?:\w++|"(?:[^"]|"")*+")(?:\.(?:\w++|"(?:[^"]|"")*+"))?+
     (?:\ WITH(?:OUT)?\ TIME\ ZONE)?+ (?:\[\])*+"""
 _CAST = re.compile(CAST_PATTERN, re.IGNORECASE | re.VERBOSE)
 
+#: What is between a value and its type inside CAST.
+_AS = re.compile(r"\A\s++AS\s++", re.IGNORECASE)
+
+#: A test for NULL, and what comes before an expression that begins.
+_IS_NULL = re.compile(r"\s++IS\s++(?:NOT\s++)?+NULL\b", re.IGNORECASE)
+_BEGINS = re.compile(r"(?:\(|\b(?:WHERE|OR|NOT|WHEN|ON)\s)\s*\Z", re.IGNORECASE)
+
 #: What stands in quotes, as long as nothing of _HIDES comes before it.
 _QUOTED = re.compile(r"'[^']*+'|\"[^\"]*+\"")
 
@@ -63,6 +70,25 @@ _HIDES = re.compile(r"['\"$\\]|--|/\*")
 _PART = re.compile(
     r"\b(by\b|distinct\s++on\s*+\()|([()])|(%(?:\([^)]{1,256}+\))?[sbt])", re.IGNORECASE
 )
+
+
+class Place(NamedTuple):
+    """A place of a parameter, which counts from 0, with the text up to the next place each way."""
+
+    parameter: int
+    before: str
+    behind: str
+
+    @property
+    def is_cast_to_array(self) -> bool:
+        """Whether the value is cast to an array right here."""
+        cast = _CAST.match(_AS.sub("::", self.behind))
+        return cast is not None and cast[0].endswith("[]")
+
+    @property
+    def is_only_compared_with_null(self) -> bool:
+        """Whether nothing but `IS NULL` reads the value."""
+        return bool(_IS_NULL.match(self.behind) and _BEGINS.search(self.before[-_MAX_SPACE:]))
 
 
 class Numbered:
@@ -117,23 +143,38 @@ class Numbered:
     @property
     def uses(self) -> Counter[int]:
         """How often each parameter stands outside of quotes and comments."""
-        return Counter(position for position, _ in self._open())
+        return Counter(place.parameter for place in self.places)
 
     @property
     def casts(self) -> dict[int, str]:
         """The type that each parameter is cast to, if that is the same in each of its positions."""
         found: dict[int, set[str]] = {}
-        for position, following in self._open():
-            cast = _CAST.match(following)
-            found.setdefault(position, set()).add(cast[0].upper() if cast else "")
-        return {position: casts.pop() for position, casts in found.items() if len(casts) == 1}
+        for place in self.places:
+            cast = _CAST.match(place.behind)
+            found.setdefault(place.parameter, set()).add(cast[0].upper() if cast else "")
+        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
 
-    def _open(self) -> Iterator[tuple[int, str]]:
-        """Yield the parameters outside of quotes and comments, each with the text behind it."""
-        hidden = self._quoted | self._commented
-        for number, piece in enumerate(self._pieces):
-            if isinstance(piece, int) and number not in hidden:
-                yield piece, str(self._pieces[number + 1])
+    @property
+    def places(self) -> list[Place]:
+        """The places of parameters outside of quotes and comments."""
+        return [
+            Place(piece, str(self._pieces[number - 1]), str(self._pieces[number + 1]))
+            for number, piece in enumerate(self._pieces)
+            if isinstance(piece, int) and self._is_open(number)
+        ]
+
+    def with_numbers(self, numbers: Sequence[int]) -> str:
+        """Return the statement with a number of its own, from 1, for each of the `places`."""
+        left = iter(numbers)
+        return "".join(
+            f"${next(left) if self._is_open(number) else piece + 1}"
+            if isinstance(piece, int)
+            else piece
+            for number, piece in enumerate(self._pieces)
+        )
+
+    def _is_open(self, number: int) -> bool:
+        return number not in self._quoted and number not in self._commented
 
     def with_literals(self, literals: Mapping[int, str], *, in_quotes: bool = False) -> str:
         """Return the statement with SQL in the place of some parameters, which count from 0.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..capture.literals import UNTYPED, Literal, constant, read_literal, written_anew
-from ..capture.numbered import Numbered, Parameters, stand_for_values
+from ..capture.literals import (
+    STRINGS,
+    UNTYPED,
+    Literal,
+    constant,
+    read_literal,
+    written_anew,
+)
+from ..capture.numbered import Numbered, Parameters, Place, stand_for_values
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..statement.single import in_brackets, is_single, without_end
@@ -40,6 +47,69 @@ class _Statement(NamedTuple):
     uncertain: str
     types: tuple[str, ...] = ()
     values: tuple[str | None, ...] = ()
+
+
+class _Placed:
+    """A statement of psycopg2's whose values become parameters.
+
+    psycopg2 writes a constant in each place of a value, and the server gives each one a type of its
+    own: only constants that are equal in value and type share a parameter. `literals` are those of
+    the parameters of `numbered`.
+    """
+
+    def __init__(self, numbered: Numbered, literals: Sequence[Literal]) -> None:
+        self._numbered = numbered
+        self.literals = [_in_place(literals[place.parameter], place) for place in numbered.places]
+        #: A parameter for each place; strings whose types are not known yet share none.
+        self._numbers = _numbers(
+            place if literal.type == UNTYPED else literal
+            for place, literal in enumerate(self.literals)
+        )
+
+    @property
+    def statement(self) -> _Statement:
+        """The statement with a parameter of its own for each constant without a type."""
+        return self._with(self._numbers, self.literals)
+
+    @property
+    def may_share(self) -> bool:
+        """Whether constants without a type are equal in value."""
+        values = [literal.value for literal in self.literals if literal.type == UNTYPED]
+        return len(set(values)) < len(values)
+
+    def shared(self, types: Sequence[str]) -> _Statement:
+        """Return the statement as it is once the types of the parameters of `statement` are known.
+
+        The server knows an expression of the SELECT list in ORDER BY only by equal parameters.
+        """
+        literals = [
+            literal._replace(type=types[number - 1])
+            for number, literal in zip(self._numbers, self.literals, strict=True)
+        ]
+        return self._with(_numbers(literals), literals)
+
+    def _with(self, numbers: Sequence[int], literals: Sequence[Literal]) -> _Statement:
+        text = self._numbered.with_numbers(numbers)
+        given = dict(zip(numbers, literals, strict=True)).values()
+        types = tuple(literal.type for literal in given)
+        return _Statement(text, text, types, tuple(literal.value for literal in given))
+
+
+def _numbers(keys: Iterable[Hashable]) -> list[int]:
+    """Return a number for each key, from 1 on; equal keys have the same."""
+    found: dict[Hashable, int] = {}
+    return [found.setdefault(key, len(found) + 1) for key in keys]
+
+
+def _in_place(literal: Literal, place: Place) -> Literal:
+    """Return a literal with the type that it has in a place."""
+    if literal.type == UNTYPED and place.is_only_compared_with_null:
+        # The server needs no type for a constant here, but one for a parameter.
+        return literal._replace(type="text")
+    if literal.type == STRINGS and place.is_cast_to_array:
+        # The server takes each string in ARRAY for what the list is cast to.
+        return literal._replace(type=UNTYPED)
+    return literal
 
 
 class _Sql:
@@ -109,10 +179,11 @@ class Psycopg2Transaction(Transaction):
 
     def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
         text = without_end(text)
-        given = self._parametrised(text, parameters)
-        if given is not None:
+        placed = self._placed(text, parameters)
+        if placed is not None:
             try:
                 with self.savepoint(PREPARED):
+                    given = self._parametrised(placed, accepted)
                     return self._explain_prepared(explain, given, accepted)
             except ServerError as error:
                 if not _is_about_values(error):
@@ -123,17 +194,17 @@ class Psycopg2Transaction(Transaction):
     def _explain_prepared(self, explain: str, given: _Statement, accepted: bool) -> Any:
         return self._ask_json(f"{explain}EXECUTE {self._prepare_with_values(given, accepted)}")
 
+    def _parametrised(self, placed: _Placed, accepted: bool) -> _Statement:
+        """Return a statement with parameters that the server takes for what the constants are."""
+        if not placed.may_share:
+            return placed.statement
+        given = placed.statement
+        name = self._prepare_given(given, accepted)
+        return placed.shared(self._declared(name, given.types))
+
     def _prepare_with_values(self, given: _Statement, accepted: bool) -> str:
         """Prepare a statement and set its values; return how to execute it."""
-        if "\\" in given.uncertain and self._backslash != _STANDARD:
-            raise _other_backslash()
-        if not is_single(given.text):
-            # A text that the server never accepted may have a bracket too many. A backslash may
-            # mean something else on this connection than on the application's.
-            if not accepted or "\\" in given.uncertain:
-                raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
-            super()._prepare(in_brackets(given.text), given.types)
-        name = super()._prepare(given.text, given.types)
+        name = self._prepare_given(given, accepted)
         if not given.types:
             return name
         settings = {
@@ -147,6 +218,18 @@ class Psycopg2Transaction(Transaction):
             for position, (value, kind) in enumerate(zip(given.values, types, strict=True), start=1)
         ]
         return f"{name} ({', '.join(arguments)})"
+
+    def _prepare_given(self, given: _Statement, accepted: bool) -> str:
+        """Prepare a statement, which must be a single one; return the name of what is prepared."""
+        if "\\" in given.uncertain and self._backslash != _STANDARD:
+            raise _other_backslash()
+        if not is_single(given.text):
+            # A text that the server never accepted may have a bracket too many. A backslash may
+            # mean something else on this connection than on the application's.
+            if not accepted or "\\" in given.uncertain:
+                raise ServerError(SkipReason.MULTIPLE_STATEMENTS)
+            super()._prepare(in_brackets(given.text), given.types)
+        return super()._prepare(given.text, given.types)
 
     def _prepare(self, text: str, types: Sequence[str], parameters: Parameters = None) -> str:
         if not is_single(text):
@@ -177,7 +260,7 @@ class Psycopg2Transaction(Transaction):
         (row,) = self._ask(self._send_query, f"{MARK}SELECT {', '.join(calls)}", None)
         return list(map(unlimited, row[-1])) if UNTYPED in given.types else given.types
 
-    def _parametrised(self, text: str, parameters: Parameters) -> _Statement | None:
+    def _placed(self, text: str, parameters: Parameters) -> _Placed | None:
         """Return a statement with its values as parameters, None if they cannot be."""
         if not parameters or len(parameters) > _MAX_PARAMETERS:
             return None
@@ -190,11 +273,11 @@ class Psycopg2Transaction(Transaction):
         standard = self._backslash == _STANDARD
         read = [read_literal(quoted, standard=standard) for quoted in self._quoted(numbered.values)]
         literals = [literal for literal in read if literal is not None]
-        if len(literals) < len(read) or not read or not self._may_be_typed(literals):
+        if len(literals) < len(read) or not read:
             return None
-        types = tuple(literal.type for literal in literals)
-        values = tuple(literal.value for literal in literals)
-        return _Statement(numbered.text, numbered.text, types, values)
+        placed = _Placed(numbered, literals)
+        too_many = len(placed.literals) > _MAX_PARAMETERS
+        return placed if not too_many and self._may_be_typed(placed.literals) else None
 
     def _may_be_typed(self, literals: Sequence[Literal]) -> bool:
         """Whether the type of each parameter is known, or may be asked for."""

@@ -434,6 +434,41 @@ def test_values_that_psycopg2_writes_twice_get_one_number(story, run, without_va
     psql(story, sql)
 
 
+@pytest.mark.parametrize(
+    ("condition", "value", "parts", "declared"),
+    [
+        (
+            "created_at = :q OR local_at = :q OR created_at < :q",
+            "2020-01-01",
+            "created_at = $1 OR local_at = $2 OR created_at < $1",
+            "(timestamp with time zone, timestamp without time zone)",
+        ),
+        ("mood = :q OR nick = :q", "sad", "mood = $1 OR nick = $2", "(mood, text)"),
+        (
+            ":q IS NULL OR local_at = :q",
+            "2020-01-01",
+            "$1 IS NULL OR local_at = $1",
+            "(timestamp without time zone)",
+        ),
+        (
+            "local_at = :q AND (:q IS NULL OR created_at = :q)",
+            "2020-01-01",
+            "local_at = $1 AND ($2 IS NULL OR created_at = $2)",
+            "(timestamp without time zone, timestamp with time zone)",
+        ),
+    ],
+)
+def test_value_that_psycopg2_writes_into_places_of_several_types(
+    story, run, without_values, condition, value, parts, declared
+):
+    """The server gives each constant the type of its place."""
+    statement = sa.text(f'SELECT id FROM "user" WHERE {condition}').bindparams(q=value)
+    (sql,) = copied(run("psycopg2", statement).shown)
+    assert parts in sql
+    assert f"{declared} AS\n" in sql
+    psql(story, sql)
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_list_of_any_length_is_executed(story, run, without_values, driver):
     statement = sa.select(sa.func.count(User.id)).where(

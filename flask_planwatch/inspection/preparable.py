@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 from ..capture.literals import UNTYPED
@@ -72,11 +73,12 @@ def preparable(
     for them.
     """
     last = None
-    for draft in drafts(query, driver, names):
+    for number, draft in enumerate(drafts(query, driver, names)):
         if not draft.types or draft.refusal:
             return draft
         try:
-            return _declared(session, draft)
+            form = _by_place(session, query) if number == 0 and driver == _CLIENT_SIDE else None
+            return form or _declared(session, draft)
         except ServerError as error:
             if (error.sqlstate or "")[:2] != _ABOUT_THE_TEXT:
                 raise
@@ -86,22 +88,59 @@ def preparable(
     return Preparable(refusal=REFUSED + state)
 
 
+def _by_place(session: Session, query: Query) -> Preparable | None:
+    """Return a form with a number for each type that a parameter of psycopg2's has.
+
+    None if each has one type only, as the server takes the value in all its places, or if that is
+    not known.
+    """
+    numbered = Numbered(query.text, query.parameters)
+    if not any(times > 1 for times in numbered.uses.values()):
+        return None
+    apart = _Draft(numbered, _CLIENT_SIDE, lists=True, same=False, marks=map(str, count()))
+    try:
+        types, guesses = _types(session, apart.preparable)
+    except ServerError as error:
+        if (error.sqlstate or "")[:2] != _ABOUT_THE_TEXT:
+            raise
+        return None
+    found = list(zip(apart.sources, types, strict=True))
+    known = dict(pair for place, pair in enumerate(found) if place not in guesses)
+    # What is only compared with NULL has the type of another place.
+    for place in guesses:
+        types[place] = known.get(apart.sources[place], types[place])
+    draft = _Draft(numbered, _CLIENT_SIDE, lists=True, same=False, marks=iter(types))
+    if not guesses and len(draft.sources) == len(set(draft.sources)):
+        return None
+    # With its types, as the server would not know that of a parameter at IS NULL.
+    return _declared(session, _checked(replace(draft.preparable, types=tuple(draft.marked))))
+
+
 def _declared(session: Session, draft: Preparable) -> Preparable:
     """Return a draft with the types of its parameters; raises ServerError if it is refused."""
-    types, guesses = list(draft.types), 0
+    if draft.refusal:
+        return draft
+    return replace(draft, types=tuple(_types(session, draft)[0]))
+
+
+def _types(session: Session, draft: Preparable) -> tuple[list[str], set[int]]:
+    """Return the types of a draft's parameters, and the places of those that are guessed.
+
+    Raises ServerError if the draft is refused.
+    """
+    types, guesses = list(draft.types), set[int]()
     while True:
         try:
             with session.transaction() as transaction:
-                known = transaction.types_of_parameters(draft.text, types)
-            return replace(draft, types=tuple(known))
+                return transaction.types_of_parameters(draft.text, types), guesses
         except UntypedParameter as error:
             position = error.position - 1
             known_already = position not in range(len(types)) or types[position] != UNTYPED
-            if known_already or guesses == _MAX_GUESSES:
+            if known_already or len(guesses) == _MAX_GUESSES:
                 raise
             # A string in the place of such a parameter is text.
             types[position] = _text_type(draft, error.position)
-            guesses += 1
+            guesses.add(position)
 
 
 def drafts(query: Query, driver: str, names: Sequence[str] | None) -> Iterator[Preparable]:
@@ -152,19 +191,31 @@ class _Draft:
     """Writes one form of a statement.
 
     `lists`: the values of an IN list become an array. `same`: equal values get one number, so that
-    GROUP BY knows an expression of the SELECT list.
+    GROUP BY knows an expression of the SELECT list. `marks`: something for each place; a parameter
+    gets another number where it is another.
     """
 
-    def __init__(self, numbered: Numbered, driver: str, *, lists: bool, same: bool) -> None:
+    def __init__(
+        self,
+        numbered: Numbered,
+        driver: str,
+        *,
+        lists: bool,
+        same: bool,
+        marks: Iterator[str] | None = None,
+    ) -> None:
         self._driver = driver
         self._names, self._values = numbered.names, numbered.values
-        self._lists, self._same = lists, same
+        self._lists, self._same, self._marks = lists, same, marks
+        #: What each number stands for, and its mark.
+        self.sources: list[object] = []
+        self.marked: list[str] = []
         self._numbers: dict[object, int] = {}
         self._types: list[str] = []
         self._given_names: list[str] = []
         self._arrays: set[int] = set()
         text, uses = numbered.text, numbered.uses
-        self._once = {position for position, count in uses.items() if count == 1}
+        self._once = {position for position, times in uses.items() if times == 1}
         pieces, position = [], 0
         while match := _PART.search(text, position):
             pieces.append(text[position : match.start()])
@@ -228,9 +279,12 @@ class _Draft:
         return number
 
     def _numbered(self, key: object, kind: str, name: str) -> str:
-        number = self._numbers.get(key)
+        mark = "" if self._marks is None else next(self._marks)
+        number = self._numbers.get((key, mark))
         if number is None:
-            number = self._numbers[key] = len(self._types) + 1
+            number = self._numbers[key, mark] = len(self._types) + 1
+            self.sources.append(key)
+            self.marked.append(mark)
             self._types.append(kind)
             self._given_names.append(name if _NAME.fullmatch(name) else f"value_{number}")
         return f"${number}"

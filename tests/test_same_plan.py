@@ -298,3 +298,26 @@ def test_any_statement(engine, session, monkeypatch):
             parameters_of_the_server += any("set_config('planwatch" in sql for sql in seen.sent)
     assert compared > STATEMENTS / 2
     assert parameters_of_the_server > compared / 2
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+@pytest.mark.parametrize("parameters", [{"name": "x"}, {}])
+def test_the_identifier_is_that_of_the_applications_statement(samples, driver, parameters):
+    """psycopg2's constants are parameters to PlanWatch, which makes another statement of it."""
+    value = "%(name)s" if parameters else "'x'"
+    text = f"SELECT id FROM sample WHERE name = {value}"
+    engine = sa.create_engine(
+        samples.url_for(driver), connect_args={"options": "-c compute_query_id=on"}
+    )
+    session = Session(engine, url=None, statement_timeout_ms=30_000, lock_timeout_ms=5000)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(text, parameters)
+        process = connection.connection.driver_connection.info.backend_pid
+        identifier = samples.scalar(f"SELECT query_id FROM pg_stat_activity WHERE pid = {process}")
+    plan = explain(session, Query(text, parameters)).as_text()
+    session.close()
+    engine.dispose()
+    assert identifier
+    said = [line for line in plan.splitlines() if line.startswith("Query Identifier")]
+    known = not parameters or driver == "psycopg"
+    assert said == ([f"Query Identifier: {identifier}"] if known else [])

@@ -241,10 +241,10 @@ def _grouping_sets(sets: object) -> Iterator[str]:
 
 
 def _summary(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what follows the plan: what would be compiled.
-
-    The identifier of the query is left out: it is that of PlanWatch's EXPLAIN.
-    """
+    """Yield what follows the plan: the identifier of the query, and what would be compiled."""
+    identifier = document.get("Query Identifier")
+    if isinstance(identifier, int):
+        yield f"Query Identifier: {identifier}"
     jit = document.get("JIT")
     if isinstance(jit, Mapping) and isinstance(options := jit.get("Options"), Mapping):
         said = ", ".join(f"{name} {str(value).lower()}" for name, value in options.items())

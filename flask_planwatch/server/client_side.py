@@ -19,7 +19,15 @@ from ..capture.numbered import Numbered, Parameters, Place, stand_for_values
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..statement.single import in_brackets, is_single, without_end
-from .transaction import MARK, PREPARED, UNKNOWN, Answer, Transaction, unlimited
+from .transaction import (
+    MARK,
+    PREPARED,
+    UNKNOWN,
+    Answer,
+    Transaction,
+    read_document,
+    unlimited,
+)
 
 #: The most values that become parameters: one SELECT sets them all, and may have 1664 columns.
 _MAX_PARAMETERS = 1000
@@ -192,7 +200,14 @@ class Psycopg2Transaction(Transaction):
         return self._explain_prepared(explain, self._written(text, parameters), accepted)
 
     def _explain_prepared(self, explain: str, given: _Statement, accepted: bool) -> Any:
-        return self._ask_json(f"{explain}EXECUTE {self._prepare_with_values(given, accepted)}")
+        execution = self._prepare_with_values(given, accepted)
+        document = read_document(self._ask_json(f"{explain}EXECUTE {execution}"))
+        if given.types and isinstance(document, list):
+            # To the server, a statement with parameters is another one than that with constants.
+            for one in document:
+                if isinstance(one, dict):
+                    one.pop("Query Identifier", None)
+        return document
 
     def _parametrised(self, placed: _Placed, accepted: bool) -> _Statement:
         """Return a statement with parameters that the server takes for what the constants are."""

@@ -232,7 +232,7 @@ class Transaction(ABC):
         self.run("SET LOCAL plan_cache_mode = force_generic_plan")
         name = self._prepare(text, types)
         nulls = f" ({', '.join('NULL' for _ in types)})" if types else ""
-        return _plan_of(_read(self._ask_json(f"{EXPLAIN}EXECUTE {name}{nulls}")))
+        return _plan_of(read_document(self._ask_json(f"{EXPLAIN}EXECUTE {name}{nulls}")))
 
     def types_of_parameters(self, text: str, types: Sequence[str]) -> list[str]:
         """Return the types that `$1`, `$2` … have in a text, if PREPARE takes it with these types.
@@ -267,7 +267,7 @@ class Transaction(ABC):
         """Return the JSON of an EXPLAIN, parsed."""
         self._text = text
         try:
-            return _read(self._explain(explain, text, parameters, accepted))
+            return self._explain(explain, text, parameters, accepted)
         except ServerError:
             raise
         except Exception as error:
@@ -275,13 +275,14 @@ class Transaction(ABC):
             raise self._server_error(error, text) from error
 
     def _explain(self, explain: str, text: str, parameters: Parameters, accepted: bool) -> Any:
-        """Return the JSON of an EXPLAIN, parsed or not."""
+        """Return the JSON of an EXPLAIN, parsed."""
         if parameters:
-            return self._ask(self._send_single, MARK + explain + text, parameters).value
+            answer = self._ask(self._send_single, MARK + explain + text, parameters)
+            return read_document(answer.value)
         # Before PostgreSQL 16, pg_stat_statements stores the text of an EXPLAIN with its constants.
         # It never stores that of PREPARE.
         name = self._prepare(text, (), parameters)
-        return self._ask_json(f"{explain}EXECUTE {name}")
+        return read_document(self._ask_json(f"{explain}EXECUTE {name}"))
 
     def _prepare(self, text: str, types: Sequence[str], parameters: Parameters = None) -> str:
         """Prepare a text, which must be one statement; return the name of the prepared statement.
@@ -362,7 +363,7 @@ def _decoded(value: Any) -> Any:
     return tuple(map(_decoded, value)) if isinstance(value, list) else value
 
 
-def _read(document: Any) -> Any:
+def read_document(document: Any) -> Any:
     """Return the content of JSON, also if the application's own reader has parsed it."""
     try:
         if not isinstance(document, str | bytes):

@@ -62,6 +62,11 @@ class Case:
         """Whether indexes and statistics may be made for real, and rolled back."""
         return self.verify == VERIFY_BUILD
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether trials are going on, so that none can begin."""
+        return bool(self._open)
+
     def known(self, relations: Sequence[Relation]) -> list[Candidate]:
         """Return what is proposed on these tables, or declared by the models, and missing."""
         keys = {relation.key for relation in relations}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..finding import Advice, Verdict, VerdictStatus
+from ..finding import Verdict, VerdictStatus
+from ..indexes.candidate import Key
 from ..plan.evidence import Hit
-from .alone import verdict_alone
+from .alone import NewForm, verdict_alone
 from .case import Case
 from .form import Form, attribute_of
 from .rewrite import NO_INDEX_TO_TRY
@@ -18,7 +19,7 @@ _CONTAINS = Form(
 )
 
 
-def containment(case: Case, hit: Hit) -> Advice:
+def containment(case: Case, hit: Hit) -> NewForm:
     """Return the advice to say `tags @> ARRAY[value]` instead of `value = ANY (tags)`.
 
     It is verified if an index answers that already. Raises ServerError if the connection fails.
@@ -27,14 +28,14 @@ def containment(case: Case, hit: Hit) -> Advice:
     column = suspicion.comparison.column
     mapped = case.mapped(suspicion.relation)
     attribute = attribute_of(column or "", suspicion.relation.name, mapped)
-    verdict, known = None, suspicion.relation.column(column or "")
+    verdict, known, contains = None, suspicion.relation.column(column or ""), ""
     if known is not None:
         contains = f"{known.quoted_name} @> ARRAY[{suspicion.other.text}]"
         verdict = verdict_alone(case, hit, known, contains)
     if verdict is None or verdict.status is not VerdictStatus.VERIFIED:
         verdict = Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY)
-    return _CONTAINS.advice(
-        verdict,
-        key=suspicion.shown_keys[0],
-        code=f".where({attribute}.contains([value]))" if column else "",
-    )
+    code = f".where({attribute}.contains([value]))" if column else ""
+    # One whose key holds a value does not come here.
+    key = Key(suspicion.shown_keys[0], column, suspicion.operator_class)
+    advice = _CONTAINS.advice(verdict, key=key.expression, code=code)
+    return NewForm(advice, contains, key)

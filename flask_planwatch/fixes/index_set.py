@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..finding import Advice, Verdict, VerdictStatus
-from ..indexes.candidate import Candidate, Key, column_key
+from ..finding import Verdict, VerdictStatus
+from ..indexes.candidate import Candidate, column_key
 from ..indexes.proposal import invalid_index, is_covered
 from ..indexes.search import (
     MIN_MEMBER_SAVING,
@@ -40,13 +40,14 @@ from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit, Suspicion
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST, MIN_SAVING
 from ..plan.ordered_scan import passing_in_order
-from ..plan.schema import ExpressionFacts, Structural, Volatility
+from ..plan.schema import ExpressionFacts, Volatility
 from ..plan.scrub import holds_value, mask
 from ..plan.wording import say, sentences
 from ..rules.worth import FEW_LEFT
 from ..server import whatif
 from ..server.explain import Query, reference_query
 from ..settings import VERIFY_OFF
+from .alone import NewForm, plan_alone, query_alone
 from .case import Case
 from .containment import containment
 from .drafts import Drafts, is_refused
@@ -57,6 +58,12 @@ from .trial import advised, rejected, untested, why_untested
 
 _NO_ORDER = "no index can have that order, because {reason}"
 _REWRITTEN_ONLY = "an index can answer only the rewritten statement"
+_USED_ALONE = f"{_REWRITTEN_ONLY}; planned for the new condition alone, the planner used it"
+_SAVES_LITTLE = (
+    "for these values even an index on {key} saves less than {least:percent} of the cost"
+)
+_MANY = "for these values many rows pass, so that an index would not help"
+_ONLY_WITH = "it gains enough only with an index that begins with {column}, and there is none"
 _ENOUGH = (
     "once there is an index {others:and}, another one saves less than {least:percent} of the cost"
 )
@@ -147,10 +154,10 @@ class IndexSet:
         spanned = None
         if hit.fix == "index" and suspicion.comparisons:
             spanned = range_on_column(self.case, hit)
-            if spanned is not None and spanned.verdict.status is VerdictStatus.VERIFIED:
-                return Advised((spanned,))
+            if spanned is not None and spanned.is_verified:
+                return Advised((spanned.advice,))
             if (served := rewrite(self.case, hit, None)) is not None:
-                return Advised((served[0],))
+                return Advised((served.advice,))
         if suspicion.holds_value:
             # What changes was put into the text by the application.
             written = not self._varies(suspicion) and self._may_be_indexed_as_written(suspicion)
@@ -158,23 +165,22 @@ class IndexSet:
         if hit.fix == "own-type":
             return Advised((own_type(hit, mapped, self.case.query.text),))
         if hit.fix == "containment":
-            return self._rewritten(hit, containment(self.case, hit))
+            return self._with_index(hit, containment(self.case, hit))
         described = [self.drafts.describe(suspicion.relation, key) for key in suspicion.keys]
         refused = [facts for facts in described if is_refused(facts)]
         if len(refused) < len(described):
             return None
         if not suspicion.comparisons:
             return Declined(say(_NO_ORDER, reason=refused[0].reason))
-        return Advised((spanned,)) if spanned is not None else self._other_form(hit, refused[0])
+        if spanned is not None:
+            return self._with_index(hit, spanned)
+        return self._other_form(hit, refused[0])
 
     def _other_form(self, hit: Hit, refused: ExpressionFacts) -> Advised:
         """Return another condition in place of one whose expression no index can hold."""
         found = rewrite(self.case, hit, refused)
         assert found is not None
-        advice, key = found
-        if not key:
-            return Advised((advice,))
-        return self._with_index(hit, advice, Key(Structural(key)))
+        return self._with_index(hit, found)
 
     def _varies(self, suspicion: Suspicion) -> bool:
         return any(mask(key) in self.case.varying for key in suspicion.keys)
@@ -188,21 +194,58 @@ class IndexSet:
             for key in held
         )
 
-    def _rewritten(self, hit: Hit, first: Advice) -> Advised:
+    def _with_index(self, hit: Hit, form: NewForm) -> Advised:
         """Return a rewrite with the index that serves the statement once it is rewritten."""
-        suspicion = hit.suspicion
-        # One whose key holds a value does not come here.
-        key = Key(suspicion.shown_keys[0], suspicion.comparison.column, suspicion.operator_class)
-        return self._with_index(hit, first, key)
-
-    def _with_index(self, hit: Hit, first: Advice, key: Key) -> Advised:
-        suspicion = hit.suspicion
-        shape = Shape((key,), suspicion.method, extension=suspicion.extension)
+        suspicion, first = hit.suspicion, form.advice
+        if form.key is None or form.is_verified:
+            return Advised((first,))
+        if hit.fix == "index" and form.key.column is not None:
+            shape = Shape((form.key,))
+        else:
+            shape = Shape((form.key,), suspicion.method, extension=suspicion.extension)
         index = self.drafts.candidate(suspicion.relation, shape)
         if is_covered(index):
             return Advised((first,))
-        verdict = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
-        return Advised((first, self.case.index_advice(index, verdict, None)))
+        if form.key.column is None:
+            verdict = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
+            return Advised((first, self.case.index_advice(index, verdict, None)))
+        verdict = self._once_rewritten(hit, form, index)
+        useless, reason = verdict.status is VerdictStatus.REJECTED, first.verdict.reason
+        if useless:
+            reason = verdict.reason
+        elif hit.fix == "index":
+            reason = say(_ONLY_WITH, column=form.key.expression)
+        first = replace(first, verdict=replace(first.verdict, reason=reason))
+        others = () if useless else (self.case.index_advice(index, verdict, None),)
+        return Advised((first, *others))
+
+    def _once_rewritten(self, hit: Hit, form: NewForm, index: Candidate) -> Verdict:
+        """Return what an index does for a condition in its new form, planned alone.
+
+        It is untested at best, as it does nothing for the statement as it is.
+        """
+        assert form.key is not None
+        untested = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
+        if hit.small or self.case.is_trying:
+            return untested
+        try:
+            with self.case.trials(query_alone(self.case, hit, form.condition), [index]) as trials:
+                self.tried = True
+                attempt = trials.attempt([index])
+        except (whatif.Untestable, whatif.Blocked, OutOfTime):
+            plan = plan_alone(self.case, hit, form.condition)
+            passing = sum(scan.rows for scan in plan.scans) if plan is not None else 0.0
+            joins = hit.suspicion.other_rows is not None
+            much = passing > hit.rows * MAX_USEFUL_SHARE and not joins
+            return Verdict(VerdictStatus.REJECTED, _MANY) if much else untested
+        if index in trials.refused:
+            return untested
+        if saving(trials.before.total_cost, attempt.plan.total_cost) < MIN_SAVING:
+            return Verdict(
+                VerdictStatus.REJECTED,
+                say(_SAVES_LITTLE, key=form.key.expression, least=MIN_SAVING),
+            )
+        return replace(untested, reason=_USED_ALONE)
 
     def _searches(self, hits: Sequence[Hit]) -> Iterator[_Search]:
         """Yield the statement with its hits, and the check of each foreign key with its own."""

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..finding import Advice, Verdict
+from ..indexes.candidate import column_key
 from ..plan.evidence import Hit
 from ..plan.moment import FIXED_ZONES, TIMESTAMP, TIMESTAMPTZ, Bounds, bounds, shifted
 from ..plan.schema import Structural
 from ..plan.text import quoted_literal
 from ..server.explain import quoted
 from ..server.transaction import Transaction, may_be_refused
-from .alone import verdict_alone
+from .alone import NewForm, verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
@@ -83,7 +84,7 @@ class _Range:
         return " AND ".join([*tests, *(f"{column} < {end}" for end in self.ends)])
 
 
-def range_on_column(case: Case, hit: Hit) -> Advice | None:
+def range_on_column(case: Case, hit: Hit) -> NewForm | None:
     """Return the advice to compare a bare column with a range, None if there is none that is equal.
 
     The server has checked the ends of the range. The advice is verified if the planner uses an
@@ -105,8 +106,12 @@ def range_on_column(case: Case, hit: Hit) -> Advice | None:
     if span is None:
         return None
     column = found[0].cut.column
-    verdict = verdict_alone(case, hit, column, span.condition(column.quoted_name))
-    return None if verdict is None else _advice(case, hit, span, verdict, str(zone))
+    condition = span.condition(column.quoted_name)
+    verdict = verdict_alone(case, hit, column, condition)
+    advice = None if verdict is None else _advice(case, hit, span, verdict, str(zone))
+    if advice is None:
+        return None
+    return NewForm(advice, condition, column_key(suspicion.relation, column.name))
 
 
 def _checked(transaction: Transaction, found: Sequence[Bounds], zone: str) -> _Range | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sqlglot import expressions as sql
 
 from ..finding import Advice, Verdict, VerdictStatus
+from ..indexes.candidate import Key, column_key
 from ..plan.comparison import constant
 from ..plan.dialect import Structure
 from ..plan.evidence import Hit, Suspicion
@@ -23,7 +24,7 @@ from ..plan.wording import say, sentences
 from ..rules.worth import other_column
 from ..server.explain import qualified
 from ..server.transaction import may_be_refused
-from .alone import plan_alone, verdict_alone
+from .alone import NewForm, plan_alone, verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
@@ -156,8 +157,8 @@ class _Rewritten:
     there: str = ""
 
 
-def rewrite(case: Case, hit: Hit, refused: ExpressionFacts | None) -> tuple[Advice, str] | None:
-    """Return another condition that finds the same rows, and the key of an index for it, or "".
+def rewrite(case: Case, hit: Hit, refused: ExpressionFacts | None) -> NewForm | None:
+    """Return another condition that finds the same rows, None if none is worth saying.
 
     `refused` says why no index can hold the expression, None if one can: then only a condition
     counts for which the planner uses an index that is there. The server has accepted the condition.
@@ -169,14 +170,22 @@ def rewrite(case: Case, hit: Hit, refused: ExpressionFacts | None) -> tuple[Advi
         form = replace(found.form, explanation=sentences(refusal, found.form.explanation))
         verdict = _verdict(case, hit, found)
         if verdict is not None and (refused or verdict.status is VerdictStatus.VERIFIED):
-            return form.advice(verdict, **found.facts), found.key
+            return NewForm(form.advice(verdict, **found.facts), found.condition, _key(hit, found))
     if refused is None:
         return None
     form = replace(_NONE, explanation=sentences(refusal, _NONE.explanation))
     declare = _declare(case, hit)
     verdict = Verdict(VerdictStatus.NOT_APPLICABLE, NO_INDEX_TO_TRY)
     columns = hit.suspicion.operand.column_names
-    return form.advice(verdict, columns=columns, declare=declare), ""
+    return NewForm(form.advice(verdict, columns=columns, declare=declare))
+
+
+def _key(hit: Hit, found: _Rewritten) -> Key | None:
+    if found.there:
+        return None
+    if found.key:
+        return Key(Structural(found.key))
+    return column_key(hit.suspicion.relation, hit.suspicion.operand.column_names[0])
 
 
 def _verdict(case: Case, hit: Hit, found: _Rewritten) -> Verdict | None:

@@ -37,6 +37,42 @@ def searched_index(plan: Plan) -> str:
     return ""
 
 
+def entered_index(plan: Plan, schema: Schema) -> str:
+    """Return the first index that a plan enters at a condition, "" if there is none.
+
+    A btree is entered at a condition on its first key. With one on a later key alone, it is read
+    from end to end, or skipped through.
+    """
+    for node in plan.nodes:
+        if node.index and _is_entered(plan, schema, node):
+            return node.index
+    return ""
+
+
+def _is_entered(plan: Plan, schema: Schema, node: Node) -> bool:
+    """Whether the conditions of a node that reads an index test the first key of that."""
+    scan = node
+    # A step that reads the index for a bitmap does not name the table.
+    while scan.relation is None and (above := plan.parents.get(id(scan))) is not None:
+        scan = above
+    relation = schema.get(scan.qualified_relation)
+    index = relation.index(node.index) if relation is not None else None
+    tests = [
+        operand
+        for kind, joined in predicates(plan)[id(node)]
+        for conjunct in joined
+        if kind in INDEX_CONDITIONS
+        for operand in (conjunct.left, conjunct.right)
+    ]
+    if index is None or index.method != "btree" or not index.keys:
+        return bool(tests)
+    first = bare(index.keys[0])
+    return any(
+        first in {operand.column, (operand.casts or ("",))[0], bare(operand.without_alias())}
+        for operand in tests
+    )
+
+
 def is_gone(plan: Plan, relations: Iterable[str], key: str) -> bool:
     """Whether a plan shows that an index answers a key wherever it is tested.
 

@@ -60,7 +60,7 @@ from sqlglot.tokens import TokenType
 
 from ..plan.comparison import Comparison
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
-from ..plan.index_use import cast_in_statement, names_in, searched_index
+from ..plan.index_use import cast_in_statement, entered_index, names_in
 from ..plan.predicate import BTREE_OPERATORS, Operand, tokenize
 from ..plan.schema import INTEGER_BITS, INTEGERS, TEXT_TYPES, Column, Schema, base_type
 from ..plan.scrub import LITERALS
@@ -120,7 +120,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     if _is_foreign(suspicion, column, target, evidence.statement):
         return Miss(suspicion, _FOREIGN, foreign=True)
     # The predicate is planned alone, in the column's own type.
-    served_by = searched_index(evidence.own_type) if evidence.own_type else ""
+    served_by = entered_index(evidence.own_type, evidence.schema) if evidence.own_type else ""
     if (miss := worth.needless(suspicion, evidence, has_index=bool(served_by))) is not None:
         return miss
     name = column.quoted_name

@@ -33,6 +33,15 @@ THINGS = (
     "VACUUM ANALYZE mark",
 )
 
+#: Moments that only the second column of an index holds.
+MESSAGES = (
+    "CREATE TABLE message (id int PRIMARY KEY, room int, at timestamptz, body text)",
+    "INSERT INTO message SELECT g, (g * 7919) % 5000, timestamptz '2024-01-01' + g * interval "
+    "'1 minute', repeat('x', 40) FROM generate_series(1, 60000) g",
+    "CREATE INDEX message_room_at ON message (room, at)",
+    "VACUUM ANALYZE message",
+)
+
 #: A table in three partitions, one for each month.
 EVENTS = (
     "CREATE TABLE event (id int, at timestamp NOT NULL) PARTITION BY RANGE (at)",
@@ -279,9 +288,14 @@ SPEAKS = [
         "enum as text",
         sa.select(User).where(sa.cast(User.mood, sa.Text) == "sad", User.id > 0),
         about='(mood)::text on "user"',
-        fix="compare mood in its own type, mood, without the cast",
+        fix=[
+            "compare mood in its own type, mood, without the cast",
+            'CREATE INDEX CONCURRENTLY ix_user_mood ON "user" (mood)',
+        ],
         code=".where(User.mood == value)",
-        proof="not-applicable: there is no index on mood, so …",
+        proof="not-applicable: it gains enough only with an index that begins with mood, and there "
+        "is none",
+        rewritten=sa.select(User).where(User.mood == "sad", User.id > 0),
         why="refuses an index",
     ),
     speaks(
@@ -348,6 +362,42 @@ OTHER_FORMS = [
         "data['a'::text]['b'::text] ->> 'c'::text, as the index has it",
         proof="…((data -> 'a'::text) -> 'b'::text) ->> 'c'::text alone was an index condition of "
         "thing_path",
+    ),
+    speaks(
+        "a range of the second column of an index",
+        sa.text("SELECT id, body FROM message WHERE at::date = '2024-01-07'"),
+        setup=MESSAGES,
+        about="(at)::date on message",
+        fix=[
+            "…half-open range…",
+            "CREATE INDEX CONCURRENTLY ix_message_at ON message (at)",
+        ],
+        proof="not-applicable: it gains enough only with an index that begins with at, and there "
+        "is none",
+        rewritten=sa.text(
+            "SELECT id, body FROM message WHERE at >= '2024-01-07' AND at < '2024-01-08'"
+        ),
+        beside="missing-index",
+    ),
+    speaks(
+        "arithmetic on the second column of an index",
+        sa.text("SELECT id FROM message WHERE at + interval '30 days' > timestamptz '2024-03-10'"),
+        setup=MESSAGES,
+        about="at + '30 days'::interval on message",
+        fix=[
+            "move the arithmetic to the other side…",
+            "CREATE INDEX CONCURRENTLY ix_message_at ON message (at)",
+        ],
+        proof="not-applicable: it gains enough only with an index that begins with at, and there "
+        "is none",
+    ),
+    speaks(
+        "a range of many rows",
+        sa.text("SELECT count(body) FROM message WHERE at::date >= '2024-01-01'"),
+        setup=MESSAGES,
+        fix="…half-open range…",
+        proof="not-applicable: for these values even an index on at saves less than 20% of the "
+        "cost | not-applicable: for these values many rows pass, so that an index would not help",
     ),
     speaks(
         "a function on the key of partitions",

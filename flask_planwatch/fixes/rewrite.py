@@ -104,6 +104,12 @@ _OTHER_SIDE = Form(
     ({other_attribute}.regexp_match("{pattern}"), cast({other_attribute}, Uuid))
 )""",
 )
+_NEITHER = Form(
+    "compare {column} with {other} as uuid, and cast neither to text",
+    "The bare column can use a plain index on {column}, and none is needed on its text. Two uuid "
+    "are equal exactly if their texts are.",
+    "{attribute} == {other_attribute}  # without the casts",
+)
 _PATH = Form(
     "write {expression} in place of {subject}, as the index has it",
     "PostgreSQL finds the same with a subscript and with an arrow, but an index on one form does "
@@ -376,26 +382,26 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
 
 
 def _other_side(case: Case, hit: Hit, column: Column) -> _Rewritten | None:
-    """Return the comparison of a uuid with a column of texts, each cast to uuid if it is one."""
+    """Return the comparison of a uuid with another, or with a text that is cast if it is one."""
     suspicion, other = hit.suspicion, hit.suspicion.other
     name = other.column or (other.casts[0] if other.casts else None)
     found = other_column(other, case.evidence, name)
     if column.base_type != "uuid" or suspicion.comparison.operator != "=" or found is None:
         return None
-    relation, text = found
-    if text.base_type not in TEXT_TYPES or any(
-        "(" in kind for kind in (other.casts or ("", ()))[1]
-    ):
+    relation, compared = found
+    types = (other.casts or ("", ()))[1]
+    if compared.base_type not in TEXT_TYPES | {"uuid"} or any("(" in kind for kind in types):
         return None
+    form, key = _NEITHER, compared.quoted_name
+    value = str(key)
+    if compared.base_type != "uuid":
+        form, value = _OTHER_SIDE, f"CASE WHEN {key} ~ '{_UUID}' THEN {key}::uuid END"
     root = case.schema.root(relation)
-    attribute = attribute_of(text.name, root.name, case.mapped(root))
-    key = text.quoted_name
-    condition = (
-        f"{column.quoted_name} = (SELECT CASE WHEN {key} ~ '{_UUID}' THEN {key}::uuid END "
-        f"FROM {qualified(relation.schema, relation.name)} LIMIT 1)"
-    )
+    attribute = attribute_of(compared.name, root.name, case.mapped(root))
+    table = qualified(relation.schema, relation.name)
+    condition = f"{column.quoted_name} = (SELECT {value} FROM {table} LIMIT 1)"
     facts = {"other": f"{root.display}.{key}", "other_attribute": attribute, "pattern": _UUID}
-    return _Rewritten(_OTHER_SIDE, {**_facts(case, hit, column), **facts}, condition)
+    return _Rewritten(form, {**_facts(case, hit, column), **facts}, condition)
 
 
 def _declare(case: Case, hit: Hit) -> str:

@@ -150,7 +150,6 @@ class IndexSet:
     def _without_index(self, hit: Hit) -> Answer | None:
         """Return the advice on a hit that no index would answer, else None."""
         suspicion = hit.suspicion
-        mapped = self.case.mapped(suspicion.relation)
         spanned = None
         if hit.fix == "index" and suspicion.comparisons:
             spanned = range_on_column(self.case, hit)
@@ -163,7 +162,7 @@ class IndexSet:
             written = not self._varies(suspicion) and self._may_be_indexed_as_written(suspicion)
             return Advised((rewrite_with_literal(hit) if written else rewrite_with_value(hit),))
         if hit.fix == "own-type":
-            return Advised((own_type(hit, mapped, self.case.query.text),))
+            return Advised((own_type(self.case, hit),))
         if hit.fix == "containment":
             return self._with_index(hit, containment(self.case, hit))
         described = [self.drafts.describe(suspicion.relation, key) for key in suspicion.keys]

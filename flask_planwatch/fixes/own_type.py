@@ -8,12 +8,12 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
 from ..finding import Advice, Verdict, VerdictStatus
-from ..indexes.mapped import MappedTable
 from ..plan.comparison import constant
 from ..plan.evidence import Hit
 from ..plan.schema import INTEGERS, TEXT_TYPES, base_type
 from ..plan.wording import Template, say, sentences
-from .alone import not_shown
+from .alone import not_shown, verdict_alone
+from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
 
 #: A type's Python class, and the SQLAlchemy type that has the server take a value for it.
@@ -157,12 +157,13 @@ _WAS_COMPUTED = (
 )
 
 
-def own_type(hit: Hit, mapped: MappedTable | None, statement: str) -> Advice:
+def own_type(case: Case, hit: Hit) -> Advice:
     """Return the advice for a column that is cast because of what it is compared with.
 
-    `statement` is the SQL as the driver got it, with its placeholders.
+    Raises ServerError if the connection fails.
     """
     facts, relation = hit.evidence, hit.suspicion.relation
+    mapped, statement = case.mapped(relation), case.query.text
     attribute = attribute_of(hit.suspicion.operand.column_names[0], relation.name, mapped)
     base = base_type(facts["column_type"])
     python, sqlalchemy = _TYPES.get(base, ("", ""))
@@ -171,8 +172,9 @@ def own_type(hit: Hit, mapped: MappedTable | None, statement: str) -> Advice:
     if beside:
         form = _BESIDE
     other = facts["other_column"] or {"table": "", "column": ""}
+    difference = "" if beside or form in {_ONE_TYPE, _TOO_LARGE} else _difference(hit)
     return form.advice(
-        _verdict(hit, "" if beside or form in {_ONE_TYPE, _TOO_LARGE} else _difference(hit)),
+        _verdict(case, hit, difference),
         column=f"{relation.display}.{facts['column']}",
         type=facts["column_type"],
         cast_type=facts["cast_type"],
@@ -329,7 +331,7 @@ def _is_real(value: str) -> bool:
         return False
 
 
-def _verdict(hit: Hit, difference: str) -> Verdict:
+def _verdict(case: Case, hit: Hit, difference: str) -> Verdict:
     """Return what the plan of the predicate alone, in the column's own type, proves.
 
     `difference` tells why it may find other rows; then it is no proof of anything.
@@ -338,6 +340,27 @@ def _verdict(hit: Hit, difference: str) -> Verdict:
     if difference:
         return Verdict(VerdictStatus.UNTESTED, difference)
     if facts["served_by"]:
+        chosen = _with_value(case, hit)
+        if chosen is not None and chosen.status is not VerdictStatus.VERIFIED:
+            return chosen
         proof = (say(_WAS_COMPUTED, **facts),)
         return Verdict(VerdictStatus.VERIFIED, say(_USED, **facts), proof=proof)
     return not_shown(hit.evidence["column"], hit.evidence["indexes_on_column"])
+
+
+def _with_value(case: Case, hit: Hit) -> Verdict | None:
+    """Return what the planner does for the value as one of the column's type.
+
+    None if the value is not known, or not one of that type.
+    """
+    suspicion = hit.suspicion
+    column = suspicion.relation.column(suspicion.operand.column_names[0])
+    if column is None or any(test.other.columns for test in suspicion.comparisons):
+        return None
+    tests = []
+    for test in suspicion.comparisons:
+        several = test.operator == "= ANY"
+        value = f"({test.other.text})::{column.type}{'[]' if several else ''}"
+        compared = f"ANY ({value})" if several else value
+        tests.append(f"{column.quoted_name} {test.operator.removesuffix(' ANY')} {compared}")
+    return verdict_alone(case, hit, column, " AND ".join(dict.fromkeys(tests)))

@@ -227,13 +227,15 @@ class IndexSet:
         untested = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
         if hit.small or self.case.is_trying:
             return untested
+        plan = plan_alone(self.case, hit, form.condition)
+        if plan is None:
+            return untested
         try:
             with self.case.trials(query_alone(self.case, hit, form.condition), [index]) as trials:
                 self.tried = True
                 attempt = trials.attempt([index])
         except (whatif.Untestable, whatif.Blocked, OutOfTime):
-            plan = plan_alone(self.case, hit, form.condition)
-            passing = sum(scan.rows for scan in plan.scans) if plan is not None else 0.0
+            passing = sum(scan.rows for scan in plan.scans)
             joins = hit.suspicion.other_rows is not None
             much = passing > hit.rows * MAX_USEFUL_SHARE and not joins
             return Verdict(VerdictStatus.REJECTED, _MANY) if much else untested

@@ -52,7 +52,7 @@ _CAST = re.compile(CAST_PATTERN, re.IGNORECASE | re.VERBOSE)
 _AS = re.compile(r"\A\s++AS\s++", re.IGNORECASE)
 
 #: A test for NULL, and what comes before an expression that begins.
-_IS_NULL = re.compile(r"\s++IS\s++(?:NOT\s++)?+NULL\b", re.IGNORECASE)
+_IS_NULL = re.compile(r"\A\s++IS\s++(?:NOT\s++)?+NULL\b", re.IGNORECASE)
 _BEGINS = re.compile(r"(?:\(|\b(?:WHERE|OR|NOT|WHEN|ON)\s)\s*\Z", re.IGNORECASE)
 
 #: What stands in quotes, as long as nothing of _HIDES comes before it.

@@ -49,7 +49,7 @@ _WITH_LITERAL = Form(
     "serves it. PlanWatch shows no values, so the SQL is left to you. If the application puts "
     "another value into the text each time, store what is looked up in a column of its own.",
 )
-_WITH_LITERAL_VERDICT = "PlanWatch does not try an index that holds a value"
+_WITH_LITERAL_VERDICT = "it holds a value, so it is not tried"
 
 _CONFIGURATION = Form(
     "name the configuration of the full text search on both sides: to_tsvector('{config}', {key}) "

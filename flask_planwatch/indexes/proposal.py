@@ -18,7 +18,13 @@ from .candidate import Candidate, Key, column_key, quote
 from .cost import cost_of
 from .definition import CAST_TO
 from .mapped import DeclaredIndex, MappedTable
-from .render import alembic_execute, alembic_operation, model_and_migration, sqlalchemy_index
+from .render import (
+    PARTITIONS,
+    alembic_execute,
+    alembic_operation,
+    model_and_migration,
+    sqlalchemy_index,
+)
 from .search import replaces, shared_indexes
 
 _SUPERFLUOUS = "[{indexes:and} would then be superfluous: the new index begins with the same keys.]"
@@ -31,10 +37,6 @@ _PARTIAL = (
 _INVALID = (
     "The index {index} exists but is invalid, so PostgreSQL does not use it: a CREATE INDEX "
     "CONCURRENTLY that failed leaves one behind."
-)
-_PARTITIONS = (
-    "The commands name the partitions that this database has. Where there are others, CREATE INDEX "
-    "on the partitioned table covers all of them, and locks out writers meanwhile."
 )
 _MIGRATE = (
     "The index {index} is declared in {table} but missing in the database: a migration has not "
@@ -280,7 +282,7 @@ def _rendered(
         cost_of(candidate, size),
         say(_SUPERFLUOUS, indexes=superfluous),
         "" if candidate.on_columns else _ANALYSE,
-        _PARTITIONS if candidate.relation.partitioned else "",
+        PARTITIONS if candidate.relation.partitioned else "",
         _PARTIAL if candidate.predicate else "",
     )
     return Advice(

@@ -6,6 +6,7 @@ import json
 import keyword
 import re
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
 from sqlglot import expressions as sql
 
@@ -61,11 +62,11 @@ _BOTH_PARTS = """\
 _AT_THE_END = "At the end of the module {module}"
 _BEFORE_THE_RUN = "In the file {file}, below the models and before app.run()"
 
-#: What stands above the commands for each partition.
-_PARTITIONS = """\
-        # These are the partitions of one database. Where there are others, CREATE INDEX on the
-        # partitioned table covers all of them, and locks out writers meanwhile.
-"""
+#: What is said of the commands for each partition, also as a comment above them.
+PARTITIONS = (
+    "The commands name the partitions that this database has. Where there are others, CREATE INDEX "
+    "on the partitioned table covers all of them, and locks out writers meanwhile."
+)
 
 #: What stands above an index that needs an extension.
 _FIRST = "# First: {command}"
@@ -206,7 +207,7 @@ def alembic_operation(candidate: Candidate) -> str:
     CREATE INDEX CONCURRENTLY cannot run in a transaction, hence the autocommit block.
     """
     if candidate.relation.partitioned or candidate.add_constraint:
-        above = _PARTITIONS.splitlines() if candidate.relation.partitioned else []
+        above = _comment(PARTITIONS) if candidate.relation.partitioned else []
         return _migration([*above, *_executed(candidate.ddl)], _executed([candidate.drop]))
     classes: dict[str, str] = {}
     keys = [_alembic_key(key, classes) for key in candidate.keys]
@@ -245,6 +246,11 @@ def _migration(upgrade: Sequence[str], downgrade: Sequence[str] = ()) -> str:
 def _called(function: str, *arguments: str) -> list[str]:
     """Return the lines of a call with an argument on each."""
     return [f"        {function}(", *(f"            {each}," for each in arguments), "        )"]
+
+
+def _comment(text: str) -> list[str]:
+    """Return a text as lines of comment in a migration's function."""
+    return wrap(text, 100, initial_indent="        # ", subsequent_indent="        # ")
 
 
 def _executed(statements: Sequence[str]) -> list[str]:

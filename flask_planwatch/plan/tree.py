@@ -231,10 +231,10 @@ class Plan:
             above.type == "Limit"
             for scan in self.scans
             if scan.alias in names
-            for above in self._steps_above(scan)
+            for above in self.steps_above(scan)
         )
 
-    def _steps_above(self, node: Node) -> Iterator[Node]:
+    def steps_above(self, node: Node) -> Iterator[Node]:
         """Yield the steps that may stop a node before its end; an InitPlan runs as a whole."""
         above = self.parents.get(id(node))
         while above is not None:

@@ -203,9 +203,8 @@ def _is_partial(scan: Node, schema: Schema) -> bool:
 
 def limit_of_sort(plan: Plan, scan: Node) -> Node | None:
     """Return the LIMIT that gets all rows of a scan, sorted, from nothing but that scan."""
-    above = plan.parents.get(id(scan))
-    while above is not None and above.type in _BELOW_LIMIT:
-        above = plan.parents.get(id(above))
+    steps = plan.steps_above(scan)
+    above = next((step for step in steps if step.type not in _BELOW_LIMIT), None)
     return above if above is not None and above.type == "Limit" else None
 
 

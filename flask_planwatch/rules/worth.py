@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from math import inf
 
 from ..plan.access import Access, accesses
@@ -54,11 +55,11 @@ _READS_PARTITIONS = Template(
 _READS_ALL = Template("reads all of {table}, about {rows:rows}")
 _READS_UNTIL = Template("reads {table}, about {rows:rows}, to its end or until a LIMIT is reached")
 _FINDS = Template(
-    "finds about {found_rows:number} of the {rows:rows} of {table} by {way:and}[ in each of about "
-    "{runs:number} runs]"
+    "finds about {found_rows:number} of the {rows:rows} of {table} by {read_by:and}"
+    "[ in each of about {runs:number} runs]"
 )
 _READS_SOME = Template(
-    "reads rows of {table} by {way:and}[ in each of about {runs:number} runs]"
+    "reads rows of {table} by {read_by:and}[ in each of about {runs:number} runs]"
     "[ at an estimated cost of {scan_cost:cost}]"
 )
 
@@ -206,7 +207,7 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
         "step": scan.type,
         "index": scan.index,
         "table": suspicion.relation.display,
-        "way": [node.index or scan.type for node in bitmaps or [scan]],
+        "read_by": [node.index or scan.type for node in bitmaps or [scan]],
         "rows": rows,
         "found_rows": round(scan.children[0].rows) if bitmaps else None,
         "runs": round(runs) if runs >= MIN_RUNS else None,
@@ -231,15 +232,13 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
 
 def _may_stop(scan: Node, evidence: Evidence) -> bool:
     """Whether a LIMIT may have stopped a scan before its end, as far as plan and driver know."""
-    parents, returned = evidence.plan.parents, evidence.returned_rows
-    above = parents.get(id(scan))
-    while above is not None and above.type not in BLOCKING:
-        if above.type == "Limit":
-            # It was not reached if even fewer rows came.
-            counted = above is evidence.plan.root and returned is not None
-            return not counted or (returned or 0) >= above.rows
-        above = parents.get(id(above))
-    return False
+    plan, returned = evidence.plan, evidence.returned_rows
+    running = takewhile(lambda step: step.type not in BLOCKING, plan.steps_above(scan))
+    limit = next((step for step in running if step.type == "Limit"), None)
+    if limit is plan.root and returned is not None:
+        # It was not reached if even fewer rows came.
+        return returned >= plan.root.rows
+    return limit is not None
 
 
 def _facts(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str, object]:

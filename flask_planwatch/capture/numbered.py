@@ -72,8 +72,8 @@ _PART = re.compile(
 )
 
 
-class Place(NamedTuple):
-    """A place of a parameter, which counts from 0, with the text up to the next place each way."""
+class Occurrence(NamedTuple):
+    """Where a parameter, which counts from 0, stands, with the text up to the next one each way."""
 
     parameter: int
     before: str
@@ -143,28 +143,28 @@ class Numbered:
     @property
     def uses(self) -> Counter[int]:
         """How often each parameter stands outside of quotes and comments."""
-        return Counter(place.parameter for place in self.places)
+        return Counter(occurrence.parameter for occurrence in self.occurrences)
 
     @property
     def casts(self) -> dict[int, str]:
-        """The type that each parameter is cast to, if that is the same in each of its positions."""
+        """The type that each parameter is cast to, if that is the same wherever it stands."""
         found: dict[int, set[str]] = {}
-        for place in self.places:
-            cast = _CAST.match(place.behind)
-            found.setdefault(place.parameter, set()).add(cast[0].upper() if cast else "")
-        return {place: casts.pop() for place, casts in found.items() if len(casts) == 1}
+        for occurrence in self.occurrences:
+            cast = _CAST.match(occurrence.behind)
+            found.setdefault(occurrence.parameter, set()).add(cast[0].upper() if cast else "")
+        return {parameter: casts.pop() for parameter, casts in found.items() if len(casts) == 1}
 
     @property
-    def places(self) -> list[Place]:
-        """The places of parameters outside of quotes and comments."""
+    def occurrences(self) -> list[Occurrence]:
+        """The parameters outside of quotes and comments."""
         return [
-            Place(piece, str(self._pieces[number - 1]), str(self._pieces[number + 1]))
+            Occurrence(piece, str(self._pieces[number - 1]), str(self._pieces[number + 1]))
             for number, piece in enumerate(self._pieces)
             if isinstance(piece, int) and self._is_open(number)
         ]
 
     def with_numbers(self, numbers: Sequence[int]) -> str:
-        """Return the statement with a number of its own, from 1, for each of the `places`."""
+        """Return the statement with a number of its own, from 1, for each of the `occurrences`."""
         left = iter(numbers)
         return "".join(
             f"${next(left) if self._is_open(number) else piece + 1}"

@@ -15,7 +15,7 @@ from ..capture.literals import (
     read_literal,
     written_anew,
 )
-from ..capture.numbered import Numbered, Parameters, Place, stand_for_values
+from ..capture.numbered import Numbered, Occurrence, Parameters, stand_for_values
 from ..failure import ServerError
 from ..finding import SkipReason
 from ..statement.single import in_brackets, is_single, without_end
@@ -67,11 +67,11 @@ class _Placed:
 
     def __init__(self, numbered: Numbered, literals: Sequence[Literal]) -> None:
         self._numbered = numbered
-        self.literals = [_in_place(literals[place.parameter], place) for place in numbered.places]
+        self.literals = [_typed(literals[found.parameter], found) for found in numbered.occurrences]
         #: A parameter for each place; strings whose types are not known yet share none.
         self._numbers = _numbers(
-            place if literal.type == UNTYPED else literal
-            for place, literal in enumerate(self.literals)
+            position if literal.type == UNTYPED else literal
+            for position, literal in enumerate(self.literals)
         )
 
     @property
@@ -109,12 +109,12 @@ def _numbers(keys: Iterable[Hashable]) -> list[int]:
     return [found.setdefault(key, len(found) + 1) for key in keys]
 
 
-def _in_place(literal: Literal, place: Place) -> Literal:
-    """Return a literal with the type that it has in a place."""
-    if literal.type == UNTYPED and place.is_only_compared_with_null:
+def _typed(literal: Literal, occurrence: Occurrence) -> Literal:
+    """Return a literal with the type that it has where it stands."""
+    if literal.type == UNTYPED and occurrence.is_only_compared_with_null:
         # The server needs no type for a constant here, but one for a parameter.
         return literal._replace(type="text")
-    if literal.type == STRINGS and place.is_cast_to_array:
+    if literal.type == STRINGS and occurrence.is_cast_to_array:
         # The server takes each string in ARRAY for what the list is cast to.
         return literal._replace(type=UNTYPED)
     return literal

@@ -135,3 +135,14 @@ def test_a_step_without_a_table_may_be_what_a_finding_is_about(story, watch, ste
     watched.ask(sa.text("SELECT 1"))
     (engine,) = watched.app.extensions["planwatch"]._watched()
     assert idle_ignores(read_settings(given, debug=False, testing=False), [engine.session]) == []
+
+
+def test_nothing_is_said_of_a_rule_whose_subjects_are_not_known(story, watch, monkeypatch):
+    given = {"PLANWATCH_IGNORE": ["missing-index:no_name"]}
+    watched = watch(story.url)
+    watched.ask(sa.text("SELECT 1"))
+    (engine,) = watched.app.extensions["planwatch"]._watched()
+    settings = read_settings(given, debug=False, testing=False)
+    assert len(idle_ignores(settings, [engine.session])) == 1
+    monkeypatch.setattr("flask_planwatch.report.idle_ignores._NAMED", {})
+    assert idle_ignores(settings, [engine.session]) == []

@@ -65,6 +65,8 @@ def test_nothing_of_an_inspection_is_imported_with_the_package():
     ):
         assert f"flask_planwatch.{module}" not in imported
     assert "sqlglot" not in imported
+    # An application may use SQLAlchemy's Core alone.
+    assert "sqlalchemy.orm" not in imported
 
 
 #: Looks which modules PlanWatch's thread still imports after its first inspection has begun.

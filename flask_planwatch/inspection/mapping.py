@@ -19,11 +19,12 @@ from weakref import WeakKeyDictionary, WeakSet
 import sqlalchemy
 from sqlalchemy import JSON, Column, Index, MetaData, Table, UniqueConstraint, inspect, make_url
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper, registry
 
 from ..indexes.mapped import DeclaredIndex, MappedTable
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Mapper, registry
+
     from ..plan.schema import Relation
 
 #: Renders expressions; no driver is needed for that.
@@ -54,13 +55,15 @@ class Mappings:
         It returns the metadata of the classes. Other entities are passed over.
         """
         used = set()
+        # An application that uses the Core alone does not load it.
+        orm = sys.modules.get("sqlalchemy.orm")
         for entity in entities:
             try:
                 mapper = inspect(entity, raiseerr=False)
             except NoInspectionAvailable:
                 continue
             mapper = getattr(mapper, "mapper", None)
-            if isinstance(mapper, Mapper):
+            if orm is not None and isinstance(mapper, orm.Mapper):
                 with self._lock:
                     self._registries.add(mapper.registry)
                     if isinstance(mapper.local_table, Table):

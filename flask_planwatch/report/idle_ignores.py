@@ -51,8 +51,9 @@ _COMPARED = re.compile(r"\A\((?P<operand>.*) \S+ ''::[^']+\)", re.DOTALL)
 #: Rules whose findings are about a statement, and name only its table.
 _OF_TABLES = frozenset({"cost-mismatch", "statement-failed"})
 
-#: What each rule's findings may name beside a table.
-_NAMED = {
+#: What each rule's findings may name beside a table. Of another rule nothing is known.
+_NAMED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*_OF_TABLES, "repeated-subplan", "row-misestimate"), ()),
     **dict.fromkeys((*_OF_EXPRESSIONS, "generic-plan"), ("column",)),
     "bitmap-overread": ("index",),
     "index-only-blocked": ("column", "index"),
@@ -104,7 +105,7 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
             # A name may have any sign in it, and stand there without its quotes.
             whole = {subject} if _is_dotted(subject) else {subject, *_parts(subject)}
             kinds = {kind for name in whole for kind in known.get(name, ())}
-            may_be = ("table", *_NAMED.get(rule, ()))
+            may_be = ("table", *_NAMED[rule])
             if not kinds.isdisjoint(may_be) or not paths[entry].isdisjoint(tables):
                 continue
             if kinds:
@@ -209,7 +210,7 @@ def _split(text: str, separator: str) -> Iterator[str]:
 def _names(entry: str) -> set[str] | None:
     """Return names of which the database must have one for the entry to match; None if unknown."""
     rule, _, of_what = entry.partition(":")
-    if not of_what or comparable(of_what) in _SUBJECTS:
+    if rule not in _NAMED or not of_what or comparable(of_what) in _SUBJECTS:
         return None
     if _is_dotted(of_what):
         return {_parts(of_what)[-1]}

@@ -112,7 +112,7 @@ def not_in_evidence(finding: Finding) -> Iterator[str]:
     if finding.rule in FROM_EVIDENCE:
         known = [value for value in finding.evidence.values() if isinstance(value, int | float)]
         shown = {f"{value:,.0f}" for value in known} | {f"{value:.2g}" for value in known}
-        problem = finding.problem.partition(" It ran ")[0].replace(finding.subject, "…")
+        problem = finding.problem.replace(finding.subject, "…")
         for figure in FIGURE.findall(problem):
             if figure not in shown:
                 yield f"{figure} in {problem}: {finding.evidence}"

@@ -23,7 +23,7 @@ from ..plan.evidence import Evidence, Hit, Miss
 from ..plan.figures import LEAST_COST, MAX_MS_PER_COST
 from ..plan.schema import Schema
 from ..plan.tree import Plan
-from ..plan.wording import Template, say, sentences
+from ..plan.wording import say, sentences
 from ..rules import statement_failed
 from ..statement import fingerprint
 
@@ -33,10 +33,7 @@ TITLE = "{what}[ ({much:list})]: {why}"
 _ROWS = "{rows:rows}"
 _TOOK = "{took:short_ms}"
 
-#: What a finding rests on: executions, elapsed time, and how far rows are known.
-BASIS = "It ran {calls:times} so far, and took {took:exact_ms} this time[; {guess}]."
-
-_GUESS = Template("PostgreSQL has no statistics of the table, so its estimates are guesses")
+_GUESS = "PostgreSQL has no statistics of the table, so its estimates are guesses."
 _NO_PLAN = "There is no plan of it: {reason}."
 _OTHERS = "Found in its plan: {others:semicolon}."
 _OTHER = "{rule} on {table}: {subject}"
@@ -128,9 +125,7 @@ def failures_of(capture: Capture, skip: Skip) -> Iterator[Finding]:
     hit = statement_failed.without_plan(capture.error)
     draft = finding_of(capture, hit)
     no_plan = say(_NO_PLAN, reason=skip.reason.explanation)
-    yield replace(
-        draft, problem=sentences(draft.problem, basis_of(capture, hit, Schema()), no_plan)
-    )
+    yield replace(draft, problem=sentences(draft.problem, no_plan))
 
 
 def findings_of(
@@ -146,7 +141,7 @@ def findings_of(
         saved = _saved_share(hit, answer, evidence.plan, capture.waited_ms)
         finding = replace(
             draft,
-            problem=sentences(draft.problem, basis_of(capture, hit, schema), answer.remark),
+            problem=sentences(draft.problem, guess_of(hit, schema), answer.remark),
             advice=answer.advice,
             hint=answer.hint or draft.hint,
             saves_ms=round(capture.statistics.total_ms * saved, 3),
@@ -232,16 +227,11 @@ def _severity(capture: Capture, hit: Hit, saved: float, others_ms: float = 0.0) 
     return Severity.CRITICAL if critical and not hit.few_rows else Severity.WARNING
 
 
-def basis_of(capture: Capture, hit: Hit, schema: Schema) -> str:
-    """Return what a finding rests on."""
+def guess_of(hit: Hit, schema: Schema) -> str:
+    """Return that the planner has to guess, nothing if it knows the table."""
     leaves = schema.leaves(hit.suspicion.relation)
     known = not hit.suspicion.relation.key or not all(leaf.lacks_statistics for leaf in leaves)
-    return say(
-        BASIS,
-        calls=capture.statistics.calls,
-        took=capture.duration_ms,
-        guess=None if known else _GUESS,
-    )
+    return "" if known else _GUESS
 
 
 def rejection_of(hit: Hit, declined: Declined) -> Dismissal:

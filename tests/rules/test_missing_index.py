@@ -596,11 +596,6 @@ DETAILS = [
         fix="CREATE INDEX CONCURRENTLY ix_badge_owner ON badge (owner)",
         PLANWATCH_GROWTH=True,
     ),
-    speaks(
-        "how often it ran, and how long",
-        sa.select(User).where(User.first == "First7"),
-        problem="It ran once so far, and took … ms this time.",
-    ),
 ]
 
 GROWTH_WITH_AN_INDEX = silent(

@@ -99,7 +99,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProcessorTime]:
     clock = ProcessorTime()
     monkeypatch.setattr("flask_planwatch.capture.hooks.now", clock)
     # Of what is computed meanwhile, only what the thread itself computes takes any of this time.
-    monkeypatch.setattr("flask_planwatch.capture.hooks.computed", thread_time)
+    monkeypatch.setattr("flask_planwatch.capture.hooks.processor_seconds", thread_time)
     # No search for an index ends before its time because the machine is busy.
     monkeypatch.setattr(builds, "TRIALS_MS", _TRIALS_MS)
     # What the way to the server takes is waiting.

@@ -38,7 +38,7 @@ class Clocks:
 def clocks(monkeypatch):
     clocks = Clocks()
     monkeypatch.setattr("flask_planwatch.capture.hooks.now", lambda: clocks.now)
-    monkeypatch.setattr("flask_planwatch.capture.hooks.computed", clocks.ask)
+    monkeypatch.setattr("flask_planwatch.capture.hooks.processor_seconds", clocks.ask)
     return clocks
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.engine.interfaces import ExecuteStyle
 
 from ..failure import StatementError
-from ..runtime.clock import computed, now
+from ..runtime.clock import now, processor_seconds
 from ..runtime.interruption import let_through
 from ..worker import OWN_THREADS
 from .capturing import Capturing, Sink
@@ -49,12 +49,12 @@ _EVENTS = words(
     "checkout engine_connect checkin invalidate close engine_disposed"
 )
 
-#: How old, in seconds, what the process had computed may be when a statement starts. To ask at each
-#: statement would cost more than all else that is done before it.
-_MARK_SECONDS = 0.005
+#: The maximum age, in s, of the processor time that is read when a statement starts. To read it at
+#: each statement would cost more than all else that is done before it.
+_MAX_AGE_SECONDS = 0.005
 
-#: A thread that computes keeps the interpreter's lock for so long, in ms, while others wait for it:
-#: the default of sys.setswitchinterval(). It did not hold up what took less.
+#: How long, in ms, another thread that computes holds the interpreter's lock: the default of
+#: sys.setswitchinterval(). A shorter statement was not held up by one.
 _SWITCH_MS = 5.0
 
 #: Key of a connection's information: whether the engine uses the connection, so that the hooks see
@@ -107,8 +107,8 @@ class Watch:
         self._statistics = AllStatistics(repeat=self._prepares)
         self._sampler: Sampler | None = None
         self.active = self._attached = False
-        #: What the process had computed, and when that was asked, in seconds.
-        self._computed, self._asked = 0.0, NEVER
+        #: The processor time of the process, and when it was read, in s.
+        self._processor_seconds, self._read_at = 0.0, NEVER
         self._connections = EngineConnections(self._allow_plain)
         self._repetitions = Repetitions()
         self._capturing = Capturing(
@@ -158,7 +158,7 @@ class Watch:
         self._connections.renew_lock()
         self._sampler = None
         # A child has computed nothing so far.
-        self._asked = NEVER
+        self._read_at = NEVER
 
     def _before_cursor_execute(
         self, conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
@@ -168,10 +168,10 @@ class Watch:
             if threading.get_ident() not in OWN_THREADS:
                 started = now()
                 # Also if the clock was set back.
-                if not 0.0 <= started - self._asked < _MARK_SECONDS:
+                if not 0.0 <= started - self._read_at < _MAX_AGE_SECONDS:
                     # In this order: another thread may read them in between.
-                    self._asked, self._computed = started, computed()
-                context._planwatch_computed = self._computed
+                    self._read_at, self._processor_seconds = started, processor_seconds()
+                context._planwatch_processor_seconds = self._processor_seconds
                 context._planwatch_started = started
         except Exception as error:  # noqa: BLE001 - see let_through
             self._failed(error)
@@ -206,7 +206,7 @@ class Watch:
             duration_ms = waited_ms = (ended - started) * 1000
             if duration_ms > _SWITCH_MS:
                 # What the process computed meanwhile, in whichever thread, may have held it up.
-                held_up_ms = (computed() - context._planwatch_computed) * 1000
+                held_up_ms = (processor_seconds() - context._planwatch_processor_seconds) * 1000
                 waited_ms = max(duration_ms - held_up_ms, 0.0)
             sampler = self._sampler or self._find_sampler()
             if sampler is None:
@@ -222,7 +222,7 @@ class Watch:
             )
             if due or self.has_panel:
                 # What is computed for this one holds up none of the next.
-                self._asked = NEVER
+                self._read_at = NEVER
                 ran = (cursor, statement, parameters, context, key, duration_ms, waited_ms, None)
                 self._capturing.consider(
                     ran, statistics, sampler, ended, due=due, has_panel=self.has_panel

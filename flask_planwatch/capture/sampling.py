@@ -149,5 +149,5 @@ class Sampler:
 
 
 def _inspections(length: int) -> int:
-    """Return as how many inspections that of a statement of so many characters counts."""
+    """Return how many inspections of the budget a statement of this length takes."""
     return max(1, length // CHARACTERS_OF_AN_INSPECTION)

@@ -23,8 +23,6 @@ from ..server.sizes import Sizes
 from ..server.transaction import Transaction, may_be_refused
 from ..settings import VERIFY_BUILD, VERIFY_IS_OFF, VERIFY_OFF
 
-#: Why nothing was tried.
-
 
 @dataclass(frozen=True)
 class Case:

@@ -37,9 +37,8 @@ _BETWEEN = Form(
 _BESIDE = Form(
     "compare {column} with a range, too, beside the condition: {condition}; start is the beginning "
     "of the {period} that is compared with, end that of the next, both in UTC",
-    f"{_ON_RANGE}, and the condition tests the few rows that this finds. In {{zone}} a {{period}} "
-    "begins up to 16 hours earlier or later than in UTC, and a clock that is put back may make it "
-    "begin twice: with a day more on each side, the range leaves out none of its rows.",
+    f"{_ON_RANGE}, and the condition tests the few rows that this finds. The range is a day wider "
+    "on each side, so that no time zone and no change of the clock leaves out a matching row.",
     ".where({code}, condition)",
 )
 _MOMENT = Form(

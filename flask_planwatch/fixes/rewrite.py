@@ -36,15 +36,15 @@ _REFUSED = "PostgreSQL refuses an index on this expression, because {reason}."
 _WITH_VALUE = Form(
     "store what is looked up in {columns:and} in a column of its own: an index on the expression "
     "would serve one value only",
-    "Store what is looked up by a changing key in a column, or in rows, of its own. If the value "
-    "is always the same, an index on the expression with it serves.",
+    "If the value changes, store what is looked up by it in a column, or in rows, of its own. If "
+    "it never changes, an index on the expression with that value serves.",
 )
 _WITH_VALUE_VERDICT = (
     "an index on the expression would contain a compared value, and serve only that value"
 )
 
 _WITH_LITERAL = Form(
-    "create an index on {expression}, with the SQL's value for ?",
+    "create an index on {expression}, with the value of your SQL in place of ?",
     "The value is written in the statement, so an index on the expression with the same value "
     "serves it. PlanWatch shows no values, so the SQL is left to you. If the application puts "
     "another value into the text each time, store what is looked up in a column of its own.",

@@ -51,12 +51,12 @@ _LATER = (
     "pass it as a parameter."
 )
 _NO_TABLE = (
-    "PostgreSQL estimates that from the statistics of each table alone. There are none across "
-    "tables, so only another way to write the statement helps."
+    "PostgreSQL estimates that from the statistics of each table and keeps none across tables: "
+    "only another way to write the statement helps."
 )
 _NOTHING_MORE = (
     "Hardly anything was written since the last ANALYZE: a larger sample, by ALTER TABLE … ALTER "
-    "COLUMN … SET STATISTICS, may tell more of values that are rare."
+    "COLUMN … SET STATISTICS, may cover rare values."
 )
 _FOR_ONE_VALUE = (
     "It compares an expression that holds a value, so statistics of it would serve only that "

@@ -8,8 +8,8 @@ from .candidate import Candidate
 _COST = "The index [takes about {size:size} and ]has to be kept up to date. {writes}."
 _UNWRITTEN = Template("No row of the table has been written since its statistics were reset")
 _WRITTEN = Template(
-    "So far the table has had {inserted:rows} inserted, {updated:number} updated and "
-    "{deleted:number} deleted, against {scans:scans} of it"
+    "Since its statistics were reset, the table has had {inserted:rows} inserted, "
+    "{updated:number} updated and {deleted:number} deleted, and {scans:scans}"
 )
 
 

@@ -153,7 +153,7 @@ class Knowledge:
         spent = timings.spent_ms(plan, capture.returned_rows)
         if spent is None or not capture.client_side or not plan.only_reads:
             return timings
-        # What is mostly on its way says nothing of what a unit takes.
+        # Time that is mostly round trip does not show what a unit of cost takes.
         if spent > timings.outside_ms(plan, capture.returned_rows):
             self.calibration.record(identity, spent / plan.total_cost)
         return timings

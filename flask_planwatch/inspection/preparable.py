@@ -61,7 +61,7 @@ TOO_LONG = f"it has more than {MAX_WRITTEN:,} characters, even without its value
 TOO_MANY = f"it has more than {_MAX_PARAMETERS:,} parameters"
 IN_QUOTES = "a placeholder stands in quotes"
 POSITION = "a placeholder may be the position of a column"
-REFUSED = "PostgreSQL does not take it with parameters in the places of its values"
+REFUSED = "PostgreSQL does not accept parameters in place of its values"
 
 
 def preparable(

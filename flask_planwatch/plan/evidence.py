@@ -170,8 +170,8 @@ class Timings:
         """Return what an execution takes outside its plan: planning, round trips and fetching."""
         rows = returned_rows or 0
         round_trips = ROUND_TRIPS + rows * plan.root.width / BYTES_PER_ROUND_TRIP
-        way_ms = self.overhead_ms * round_trips + rows * MS_PER_FETCHED_ROW
-        return plan.planning_ms + way_ms
+        outside_plan_ms = self.overhead_ms * round_trips + rows * MS_PER_FETCHED_ROW
+        return plan.planning_ms + outside_plan_ms
 
     def spent_ms(self, plan: Plan, returned_rows: int | None) -> float | None:
         """Return what the fastest execution spent in the plan itself, at least.

@@ -21,9 +21,9 @@ now: Callable[[], float] = (
     else partial(time.perf_counter)
 )
 
-#: Seconds of processor time that all threads of the process have computed so far. To ask takes
-#: ten times as long as `now`.
-computed: Callable[[], float] = partial(time.process_time)
+#: Processor time of all threads of the process so far, in s. To read it
+#: takes ten times as long as `now`.
+processor_seconds: Callable[[], float] = partial(time.process_time)
 
 
 def crowding() -> float:

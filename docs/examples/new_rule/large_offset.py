@@ -5,7 +5,7 @@ large-offset
 What it finds
 -------------
 
-A LIMIT that begins far down: PostgreSQL reads all the rows before OFFSET, and throws them away.
+A LIMIT that begins far down: PostgreSQL reads all the rows before OFFSET and discards them.
 
 Why it hurts
 ------------

@@ -538,7 +538,7 @@ DETAILS = [
         "with, end that of the next, both in UTC",
         code=".where(User.created_at >= start - timedelta(days=1), "
         "User.created_at < end + timedelta(days=1), condition)",
-        why="In Europe/Oslo a day begins up to 16 hours earlier or later than in UTC",
+        why="The range is a day wider on each side, so that no time zone",
     ),
     speaks(
         "seconds since 1970",

@@ -1,4 +1,4 @@
-"""Begins a new rule: its file, its place in the list of rules and in README, and its tests.
+"""Begins a new rule: its file, its place in the list of rules, and its tests.
 
     python -m tools.new_rule large-offset
 
@@ -18,9 +18,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 #: Names are in kebab case, as in settings and logs.
 _NAME = re.compile(r"[a-z]+(?:-[a-z]+)+")
 
-#: The last entry of the list of rules, and the last row of README's table of them.
+#: The last entry of the list of rules.
 _LAST_ENTRY = re.compile(r'(RULES: tuple\[str, \.\.\.\] = \(\n(?: {4}"[a-z-]+",\n)*)(?=\)\n)')
-_LAST_ROW = re.compile(r"((?:^\| \[`[a-z-]+`\]\(flask_planwatch/rules/.*\n)+)", re.MULTILINE)
 
 
 def create(name: str, root: Path = ROOT) -> list[Path]:
@@ -35,19 +34,14 @@ def create(name: str, root: Path = ROOT) -> list[Path]:
     for path, template in ((rule, "rule.txt"), (test, "test.txt")):
         text = Template((TEMPLATES / template).read_text("utf-8"))
         path.write_text(text.substitute(name=name, line="=" * len(name)), "utf-8")
-    rules, readme = rule.parent / "__init__.py", root / "README.md"
-    _append(rules, _LAST_ENTRY, f'    "{name}",\n')
-    _append(readme, _LAST_ROW, f"| [`{name}`](flask_planwatch/rules/{module}.py) | TODO |\n")
-    return [rule, rules, test, readme]
-
-
-def _append(path: Path, block: re.Pattern[str], line: str) -> None:
-    """Add a line at the end of the block that the expression finds in a file."""
-    text = path.read_text("utf-8")
-    changed, count = block.subn(lambda found: found[1] + line, text)
+    rules = rule.parent / "__init__.py"
+    text, count = _LAST_ENTRY.subn(
+        lambda found: f'{found[1]}    "{name}",\n', rules.read_text("utf-8")
+    )
     if count != 1:
-        raise SystemExit(f"{path.name} has no list of rules to add a line to.")
-    path.write_text(changed, "utf-8")
+        raise SystemExit(f"{rules.name} has no list of rules to add a line to.")
+    rules.write_text(text, "utf-8")
+    return [rule, rules, test]
 
 
 def main() -> None:

@@ -192,12 +192,11 @@ _CLAUSE = re.compile(r"[:;] | \(|, (?:and|or|as|because|so|which)\b")
 #: What is printed of a verdict: in a line of the log, and in full.
 _BRIEF = "{status}[, {costs}][: {reason}]"
 _IN_FULL = "{status}[: {reason}][, {costs}]"
-_BRIEF_COSTS = Template("cost {before:cost} -> {after:cost}")
+_COSTS = Template("cost {before:cost} -> {after:cost}")
 _BRIEF_GUESS = Template("cost {before:cost} -> about {after:cost}")
-_COSTS = Template("cost {before:g} -> {after:g}")
 #: What a new cost is while an expression has no statistics.
 DEFAULT_GUESS = "the planner's default guess, because there are no statistics for it yet"
-_GUESS = Template(f"cost {{before:g}} -> {{after:g}} by {DEFAULT_GUESS}")
+_GUESS = Template(f"cost {{before:cost}} -> {{after:cost}} by {DEFAULT_GUESS}")
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ class Verdict:
         if not self._has_costs and self.status is not VerdictStatus.VERIFIED:
             first = _CLAUSE.split(self.reason, maxsplit=1)[0]
             reason = shorten(first, MAX_REASON, MAX_REASON_WORDS)
-        return self._said(_BRIEF, reason, _BRIEF_GUESS if self.guess else _BRIEF_COSTS)
+        return self._said(_BRIEF, reason, _BRIEF_GUESS if self.guess else _COSTS)
 
     def __str__(self) -> str:
         return self._said(_IN_FULL, self.reason, _GUESS if self.guess else _COSTS)

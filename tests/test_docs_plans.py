@@ -213,8 +213,8 @@ def test_the_page_of_a_rule_ends_with_its_example(rule: Rule) -> None:
     ("one", "other", "same"),
     [
         ("(cost=0.00..3618.00 rows=500 width=8)", "(cost=0.42..8.44 rows=1 width=132)", True),
-        ("the index, cost 3618 -> 8.44", "the index, cost 1.2e+06 -> 9 by", False),
-        ("the index, cost 3618 -> 8.44", "the index, cost 1.2e+06 -> 9", True),
+        ("the index, cost 3,618 -> 8.4", "the index, cost 1,200,000 -> 9 by", False),
+        ("the index, cost 3,618 -> 8.4", "the index, cost 1,200,000 -> 9", True),
         ("Index Cond: (points = 7)", "Index Cond: (points = 8)", False),
         ("Seq Scan on a  (cost=1.00..2.00)", "Index Scan on a  (cost=1.00..2.00)", False),
         ("(cost=1.00..2.00 rows=1 width=8) a", "(cost=1.00..2.00 rows=1 width=8) b", False),

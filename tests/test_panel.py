@@ -408,7 +408,7 @@ def test_indexes_that_were_tried_together_have_one_verdict(story, visit):
     either = sa.text("SELECT id FROM \"user\" WHERE nick = 'Nick7' OR last = 'Last7'")
     text = visit(story.url, either, PLANWATCH_VERIFY="build").section("Found in this request").text
     assert re.search(
-        r"Create 2 indexes verified cost 3,618 → \d\d\.\d about \d\.\d MB "
+        r"Create 2 indexes verified cost 3,618 → \d\d about \d\.\d MB "
         r"They were tried together\. The new cost is that with all of them\.",
         text,
     )

@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,30 @@ def moment():
     ]
 
 
+class Pages(HTMLParser):
+    """What a page says: the text between two tags, and the titles of its elements."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        source = re.sub(r"\{#.*?#\}", "", source, flags=re.DOTALL)
+        # A value stands within a sentence, and a condition between two.
+        self.feed(re.sub(r"\{%.*?%\}", "<br>", re.sub(r"\{\{.*?\}\}", "{}", source)))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.said += [value or "" for name, value in attributes if name == "title"]
+
+    def handle_data(self, text: str) -> None:
+        self.said.append(" ".join(text.split()))
+
+
+def test_words_are_found_in_a_page() -> None:
+    page = Pages(
+        '<b title="The {{ what }}">{# No. #}{{ n }} rows{% if all %} in all{% endif %}.</b>'
+    )
+    assert list(filter(WORDS.search, page.said)) == ["The {}", "{} rows", "in all"]
+
+
 def all_templates() -> dict[str, list[str]]:
     """Return the templates of each module that has some, by its path in the package."""
     package = Path(flask_planwatch.__file__).parent
@@ -246,6 +271,9 @@ def all_templates() -> dict[str, list[str]]:
         )
         for module in package.rglob("*.py")
     }
+    for page in package.rglob("*.html"):
+        said = Pages(page.read_text("utf-8")).said
+        found[page.relative_to(package).as_posix()] = list(filter(WORDS.search, said))
     return {module: lines for module, lines in found.items() if lines}
 
 

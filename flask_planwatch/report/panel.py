@@ -351,6 +351,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(default_guess=DEFAULT_GUESS, unknown_line=UNKNOWN_LINE)
     environment.filters.update(
+        cost=FORMS["cost"],
         counts=counts,
         names_table=names_table,
         number=number,
@@ -378,7 +379,7 @@ def counts(by_reason: Mapping[str, int], what: str) -> str:
 
 
 def number(value: float) -> str:
-    """Return a cost or a duration with the three digits that a person compares."""
+    """Return a duration with the three digits that a person compares."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -45,3 +45,6 @@ FIXES: Mapping[str, Callable[[Case, Hit], Answer]] = {
     "statistics": statistics.advise,
     "vacuum": vacuum.advise,
 }
+
+#: The fixes that save what the planner's costs say.
+EXPLAINED_BY_COST = OF_INDEX_SET | {"counted-order"}

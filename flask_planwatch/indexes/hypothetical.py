@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..plan.figures import SUB_QUERIES
 from ..plan.sub_plan import SubPlan, sub_plans_of
 from ..plan.text import nodes_below
-from ..plan.tree import Node, Plan
+from ..plan.tree import READ_FIRST, Node, Plan
 from .btree import PAGE, Size
 
 #: What a page of an index costs the processor, in units of cpu_operator_cost:
@@ -27,11 +27,6 @@ _OPERATORS_FOR_A_PAGE = 50
 #: Steps that read what is below once, however often they are read themselves: cost_rescan() in
 #: src/backend/optimizer/path/costsize.c.
 _KEPT = frozenset({"CTE Scan", "Hash", "Materialize", "Sort", "WorkTable Scan"})
-
-#: Steps that read all that is below before they return a row.
-_READ_FIRST = frozenset(
-    {"Aggregate", "Bitmap Heap Scan", "BitmapAnd", "BitmapOr", "Hash", "SetOp", "Sort"}
-)
 
 #: The rounds of a recursive query that the planner expects: cost_recursive_union().
 _ROUNDS = 10
@@ -151,7 +146,7 @@ def _below(node: Node, added: Sequence[_Added]) -> _Added:
             startup += more.startup + (more.total - more.startup) * _share(node.startup_cost, child)
             total += more.startup + (more.total - more.startup) * _share(node.total_cost, child)
         else:
-            first = node.type in _READ_FIRST and node.startup_cost >= child.total_cost
+            first = node.type in READ_FIRST and node.startup_cost >= child.total_cost
             startup += more.total if first else more.startup
             total += more.total * _times(node, child)
     return _Added(startup, total)

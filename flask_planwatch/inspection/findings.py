@@ -17,7 +17,7 @@ from ..finding import (
     Statement,
     VerdictStatus,
 )
-from ..fixes import OF_INDEX_SET
+from ..fixes import EXPLAINED_BY_COST
 from ..indexes.verdict import Advised, Declined, saving
 from ..plan.evidence import Evidence, Hit, Miss
 from ..plan.figures import LEAST_COST, MAX_MS_PER_COST
@@ -60,9 +60,6 @@ LONG_TOTAL_MS = 60_000.0
 #: Returns what the statements of this process that share a fix would save by it, in ms; the first
 #: argument is the finding's group, the second the statement that does not count.
 SavedByOthers = Callable[[Hashable, str], float]
-
-#: The fixes that save what the planner's costs say.
-_EXPLAINED_BY_COST = OF_INDEX_SET | {"counted-order"}
 
 #: How sure an advice is by its verdict, where 0 is the surest; what is in neither comes between.
 _SURE = {VerdictStatus.VERIFIED: 0, VerdictStatus.REJECTED: 2}
@@ -196,7 +193,7 @@ def _saved_share(hit: Hit, answer: Advised, plan: Plan, took_ms: float) -> float
     `took_ms`, the statement may have waited for what no fix makes shorter.
     """
     verdict = answer.advice[0].verdict if answer.advice else None
-    if verdict is None or verdict.guess or hit.fix not in _EXPLAINED_BY_COST:
+    if verdict is None or verdict.guess or hit.fix not in EXPLAINED_BY_COST:
         return hit.share
     if plan.limits(hit.suspicion.scans):
         return hit.share

@@ -33,6 +33,11 @@ INDEX_CONDITIONS = ("Index Cond", "Recheck Cond")
 #: The conditions that compare the two sides of a join.
 JOIN_CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter")
 
+#: Steps that read all that is below them before they return a row.
+READ_FIRST = frozenset(
+    {"Aggregate", "Bitmap Heap Scan", "BitmapAnd", "BitmapOr", "Hash", "SetOp", "Sort"}
+)
+
 
 class UnreadablePlan(ValueError):
     """An object is not a plan of PostgreSQL's JSON format."""

@@ -49,7 +49,7 @@ from ..plan.schema import Relation, Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words
 from .loops import Work
-from .worth import took_little
+from .worth import MIN_RUNS, took_little
 
 NAME = "bitmap-overread"
 
@@ -183,7 +183,7 @@ def _hit(suspicion: Suspicion, work: Work, found: _Overread) -> Hit:
     said: dict[str, object] = {
         "does": _READ if work.plan.analysed else _EXPECTED,
         "indexes": names,
-        "runs": found.runs if found.runs > 1.5 else None,
+        "runs": found.runs if found.runs >= MIN_RUNS else None,
         "cause": _CAUSES[fix],
         "dead_rows": found.relation.activity.dead or None,
         "surprise": found.surprise,

@@ -17,13 +17,10 @@ from ..plan.figures import LEAST_COST, ROWS_PER_LOOKUP
 from ..plan.predicate import conjuncts
 from ..plan.schema import Relation, Schema
 from ..plan.sub_plan import SubPlan, names_in, sub_plans_of
-from ..plan.tree import Node, Plan, runs_by_each_process
+from ..plan.tree import READ_FIRST, Node, Plan, runs_by_each_process
 
 #: More runs than any statement makes: products of estimates stay finite.
 _MOST_RUNS = 1e15
-
-#: Steps that read all of their input before they return the first row.
-BLOCKING = frozenset({"Sort", "Hash", "Aggregate", "SetOp", "BitmapAnd", "BitmapOr"})
 
 #: Conditions that are worked out once in each run of their step, not for each row.
 _ONCE = frozenset({"Index Cond", "Recheck Cond", "TID Cond", "One-Time Filter"})
@@ -155,7 +152,7 @@ class Work:
                     times = min(times, node.share.processes)
                 elif node.type == "Limit":
                     share *= _share_read(node, child)
-                elif node.type in BLOCKING or child.relationship == "InitPlan":
+                elif node.type in READ_FIRST or child.relationship == "InitPlan":
                     share = 1.0
                 runs[id(child)], shares[id(child)] = min(times, _MOST_RUNS), share
         return runs, shares

@@ -18,9 +18,8 @@ from ..plan.index_use import bitmap_scans, indexed_in, is_gone
 from ..plan.predicate import Operand
 from ..plan.schema import Column, Index, Relation, Schema
 from ..plan.scrub import scrub_conjuncts
-from ..plan.tree import Node, Plan
+from ..plan.tree import READ_FIRST, Node, Plan
 from ..plan.wording import Template, Words, say
-from .loops import BLOCKING
 
 #: A join that looks up more than this share of a table's rows is faster by hashing it whole:
 #: an index lookup costs about `random_page_cost` (4) against 0.01 for a row of a Seq Scan, and
@@ -233,7 +232,7 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
 def _may_stop(scan: Node, evidence: Evidence) -> bool:
     """Whether a LIMIT may have stopped a scan before its end, as far as plan and driver know."""
     plan, returned = evidence.plan, evidence.returned_rows
-    running = takewhile(lambda step: step.type not in BLOCKING, plan.steps_above(scan))
+    running = takewhile(lambda step: step.type not in READ_FIRST, plan.steps_above(scan))
     limit = next((step for step in running if step.type == "Limit"), None)
     if limit is plan.root and returned is not None:
         # It was not reached if even fewer rows came.

@@ -14,7 +14,8 @@ import os
 import sys
 import threading
 
-#: Seconds that a fork waits at most: the import takes less than one.
+#: Seconds without a new module after which a fork waits no longer. The whole import takes less than
+#: one, and on a crowded machine more than ten.
 _MAX_WAIT = 10.0
 
 
@@ -51,7 +52,10 @@ class _Loading:
 
     def wait(self) -> None:
         """Wait, before a fork, until nothing is being imported."""
-        self._is_held = self._lock.acquire(timeout=_MAX_WAIT)
+        before = -1
+        while not self._is_held and len(sys.modules) > before:
+            before = len(sys.modules)
+            self._is_held = self._lock.acquire(timeout=_MAX_WAIT)
 
     def go_on(self) -> None:
         """Let imports begin again, in the process that was forked from."""

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from flask_planwatch.loading import _Loading
+
 #: Tells which threads look for sqlglot, by an app that is made and sends a statement.
 APP = """
 import json, sys, threading
@@ -152,6 +154,25 @@ def test_a_process_that_is_forked_meanwhile_can_import_as_well():
         [sys.executable, "-c", FORKED], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.stdout.strip() == "7", done.stderr
+
+
+@pytest.mark.parametrize(("slow", "tries", "held"), [(3, 4, True), (0, 1, False)])
+def test_a_fork_waits_as_long_as_modules_come(monkeypatch, slow, tries, held):
+    """On a crowded machine the import takes longer than a fork waits for one module."""
+
+    class Lock:
+        tries = 0
+
+        def acquire(self, timeout):
+            self.tries += 1
+            if self.tries <= slow:
+                monkeypatch.setitem(sys.modules, f"slow_{self.tries}", sys)
+            return self.tries > slow > 0
+
+    loading = _Loading()
+    loading._lock = lock = Lock()
+    loading.wait()
+    assert (lock.tries, loading._is_held) == (tries, held)
 
 
 GREEN = """

@@ -14,10 +14,10 @@ from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
 from ..indexes.render import alembic_execute
 from ..indexes.verdict import Advised
 from ..plan.comparison import comparisons
+from ..plan.estimates import MIN_MISESTIMATE, Estimates
 from ..plan.schema import Relation
 from ..plan.tree import Node, Plan
 from ..plan.wording import say
-from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server import enabling, whatif
 from ..server.builds import on_statistics
 from ..server.transaction import NO_SERVER

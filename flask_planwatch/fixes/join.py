@@ -15,7 +15,7 @@ from ..plan.schema import Schema
 from ..plan.sub_plan import SubPlan
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
-from ..rules.loops import Work
+from ..plan.work import Work
 from ..server.transaction import may_be_refused
 from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .case import Case

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from ..finding import AdviceKind, Verdict, VerdictStatus
 from ..indexes.verdict import Advised
+from ..plan.estimates import MIN_MISESTIMATE, Estimates
 from ..plan.tree import Node, Plan
 from ..plan.wording import say
-from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server.transaction import may_be_refused
 from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .case import Case

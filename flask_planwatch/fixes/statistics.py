@@ -11,13 +11,13 @@ from ..indexes.candidate import index_name, quote
 from ..indexes.render import alembic_execute
 from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import plain_column
+from ..plan.estimates import MIN_MISESTIMATE, Estimates
 from ..plan.evidence import Hit
 from ..plan.predicate import Conjunct, conjuncts, waits_for_a_value
 from ..plan.schema import Relation, Structural
 from ..plan.scrub import structural
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, say
-from ..rules.row_misestimate import MIN_MISESTIMATE, Estimates
 from ..server import enabling, whatif
 from ..server.builds import FreshStatistics, on_statistics
 from ..server.explain import Query, qualified, quoted

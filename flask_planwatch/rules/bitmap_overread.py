@@ -48,7 +48,7 @@ from ..plan.index_use import bitmap_scans
 from ..plan.schema import Relation, Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words
-from .loops import Work
+from ..plan.work import Work
 from .worth import MIN_RUNS, took_little
 
 NAME = "bitmap-overread"

@@ -48,13 +48,13 @@ from dataclasses import replace
 
 from ..plan import figures
 from ..plan.evidence import Evidence, Hit, Miss, Need, Suspicion
+from ..plan.product import Product, product_of
 from ..plan.schema import Schema
 from ..plan.sub_plan import SubPlan
 from ..plan.tree import Plan
 from ..plan.wording import Template, Words, say, sentences
+from ..plan.work import Work
 from .generic_plan import cost_of_execution
-from .loops import Work
-from .product import Product, product_of
 from .worth import took_little
 
 NAME = "repeated-subplan"

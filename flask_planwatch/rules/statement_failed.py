@@ -41,7 +41,7 @@ from ..plan.evidence import Evidence, Hit, Miss, Suspicion
 from ..plan.schema import NO_RELATION, Relation, Schema
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words, say
-from .loops import Work
+from ..plan.work import Work
 
 NAME = "statement-failed"
 

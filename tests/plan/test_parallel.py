@@ -14,7 +14,7 @@ import pytest
 import flask_planwatch
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Node, Plan
-from flask_planwatch.rules.loops import Work
+from flask_planwatch.plan.work import Work
 
 PACKAGE = Path(flask_planwatch.__file__).parent
 

@@ -17,8 +17,8 @@ from flask_planwatch.fixes.unnest import joined
 from flask_planwatch.plan.evidence import Hit, Miss, Timings
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.plan.work import Work
 from flask_planwatch.rules import repeated_subplan
-from flask_planwatch.rules.loops import Work
 
 from ..indexes.data import table
 from ..plan import SERVERS

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..plan.figures import LEAST_COST, ROWS_PER_LOOKUP
-from ..plan.predicate import conjuncts
-from ..plan.schema import Relation, Schema
-from ..plan.sub_plan import SubPlan, names_in, sub_plans_of
-from ..plan.tree import READ_FIRST, Node, Plan, runs_by_each_process
+from .figures import LEAST_COST, ROWS_PER_LOOKUP
+from .predicate import conjuncts
+from .schema import Relation, Schema
+from .sub_plan import SubPlan, names_in, sub_plans_of
+from .tree import READ_FIRST, Node, Plan, runs_by_each_process
 
 #: More runs than any statement makes: products of estimates stay finite.
 _MOST_RUNS = 1e15

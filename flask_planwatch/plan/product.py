@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..plan.sub_plan import SubPlan
-from ..plan.text import quoted_identifier
-from ..plan.tree import Node
-from .loops import Work
+from .sub_plan import SubPlan
+from .text import quoted_identifier
+from .tree import Node
+from .work import Work
 
 #: Rows of the side that a sub-query does not need, from which on the join is what makes its runs so
 #: many: about as much as is gained where a join takes the place of a sub-query.

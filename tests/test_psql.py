@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -234,20 +234,33 @@ def run(story: Database, watch: Callable[..., Watched]) -> Iterator[Callable[...
     """
     engines: list[tuple[PlanWatch, sa.Engine]] = []
 
-    def make(driver: str, statement: sa.Executable, waits: bool = False, **config: object) -> Ran:
+    def make(
+        driver: str,
+        statement: sa.Executable,
+        waits: bool = False,
+        before: Sequence[str] = (),
+        path: str = "",
+        **config: object,
+    ) -> Ran:
         watched = watch(story.url, SECRET_KEY="secret", PLANWATCH_VERIFY="off", **config)
         watched.app.debug = True
         DebugToolbarExtension(watched.app)
         rows: list[Any] = []
+        given: dict[str, Any] = {"options": f"-c search_path={path}"} if path else {}
+        if path and driver == "asyncpg":
+            given = {"server_settings": {"search_path": path}}
+        options: dict[str, Any] = {"poolclass": sa.NullPool, "connect_args": given}
 
         def watch_engine(engine: sa.Engine) -> None:
             watched.planwatch.watch(engine, watched.app)
             engines.append((watched.planwatch, engine))
 
         async def asynchronous() -> None:
-            engine = create_async_engine(story.url_for(driver), poolclass=sa.NullPool)
+            engine = create_async_engine(story.url_for(driver), **options)
             watch_engine(engine.sync_engine)
             async with engine.connect() as connection:
+                for command in before:
+                    await connection.exec_driver_sql(command)
                 rows.extend((await connection.execute(statement)).all())
             assert waits or watched.planwatch.flush(120)
 
@@ -255,9 +268,11 @@ def run(story: Database, watch: Callable[..., Watched]) -> Iterator[Callable[...
             if driver == "asyncpg":
                 asyncio.run(asynchronous())
                 return PAGE
-            engine = sa.create_engine(story.url_for(driver), poolclass=sa.NullPool)
+            engine = sa.create_engine(story.url_for(driver), **options)
             watch_engine(engine)
             with engine.connect() as connection:
+                for command in before:
+                    connection.exec_driver_sql(command)
                 rows.extend(connection.execute(statement).all())
             assert waits or watched.planwatch.flush(120)
             return PAGE
@@ -524,6 +539,65 @@ def test_finding_of_an_earlier_request_is_prepared(story, run, driver):
         r"AND initcap\(nick\) = 'Nick7';\n-- EXECUTE planwatch_\w{6} \(email\);$", later
     )
     psql(story, later)
+
+
+@pytest.fixture
+def shop(story: Database) -> Iterator[None]:
+    """A schema with another table `badge`, and a part of that table's rows."""
+    rows = "SELECT g, 'Owner' || g FROM generate_series(1, 20000) g"
+    story.execute(
+        "CREATE SCHEMA shop",
+        f"CREATE TABLE shop.badge (id, owner) AS {rows}",
+        "ANALYZE shop.badge",
+    )
+    yield
+    story.execute("DROP SCHEMA shop CASCADE")
+
+
+#: How an application finds the tables of a schema: by the options of its connections, or by SET.
+PATHS = {
+    "options": {"path": "shop,public"},
+    "SET": {"before": ["SET search_path TO shop, public"]},
+    "SET LOCAL": {"before": ['SET LOCAL search_path TO "shop", public']},
+}
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("by", PATHS)
+def test_copied_sql_and_index_are_about_the_tables_of_the_application(story, run, driver, by):
+    statement = sa.text("SELECT id FROM badge WHERE lower(owner) = :owner")
+    ran = run(driver, statement.bindparams(owner="owner12345"), **PATHS[by])
+    assert [row.id for row in ran.rows] == [12345]
+    (now,) = copied(ran.shown)
+    assert psql(story, now) == "12345\n"
+    (later,) = set(copied(open_panel(ran.app, "/next").html))
+    executed = later.rpartition("-- ")[2].replace("(owner)", "('owner12345')")
+    assert psql(story, f"{later}\n{executed}") == "12345\n"
+    (finding,) = ran.app.extensions["planwatch"].store.findings()
+    psql(story, finding.advice[0].ddl[0])
+    found = psql(story, "SELECT schemaname FROM pg_indexes WHERE indexdef LIKE '%lower(owner)%'")
+    assert found == "shop\n"
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_copied_sql_has_the_settings_of_the_application(story, run, driver):
+    statement = sa.text("SELECT current_setting('shop.owner'), current_setting('enable_seqscan')")
+    commands = ["SET enable_seqscan = off", "SET shop.owner TO 'it''s'", "SET statement_timeout=9"]
+    ran = run(driver, statement, before=commands)
+    (now,) = copied(ran.shown)
+    assert psql(story, now) == "it's|off\n"
+    assert "statement_timeout" not in now
+    assert "search_path" not in now
+
+
+def test_statement_on_a_temporary_table_is_not_offered(run):
+    ran = run("psycopg", sa.text("SELECT id FROM here"), before=["CREATE TEMP TABLE here (id int)"])
+    assert not copied(ran.shown)
+    assert "It cannot be copied for psql: it names something that only the application's" in (
+        html.unescape(ran.shown)
+    )
 
 
 def test_statement_that_has_no_prepared_form_is_not_offered(story, run):

@@ -27,6 +27,7 @@ from ..plan.scrub import scrub_plan
 from ..plan.tree import Plan
 from ..runtime.bounded import LEARNT, RecentlyUsed
 from ..runtime.pause import give_way
+from ..server.connecting.adoption import commands_before
 from ..server.explain import Query
 from ..server.session import Session
 from ..server.transaction import NO_SERVER
@@ -228,14 +229,17 @@ class Inspector:
 
     def _prepare(self, capture: Capture, query: Query) -> None:
         """Remember how to copy a statement without its values."""
-        fingerprint, text = self.fingerprint(capture), hash(query.text)
+        # In another schema, psql has to run something else first.
+        fingerprint, text = self.fingerprint(capture), hash((query.text, capture.state.rights))
         known = self._preparable.get(fingerprint)
         if known is not None and known[0] == text:
             return
         names = capture.preparation.names if capture.preparation else None
         with suppress(ServerError):
             form = preparable(self.session, query, self.session.driver, names)
-            self._preparable.keep(fingerprint, (text, form))
+            with self.session.transaction() as transaction:
+                settings = commands_before(transaction, self.session.state)
+            self._preparable.keep(fingerprint, (text, replace(form, settings=settings)))
         give_way()
 
     def _with_replaced(self, result: Result) -> Result:
@@ -257,7 +261,8 @@ class Inspector:
         try:
             with self.session.transaction() as transaction:
                 written = query.written(transaction)
+                settings = commands_before(transaction, self.session.state)
         except ServerError:
-            written = ""
+            written, settings = "", ()
         give_way()
-        return detail_of(written, plan)
+        return detail_of(written, plan, settings)

@@ -34,7 +34,7 @@ from ..inspection.detail import Detail, Preparable
 from ..plan.wording import FORMS, say
 from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
-from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_YET, Sql, sql_of
+from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_YET, Sql, lay_out, sql_of
 from .store import by_fix
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
@@ -189,9 +189,18 @@ class Statement:
     @property
     def sql(self) -> Sql:
         """The statement as psql takes it: with its values, or prepared if they are too long."""
+        skip = self.inspection.skip if self.inspection else None
+        if skip is not None and skip.reason is SkipReason.NOT_VISIBLE:
+            return Sql(lay_out(self.text), skip.reason.explanation)
         complete = self.detail.statement if self.detail else ""
-        written = complete or self.shown.seen.sql
-        return sql_of(written, self.form, self.text, why_no_form=self._why_no_form)
+        known = self.detail or self.form
+        return sql_of(
+            complete or self.shown.seen.sql,
+            self.form,
+            self.text,
+            settings=known.settings if known else (),
+            why_no_form=self._why_no_form,
+        )
 
     @property
     def _why_no_form(self) -> str:

@@ -30,19 +30,24 @@ class Sql(NamedTuple):
 
 
 def sql_of(
-    complete: str, form: Preparable | None, text: str, *, why_no_form: str = NOT_KNOWN
+    complete: str,
+    form: Preparable | None,
+    text: str,
+    *,
+    settings: tuple[str, ...] = (),
+    why_no_form: str = NOT_KNOWN,
 ) -> Sql:
     """Return a statement with its values, else without them, else as a text to be read only.
 
     `complete` has the values, and is empty if they are not known. `form` is the statement without
     them, None if that is not known, and `why_no_form` says why then. `text` is the statement with
-    its literals masked.
+    its literals masked, `settings` what psql has to run before `complete`.
     """
     if 0 < len(complete) <= MAX_TEXT_SHOWN:
-        return Sql(runnable(complete))
+        return Sql("\n".join([*settings, runnable(complete)]))
     if form is None or form.refusal:
         return Sql(lay_out(text), why_no_form if form is None else form.refusal)
-    return Sql(prepared(form))
+    return Sql("\n".join([*form.settings, prepared(form)]))
 
 
 def runnable(statement: str) -> str:

@@ -125,7 +125,7 @@ class Session:
         """Yield a Transaction, and roll it back however the block ends.
 
         It has the settings, the role and the search path of the inspected statement, or, with
-        `own_state`, those with which a session of PlanWatch's begins. If the server has dropped the
+        `own_state`, those with which a session of its role begins. If the server has dropped the
         connection, another is opened, once. Raises ServerError, with SESSION_STATE_UNKNOWN if the
         application's settings cannot be reproduced.
         """
@@ -140,7 +140,9 @@ class Session:
             self._closes = False
             transaction = self._begin("READ WRITE" if writable else "READ ONLY", *limits, *path)
             try:
-                if not own_state:
+                if own_state:
+                    self._set_default_path(transaction)
+                else:
                     self._adopt(transaction, limits)
                 yield transaction
             finally:
@@ -252,6 +254,11 @@ class Session:
             other_options=self._is_other("options"),
         ):
             transaction.run(*limits)
+
+    def _set_default_path(self, transaction: Transaction) -> None:
+        from .connecting.adoption import set_default_path
+
+        set_default_path(transaction)
 
     def _refuse_another(self) -> None:
         """Raise ServerError if the application connected as another user or to another database.

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from ..capture.driver import IDLE, reported_role_of, search_path_of, sqlstate_of
+from ..capture.driver import IDLE, known_of, reported_role_of, search_path_of, sqlstate_of
 from ..capture.literals import UNTYPED, constant
 from ..capture.numbered import Parameters
 from ..failure import ServerError
@@ -208,6 +208,11 @@ class Transaction(ABC):
             return document[0]["Plan"]["Output"][0]
         except (LookupError, TypeError) as error:
             raise ServerError(SkipReason.UNREADABLE_PLAN, type(error).__name__) from error
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the driver's connection knows of itself; see known_of."""
+        return known_of(self._connection.dbapi_connection)
 
     @property
     def search_path(self) -> str | None:

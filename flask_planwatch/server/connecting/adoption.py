@@ -10,9 +10,10 @@ from sqlalchemy.engine import Engine
 
 from ...capture.called_functions import functions_in
 from ...capture.connection_state import SessionState
-from ...capture.state_change import EVERYTHING, changes_plans
+from ...capture.state_change import EVERYTHING, SOMETHING, changes_plans
 from ...failure import ServerError
 from ...finding import SkipReason
+from ...plan.text import quoted_literal
 from ...plan.wording import say
 from ...runtime.clock import now
 from ..transaction import NO_SERVER, Transaction
@@ -28,23 +29,36 @@ _OPTION = re.compile(r"(?<![\w.-])(?:-c\s*+|--)([\w.][\w.-]*+)=((?:\\.|\S)*+)")
 
 _ESCAPED = re.compile(r"\\(.)")
 
-#: Sets a role's initial search path: the default of the role, of the database or of the server.
-_SET_INITIAL_PATH = """
-SELECT set_config('search_path', replace(
-    coalesce(
-        (
-            SELECT substr(setting, length('search_path=') + 1)
-            FROM pg_db_role_setting, unnest(setconfig) AS setting
-            WHERE starts_with(setting, 'search_path=')
-            AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = %s))
-            AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-            ORDER BY setrole = 0, setdatabase = 0
-            LIMIT 1
-        ),
-        (SELECT coalesce(reset_val, boot_val) FROM pg_settings WHERE name = 'search_path')
+#: A role's initial search path: the default of the role, of the database or of the server. If the
+#: options of this connection set another, PostgreSQL's own default stands for that of the server.
+_INITIAL_PATH = """
+coalesce(
+    (
+        SELECT substr(setting, length('search_path=') + 1)
+        FROM pg_db_role_setting, unnest(setconfig) AS setting
+        WHERE starts_with(setting, 'search_path=')
+        AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = %s))
+        AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+        ORDER BY setrole = 0, setdatabase = 0
+        LIMIT 1
     ),
-    '"$user"', coalesce(quote_ident(%s), '"$user"')
+    (
+        SELECT CASE WHEN %s THEN boot_val ELSE coalesce(reset_val, boot_val) END
+        FROM pg_settings WHERE name = 'search_path'
+    )
+)
+"""
+
+_SET_INITIAL_PATH = f"""
+SELECT set_config('search_path', replace(
+    {_INITIAL_PATH}, '"$user"', coalesce(quote_ident(%s), '"$user"')
 ), true)
+"""
+
+#: The search path, the one that a new session of psql has, and other settings.
+_SETTINGS = f"""
+SELECT current_setting('search_path'), {_INITIAL_PATH},
+    ARRAY(SELECT current_setting(name, true) FROM unnest(%s::text[]) AS name)
 """
 
 
@@ -63,6 +77,13 @@ _MAY_RESET = "{listener}, which listens to {event}, may have reset {name}"
 _FUNCTION_MAY_SET = "the function {name} may have set something on the connection"
 _NOT_SET = "PlanWatch cannot set what the application has set: SQLSTATE {state}"
 _HIDDEN = '"{name}" is temporary, or was changed in the same transaction'
+
+#: What psql has to run before a statement.
+_SET_THE_PATH = "SET search_path TO {path};"
+_SET_A_SETTING = "SET {name} TO {value};"
+
+#: The search path is set by itself; the others are no settings.
+_NOT_SET_BY_NAME = frozenset({"search_path", EVERYTHING, SOMETHING})
 
 #: RESET of these restores the initial search path and options.
 _RESTORED_BY_RESET = frozenset({EVERYTHING, "search_path"})
@@ -224,11 +245,48 @@ def _unknown(why: str, sqlstate: str | None = None) -> ServerError:
 
 def _set_initial_state(transaction: Transaction, state: SessionState) -> None:
     """Set the search path and the options that the application's connection had at first."""
-    transaction.fetch(_SET_INITIAL_PATH, (state.user or "", _named_user(state)))
+    given = (state.user or "", _has_path(transaction), _named_user(state))
+    transaction.fetch(_SET_INITIAL_PATH, given)
     for name, value in _OPTION.findall(state.options):
         setting = name.lower().replace("-", "_")
         plain = _ESCAPED.sub(r"\1", value)
         transaction.fetch(_SET, (setting, plain))
+
+
+def set_default_path(transaction: Transaction) -> None:
+    """Set the search path of a new session that is opened without this connection's options."""
+    if _has_path(transaction):
+        transaction.fetch(_SET_INITIAL_PATH, (transaction.known["user"], True, None))
+
+
+def commands_before(transaction: Transaction, state: SessionState) -> tuple[str, ...]:
+    """Return what a session of psql has to run first, to plan as the application's connection.
+
+    `transaction` has the settings of that. Raises ServerError.
+    """
+    options = [name.lower().replace("-", "_") for name, _ in _OPTION.findall(state.options)]
+    names = [
+        name
+        for name in dict.fromkeys([*options, *(change.name for change in state.changes)])
+        if changes_plans(name) and name not in _NOT_SET_BY_NAME
+    ]
+    user = state.user or transaction.known["user"] or ""
+    given = (user, _has_path(transaction), names)
+    ((path, initial, values),) = transaction.fetch(_SETTINGS, given)
+    commands = [] if path == initial else [say(_SET_THE_PATH, path=path or "''")]
+    return (
+        *commands,
+        *(
+            say(_SET_A_SETTING, name=name, value=quoted_literal(value))
+            for name, value in zip(names, values, strict=True)
+            if value is not None
+        ),
+    )
+
+
+def _has_path(transaction: Transaction) -> bool:
+    """Whether PlanWatch's connection was opened with a search path."""
+    return "search_path" in transaction.known["options"]
 
 
 def _named_user(state: SessionState) -> str | None:

@@ -385,6 +385,19 @@ def test_no_more_than_a_screen_is_logged_in_an_interval(reporter, log):
     assert (fixes, more) == ([finding.advice[0].summary for finding in grave[:8]], 0)
 
 
+def test_in_debug_mode_the_next_minute_has_room_again(reporter, log):
+    warnings = many(20)
+    reporter._debug = lambda: True
+    reporter.see(*warnings, *warnings)
+    assert log.messages[-1].startswith("PlanWatch has 17 findings, more than it logs in a minute.")
+    fixes, _ = told(log)
+    reporter.now = 61.0
+    reporter.see(*warnings)
+    later, more = told(log)
+    assert more == 0
+    assert fixes + later == [finding.advice[0].summary for finding in warnings]
+
+
 def test_what_had_no_room_has_it_later(reporter, log):
     warnings, seen, hours = many(78), set(), 0
     while len(seen) < len(warnings):

@@ -48,6 +48,10 @@ MAX_GROUPS = 1000
 #: interval or another each has its turn.
 MAX_ENTRIES, MAX_WARNINGS, MAX_AGAIN = 24, 16, 8
 
+#: Seconds that this interval has at most in debug mode: a developer clicks through more pages than
+#: a screen holds, and sees on the next one what was left out.
+DEBUG_SECONDS = 60.0
+
 #: The first line of a finding, its second one without a fix, and what is said once it is gone.
 _FOUND = "{severity}: {said} {origin}"
 _NEXT = "[Next: {hint}  ]{named}"
@@ -83,9 +87,10 @@ _OUTSIDE = "PlanWatch logs outside of Flask's contexts;"
 
 #: What is said in an interval in place of all others.
 MORE = (
-    "PlanWatch has {active} findings, more than it logs in PLANWATCH_LOG_INTERVAL. Others are only "
-    "counted: PlanWatch.findings() and the panel list all of them, those that save most first."
+    "PlanWatch has {active} findings, more than it logs in {span}. Others are only counted: "
+    "PlanWatch.findings() and the panel list all of them, those that save most first."
 )
+_INTERVAL, _MINUTE = Template("PLANWATCH_LOG_INTERVAL"), Template("a minute")
 
 #: Findings of one group that are remembered as logged: what was not logged is not resolved aloud.
 MAX_LOGGED = 10
@@ -234,14 +239,16 @@ class LogReporter:
 
     def _has_room(self, finding: Finding, moment: float, *, again: bool) -> bool:
         """Whether a finding may be logged in this interval; if not, say once that there is more."""
-        if abs(moment - self._screen.began) >= self._interval:
+        often = self._debug() and self._interval > DEBUG_SECONDS
+        interval, span = (DEBUG_SECONDS, _MINUTE) if often else (self._interval, _INTERVAL)
+        if abs(moment - self._screen.began) >= interval:
             self._screen = _Screen(moment)
         if self._screen.take(finding, again=again):
             return True
         level = _level(finding)
         if level not in self._screen.full:
             self._screen.full.add(level)
-            self._log(level, say(MORE, active=self._active()))
+            self._log(level, say(MORE, active=self._active(), span=span))
         return False
 
     def _was_logged(self, finding: Finding) -> bool:

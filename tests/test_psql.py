@@ -592,6 +592,17 @@ def test_copied_sql_has_the_settings_of_the_application(story, run, driver):
     assert "search_path" not in now
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_quote_in_the_name_of_a_column(story, run, driver):
+    """SQLAlchemy names the parameter after the column."""
+    column = sa.column("it's", sa.Integer)
+    rows = sa.text("""(SELECT 7 AS "it's") AS few""")
+    ran = run(driver, sa.select(column).select_from(rows).where(column.in_([7, 8])))
+    (now,) = copied(ran.shown)
+    assert psql(story, now) == "7\n"
+    assert '<span class="badge inspected">' in ran.shown
+
+
 def test_statement_on_a_temporary_table_is_not_offered(run):
     ran = run("psycopg", sa.text("SELECT id FROM here"), before=["CREATE TEMP TABLE here (id int)"])
     assert not copied(ran.shown)

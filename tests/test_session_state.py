@@ -220,6 +220,7 @@ def test_what_changes_no_plan(text):
         "EXPLAIN SELECT 1",
         "SELECT 'f(1)' /* f(1) */ -- f(1)",
         "INSERT INTO temp VALUES (1)",
+        """SELECT a FROM "kid's" WHERE ("it's" = %(it's_1)s OR "a""b" = %(a"b_1)s)""",
     ],
 )
 def test_what_is_not_even_read(text):

@@ -31,7 +31,11 @@ HIDDEN = r"""
     |(?P<unclosed>(?:(?<=['"])|(?<=/)\*|(?<=\$)(?<![\w$]\$)(?:[^\W\d]\w*+)?+\$).*+)
 """
 PIECE_FLAGS = re.DOTALL | re.IGNORECASE | re.VERBOSE
-_PIECE = re.compile(rf"""['"$/-](?:{HIDDEN})""", PIECE_FLAGS)
+
+#: What is hidden, or a placeholder with a quote in its name: SQLAlchemy names it after a column.
+_PIECE = re.compile(
+    rf"""(?P<named>%\([^)'"]{{0,256}}+['"][^)]{{0,256}}+\)s) | ['"$/-](?:{HIDDEN})""", PIECE_FLAGS
+)
 _NESTED = re.compile(r"/\*|\*/")
 _FIRST_WORD = re.compile(rf"(?:\s++|{COMMENT})*+([^\W\d][\w$]*+|\(|/\*)?")
 _PART_OF_A_NAME = re.compile(NAME)
@@ -71,6 +75,8 @@ def without_strings(text: str) -> tuple[str, list[str]]:
             raise Unreadable
         if match["quoted"]:
             return match[0]
+        if match["named"]:
+            return "%(named)s"
         if not match["string"]:
             return " "
         ends = len(match["tag"] or "") + 1

@@ -453,9 +453,13 @@ def _unknown(key: str) -> str:
     return f"{key} is unknown. PlanWatch has {', '.join(sorted(_BY_KEY))}."
 
 
+#: How alike two names are, from 0 to 1, if one is meant by the other: NOPE and IGNORE are 0.6.
+_ALIKE = 0.65
+
+
 def close_to(name: str, known: Iterable[str]) -> str:
     """Return which of the known names is meant most likely, or nothing."""
-    return next(iter(get_close_matches(name, list(known), n=1)), "")
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=_ALIKE)), "")
 
 
 def _parsed(setting: Setting, value: Any) -> Any:

@@ -244,7 +244,8 @@ class Watcher:
     def begin(self) -> None:
         """Log what is watched, and which settings have no effect, once; on PlanWatch's thread."""
         try:
-            if self.is_enabled:
+            # Without an engine nothing is inspected, and a short process has no time to lose.
+            if self._had_engines:
                 load()
             self._tell_settings()
             if self._has_new_engines:

@@ -53,6 +53,33 @@ def test_only_planwatchs_thread_loads_the_parser(story, ignore):
     assert inspected == 1
 
 
+WITHOUT = """
+import sys
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_planwatch import PlanWatch
+
+app = Flask(__name__)
+app.debug = True
+app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+db = SQLAlchemy(app)
+planwatch = PlanWatch(app)
+app.test_client().get("/")
+watcher = app.extensions["planwatch"]
+while watcher._has_new_engines:
+    pass
+print("sqlglot" in sys.modules)
+"""
+
+
+def test_without_an_engine_to_watch_the_line_waits_for_no_import():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert "PlanWatch watches nothing" in done.stderr
+    assert done.stdout.strip() == "False"
+
+
 def test_nothing_of_an_inspection_is_imported_with_the_package():
     code = "import sys, flask_planwatch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

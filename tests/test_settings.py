@@ -179,6 +179,8 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant():
     with pytest.raises(SettingError) as refusal:
         read(MIN_ROW=5)
     assert str(refusal.value) == "PLANWATCH_MIN_ROW is unknown: did you mean PLANWATCH_MIN_ROWS?"
+    with pytest.raises(SettingError, match=r"^PLANWATCH_NOPE is unknown\. PlanWatch has "):
+        read_settings({"PLANWATCH_NOPE": 1}, debug=False, testing=False)
     with pytest.raises(SettingError, match="'missing-idex' is not a rule: did you mean 'missing-"):
         read(IGNORE="missing-idex:users")
 

@@ -183,6 +183,7 @@ def test_entries_with_a_name_that_the_rule_never_has_are_named(story, watch, war
         'limit-trap:"user_pkey"': f"limit-trap {expressions} not on an index.",
         "generic-plan:user_pkey": f"generic-plan {expressions} not on an index.",
         "missing-index:seen": f"missing-index {expressions} not on a view.",
+        "missing-index:public.seen": f"missing-index {expressions} not on a view.",
         "cost-mismatch:email": f"cost-mismatch {table} not on a column.",
         "cost-mismatch:user_pkey": f"cost-mismatch {table} not on an index.",
         "cost-mismatch:lower(email)": unknown,

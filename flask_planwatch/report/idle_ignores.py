@@ -114,6 +114,8 @@ def idle_ignores(settings: Settings, sessions: Iterable[Session]) -> list[str]:
                 why = _UNCLEAR
             elif known.keys().isdisjoint(names):
                 why = _NO_NAME
+            elif "view" in known.get(_parts(subject)[-1] if _is_dotted(subject) else "", ()):
+                why = say(_OTHER_KIND, rule=rule, named=may_be, given=["view"])
             elif _is_dotted(subject):
                 why = _NO_TABLE
             else:

@@ -307,6 +307,31 @@ def test_a_chain_of_joins_gets_no_second_index_on_a_key(on_hypopg, watch, verify
     assert watch(on_hypopg.url, PLANWATCH_VERIFY=verify).ask(chain) == []
 
 
+#: 500 of 20,000 customers, and what each of them bought last.
+BOUGHT = (
+    "CREATE TABLE customer (id int PRIMARY KEY, region int, note text)",
+    "INSERT INTO customer SELECT g, g % 40, repeat('x', 30) FROM generate_series(1, 20000) g",
+    "CREATE TABLE bought (customer int, number int, price int, PRIMARY KEY (customer, number))",
+    "INSERT INTO bought SELECT 1 + g % 20000, g / 20000, g % 97 FROM generate_series(1, 80000) g",
+    "VACUUM ANALYZE customer, bought",
+)
+last_bought = sa.text(
+    "SELECT c.id, (SELECT sum(b.price) FROM bought b WHERE b.customer = c.id) "
+    "FROM customer c WHERE c.region = 3"
+)
+
+
+def test_what_another_index_saves_is_no_reason_for_one_that_saves_little(any_story, watch):
+    """The index that saves most serves what no rule looks for."""
+    any_story.execute(*BOUGHT)
+    watched = watch(any_story.url, PLANWATCH_VERIFY="build")
+    seen = inspections(watched)
+    assert watched.ask(last_bought) == []
+    (reason,) = [each.reason for each in seen[0].dismissals if each.relation == "customer"]
+    assert "(region)" in reason
+    assert "less than 20%" in reason
+
+
 def unlike(state):
     """Return a statement for which a partial index would have to hold the value."""
     return sa.select(User).where(User.state != state).order_by(User.local_at).limit(10)

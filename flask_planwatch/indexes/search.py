@@ -103,8 +103,8 @@ def smallest_set(
 ) -> Found:
     """Return the smallest set that is nearly as good as all candidates, which `best` had in place.
 
-    Each index of it pays for itself, unless it is the only one that `serves` what is looked for,
-    and none is a prefix of another.
+    Each index of it pays for itself, and none is a prefix of another. If those that `serves` what
+    is looked for do not, they are returned without the others.
     Of two sets that are nearly as good, the one with an index of `known` is taken: these are
     proposed or declared already. `before` is the cost without any index. `passing` is the share of
     an index that passes, where a LIMIT stops it: a smaller index does not make that less. If time
@@ -175,16 +175,23 @@ class _Search:
         return best.cost + min(self._before * TOLERANCE, best.cost * (MAX_FACTOR - 1))
 
     def _paying(self, current: Attempt) -> Attempt:
-        """Leave out each index that does not pay for itself, the one that saves least first."""
+        """Leave out each index that does not pay for itself, the one that saves least first.
+
+        If nothing is left then that serves what is looked for, the others are left out: what they
+        save is no reason for it.
+        """
         while len(current.used) > 1:
             by_size = sorted(current.used, key=_size, reverse=True)
             without = [self._try(_without(current.used, index)) for index in by_size]
-            # The best one stays, if only to say what it saves.
-            useful = [tried for tried in without if any(map(self._serves, tried.used))]
-            least = min(useful, key=lambda tried: tried.cost, default=None)
-            if least is None or least.cost - current.cost >= self._least:
+            spared = [tried for tried in without if tried.cost - current.cost < self._least]
+            useful = [tried for tried in spared if any(map(self._serves, tried.used))]
+            serving = list(filter(self._serves, current.used))
+            if useful:
+                current = min(useful, key=lambda tried: tried.cost)
+            elif spared and len(serving) < len(current.used):
+                current = self._try(serving)
+            else:
                 break
-            current = least
             if not self._settled:
                 self.current = current
         return current

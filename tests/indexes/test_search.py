@@ -252,13 +252,24 @@ def test_the_smallest_set_that_is_nearly_as_good(name):
     assert choose(plans) == wanted
 
 
-def test_one_that_serves_what_is_looked_for_stays():
-    """Without it the other one would be advised for something that it does not serve."""
+def test_what_others_save_is_no_reason_for_one_that_serves_what_is_looked_for():
     planner = Planner({(STATE, POINTS): 500.0, (POINTS,): 500.0 + PAYS / 2, (STATE,): 900.0})
     tried = (STATE, POINTS)
     found = smallest_set(planner(tried), tried, (), planner, BEFORE, lambda index: index == STATE)
-    assert found.attempt.used == (STATE, POINTS)
+    assert found.attempt.used == (STATE,)
     assert search(planner, tried).attempt.used == (POINTS,)
+
+
+def test_of_two_that_save_the_same_the_one_that_serves_what_is_looked_for_stays():
+    planner = Planner({(STATE, POINTS): 500.0, (POINTS,): 501.0, (STATE,): 502.0})
+    tried = (STATE, POINTS)
+    found = smallest_set(planner(tried), tried, (), planner, BEFORE, lambda index: index == STATE)
+    assert found.attempt.used == (STATE,)
+
+
+def test_two_that_serve_only_together_stay():
+    planner = Planner({(STATE, POINTS): BEFORE - PAYS / 2})
+    assert search(planner, (STATE, POINTS)).attempt.used == (STATE, POINTS)
 
 
 #: An index, and one that is no part of it.

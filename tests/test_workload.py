@@ -100,3 +100,37 @@ def test_what_was_shared_is_inspected_no_more(watch, blog_database):
             watched.ask(statement)
         counts.append(watched.planwatch.stats()["inspected"])
     assert counts[2:] == counts[2:3] * 3
+
+
+#: Each of 6,000 people has ten messages.
+MESSAGES = (
+    "DROP TABLE IF EXISTS message",
+    "CREATE TABLE message (person int, state text, room int, at timestamptz, body text)",
+    "INSERT INTO message SELECT g * 7919::bigint % 6000, "
+    "CASE abs(hashint4(g)) % 5 WHEN 0 THEN 'new' ELSE 'read' END, abs(hashint4(g + 1000000)) % 60, "
+    "timestamptz '2024-01-01' + g * interval '1 minute', md5(g::text) "
+    "FROM generate_series(1, 60000) g",
+    "VACUUM ANALYZE message",
+)
+OF_A_PERSON = (
+    "SELECT * FROM message WHERE person = 7 AND state = 'new'",
+    "SELECT * FROM message WHERE person = 7",
+    "SELECT * FROM message WHERE room = 7 AND person = 7",
+    "SELECT * FROM message WHERE person = 7 ORDER BY at DESC LIMIT 5",
+    "UPDATE message SET state = 'read' WHERE person = 7 AND state = 'new' RETURNING body",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turned", [False, True], ids=["in turn", "turned"])
+def test_one_index_finds_the_few_rows_that_many_statements_ask_for(watch, blog_database, turned):
+    """The one with the order, which no other index has."""
+    blog_database.execute(*MESSAGES)
+    watched = watched_blog(
+        watch, blog_database, PLANWATCH_SAMPLE_INTERVAL=300, PLANWATCH_VERIFY="build"
+    )
+    for _ in range(3):
+        for statement in OF_A_PERSON[::-1] if turned else OF_A_PERSON:
+            findings = watched.ask(sa.text(statement))
+    assert len(findings) == len(OF_A_PERSON)
+    assert list(indexes(findings)) == ["message (person, at)"]

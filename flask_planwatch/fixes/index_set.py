@@ -298,8 +298,10 @@ class IndexSet:
             for candidate in candidates
             for key in candidate.expressions
         }
+        own = {index: index for index in candidates}
         known = [
-            index
+            # The same index as a candidate of this statement, whose keys may have any order.
+            own.get(index, index)
             for index in self.case.known([access.relation for access in search.accesses])
             # Another one could not serve, and to build it takes time.
             if (index.relation.key, index.expressions[0]) in asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,7 @@ from .render import (
     model_and_migration,
     sqlalchemy_index,
 )
-from .search import replaces, shared_indexes
+from .search import related_indexes, replaces, shared_indexes
 
 _SUPERFLUOUS = "[{indexes:and} would then be superfluous: the new index begins with the same keys.]"
 _NEEDLESS = "It takes the place of {indexes:and}, advised before: it begins with the same keys."
@@ -78,7 +79,8 @@ class _Proposal:
         """Whether an index is new to the statement, and it or a wider one may be shared with it."""
         own = self.on(index.relation)
         new = bool(own) and hash(index) not in self.known and index not in own
-        return new and any(shared_indexes(other, [index]) for other in own)
+        finders = (shared_indexes, related_indexes)
+        return new and any(find(other, [index]) for find in finders for other in own)
 
     def carries(self, index: Candidate) -> bool:
         """Whether one of the indexes holds all that an index holds, and more."""
@@ -124,9 +126,10 @@ class Proposals:
         self._inspect_others(origin, new, [index for index in earlier if index not in names])
 
     def others(self, origin: str) -> tuple[Candidate, ...]:
-        """Return what is proposed for other statements, each index once."""
+        """Return what is proposed for other statements, each index once, that for most first."""
         kept = [proposal.names for key, proposal in self._proposed.items() if key != origin]
-        return tuple(dict.fromkeys(index for indexes in kept for index in indexes))
+        statements = Counter(index for indexes in kept for index in indexes)
+        return tuple(index for index, _ in statements.most_common())
 
     def replaced_by(self, index: Candidate) -> tuple[str, ...]:
         """Return the names of the indexes, proposed so far, that are not needed beside this one."""
@@ -152,11 +155,12 @@ class Proposals:
         self, origin: str, new: Sequence[Candidate], gone: Sequence[Candidate]
     ) -> None:
         """Have the statements inspected again that may share a new index, or need not share one."""
-        gone = [index for index in gone if index.include and index not in self.others(origin)]
+        carried = [index for index in gone if index.include and index not in self.others(origin)]
         for key, proposal in self._proposed.items():
             if key == origin or not proposal.left:
                 continue
-            if any(map(proposal.may_share, new)) or any(map(proposal.carries, gone)):
+            shared = any(index in proposal.names for index in gone)
+            if shared or any(map(proposal.may_share, new)) or any(map(proposal.carries, carried)):
                 self._proposed.keep(key, replace(proposal, left=proposal.left - 1))
                 proposal.inspect_again()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
-from ..plan.figures import MAX_INDEX_COLUMNS
+from ..plan.figures import MAX_INDEX_COLUMNS, MIN_INDEX_SCAN_COST
 from ..plan.tree import Plan
 from .candidate import Candidate, mentions
 from .shapes import is_narrow
@@ -247,11 +248,15 @@ class _Search:
 
     def _with_known(self, current: Attempt, limit: float) -> Attempt:
         """Replace an index by one that others need as well."""
+        # Once there is an index, what costs so little more is no reason for another one.
+        near = min(limit, current.cost + MIN_INDEX_SCAN_COST)
         for index in current.used:
-            for other in shared_indexes(index, self._known):
+            shared = dict.fromkeys(shared_indexes(index, self._known), limit)
+            related = dict.fromkeys(related_indexes(index, self._known), near)
+            for other, most in (shared | related).items():
                 if other not in current.used:
                     tried = self._try((*_without(current.used, index), other))
-                    if tried.cost <= limit and self._serves_as(current, tried, other):
+                    if tried.cost <= most and self._serves_as(current, tried, other):
                         current = tried
                         break
         return current
@@ -294,6 +299,17 @@ def shared_indexes(index: Candidate, known: Sequence[Candidate]) -> list[Candida
         for candidate in shared
     }
     return sorted(shared, key=spared.__getitem__, reverse=True)
+
+
+def related_indexes(index: Candidate, known: Sequence[Candidate]) -> list[Candidate]:
+    """Return the known indexes that begin as an index does, go on otherwise, and find as few rows.
+
+    Only where all of its keys are compared by equality: no other index has its order, or ends where
+    its range does.
+    """
+    if index.equal_keys < len(index.keys):
+        return []
+    return [other for other in known if _begins_alike(_in_order_of(index, other), other)]
 
 
 def stand_in(index: Candidate, known: Sequence[Candidate]) -> Candidate:
@@ -421,6 +437,17 @@ def _begins_with(longer: Candidate, shorter: Candidate) -> bool:
         and longer.predicate == shorter.predicate
         and longer.keys[: len(shorter.keys)] == shorter.keys
     )
+
+
+def _begins_alike(index: Candidate, other: Candidate) -> bool:
+    """Whether two indexes begin with keys that usually find few rows, and go on otherwise."""
+    pairs = zip(index.keys, other.keys, strict=False)
+    alike = tuple(key for key, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if not 0 < len(alike) < min(len(index.keys), len(other.keys)):
+        return False
+    both = replace(index, keys=alike, include=())
+    # A row that lies anywhere costs about one unit.
+    return _begins_with(other, both) and _usual_rows(both) < MIN_INDEX_SCAN_COST
 
 
 def _size(candidate: Candidate) -> tuple[int, int, int]:

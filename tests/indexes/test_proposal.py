@@ -498,6 +498,11 @@ AGAIN = {
         True,
     ),
     "another condition": (TOWN, candidate("town", "points", predicate="done"), False),
+    "one that finds as few rows": (
+        candidate("points", "town", equal_keys=2),
+        candidate("points", "state"),
+        True,
+    ),
     "both can be one": (TOWN_POINTS, candidate("town", include=("id",)), True),
 }
 
@@ -529,6 +534,21 @@ def test_a_statement_is_inspected_again_if_another_does_without_what_it_carries(
     # The second one still needs it.
     assert asked == []
     proposals.keep("second", named(other), [wide, other])
+    assert asked == ["first"]
+
+
+def test_the_index_for_most_statements_comes_first():
+    proposals = Proposals()
+    for origin, proposed in (("first", TOWN_POINTS), ("second", TOWN_POINTS), ("third", TOWN)):
+        proposals.keep(origin, named(proposed))
+    assert proposals.others("fourth") == (TOWN_POINTS, TOWN)
+
+
+def test_a_statement_is_inspected_again_if_another_gives_up_the_index_that_they_share():
+    proposals, asked = Proposals(), []
+    proposals.keep("first", named(TOWN_POINTS), inspect_again=lambda: asked.append("first"))
+    proposals.keep("second", named(TOWN_POINTS), [TOWN_POINTS])
+    proposals.keep("second", named(candidate("state")), [TOWN_POINTS])
     assert asked == ["first"]
 
 

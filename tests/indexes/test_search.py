@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -18,10 +19,12 @@ from flask_planwatch.indexes.search import (
     Attempt,
     Found,
     OutOfTime,
+    related_indexes,
     shared_indexes,
     smallest_set,
     stand_in,
 )
+from flask_planwatch.plan.figures import MIN_INDEX_SCAN_COST
 
 from .data import candidate, plan_of_cost, table
 
@@ -525,6 +528,49 @@ SHARED = {
 def test_what_may_stand_for_an_index(name):
     index, known, shared = SHARED[name]
     assert shared_indexes(index, known) == shared
+
+
+#: An index, a known one, and whether that finds about as few rows: two have the same points, and
+#: 333 live in the same town.
+RELATED = {
+    "another second column": (equal("points", "state", count=2), ("points", "town"), True),
+    "a free first column": (equal("state", "points", count=2), ("points", "town"), True),
+    "more columns": (equal("points", "state", "town", count=3), ("points", "state", "at"), True),
+    "an order": (equal("points", "at", count=1), ("points", "town"), False),
+    "many rows": (equal("town", "state", count=2), ("town", "points"), False),
+    "another first column": (equal("points", "state", count=2), ("town", "points"), False),
+    "a shorter one": (equal("points", "state", count=2), ("points",), False),
+    "a longer one": (equal("points", count=1), ("points", "state"), False),
+}
+
+
+@pytest.mark.parametrize("name", RELATED)
+def test_a_known_index_that_finds_as_few_rows(name):
+    index, keys, related = RELATED[name]
+    known = candidate(*keys)
+    assert related_indexes(index, [known]) == [known] * related
+    other = replace(known, predicate="done")
+    assert related_indexes(index, [other]) == []
+
+
+#: The costs with an index of its own and with one that finds about as few rows, and whether that is
+#: taken.
+NEARLY = {
+    "nearly as good": (10.0, 40.0, True),
+    "worth an index of its own": (10.0, 10.0 + MIN_INDEX_SCAN_COST * 1.1, False),
+    "much of what is saved": (900.0, 940.0, False),
+}
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_a_known_index_takes_the_place_of_one_that_finds_as_few_rows(name):
+    own, nearly, taken = NEARLY[name]
+    index, known = equal("points", "state", count=2), candidate("points", "town")
+    # So much that 5% of it are more than an index is worth.
+    before = BEFORE * 10 if own < MIN_INDEX_SCAN_COST else BEFORE
+    planner = Planner({(): before, (index,): own, (known,): nearly})
+    found = smallest_set(planner((index, known)), (index,), (known,), planner, before)
+    assert found.attempt.used == ((known,) if taken else (index,))
 
 
 #: An index that cannot be tried, what is known, and what is proposed for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from flask_planwatch.indexes.btree import PAGE
 from flask_planwatch.indexes.candidate import Candidate, Key, column_key
 from flask_planwatch.plan.schema import Schema, Structural
 from flask_planwatch.plan.tree import Plan
+from flask_planwatch.server import sizes
 from flask_planwatch.server.catalog import Catalog
 from flask_planwatch.server.session import Session
 from flask_planwatch.server.sizes import Sizes
@@ -54,7 +56,8 @@ TABLES = (
         CASE WHEN random() < 0.5 THEN left(md5(g::text), 1 + (random() * 12)::int) END AS coupon,
         ARRAY[g, g % 7] AS numbers,
         jsonb_build_object('colour', (ARRAY['red', 'green', 'blue'])[1 + g % 3],
-            'reference', md5((g * 3)::text)) AS data
+            'reference', md5((g * 3)::text),
+            'merchant_id', 'merchant ' || g * 7919::bigint % 500) AS data
     FROM generate_series(1, 40000) g
     JOIN sentence ON sentence.id = g % (SELECT count(*) FROM sentence)
     """,
@@ -108,6 +111,12 @@ INDEXES = {
     "two texts": (["title || code"], [], ""),
     "a key of JSON with few values": (["data ->> 'colour'"], [], ""),
     "a key of JSON with many values": (["data ->> 'reference'"], [], ""),
+    "a key of JSON with some values": (["data ->> 'merchant_id'"], [], ""),
+    "an element of an array": (["numbers[2]"], [], ""),
+    "a part of an array": (["numbers[1] / 20"], [], ""),
+    "days of a moment": (["(created)::date"], [], ""),
+    "hours of a moment": (["date_trunc('hour', created)"], [], ""),
+    "numbers of a text": (['"right"(code, 3)::integer'], [], ""),
     "no NULL": (["COALESCE(referrer_id, 0)"], [], ""),
     "an expression and a column": (["lower(title)", "stamped"], [], ""),
     "partial, by an enum": (["customer_id"], [], "mood <> 'new'::mood"),
@@ -136,26 +145,80 @@ def session(shop: Database) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def schema(session: Session) -> Schema:
-    scan = {"Node Type": "Seq Scan", "Schema": "public", "Relation Name": "purchase"}
+    return schema_of(session, "purchase")
+
+
+def schema_of(session: Session, table: str) -> Schema:
+    """Return a table of the shop, with its partitions."""
+    scan = {"Node Type": "Seq Scan", "Schema": "public", "Relation Name": table}
     return Catalog(session).schema(Plan.from_json({"Plan": scan}))
+
+
+def made(
+    schema: Schema, table: str, keys: list[str], include: list[str], predicate: str
+) -> Candidate:
+    """Return an index on a table of the shop."""
+    relation = schema.relations[f"public.{table}"]
+    columns = [
+        column_key(relation, key) if relation.column(key) else Key(Structural(key)) for key in keys
+    ]
+    return Candidate(
+        relation, tuple(columns), schema, frozenset(), include=tuple(include), predicate=predicate
+    )
 
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_is_near_that_of_the_built_index(name, shop, session, schema):
-    keys, include, predicate = INDEXES[name]
-    relation = schema.relations["public.purchase"]
-    made = [
-        column_key(relation, key) if relation.column(key) else Key(Structural(key)) for key in keys
-    ]
-    index = Candidate(
-        relation, tuple(made), schema, frozenset(), include=tuple(include), predicate=predicate
-    )
+    index = made(schema, "purchase", *INDEXES[name])
     with session.transaction() as transaction:
         estimated = Sizes(transaction).of(index).bytes
     shop.execute(f"CREATE INDEX trial {index.definition}")
     built = shop.scalar("SELECT pg_relation_size('trial')")
     shop.execute("DROP INDEX trial")
     assert estimated == pytest.approx(built, rel=NEAR)
+
+
+#: Visits of one, two, and five months, and one without any rows.
+SEASONS = (
+    "CREATE TABLE visit (id int, day date, page int, note text) PARTITION BY RANGE (day)",
+    *(
+        f"CREATE TABLE visit_{number} PARTITION OF visit FOR VALUES FROM ('{start}') TO ('{end}')"
+        for number, (start, end) in enumerate(
+            pairwise(("2024-01-01", "2024-02-01", "2024-04-01", "2024-09-01", "2025-01-01"))
+        )
+    ),
+    "INSERT INTO visit SELECT g, date '2024-01-01' + abs(hashint4(g)) % 240, "
+    "abs(hashint4(g + 1000000)) % 5000, md5(g::text) FROM generate_series(1, 60000) g",
+    "VACUUM ANALYZE visit",
+)
+
+#: Keys of an index on all of them, what it includes, and its condition.
+ON_PARTITIONS = {
+    "few rows for each value": (["page"], [], ""),
+    "values of one partition": (["day", "page"], [], ""),
+    "an expression": (["lower(note)"], [], ""),
+    "includes a text": (["page"], ["note"], ""),
+    "partial": (["page"], [], "id < 20000"),
+}
+
+
+@pytest.fixture(scope="module")
+def visits(shop: Database, session: Session) -> Schema:
+    shop.execute(*SEASONS)
+    return schema_of(session, "visit")
+
+
+@pytest.mark.parametrize("asked", [20, 2], ids=["all", "the largest"])
+@pytest.mark.parametrize("name", ON_PARTITIONS)
+def test_is_the_sum_of_those_on_partitions(name, asked, shop, session, visits, monkeypatch):
+    monkeypatch.setattr(sizes, "_MAX_LEAVES", asked)
+    index = made(visits, "visit", *ON_PARTITIONS[name])
+    with session.transaction() as transaction:
+        estimated = Sizes(transaction).of(index).bytes
+    shop.execute(f"CREATE INDEX trial {index.definition}")
+    built = shop.scalar("SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree('trial')")
+    shop.execute("DROP INDEX trial")
+    assert estimated == pytest.approx(int(built), rel=NEAR)
 
 
 #: Columns of a table that was never analysed, and the pages of their indexes on 1,000 rows. Texts
@@ -170,8 +233,7 @@ def test_what_was_never_analysed_has_the_sizes_of_its_types(shop, session):
         "INSERT INTO fresh SELECT g, md5(g::text)::uuid, 'note ' || lpad(g::text, 10, '0') "
         "FROM generate_series(1, 1000) g",
     )
-    scan = {"Node Type": "Seq Scan", "Schema": "public", "Relation Name": "fresh"}
-    schema = Catalog(session).schema(Plan.from_json({"Plan": scan}))
+    schema = schema_of(session, "fresh")
     relation = replace(schema.relations["public.fresh"], rows=1000)
     schema = Schema({relation.key: relation})
     with session.transaction() as transaction:

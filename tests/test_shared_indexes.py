@@ -180,6 +180,27 @@ def test_two_indexes_where_no_single_one_serves(fresh_stories, watched, name, tu
     assert set().union(*advised(findings).values()) == indexes
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_index_for_two_statements_on_a_small_table(fresh_stories, watch, turned):
+    """It costs nothing yet, and is advised where PLANWATCH_GROWTH asks for it."""
+    fresh_stories.execute(
+        "CREATE TABLE shelf (id int PRIMARY KEY, hall int, bay int)",
+        "INSERT INTO shelf SELECT g, g % 20, g % 30 FROM generate_series(1, 600) g",
+        "VACUUM ANALYZE shelf",
+    )
+    watched = watch(fresh_stories.url, PLANWATCH_VERIFY="build", PLANWATCH_GROWTH=True)
+    both = [
+        sa.text("SELECT id FROM shelf WHERE hall = 3 AND bay = 2"),
+        sa.text("SELECT id FROM shelf WHERE bay = 5"),
+    ]
+    for statement in (both[::-1] if turned else both) * 2:
+        watched.ask(statement)
+    findings = watched.planwatch.findings(watched.app)
+    assert len(findings) == 2
+    advice = {finding.advice[0].ddl[0].partition(" ON ")[2] for finding in findings}
+    assert advice == {"shelf (bay, hall)"}
+
+
 def test_one_index_for_two_findings_of_a_statement(fresh_stories, watched):
     prepare(fresh_stories, [light_rounds])
     indexes = advised(watched.ask(light_rounds))

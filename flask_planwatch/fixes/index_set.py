@@ -20,6 +20,7 @@ from ..indexes.search import (
     Attempt,
     OutOfTime,
     smallest_set,
+    stand_in,
 )
 from ..indexes.verdict import (
     Advised,
@@ -156,7 +157,7 @@ class IndexSet:
 
     def _on(self, search: _Search) -> list[Answer]:
         """Return the answer to each hit of a search."""
-        guesses = [self.drafts.best_guess(hit, search.accesses, search.hits) for hit in search.hits]
+        guesses = [self._guess(hit, search) for hit in search.hits]
         answered = list(zip(search.hits, guesses, strict=True))
         candidates: list[Candidate] = []
         if self.case.verify != VERIFY_OFF and any(not hit.small for hit in search.hits):
@@ -175,6 +176,13 @@ class IndexSet:
         except (whatif.Untestable, whatif.Blocked) as error:
             reason, blocked = why_untested(error)
             return [self._untested(hit, guess, reason, blocked=blocked) for hit, guess in answered]
+
+    def _guess(self, hit: Hit, search: _Search) -> Candidate | None:
+        """Return the index for a hit by itself, of a small table one that other statements need."""
+        guess = self.drafts.best_guess(hit, search.accesses, search.hits)
+        if guess is None or not hit.small:
+            return guess
+        return stand_in(guess, self.case.known([guess.relation]))
 
     def _choose(
         self, trials: whatif.Trials, search: _Search, candidates: Sequence[Candidate]
@@ -416,7 +424,8 @@ class IndexSet:
         if answer.status is VerdictStatus.REJECTED and _is_plain(guess):
             # Nothing about a plain column could be misread: the comparison is not indexable.
             return Declined(_NOT_INDEXABLE)
-        return advised(self.case, [guess], answer, trials)
+        proposed = () if answer.status is VerdictStatus.REJECTED else (guess,)
+        return replace(advised(self.case, [guess], answer, trials), indexes=proposed)
 
     def _not_immutable(self, hit: Hit) -> Answer:
         facts = self.drafts.describe(hit.suspicion.relation, hit.suspicion.keys[0])

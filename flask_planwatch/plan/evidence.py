@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -101,6 +101,14 @@ class Suspicion:
         if not self.scans:
             return (self.relation.key,) if self.relation.key else ()
         return tuple(sorted({scan.qualified_relation or "" for scan in self.scans}))
+
+    @property
+    def by_relation(self) -> Mapping[str, tuple[Node, ...]]:
+        """The scans of each relation, by its `schema.name`."""
+        return {
+            key: tuple(scan for scan in self.scans if (scan.qualified_relation or "") == key)
+            for key in self.scanned
+        }
 
     def share(self, plan: Plan) -> float:
         """Return which part of a plan's estimated cost is that of what it is about, up to 1.

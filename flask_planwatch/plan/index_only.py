@@ -102,6 +102,9 @@ def _of(plan: Plan, schema: Schema, access: Access) -> Iterator[Coverage]:
         if index.valid and index.method == "btree"
         if index.predicate is None or index.name in used
     ]
+    # One that other partitions lack spares their reading nothing.
+    read = schema.of({scan.qualified_relation: None for scan in access.scans})
+    indexes = [index for index in indexes if all(map(index.is_alike_on, read))]
     alone = len(plan.scans) == 1
     uses = list(_uses(access, aliases, relation, alone=alone)) if indexes else []
     named = {name for use in uses for kind, name in use.words if kind == _COLUMN}

@@ -89,6 +89,15 @@ class Index:
     plain: bool = True
     included: tuple[str, ...] = ()
 
+    def is_alike_on(self, relation: Relation) -> bool:
+        """Whether a relation has a valid index that holds the same."""
+        return any(
+            index.valid
+            and (index.keys, index.included, index.predicate)
+            == (self.keys, self.included, self.predicate)
+            for index in relation.indexes
+        )
+
 
 @dataclass(frozen=True)
 class ForeignKey:

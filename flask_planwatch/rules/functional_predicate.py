@@ -79,9 +79,10 @@ NAME = "functional-predicate"
 
 WORDS = Words(
     what=worth.STEP,
-    why="no index on {expression}",
-    problem="the statement {reads}, and computes {expression} for each of them: no index holds "
-    "that expression[; {indexes_on_column:and} on the bare column cannot serve it].",
+    why="no index on {expression}[ in {partitions}]",
+    problem="the statement {reads}, and computes {expression} for each of them: no index"
+    "[ in {partitions}] holds that expression[; {indexes_on_column:and} on the bare column cannot "
+    "serve it].",
 )
 
 

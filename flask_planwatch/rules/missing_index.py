@@ -75,7 +75,7 @@ from ..plan.figures import (
     MAX_USEFUL_SHARE,
     MIN_INDEX_SCAN_COST,
 )
-from ..plan.schema import Index, Relation, Schema, Structural
+from ..plan.schema import ForeignKey, Index, Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
 from ..plan.wording import Template, Words, say
@@ -92,14 +92,16 @@ WORDS = Words(
 )
 
 OF_FOREIGN_KEY = Words(
-    what="Each DELETE reads all of {table}",
-    why="no index on {columns:list} for the foreign key {foreign_key}",
+    what="Each DELETE reads {whole}",
+    why="no index on {columns:list}[ in {partitions}] for the foreign key {foreign_key}",
     problem=(
-        "for each row that is deleted from {parent}, PostgreSQL reads all of {table}, about "
-        "{table_rows:rows}, to check the foreign key {foreign_key}: no index begins with "
-        "{columns:list}."
+        "for each row that is deleted from {parent}, PostgreSQL reads {whole}, about "
+        "{table_rows:rows}, to check the foreign key {foreign_key}: no index[ in {partitions}] "
+        "begins with {columns:list}."
     ),
 )
+_ALL = Template("all of {table}")
+_ALL_IN = Template("all of {partitions}")
 
 #: What is done with the rows. Without a condition they may be sorted for groups as well.
 _TESTS = "tests {tested:and} on each of them"
@@ -108,11 +110,11 @@ _SORTS = "sorts them by {sorted:and}"
 _SORTS_OR_GROUPS = "sorts or groups them by {sorted:and}"
 
 #: What would serve it, and is not there.
-_NO_INDEX = Template("no index on {columns:and}")
-_NO_INDEX_FOR_THE_JOIN = Template("no index on {columns:and} for the join")
-_NO_ORDER = Template("no index ordered by {sorted:and}")
-_NOT_BOTH = Template("no index to find {searched:and} and sort by {sorted:and}")
-_BEGINS_OTHERWISE = Template("no index begins with {columns:or}")
+_NO_INDEX = Template("no index on {columns:and}[ in {partitions}]")
+_NO_INDEX_FOR_THE_JOIN = Template("no index on {columns:and}[ in {partitions}] for the join")
+_NO_ORDER = Template("no index[ in {partitions}] ordered by {sorted:and}")
+_NOT_BOTH = Template("no index[ in {partitions}] to find {searched:and} and sort by {sorted:and}")
+_BEGINS_OTHERWISE = Template("no index[ in {partitions}] begins with {columns:or}")
 _PARTIAL = Template("{existing} holds only a part of the rows")
 _SHORTER = Template("{existing} lacks {missing:and}")
 _NOT_USED = Template("{existing} is not used for that")
@@ -437,7 +439,7 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
     """Yield each foreign key that a DELETE checks without an index."""
     for reference in schema.references:
         child = schema.get(reference.child)
-        if child is not None and child.indexable and not child.has_index_for(reference.columns):
+        if child is not None and child.indexable and _unindexed(child, reference, schema):
             keys = tuple(child.quoted_column(name) for name in reference.columns)
             yield Suspicion(
                 rule=NAME,
@@ -448,6 +450,12 @@ def _unchecked_references(schema: Schema) -> Iterator[Suspicion]:
                 comparisons=(),
                 needs=frozenset({Need.REFERENCE}),
             )
+
+
+def _unindexed(child: Relation, reference: ForeignKey, schema: Schema) -> list[Relation]:
+    """Return the table that refers, or its partitions, as far as no index finds a key's rows."""
+    leaves = schema.leaves(child)
+    return [leaf for leaf in leaves if leaf.indexable and not leaf.has_index_for(reference.columns)]
 
 
 def _is_looked_up_all_the_same(check: Plan | None, rows: float) -> bool:
@@ -470,14 +478,20 @@ def _judge_reference(
     suspicion: Suspicion, schema: Schema, rows: float, *, small: bool
 ) -> Hit | Miss:
     # A foreign key may be a partition's own, while the suspicion names the whole table.
-    foreign_key = next(
-        reference
+    foreign_key, child = next(
+        (reference, child)
         for reference in schema.references
         if (child := schema.get(reference.child)) is not None
         and schema.root(child).key == suspicion.relation.key
         and tuple(map(child.quoted_column, reference.columns)) == suspicion.keys
     )
     parent = schema.get(foreign_key.parent)
+    unindexed = _unindexed(child, foreign_key, schema)
+    partitions = worth.without_index(
+        schema.leaves(child), schema, lambda leaf: leaf not in unindexed
+    )
+    if partitions is not None:
+        rows = sum(leaf.rows for leaf in unindexed)
     facts = {
         "scanned": list(suspicion.scanned),
         "foreign_key": foreign_key.name,
@@ -491,6 +505,8 @@ def _judge_reference(
         small=small,
         **OF_FOREIGN_KEY.of(
             **facts,
+            whole=_ALL if partitions is None else _ALL_IN,
+            partitions=partitions,
             table=suspicion.relation.display,
             parent=parent.display if parent else foreign_key.parent,
         ),

@@ -100,14 +100,14 @@ _TESTS = {
 
 #: Why the plan does it.
 _LACKS = {
-    Kind.PREFIX: Template("no index on {key} in byte order for LIKE"),
-    Kind.PART: Template("no index on {key} holds parts of the text"),
-    Kind.WORDS: Template("no index on {key} holds the words"),
+    Kind.PREFIX: Template("no index on {key}[ in {partitions}] in byte order for LIKE"),
+    Kind.PART: Template("no index on {key}[ in {partitions}] holds parts of the text"),
+    Kind.WORDS: Template("no index on {key}[ in {partitions}] holds the words"),
     Kind.UNNAMED: Template("no index can hold words that a setting changes"),
-    Kind.DOCUMENT: Template("no index on {key} holds what the documents contain"),
-    Kind.ARRAY: Template("no index on {key} holds the elements"),
+    Kind.DOCUMENT: Template("no index on {key}[ in {partitions}] holds what the documents contain"),
+    Kind.ARRAY: Template("no index on {key}[ in {partitions}] holds the elements"),
     Kind.ELEMENT: Template("no index answers = ANY (…) on an array"),
-    Kind.RANGE: Template("no index on {key} finds the ranges that overlap"),
+    Kind.RANGE: Template("no index on {key}[ in {partitions}] finds the ranges that overlap"),
 }
 
 #: Those that no index answers as they are written.

@@ -62,6 +62,10 @@ _READS_SOME = Template(
     "[ at an estimated cost of {scan_cost:cost}]"
 )
 
+#: The partitions without an index that others have: by name, or their number if they are more.
+_SOME_PARTITIONS = Template("{count} partitions of {table}")
+MAX_NAMED_PARTITIONS = 3
+
 #: What the evidence of a finding has of it, as far as it is known.
 _COUNTED = ("found_rows", "runs", "scan_cost")
 
@@ -137,7 +141,7 @@ def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = Fals
 
     `has_index` tells that the column has an index that only its cast keeps from being used.
     """
-    if any(indexed_in(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
+    if any(_is_indexed(plan, suspicion) for plan in (evidence.seqscan_off, evidence.alone)):
         return Miss(suspicion, INDEXED)
     rows = rows_read(suspicion, evidence.schema)
     if (miss := too_small(suspicion, evidence, rows)) is not None:
@@ -149,6 +153,31 @@ def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = Fals
     if not small and not reason and not joins:
         reason = spared_by_limit(suspicion, evidence)
     return Miss(suspicion, reason, by_parameters=True) if reason else None
+
+
+def _is_indexed(plan: Plan | None, suspicion: Suspicion) -> bool:
+    """Whether an index answers one of the keys on each of the relations."""
+    return all(
+        indexed_in(plan, replace(suspicion, scans=scans))
+        for scans in suspicion.by_relation.values()
+    )
+
+
+def without_index(
+    relations: Iterable[Relation], schema: Schema, has_index: Callable[[Relation], bool]
+) -> str | None:
+    """Return which partitions have no index, None if that is true of all or of none.
+
+    Where some have it, "no index" alone would be false.
+    """
+    there = {relation.key: has_index(relation) for relation in relations}
+    lacking = [key for key, has in there.items() if not has]
+    if len(lacking) in {0, len(there)}:
+        return None
+    if len(lacking) > MAX_NAMED_PARTITIONS:
+        whole = schema.root(schema.relations[lacking[0]])
+        return say(_SOME_PARTITIONS, count=len(lacking), table=whole.display)
+    return " and ".join(relation.display for relation in schema.of(lacking))
 
 
 def took_little(suspicion: Suspicion, evidence: Evidence, least_ms: float = MIN_MS) -> Miss | None:
@@ -212,6 +241,7 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
         "runs": round(runs) if runs >= MIN_RUNS else None,
         # A LIMIT stops a scan before it has cost that.
         "scan_cost": None if runs >= MIN_RUNS or plan.limits([scan]) else scan.total_cost,
+        "partitions": _without_index(suspicion, evidence),
     }
     if scan.reads_all_rows:
         # Other partitions may be read by an index.
@@ -227,6 +257,29 @@ def _reading(suspicion: Suspicion, evidence: Evidence, rows: float) -> dict[str,
         if _may_stop(scan, evidence):
             facts["reads"] = _READS_UNTIL
     return facts
+
+
+def _without_index(suspicion: Suspicion, evidence: Evidence) -> str | None:
+    """Return which partitions that the statement reads have no index on a key, if others have."""
+    schema, whole = evidence.schema, suspicion.relation
+    if not whole.partitioned:
+        return None
+    read = [
+        scan
+        for scan in evidence.plan.scans
+        if (of := schema.get(scan.qualified_relation)) and schema.root(of) is whole
+    ]
+    asked = replace(suspicion, scans=tuple(read))
+    plans = (evidence.plan, evidence.seqscan_off)
+
+    def has_index(partition: Relation) -> bool:
+        own = replace(asked, scans=asked.by_relation[partition.key])
+        begun = {
+            partition.quoted_column(i.keys[0]) for i in partition.indexes if i.valid and i.keys
+        }
+        return not begun.isdisjoint(suspicion.keys) or any(indexed_in(plan, own) for plan in plans)
+
+    return without_index(schema.of(asked.by_relation), schema, has_index)
 
 
 def _may_stop(scan: Node, evidence: Evidence) -> bool:

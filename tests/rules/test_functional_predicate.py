@@ -448,6 +448,15 @@ DETAILS = [
         evidence={"table_rows": pytest.approx(30_000, rel=0.1)},
     ),
     speaks(
+        "one partition has an index on it",
+        sa.select(Order).where(func.lower(Order.Code) == "c7"),
+        setup='CREATE INDEX ON "Shop".order_2a (lower("Order Code"))',
+        problem=(
+            'reads 1 of the 2 partitions of "Shop"."Order"',
+            'no index in "Shop"."Order 1" holds that expression',
+        ),
+    ),
+    speaks(
         "a table without a class",
         sa.select(roles_users).where(func.lower(roles_users.c.label) == "x"),
         about="lower(label) on roles_users",

@@ -90,10 +90,54 @@ def test_the_rest_of_the_policy_stays(deals):
 def test_what_was_not_tried_is_not_sold(deals):
     (finding,) = deals(CASTS, PLANWATCH_VERIFY="off")
     assert finding.advice[0].verdict.reason == 'PLANWATCH_VERIFY is "off"'
+
+
+def test_the_changed_policy_gets_its_index(deals):
     deals.database.execute("DROP INDEX deal_org")
     (finding,) = deals(CASTS)
-    assert finding.advice[0].verdict.status is VerdictStatus.NOT_APPLICABLE
-    assert "no index begins with org_id" in finding.advice[0].verdict.reason
+    change, index = finding.advice
+    assert change.verdict.status is VerdictStatus.NOT_APPLICABLE
+    assert "no index begins with org_id" in change.verdict.reason
+    assert index.ddl == ("CREATE INDEX CONCURRENTLY ix_deal_org_id ON deal (org_id)",)
+    assert index.verdict.reason == "an index can answer only the changed policy"
+    deals.database.execute(*change.ddl, *index.ddl)
+    using = "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+    assert not deals(deals.database.scalar(using))
+
+
+@pytest.mark.parametrize("condition", ["name ILIKE '%eal 77%'", "lower(name) = 'deal 77'"])
+def test_what_is_not_leakproof_waits_for_the_policy(deals, condition):
+    """texticlike() and lower() are not leakproof: an index on that would be unused."""
+    deals.database.execute(
+        "ALTER TABLE deal ADD name text",
+        "UPDATE deal SET name = 'Deal ' || id",
+        "DROP INDEX deal_org",
+        "VACUUM FULL ANALYZE deal",
+    )
+    statement = sa.text(f"SELECT id FROM deal WHERE {condition}")
+    policy = "org_id = current_setting('app.org')::uuid"
+    (finding,) = deals(policy, statement)
+    assert finding.about == "org_id on deal"
+    (index,) = finding.advice
+    assert index.ddl == ("CREATE INDEX CONCURRENTLY ix_deal_org_id ON deal (org_id)",)
+    deals.database.execute(*index.ddl)
+    assert not deals(policy, statement)
+    (finding,) = deals("at > '2000-01-01' OR id < 0", statement)
+    assert not finding.advice
+    assert "PostgreSQL tests the policies of deal first" in finding.problem
+    assert "is not LEAKPROOF, so no index answers" in finding.problem
+    assert finding.hint
+
+
+def test_what_is_leakproof_is_served_beside_a_policy(deals):
+    deals.database.execute(
+        "ALTER TABLE deal ADD number int",
+        "UPDATE deal SET number = id",
+        "VACUUM FULL ANALYZE deal",
+    )
+    statement = sa.text("SELECT id FROM deal WHERE number = 77")
+    (finding,) = deals("id <> 0", statement)
+    assert finding.advice[0].ddl == ("CREATE INDEX CONCURRENTLY ix_deal_number ON deal (number)",)
 
 
 def test_another_way_to_write_it_is_one_for_the_policy(deals):

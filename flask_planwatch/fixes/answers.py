@@ -19,7 +19,7 @@ from ..runtime.pause import give_way
 from . import FIXES, OF_INDEX_SET
 from .case import Case
 from .index_set import IndexSet
-from .policy import in_policies
+from .policy import behind_policies, in_policies
 
 #: Plans whose advice is remembered; the one needed longest ago goes first. It saves the server the
 #: trial, which with PLANWATCH_VERIFY "build" is an index; of PlanWatch's thread it saves nothing.
@@ -78,9 +78,11 @@ class Answers:
         key = (tuple(_about(case, hit) for hit in hits), *_basis(case))
         answers = self._known.get(key)
         if answers is None:
-            indexes = IndexSet(case)
-            advised = zip(hits, indexes.advise(hits), strict=True)
-            answers = [in_policies(case, hit, answer) for hit, answer in advised]
+            indexes, answered = IndexSet(case), behind_policies(case, hits)
+            others = [hit for hit in hits if id(hit) not in answered]
+            for hit, answer in zip(others, indexes.advise(others), strict=True):
+                answered[id(hit)] = in_policies(case, hit, answer)
+            answers = [answered[id(hit)] for hit in hits]
             if indexes.tried:
                 self._keep(key, answers)
         return AnsweredHits(tuple(zip(hits, answers, strict=True)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ..finding import Advice, AdviceKind, Verdict, VerdictStatus
+from ..indexes.candidate import column_key
+from ..indexes.proposal import is_covered
 from ..indexes.render import alembic_execute
-from ..indexes.verdict import Advised, Answer
+from ..indexes.shapes import Shape
+from ..indexes.verdict import Advised, Answer, Declined
 from ..plan.comparison import Comparison
 from ..plan.evidence import Hit
 from ..plan.index_use import indexed_in
@@ -15,15 +19,17 @@ from ..plan.predicate import Conjunct, bare, conjuncts, waits_for_a_value
 from ..plan.schema import TEXT_TYPES, Relation, Structural, base_type
 from ..plan.wording import say, sentences
 from ..rules.worth import indexes_on
+from ..server.expressions import leaking_part
 from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .alone import not_shown, plan_alone
 from .case import Case
+from .drafts import Drafts
 from .form import Form
 
 _POLICIES = """
 SELECT quote_ident(p.polname), pg_get_expr(p.polqual, p.polrelid)
 FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND c.relname = %s AND c.relrowsecurity AND p.polqual IS NOT NULL
+WHERE n.nspname = %s AND c.relname = %s AND row_security_active(c.oid) AND p.polqual IS NOT NULL
 ORDER BY p.polname
 """
 
@@ -43,6 +49,13 @@ _USED = "for this condition alone, with sequential scans off, the planner used a
 _REFUSED = "the server could not plan the condition as PlanWatch derived it"
 _BECAME = "{expression} was computed row by row, and {column} alone is an index condition"
 
+_REWRITTEN_ONLY = "an index can answer only the changed policy"
+_LEAKS = (
+    "PostgreSQL tests the policies of {table} first, and {part} is not LEAKPROOF, so no index "
+    "answers {expression}"
+)
+_INDEX_THE_POLICY = "look whether an index finds the rows that the policies of {table} let pass"
+
 
 class Policy(NamedTuple):
     """A policy of a table, with its USING as PostgreSQL prints it."""
@@ -58,6 +71,41 @@ class _Found(NamedTuple):
     condition: Conjunct
 
 
+def behind_policies(case: Case, hits: Sequence[Hit]) -> dict[int, Answer]:
+    """Return the answers to hits that no index can answer because of policies, by their id().
+
+    What is not LEAKPROOF is tested on the rows that the policies let pass. Raises ServerError if
+    the connection fails.
+    """
+    parts = {id(hit): _leaking_part(case, hit) for hit in hits}
+    certain = (hit for hit in hits if hit.doubt is None and not parts[id(hit)])
+    served = {hit.suspicion.relation.key for hit in certain}
+    answers: dict[int, Answer] = {}
+    for hit in hits:
+        if not (part := parts[id(hit)]):
+            continue
+        said = {"table": hit.suspicion.relation.display, "expression": hit.suspicion.shown}
+        reason = say(_LEAKS, part=part, **said)
+        answers[id(hit)] = Declined(reason)
+        if hit.reads_all and hit.suspicion.relation.key not in served:
+            hint = say(_INDEX_THE_POLICY, **said)
+            answers[id(hit)] = Advised((), remark=f"{reason}.", hint=hint)
+    return answers
+
+
+def _leaking_part(case: Case, hit: Hit) -> str:
+    """Return what keeps an index from answering any of the comparisons, "" if nothing does."""
+    relation, part = hit.suspicion.relation, ""
+    policies = _policies(case, relation) if hit.suspicion.comparisons else []
+    for test in hit.suspicion.comparisons if policies else ():
+        own = _policy_of(policies, test) is None
+        texts = (test.operand.without_alias(), test.operator, test.other.text)
+        part = leaking_part(case.session, relation, *texts) if own else ""
+        if not part:
+            return ""
+    return part
+
+
 def in_policies(case: Case, hit: Hit, answer: Answer) -> Answer:
     """Return the answer to a hit in the words of the policy that the condition comes from.
 
@@ -67,25 +115,37 @@ def in_policies(case: Case, hit: Hit, answer: Answer) -> Answer:
     if not isinstance(answer, Advised) or not suspicion.comparisons:
         return answer
     relation, comparison = suspicion.relation, suspicion.comparison
-    found = _policy_of(case, relation, comparison)
+    found = _policy_of(_policies(case, relation), comparison)
     if found is None:
         return answer
     said = {"policy": found.policy.name, "table": relation.display}
     changed = _other_side(case, hit, found)
     comes_from = say(_COMES_FROM, **said)
-    if changed is not None and changed.verdict.status is VerdictStatus.VERIFIED:
-        # An index on the expression would be a second one, for the same rows.
-        return Advised((changed,), remark=comes_from)
-    advice = [_on_policy(advice, said) for advice in answer.advice]
     if changed is not None:
-        advice.insert(0, changed)
-    return replace(answer, advice=tuple(advice), remark=sentences(answer.remark, comes_from))
+        # An index on the expression would not serve the changed policy.
+        return Advised((changed, *_index_on_column(case, hit)), remark=comes_from)
+    advice = tuple(_on_policy(advice, said) for advice in answer.advice)
+    return replace(answer, advice=advice, remark=sentences(answer.remark, comes_from))
 
 
-def _policy_of(case: Case, relation: Relation, comparison: Comparison) -> _Found | None:
-    """Return the policy that a comparison comes from, None if it is the statement's own."""
+def _index_on_column(case: Case, hit: Hit) -> list[Advice]:
+    """Return the index that the changed policy needs, nothing if there is one."""
+    relation = hit.suspicion.relation
+    key = column_key(relation, hit.suspicion.operand.column_names[0])
+    index = Drafts(case).candidate(relation, Shape((key,)))
+    verdict = Verdict(VerdictStatus.UNTESTED, _REWRITTEN_ONLY)
+    return [] if is_covered(index) else [case.index_advice(index, verdict, None)]
+
+
+def _policies(case: Case, relation: Relation) -> list[Policy]:
+    """Return the policies of a table that apply to the role."""
     rows = case.session.fetch(_POLICIES, (relation.schema, relation.name))
-    for policy in (Policy(*row) for row in rows):
+    return [Policy(*row) for row in rows]
+
+
+def _policy_of(policies: Iterable[Policy], comparison: Comparison) -> _Found | None:
+    """Return the policy that a comparison comes from, None if it is the statement's own."""
+    for policy in policies:
         for condition in conjuncts(policy.using):
             if _is_same(comparison.conjunct, condition):
                 return _Found(policy, condition)

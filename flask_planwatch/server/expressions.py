@@ -6,7 +6,8 @@ The volatility of each function, operator and cast is looked up for the types of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sqlglot import expressions as sql
@@ -20,7 +21,7 @@ from ..plan.spelling import shorter_spelling
 from ..plan.wording import say
 from .explain import qualified
 from .session import Session
-from .transaction import NO_SERVER, Transaction
+from .transaction import NO_SERVER, Transaction, may_be_refused
 
 #: Pseudo-types that stand for any argument: "any", and the polymorphic ones of
 #: https://www.postgresql.org/docs/current/extend-type-system.html
@@ -28,8 +29,12 @@ _POLYMORPHIC = "('any', 'anyelement', 'anyarray', 'anynonarray', 'anyenum', 'any
 'anymultirange', 'anycompatible', 'anycompatiblearray', 'anycompatiblenonarray', \
 'anycompatiblerange', 'anycompatiblemultirange')"
 
+#: What is asked of a function: its volatility, or whether it is leakproof, in the same letters.
+_VOLATILITY = "p.provolatile::text"
+_LEAKPROOF = "CASE WHEN p.proleakproof THEN 'i' ELSE 'v' END"
+
 _FUNCTION = f"""
-SELECT p.provolatile::text, (
+SELECT {{trait}}, (
     SELECT count(*) FROM unnest(%s::oid[]) WITH ORDINALITY AS given (type, place)
     JOIN unnest(p.proargtypes::oid[]) WITH ORDINALITY AS wanted (type, place) USING (place, type))
 FROM pg_proc p
@@ -47,7 +52,7 @@ WHERE p.proname = %s AND (%s = '' AND pg_function_is_visible(p.oid)
 """
 
 _OPERATOR = f"""
-SELECT p.provolatile::text, (o.oprleft = %s)::int + (o.oprright = %s)::int
+SELECT {{trait}}, (o.oprleft = %s)::int + (o.oprright = %s)::int
 FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode
 JOIN pg_type r ON r.oid = o.oprright LEFT JOIN pg_type l ON l.oid = o.oprleft
 WHERE o.oprname = %s AND pg_operator_is_visible(o.oid)
@@ -56,13 +61,13 @@ WHERE o.oprname = %s AND pg_operator_is_visible(o.oid)
 """
 
 _CAST = """
-SELECT CASE WHEN c.castmethod = 'b' THEN 'i' ELSE p.provolatile::text END, 1
+SELECT CASE WHEN c.castmethod = 'b' THEN 'i' ELSE {trait} END, 1
 FROM pg_cast c LEFT JOIN pg_proc p ON p.oid = c.castfunc
 WHERE c.castsource = %s AND c.casttarget = %s AND c.castmethod <> 'i'
 """
 
 _INPUT_OUTPUT = """
-SELECT max(p.provolatile)::text, 1 -- 'i' < 's' < 'v'
+SELECT max({trait}), 1 -- 'i' < 's' < 'v'
 FROM pg_type t JOIN pg_proc p
   ON p.oid = CASE WHEN t.oid = %s THEN t.typoutput ELSE t.typinput END
 WHERE t.oid IN (%s, %s)
@@ -110,6 +115,28 @@ def describe(session: Session, relation: Relation, expression: str) -> Expressio
     return ExpressionFacts(_spelling(session, relation, expression), volatility, reason)
 
 
+def leaking_part(
+    session: Session, relation: Relation, operand: str, operator: str, other: str
+) -> str:
+    """Return which part of a comparison is not LEAKPROOF, "" if none is or that is not known.
+
+    Below a policy of the table, no index answers such a comparison. Raises ServerError only if the
+    connection fails.
+    """
+    left, right = parse(operand), parse(other)
+    symbol, _, several = operator.partition(" ")
+    if left is None or right is None or symbol == "ANY":
+        return ""
+    with suppress(_Unresolved), may_be_refused(), session.transaction() as transaction:
+        catalog = _Catalog(transaction, relation, _LEAKPROOF)
+        for part, trait in catalog.parts(left):
+            if trait is not Volatility.IMMUTABLE:
+                return part
+        if symbol != "IS" and catalog.leaks(symbol, left, left if several else right):
+            return say(_THE_OPERATOR, symbol=symbol)
+    return ""
+
+
 def _spelling(session: Session, relation: Relation, expression: str) -> str:
     """Return the shortest spelling that the server prints back as the same expression."""
     shorter = shorter_spelling(expression, relation)
@@ -144,10 +171,13 @@ def _volatility(session: Session, relation: Relation, expression: str) -> tuple[
 
 
 class _Catalog:
-    """Looks up the parts of one expression in one transaction."""
+    """Looks up the parts of one expression in one transaction: the `trait` of each."""
 
-    def __init__(self, transaction: Transaction, relation: Relation) -> None:
+    def __init__(
+        self, transaction: Transaction, relation: Relation, trait: str = _VOLATILITY
+    ) -> None:
         self._transaction = transaction
+        self._trait = trait
         self._table = qualified(relation.schema, relation.name)
 
     def parts(self, structure: Structure) -> Iterator[tuple[str, Volatility]]:
@@ -167,8 +197,10 @@ class _Catalog:
                 text = sql.cast(field, "text", dialect=PrintedSQL)
                 yield "EXTRACT", self._function("extract", [text, node.expression])
             elif isinstance(node, sql.Substring | sql.Trim | sql.StrPosition | sql.Overlay):
-                # For text and for bytea, they are IMMUTABLE.
-                yield type(node).__name__.upper(), Volatility.IMMUTABLE
+                # For text and for bytea, they are IMMUTABLE, and not leakproof.
+                immutable = self._trait == _VOLATILITY
+                name = type(node).__name__.upper()
+                yield name, Volatility.IMMUTABLE if immutable else Volatility.VOLATILE
             elif isinstance(node, sql.Neg | sql.BitwiseNot):
                 symbol = "-" if isinstance(node, sql.Neg) else "~"
                 found = self._operator(symbol, None, node.this)
@@ -192,15 +224,13 @@ class _Catalog:
     def _function(self, name: str, arguments: list[Structure], schema: str = "") -> Volatility:
         types = self._types(arguments)
         count = len(arguments)
-        rows = self._transaction.fetch(
-            _FUNCTION, (types, name, schema, schema, count, count, types)
-        )
+        rows = self._fetch(_FUNCTION, (types, name, schema, schema, count, count, types))
         return self._only(rows, name)
 
     def _operator(self, symbol: str, left: Structure | None, right: Structure) -> Volatility:
         types = self._types([right] if left is None else [left, right])
         given = (0, *types) if left is None else types
-        return self._only(self._transaction.fetch(_OPERATOR, (*given, symbol, *given)), symbol)
+        return self._only(self._fetch(_OPERATOR, (*given, symbol, *given)), symbol)
 
     def _cast(self, node: sql.Cast) -> Volatility:
         if isinstance(node.this, sql.Literal):
@@ -209,10 +239,17 @@ class _Catalog:
         source, target = self._types([node.this, node])
         if source == target:
             return Volatility.IMMUTABLE
-        rows = self._transaction.fetch(_CAST, (source, target))
+        rows = self._fetch(_CAST, (source, target))
         if not rows:
-            rows = self._transaction.fetch(_INPUT_OUTPUT, (source, source, target))
+            rows = self._fetch(_INPUT_OUTPUT, (source, source, target))
         return self._only(rows, _cast_to(node))
+
+    def leaks(self, symbol: str, left: Structure, right: Structure) -> bool:
+        """Whether an operator tells something of its arguments; raises _Unresolved."""
+        return self._operator(symbol, left, right) is not Volatility.IMMUTABLE
+
+    def _fetch(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._transaction.fetch(query.replace("{trait}", self._trait), parameters)
 
     def _only(self, rows: list[tuple[Any, ...]], part: str) -> Volatility:
         """Return the volatility of the best match: an exact type before a polymorphic one."""

@@ -10,8 +10,9 @@ from decimal import Decimal, InvalidOperation
 from ..finding import Advice, Verdict, VerdictStatus
 from ..plan.comparison import constant
 from ..plan.evidence import Hit
-from ..plan.schema import INTEGERS, TEXT_TYPES, base_type
+from ..plan.schema import INTEGERS, TEXT_TYPES, Column, base_type
 from ..plan.wording import Template, say, sentences
+from ..rules.worth import other_column
 from .alone import not_shown, verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
@@ -73,6 +74,12 @@ _ONE_TYPE = Form(
     "instead.",
     "[mapped_column({sqlalchemy})  # {other_column} of {other_table}, and a migration]",
 )
+NEITHER = Form(
+    "compare {column} with {other}, and cast neither to text",
+    "The bare column can use a plain index on {column}, and none is needed on its text. Two values "
+    "of {types:and} are equal exactly if their texts are.",
+    "{attribute} == {other_attribute}  # without the casts",
+)
 _TOO_LARGE = Form(
     "compare {column} as {type}: reject values outside its range first",
     "Refuse such a value where it comes in, such as in the route or the form.",
@@ -112,6 +119,12 @@ _BESIDE = Form(
     'An index finds the rows by the new condition, and the old one ("condition" in the code) tests '
     "these few, so that the same rows are found as now.[ {alone}]",
     "{code}",
+)
+
+#: Types of which no two equal values have different texts, nor different ones the same text.
+_ONE_TEXT = frozenset(
+    {"uuid", "date", "boolean", "oid", "macaddr", "macaddr8", "time without time zone"}
+    | {"timestamp without time zone", "timestamp with time zone"}
 )
 
 #: How an integer is made of a value, and what becomes of its fraction.
@@ -157,6 +170,36 @@ _WAS_COMPUTED = (
 )
 
 
+def equal_as_texts(column: Column, other: Column) -> bool:
+    """Whether an index on one column finds the other's values, exactly if their texts are equal.
+
+    All integers share a family of operators.
+    """
+    types = {column.base_type, other.base_type}
+    return types <= INTEGERS or (len(types) == 1 and types <= _ONE_TEXT)
+
+
+def other_facts(case: Case, hit: Hit) -> dict[str, object]:
+    """Return what a join of two columns in casts is about, nothing if they are not alike as texts.
+
+    These are the facts of NEITHER, without those of the hit's own column.
+    """
+    operand, other = hit.suspicion.operand, hit.suspicion.other
+    column = hit.suspicion.relation.column(operand.casts[0]) if operand.casts else None
+    found = other_column(other, case.evidence, other.casts[0] if other.casts else None)
+    if column is None or found is None or hit.suspicion.comparison.operator != "=":
+        return {}
+    casts = [*(operand.casts or ("", ()))[1], *(other.casts or ("", ()))[1]]
+    if not equal_as_texts(column, found[1]) or not TEXT_TYPES.issuperset(casts):
+        return {}
+    relation = case.schema.root(found[0])
+    return {
+        "other": f"{relation.display}.{found[1].quoted_name}",
+        "other_attribute": attribute_of(found[1].name, relation.name, case.mapped(relation)),
+        "types": list(dict.fromkeys((column.base_type, found[1].base_type))),
+    }
+
+
 def own_type(case: Case, hit: Hit) -> Advice:
     """Return the advice for a column that is cast because of what it is compared with.
 
@@ -167,6 +210,9 @@ def own_type(case: Case, hit: Hit) -> Advice:
     attribute = attribute_of(hit.suspicion.operand.column_names[0], relation.name, mapped)
     base = base_type(facts["column_type"])
     python, sqlalchemy = _TYPES.get(base, ("", ""))
+    if alike := other_facts(case, hit):
+        said = {"column": facts["column"], "attribute": attribute, **alike}
+        return NEITHER.advice(_verdict(case, hit, ""), **said)
     form, value = _form(hit, python, sqlalchemy or f"{attribute}.type", statement)
     beside = _finds_more(hit) and form not in {_ONE_TYPE, _TOO_LARGE}
     if beside:

@@ -27,6 +27,7 @@ from ..server.transaction import may_be_refused
 from .alone import NewForm, plan_alone, verdict_alone
 from .case import Case
 from .form import PYTHON_OPERATORS, Form, attribute_of
+from .own_type import NEITHER, other_facts
 
 #: The verdict on a rewrite.
 NO_INDEX_TO_TRY = "a rewrite changes the statement, so there is no index for the planner to try"
@@ -103,12 +104,6 @@ _OTHER_SIDE = Form(
 {attribute} == case(
     ({other_attribute}.regexp_match("{pattern}"), cast({other_attribute}, Uuid))
 )""",
-)
-_NEITHER = Form(
-    "compare {column} with {other} as uuid, and cast neither to text",
-    "The bare column can use a plain index on {column}, and none is needed on its text. Two uuid "
-    "are equal exactly if their texts are.",
-    "{attribute} == {other_attribute}  # without the casts",
 )
 _PATH = Form(
     "write {expression} in place of {subject}, as the index has it",
@@ -382,25 +377,26 @@ def _in_own_type(case: Case, hit: Hit) -> _Rewritten | None:
 
 
 def _other_side(case: Case, hit: Hit, column: Column) -> _Rewritten | None:
-    """Return the comparison of a uuid with another, or with a text that is cast if it is one."""
+    """Return the comparison with another column, cast as little as finds the same rows."""
     suspicion, other = hit.suspicion, hit.suspicion.other
     name = other.column or (other.casts[0] if other.casts else None)
     found = other_column(other, case.evidence, name)
-    if column.base_type != "uuid" or suspicion.comparison.operator != "=" or found is None:
+    if suspicion.comparison.operator != "=" or found is None:
         return None
     relation, compared = found
-    types = (other.casts or ("", ()))[1]
-    if compared.base_type not in TEXT_TYPES | {"uuid"} or any("(" in kind for kind in types):
-        return None
-    form, key = _NEITHER, compared.quoted_name
+    form, key, facts = NEITHER, compared.quoted_name, other_facts(case, hit)
     value = str(key)
-    if compared.base_type != "uuid":
+    if not facts:
+        types = (other.casts or ("", ()))[1]
+        of_text = compared.base_type in TEXT_TYPES and not any("(" in kind for kind in types)
+        if column.base_type != "uuid" or not of_text:
+            return None
         form, value = _OTHER_SIDE, f"CASE WHEN {key} ~ '{_UUID}' THEN {key}::uuid END"
-    root = case.schema.root(relation)
-    attribute = attribute_of(compared.name, root.name, case.mapped(root))
+        root = case.schema.root(relation)
+        attribute = attribute_of(compared.name, root.name, case.mapped(root))
+        facts = {"other": f"{root.display}.{key}", "other_attribute": attribute, "pattern": _UUID}
     table = qualified(relation.schema, relation.name)
     condition = f"{column.quoted_name} = (SELECT {value} FROM {table} LIMIT 1)"
-    facts = {"other": f"{root.display}.{key}", "other_attribute": attribute, "pattern": _UUID}
     return _Rewritten(form, {**_facts(case, hit, column), **facts}, condition)
 
 

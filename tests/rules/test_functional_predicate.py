@@ -361,10 +361,26 @@ OTHER_FORMS = [
         sa.text("SELECT t.id FROM link l JOIN thing t ON t.id::text = l.ref::text WHERE l.id < 9"),
         setup=THINGS,
         about="(id)::text on thing",
-        fix="compare id with link.ref as uuid, and cast neither to text",
+        fix="compare id with link.ref, and cast neither to text",
         code="thing.c.id == link.c.ref",
+        why="Two values of uuid are equal exactly if their texts are.",
         proof="…id alone was an index condition of thing_pkey",
         rewritten=sa.text("SELECT t.id FROM link l JOIN thing t ON t.id = l.ref WHERE l.id < 9"),
+    ),
+    speaks(
+        "a join of two moments as texts",
+        sa.text(
+            'SELECT u.id FROM shift s JOIN "user" u ON u.created_at::text = s.at::text '
+            "WHERE s.id < 9"
+        ),
+        setup=(
+            "CREATE TABLE shift (id int PRIMARY KEY, at timestamptz)",
+            'INSERT INTO shift SELECT id, created_at FROM "user" WHERE id <= 2000',
+            "ANALYZE shift",
+        ),
+        about='(created_at)::text on "user"',
+        fix="compare created_at with shift.at, and cast neither to text",
+        proof="…created_at alone was an index condition of ix_user_created_at",
     ),
     speaks(
         "a path of another spelling than that of the index",

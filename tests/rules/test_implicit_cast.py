@@ -375,6 +375,19 @@ SPEAKS = [
         "user_pkey",
     ),
     speaks(
+        "join of integers as texts",
+        sa.select(User.id)
+        .join(ledger, sa.cast(User.points, sa.Text) == sa.cast(L.id, sa.Text))
+        .where(L.id < 9),
+        about='(points)::text on "user"',
+        fix="compare points with ledger.id, and cast neither to text",
+        code="User.points == ledger.c.id  # without the casts",
+        why="Two values of integer and bigint are equal exactly if their texts are.",
+        proof="(points)::text was computed row by row, and points alone was an index condition of "
+        "ix_user_points",
+        rewritten=sa.select(User.id).join(ledger, User.points == L.id).where(L.id < 9),
+    ),
+    speaks(
         "join of texts",
         sa.select(L.id).join(User, L.email == User.email).where(User.id < 9),
         about="(email)::text on ledger",

@@ -84,7 +84,7 @@ def shape(coverage: Coverage) -> Shape:
     equal = _names(relation, (*access.equal, *access.listed, *access.joined))
     ordered = (term.operand for term in access.sorted_by)
     ranged = (comparison.operand for comparison in access.ranged)
-    sought = _names(relation, (*ranged, *ordered, *access.grouped_by)) - equal
+    sought = _names(relation, (*ranged, *ordered, *access.grouped_by, *access.extremes)) - equal
     order = [*coverage.index.keys, *coverage.index.included]
     needed.sort(key=lambda name: order.index(name) if name in order else len(order))
     compared = [name for name in needed if name in equal]

@@ -70,6 +70,7 @@ class Shapes:
         ]
         self._order = self._order_keys()
         self._groups = tuple(self._keys(access.grouped_by))
+        self._extremes = self._keys(access.extremes)
 
     def all(self) -> list[Shape]:
         """Return what is worth asking the planner about, the most promising first."""
@@ -132,6 +133,7 @@ class Shapes:
             *((*first, *second) for first, second in permutations(ranges, 2)),
             *([(*self._order, *keys) for keys in ranges] if self._order else []),
             *([self._groups] if self._groups else []),
+            *((key,) for key in self._extremes),
         ]
         equal = [*self._constants, *self._joins]
         heads = [tuple(equal[:size]) for size in range(min(len(equal), MAX_KEYS), 1, -1)]

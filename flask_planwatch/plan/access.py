@@ -101,8 +101,9 @@ class Access:
     value, `listed` with several, `joined` with other relations' columns, `ranged` by order or by
     the beginning of a text; `matched` need an index of another kind than btree. `sorted_by` is the
     order that the statement wants of this relation alone, `index_order` the order in which an index
-    is read already, and `limited` whether it stops after some rows. `grouped_by` is what GROUP BY,
-    DISTINCT, min() and max() need in order. `alternatives` are the predicates that OR joins, for
+    is read already, and `limited` whether it stops after some rows. `grouped_by` is what GROUP BY
+    and DISTINCT need in order; of each of `extremes`, only the first or last row is asked for, by
+    min() or max(). `alternatives` are the predicates that OR joins, for
     each branch. `conditions` are the predicates that no btree answers, as a partial index could
     hold them. `unique` are the keys of each unique index that are all compared by equality, so that
     it finds one row at most. `read` are all columns that the statement needs, None if not known;
@@ -120,6 +121,7 @@ class Access:
     index_order: tuple[SortTerm, ...] = ()
     limited: bool = False
     grouped_by: tuple[Operand, ...] = ()
+    extremes: tuple[Operand, ...] = ()
     alternatives: tuple[tuple[Comparison, ...], ...] = ()
     conditions: tuple[str, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
@@ -139,6 +141,8 @@ class Access:
             texts(comparison.operand for comparison in self.ranged),
             texts(comparison.operand for comparison in self.matched),
             texts(term.operand for term in self.sorted_by),
+            texts(self.grouped_by),
+            texts(self.extremes),
             self.conditions,
             self.unique,
         )
@@ -215,7 +219,8 @@ def _access(
         sorted_by=sort,
         index_order=_index_order(scans[0], relation) if limited and not sort else (),
         limited=bool(sort) and limited,
-        grouped_by=_grouped_by(above, scans[0], aliases),
+        grouped_by=_grouped_by(above, aliases),
+        extremes=_extremes(above, scans[0], aliases),
         alternatives=tuple(chain.from_iterable(map(_branches, by_use["alternatives"]))),
         conditions=tuple(dict.fromkeys(conditions)),
         unique=_unique_keys(relation, compared),
@@ -363,21 +368,29 @@ def _reads(key: Operand, aliases: frozenset[str]) -> bool:
     return bool(key.aliases) and key.aliases <= aliases
 
 
-def _grouped_by(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> tuple[Operand, ...]:
-    """Return what the rows of a relation are grouped by, or the column of a min() or max()."""
+def _grouped_by(above: Sequence[_Step], aliases: frozenset[str]) -> tuple[Operand, ...]:
+    """Return what the rows of a relation are grouped by."""
     for step in reversed(above):
-        node = step.node
-        if node.type not in _GROUPS:
-            continue
         if step.groups and all(_reads(key, aliases) for key in step.groups):
             return _once(step.groups)
-        extreme = _EXTREME.fullmatch(node.output[0]) if len(node.output) == 1 else None
-        if not node.group_keys and extreme is not None:
-            text = extreme[1]
-            # A plan of one relation prints its output without the alias.
-            key = _operand(text if "." in text else f"{scan.alias}.{text}")
-            if key is not None and _reads(key, aliases) and not holds_value(key.text):
-                return (key,)
+    return ()
+
+
+def _extremes(above: Sequence[_Step], scan: Node, aliases: frozenset[str]) -> tuple[Operand, ...]:
+    """Return the columns of which only the least or greatest value is asked for."""
+    for step in reversed(above):
+        node = step.node
+        if node.type != "Aggregate" or node.group_keys:
+            continue
+        found = [_EXTREME.fullmatch(text) for text in node.output]
+        # A plan of one relation prints its output without the alias.
+        keys = [
+            _operand(text if "." in text else f"{scan.alias}.{text}")
+            for text in (extreme[1] for extreme in found if extreme)
+        ]
+        known = [key for key in keys if key and _reads(key, aliases) and not holds_value(key.text)]
+        if known and len(known) == len(node.output):
+            return _once(known)
     return ()
 
 

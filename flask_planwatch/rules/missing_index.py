@@ -6,11 +6,11 @@ What it finds
 -------------
 
 Plain columns that a statement compares, joins or sorts by, and that no index serves: in WHERE, in
-joins, in EXISTS and IN sub-queries, in UPDATE and DELETE, and for ORDER BY with LIMIT. PostgreSQL
-then reads the whole table, or all that another index left over, and tests each row. It also finds
-what no plan shows: a DELETE checks each foreign key that refers to the table, and reads the whole
-referring table for each deleted row if the key has no index. And it finds an ORDER BY of rows that
-``count()`` only counts, as ``query.count()`` writes it.
+joins, in EXISTS and IN sub-queries, in UPDATE and DELETE, for ORDER BY with LIMIT, and for min()
+and max(). PostgreSQL then reads the whole table, or all that another index left over, and tests
+each row. It also finds what no plan shows: a DELETE checks each foreign key that refers to the
+table, and reads the whole referring table for each deleted row if the key has no index. And it
+finds an ORDER BY of rows that ``count()`` only counts, as ``query.count()`` writes it.
 
 Why it hurts
 ------------
@@ -75,6 +75,7 @@ from ..plan.figures import (
     MAX_USEFUL_SHARE,
     MIN_INDEX_SCAN_COST,
 )
+from ..plan.parallel import APPENDS
 from ..plan.schema import ForeignKey, Index, Relation, Schema, Structural
 from ..plan.scrub import structural
 from ..plan.tree import INDEX_CONDITIONS, Plan
@@ -108,6 +109,7 @@ _TESTS = "tests {tested:and} on each of them"
 _JOINS = "joins them by {joined:and}"
 _SORTS = "sorts them by {sorted:and}"
 _SORTS_OR_GROUPS = "sorts or groups them by {sorted:and}"
+_LOOKS_FOR_EXTREME = "looks for the least or greatest {sorted:and} in them"
 
 #: What would serve it, and is not there.
 _NO_INDEX = Template("no index on {columns:and}[ in {partitions}]")
@@ -141,13 +143,16 @@ _SKIPS = (
     "an index that begins with other columns is searched for each of their few values (skip scan)"
 )
 
+#: Steps that return the rows of the steps below them.
+_SAME_ROWS = APPENDS | {"Gather", "Gather Merge"}
+
 #: What the relation is called in the check of a foreign key, and each of its partitions.
 REFERRING = re.compile(r"x(_\d+)?\Z")
 
 
 def suspect(plan: Plan, schema: Schema) -> list[Suspicion]:
     """Return each set of columns that the plan tests or sorts without the help of an index."""
-    found = [known for access in accesses(plan, schema) if (known := _suspicion(access))]
+    found = [known for access in accesses(plan, schema) for known in _suspicions(access)]
     counted = counted_order.suspicions(NAME, plan, schema)
     return worth.merged([*found, *counted, *_unchecked_references(schema)])
 
@@ -182,7 +187,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     fewer = fewer_rows(suspicion, evidence) if doubt is not None else None
     if fewer is not None:
         doubt, most = None, False
-    said = {"does": _purposes(suspicion), **_left(fewer)}
+    said = {"does": _purposes(suspicion, evidence), **_left(fewer)}
     # What leaves fewer rows need not hold all that is read.
     read = _columns_read(suspicion, evidence) if fewer is None else []
     said |= _lack(_needed(suspicion, fewer), read)
@@ -197,7 +202,7 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
     return replace(hit, doubt=doubt, most_pass=most)
 
 
-def _suspicion(access: Access) -> Suspicion | None:
+def _suspicions(access: Access) -> Iterator[Suspicion]:
     tested = [
         comparison
         for comparison in access.unanswered
@@ -218,9 +223,15 @@ def _suspicion(access: Access) -> Suspicion | None:
             bound = texts(access.equal)
             grouped = [key for key in access.grouped_by if key.without_alias() not in bound]
             keys = [key_of(operand, access.relation) for operand in grouped]
-    if not keys:
-        return None
-    keys = list(dict.fromkeys(keys))
+        if not keys:
+            # Each needs an index of its own.
+            for operand in access.extremes:
+                yield _suspicion(access, [key_of(operand, access.relation)], [])
+    if keys:
+        yield _suspicion(access, list(dict.fromkeys(keys)), tested)
+
+
+def _suspicion(access: Access, keys: list[str], tested: list[Comparison]) -> Suspicion:
     joins = bool(tested) and all(comparison.joins for comparison in tested)
     return Suspicion(
         rule=NAME,
@@ -301,7 +312,8 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
     """Return why an index would not be worth having, unless the planner confirms that it helps."""
     if not all(map(_on_one_column, suspicion.comparisons)):
         return Miss(suspicion, _OR, by_parameters=True)
-    if not suspicion.comparisons and not evidence.plan.limits(suspicion.scans):
+    whole = not suspicion.comparisons and not evidence.plan.limits(suspicion.scans)
+    if whole and not _is_first_or_last(suspicion, evidence):
         return Miss(suspicion, _ALL_ROWS, by_parameters=True)
     if any(comparison.repeated for comparison in suspicion.comparisons):
         return Miss(suspicion, _LOOKED_UP, by_parameters=True)
@@ -319,6 +331,26 @@ def _doubt(suspicion: Suspicion, evidence: Evidence, rows: float, *, small: bool
         return None
     reason = _too_many_pass(suspicion, evidence, rows)
     return Miss(suspicion, reason, by_parameters=True) if reason else None
+
+
+def _is_extreme(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether it is about the column of a min() or max()."""
+    access = worth.access_of(suspicion, evidence)
+    if access is None or access.grouped_by or access.sorted_by or suspicion.comparisons:
+        return False
+    return suspicion.keys[0] in {key_of(operand, access.relation) for operand in access.extremes}
+
+
+def _is_first_or_last(suspicion: Suspicion, evidence: Evidence) -> bool:
+    """Whether an index has the min() or max() of a whole table as its first or last entry."""
+    parents = evidence.plan.parents
+    for scan in suspicion.scans:
+        above = parents.get(id(scan))
+        while above is not None and above.type in _SAME_ROWS:
+            above = parents.get(id(above))
+        if scan.condition("Filter") is not None or above is None or above.type != "Aggregate":
+            return False
+    return _is_extreme(suspicion, evidence)
 
 
 def _stays_unordered(suspicion: Suspicion, evidence: Evidence) -> bool:
@@ -359,10 +391,11 @@ def _answers(index: Index, suspicion: Suspicion) -> bool:
     return begins.issuperset(keys) and not _sorts(suspicion)
 
 
-def _purposes(suspicion: Suspicion) -> list[str]:
+def _purposes(suspicion: Suspicion, evidence: Evidence) -> list[str]:
     """Return what is done with the rows."""
     used = _columns_by_use(suspicion)
     sorts = _SORTS if suspicion.comparisons else _SORTS_OR_GROUPS
+    sorts = _LOOKS_FOR_EXTREME if _is_extreme(suspicion, evidence) else sorts
     parts = (("tested", _TESTS), ("joined", _JOINS), ("sorted", sorts))
     return [say(template, **used) for use, template in parts if used[use]]
 

@@ -34,9 +34,10 @@ class Key:
 
     It holds no compared value, as the index's name and all of the advice show it.
 
-    `column` is the unquoted name if it is nothing but a column. `nulls` is `FIRST` or `LAST` where
-    that is not the default of the direction. `definition` is how the server prints the expression
-    in the index's definition, "" where that is not known.
+    `column` is the unquoted name if it is nothing but a column, perhaps in another `collation` than
+    its own, which is then named here and in the expression. `nulls` is `FIRST` or `LAST` where that
+    is not the default of the direction. `definition` is how the server prints the expression in the
+    index's definition, "" where that is not known.
     """
 
     expression: Structural
@@ -44,6 +45,7 @@ class Key:
     operator_class: str = ""
     descending: bool = False
     nulls: str = ""
+    collation: str = ""
     definition: str = field(default="", compare=False)
 
     @property
@@ -119,8 +121,8 @@ class Candidate:
 
     @property
     def plain(self) -> bool:
-        """Whether each key has the default direction and operator class."""
-        return not any(key.ordering for key in self.keys)
+        """Whether each key has the default direction, operator class and collation."""
+        return not any(key.ordering or key.collation for key in self.keys)
 
     @property
     def on_columns(self) -> bool:

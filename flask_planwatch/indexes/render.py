@@ -142,7 +142,7 @@ def _is_comparable(key: Key) -> bool:
 
     SQLAlchemy takes a colon in it for the start of a parameter.
     """
-    if (key.operator_class and key.direction) or _PARAMETER.search(key.term):
+    if (key.operator_class and key.direction) or key.collation or _PARAMETER.search(key.term):
         return False
     return key.column is not None or _definition(key) is not None
 
@@ -291,7 +291,7 @@ def _readable(key: Key) -> str:
 
 
 def _alembic_key(key: Key, classes: dict[str, str]) -> str:
-    if key.column is None or key.descending or key.nulls:
+    if key.column is None or key.descending or key.nulls or key.collation:
         return f"sa.text({_sql_text(str(key))})"
     if key.operator_class:
         classes[key.column] = key.operator_class

@@ -234,10 +234,12 @@ class Shapes:
             key = self._key(term.operand)
             if key is None:
                 return ()
+            if collation := term.collation_on(self._relation):
+                key = Key(Structural(term.key_on(self._relation)), key.column, collation=collation)
             if not (plain and usual):
                 nulls = "" if term.nulls_first == term.descending else "LAST"
                 nulls = "FIRST" if nulls and term.nulls_first else nulls
-                key = Key(key.expression, key.column, "", term.descending, nulls)
+                key = replace(key, descending=term.descending, nulls=nulls)
             keys.append(key)
         return tuple(keys)
 

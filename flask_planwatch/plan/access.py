@@ -15,7 +15,7 @@ from typing import TypeAlias
 from sqlglot.errors import SqlglotError
 from sqlglot.tokens import TokenType
 
-from .comparison import SCANS, Comparison, comparisons, family_alias
+from .comparison import SCANS, Comparison, comparisons, family_alias, key_of
 from .counted_order import counted_sorts
 from .memory import kept_for_plans
 from .parallel import APPENDS
@@ -53,16 +53,34 @@ _GROUPS = frozenset({"Aggregate", "Group", "Unique"})
 _STAR = "*"
 
 _DIRECTION = re.compile(r"( DESC)?(?: NULLS (FIRST|LAST))?$")
+_COLLATION = re.compile(r' COLLATE ("(?:[^"]|"")+"|\w+)$')
+_OF_THE_TYPE = '"default"'
 _EXTREME = re.compile(r"\A(?:PARTIAL )?(?:min|max)\((.*)\)")
 
 
 @dataclass(frozen=True)
 class SortTerm:
-    """A column or expression that rows are sorted by, and where NULLs go, stated or not."""
+    """A column or expression that rows are sorted by, and where NULLs go, stated or not.
+
+    `collation` is the one that a column is sorted by, as SQL; "" for that of its type.
+    """
 
     operand: Operand
     descending: bool
     nulls_first: bool
+    collation: str = ""
+
+    def collation_on(self, relation: Relation) -> str:
+        """Return the collation as SQL if it is not that of the relation's column, else ""."""
+        column = relation.column(self.operand.column or "")
+        if column is None or column.collation == self.collation:
+            return ""
+        return self.collation or _OF_THE_TYPE
+
+    def key_on(self, relation: Relation) -> str:
+        """Return it as the key of an index on the relation."""
+        key, collation = key_of(self.operand, relation), self.collation_on(relation)
+        return f"{key} COLLATE {collation}" if collation else key
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,7 @@ class Access:
             texts(comparison.operand for comparison in self.ranged),
             texts(comparison.operand for comparison in self.matched),
             texts(term.operand for term in self.sorted_by),
+            tuple(term.collation for term in self.sorted_by),
             texts(self.grouped_by),
             texts(self.extremes),
             self.conditions,
@@ -336,9 +355,16 @@ def _index_order(scan: Node, relation: Relation) -> tuple[SortTerm, ...]:
     index = relation.index(scan.index)
     if not scan.reads_all_rows or index is None or not index.plain:
         return ()
-    names = [relation.quoted_column(name) for name in index.keys if relation.column(name)]
-    operands = [operand(f'"{scan.alias}".{name}') for name in names]
-    return tuple(SortTerm(key, descending=False, nulls_first=False) for key in operands)
+    columns = [column for name in index.keys if (column := relation.column(name))]
+    return tuple(
+        SortTerm(
+            operand(f'"{scan.alias}".{column.quoted_name}'),
+            descending=False,
+            nulls_first=False,
+            collation=column.collation,
+        )
+        for column in columns
+    )
 
 
 def sort_terms(node: Node) -> tuple[SortTerm, ...]:
@@ -348,12 +374,17 @@ def sort_terms(node: Node) -> tuple[SortTerm, ...]:
         direction = _DIRECTION.search(key)
         assert direction is not None
         text = key[: direction.start()]
+        collation = _COLLATION.search(text)
+        text = text[: collation.start()] if collation else text
         sorted_by = _operand(text)
-        if sorted_by is None or holds_value(text) or " COLLATE " in text or " USING " in text:
+        # Of an expression, the server does not print the collation as an index would have it.
+        collated = collation is not None and (sorted_by is None or sorted_by.column is None)
+        if sorted_by is None or holds_value(text) or collated or " USING " in text:
             return ()
         descending = direction[1] is not None
         nulls_first = direction[2] == "FIRST" if direction[2] else descending
-        terms.append(SortTerm(sorted_by, descending, nulls_first))
+        named = collation[1] if collation else ""
+        terms.append(SortTerm(sorted_by, descending, nulls_first, named))
     return tuple(terms)
 
 

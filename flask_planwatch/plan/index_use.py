@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from .predicate import Operand, bare, predicates, tokens_in
 from .schema import Relation, Schema
 from .scrub import mask
 from .tree import INDEX_CONDITIONS, Node, Plan
+
+#: A column in the definition of an index with a collation that is not its own.
+_WORD = r'(?:\w+|"(?:[^"]|"")+")'
+_COLLATED = re.compile(f"{_WORD} COLLATE {_WORD}")
 
 
 def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:
@@ -190,6 +195,7 @@ def served(plan: Plan, schema: Schema) -> frozenset[tuple[str, str]]:
                 words = {token.text for token in tokens_in(index.predicate or "")}
                 names = {*index.keys, *words}
                 found |= {(table, bare(key)) for key in index.keys}
+                found |= {(table, key) for key in _COLLATED.findall(index.definition)}
                 found |= {(table, c.quoted_name) for c in relation.columns if c.name in names}
     for reference in schema.references:
         child = schema.get(reference.child)

@@ -164,6 +164,8 @@ def _plain_order(node: Node) -> tuple[str, ...]:
     Such an index can be read backward as a whole.
     """
     terms = sort_terms(node)
+    if any(term.collation for term in terms):
+        return ()
     # PostgreSQL puts NULLs last, and first in descending order.
     directions = {(term.descending, term.nulls_first) for term in terms}
     plain = directions in ({(False, False)}, {(True, True)})

@@ -51,6 +51,7 @@ class Column:
     that have a value of their own; 0 if the column was never analysed. `width` is the average size
     of a value in bytes, 0 if that is not known; `bounded` tells that no value can be long.
     `frequency` is the share of the rows that have the most common value, 0 if none is common.
+    `collation` is its collation as SQL, "" if that is the one of its type.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Column:
     width: float = 0.0
     bounded: bool = True
     frequency: float = field(default=0.0, repr=False)
+    collation: str = ""
 
     @property
     def base_type(self) -> str:

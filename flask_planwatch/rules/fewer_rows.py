@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..plan.access import EQUAL, ONE_VALUE, RANGES, Access
-from ..plan.comparison import Comparison, comparisons, key_of
+from ..plan.comparison import Comparison, comparisons
 from ..plan.evidence import Evidence, Suspicion
 from ..plan.figures import (
     MAX_USEFUL_SHARE,
@@ -90,7 +90,7 @@ def _in_order(suspicion: Suspicion, access: Access, evidence: Evidence) -> Fewer
         met = reading.most_matching
         evenly = scan.rows > met * MAX_USEFUL_SHARE
         left = left * met / scan.rows if evenly else left + met - scan.rows
-    order = tuple(key_of(term.operand, access.relation) for term in access.sorted_by)
+    order = tuple(term.key_on(access.relation) for term in access.sorted_by)
     cost = limit.total_cost * plan.loops[id(limit)]
     return FewerRows(reading.rows, left, cost, reading.fixed, order)
 

@@ -217,7 +217,7 @@ def _suspicions(access: Access) -> Iterator[Suspicion]:
         scan.reads_all_rows or scan.total_cost >= MIN_INDEX_SCAN_COST for scan in access.scans
     )
     if reads_much:
-        keys += [key_of(term.operand, access.relation) for term in access.sorted_by]
+        keys += [term.key_on(access.relation) for term in access.sorted_by]
         if not keys:
             # Rows that all have the same value are in any order.
             bound = texts(access.equal)

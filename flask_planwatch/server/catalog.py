@@ -91,7 +91,9 @@ SELECT a.attrelid, a.attname,
     coalesce(s.n_distinct, 0), quote_ident(a.attname), coalesce(s.avg_width, 0),
     a.attlen > 0 OR t.typname = 'numeric'
         OR (t.typname IN ('varchar', 'bpchar') AND a.atttypmod BETWEEN 0 AND 259),
-    coalesce(s.most_common_freqs[1], 0)
+    coalesce(s.most_common_freqs[1], 0),
+    coalesce((SELECT quote_ident(o.collname) FROM pg_collation o
+              WHERE o.oid = a.attcollation AND o.oid <> t.typcollation), '')
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname

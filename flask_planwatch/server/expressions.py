@@ -79,7 +79,7 @@ _CLASSES = {"i": Volatility.IMMUTABLE, "s": Volatility.STABLE, "v": Volatility.V
 _HARMLESS = (
     sql.Column, sql.Identifier, sql.Literal, sql.Paren, sql.Boolean, sql.Null, sql.DataType,
     sql.DataTypeParam, sql.Case, sql.If, sql.And, sql.Or, sql.Not, sql.Is, sql.Dot, sql.Var,
-    sql.Bracket, sql.Interval, sql.Array, sql.IntervalSpan,
+    sql.Bracket, sql.Interval, sql.Array, sql.IntervalSpan, sql.Collate,
 )  # fmt: skip
 
 #: Functions of the grammar, which have no row in pg_proc.

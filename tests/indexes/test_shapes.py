@@ -120,6 +120,8 @@ ORDERS = {
     ("d.at DESC NULLS LAST", "d.id"): "(at DESC NULLS LAST, id)",
     ("d.at DESC NULLS LAST", "d.id DESC"): "(at DESC NULLS LAST, id DESC)",
     ("lower(d.town) DESC", "d.id"): "(lower(town) DESC, id)",
+    ("d.town COLLATE x",): "(town COLLATE x)",
+    ('d.town COLLATE "X" DESC', "d.id"): '(town COLLATE "X" DESC, id)',
 }
 
 
@@ -133,7 +135,7 @@ def test_direction_and_nulls_where_they_matter(order):
     [
         ("now()", "d.at"),
         ("d.at", "o.name"),
-        ("d.town COLLATE x",),
+        ("(lower(d.town)) COLLATE x",),
         ("d.at", "(d.at - now())"),
         ("(d.at - now())", "d.at"),
     ],

@@ -1,4 +1,4 @@
-"""What looks inside a value: patterns, full text, JSON documents, arrays and ranges.
+"""What looks inside a value: patterns, full text, JSON documents, arrays, ranges and networks.
 
 No plain btree index answers these operators. This module tells which index would, and recognises
 the conditions that a plan shows once there is one.
@@ -26,7 +26,9 @@ RANGE_TYPES = frozenset(
 )
 
 #: Operators that look inside a value that is no text.
-_INSIDE = frozenset({"@@", "@>", "<@", "&&", "-|-", "<<", ">>", "?", "?|", "?&", "@?"})
+_INSIDE = frozenset(
+    {"@@", "@>", "<@", "&&", "-|-", "<<", ">>", "?", "?|", "?&", "@?", "<<=", ">>="}
+)
 
 #: What PostgreSQL prints for `char(n)`.
 CHARACTER = "character"
@@ -60,9 +62,13 @@ _WORDS = {
     "~~*": frozenset({"ILIKE"}),
     "~": frozenset({"~", "~ ^prefix"}),
 }
+#: Operators that look for what is in a network.
+_WITHIN = frozenset({"<<", "<<="})
 #: The names of operators that look for how a text begins.
 _PREFIXES = frozenset({"LIKE prefix%", "~ ^prefix", "^@"})
-_SUBJECT = re.compile(r"^= ANY \(| (?:LIKE (?:prefix|%part)%|ILIKE|~ \^prefix|[~*@?|&<>^-]+)$")
+_SUBJECT = re.compile(
+    r"^= ANY \(| (?:LIKE (?:prefix|%part)%|ILIKE|~ \^prefix|<<=|>>=|[~*@?|&<>^-]+)$"
+)
 
 
 class Kind(StrEnum):
@@ -78,6 +84,7 @@ class Kind(StrEnum):
     #: By an operator that no index answers.
     ELEMENT = "one element of an array"
     RANGE = "a range or a point in it"
+    NETWORK = "a network or what is in it"
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,9 @@ _TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")
 _INVERTED = AccessMethod("gin")
 _DOCUMENT_VALUES = AccessMethod("gin", "jsonb_path_ops")
 _RANGES = AccessMethod("gist")
+#: What is in a network lies between its first and its last address, if these are constants.
+_ADDRESSES = AccessMethod("btree")
+_NETWORKS = AccessMethod("gist", "inet_ops")
 
 
 def access_method(comparison: Comparison) -> AccessMethod | None:
@@ -151,6 +161,9 @@ def read(comparison: Comparison) -> Pattern | None:
         return _pattern(comparison, Kind.ARRAY, _INVERTED)
     if type_name in RANGE_TYPES and operator in {"@>", "<@", "&&", "-|-", "<<", ">>"}:
         return _pattern(comparison, Kind.RANGE, _RANGES)
+    if type_name in {"inet", "cidr"} and operator in {"<<", "<<=", ">>", ">>=", "&&"}:
+        stretch = operator in _WITHIN and constant(other) is not None
+        return _pattern(comparison, Kind.NETWORK, _ADDRESSES if stretch else _NETWORKS)
     return None
 
 
@@ -194,12 +207,13 @@ def prefix_subjects(condition: Iterable[Conjunct]) -> set[str]:
     operators: dict[str, set[str]] = {}
     for conjunct in condition:
         operators.setdefault(conjunct.left.without_alias(), set()).add(conjunct.operator)
-    return {
-        f"{text} {words}"
-        for text, found in operators.items()
-        if "~>=~" in found or {">=", "<"} <= found
-        for words in _PREFIXES
-    }
+    subjects = set()
+    for text, found in operators.items():
+        if "~>=~" in found or {">=", "<"} <= found:
+            subjects |= {f"{text} {words}" for words in _PREFIXES}
+        if "<=" in found and found & {">", ">="}:
+            subjects |= {f"{text} {operator}" for operator in _WITHIN}
+    return subjects
 
 
 def _pattern(

@@ -15,7 +15,8 @@ plan reads the table and tests each row:
 - full text search, ``@@`` (``User.text.match(…)``);
 - ``jsonb``: ``@>``, ``?``, ``?|``, ``?&``, ``@?`` and ``@@`` (``contains``, ``has_key``);
 - arrays: ``@>``, ``<@``, ``&&``, and a value that is looked for by ``= ANY (tags)``;
-- ranges: ``@>``, ``<@``, ``&&``, ``-|-``, ``<<`` and ``>>``.
+- ranges: ``@>``, ``<@``, ``&&``, ``-|-``, ``<<`` and ``>>``;
+- ``inet`` and ``cidr``: ``<<``, ``<<=``, ``>>``, ``>>=`` and ``&&``.
 
 Why it hurts
 ------------
@@ -31,11 +32,13 @@ How to fix it
 
 Each of these needs an index of its own kind, and PlanWatch names it: a btree index with
 ``text_pattern_ops`` for how a text begins, a GIN index with ``gin_trgm_ops`` for a part of it, GIN
-for words, documents and arrays, and GiST for ranges. ``gin_trgm_ops`` belongs to the extension
-``pg_trgm``, which comes with PostgreSQL: if the server has it but the database does not, the advice
-begins with ``CREATE EXTENSION``; if the server does not have it either, the verdict says so.
+for words, documents and arrays, and GiST for ranges. A plain btree index finds what is in a given
+network; other comparisons of networks need GiST with ``inet_ops``. ``gin_trgm_ops`` belongs to the
+extension ``pg_trgm``, which comes with PostgreSQL: if the server has it but the database does not,
+the advice begins with ``CREATE EXTENSION``; if the server does not have it either, the verdict says
+so.
 
-HypoPG can try the first of these only. The others are ``untested``, unless ``PLANWATCH_VERIFY`` is
+HypoPG can try btree indexes only. The others are ``untested``, unless ``PLANWATCH_VERIFY`` is
 ``"build"``.
 
 Sometimes the statement must change as well. No index answers ``'x' = ANY (tags)``; a GIN index
@@ -96,6 +99,7 @@ _TESTS = {
     Kind.ARRAY: _THROUGH_ARRAY,
     Kind.ELEMENT: _THROUGH_ARRAY,
     Kind.RANGE: Template("compares the range {key}"),
+    Kind.NETWORK: Template("compares the network {key}"),
 }
 
 #: Why the plan does it.
@@ -108,6 +112,7 @@ _LACKS = {
     Kind.ARRAY: Template("no index on {key}[ in {partitions}] holds the elements"),
     Kind.ELEMENT: Template("no index answers = ANY (…) on an array"),
     Kind.RANGE: Template("no index on {key}[ in {partitions}] finds the ranges that overlap"),
+    Kind.NETWORK: Template("no index on {key}[ in {partitions}] finds networks and what they hold"),
 }
 
 #: Those that no index answers as they are written.

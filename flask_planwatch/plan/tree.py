@@ -176,10 +176,20 @@ class Plan:
             raise UnreadablePlan("no plan node found in what EXPLAIN returned")
         return cls(_read(document["Plan"], leader=leader_participates(document)), document)
 
-    @property
+    @cached_property
     def total_cost(self) -> float:
-        """The estimated cost of the whole statement."""
-        return self.root.total_cost
+        """The estimated cost of the whole statement.
+
+        PostgreSQL leaves out the sub-queries of ON CONFLICT, RETURNING and MERGE, which run for
+        each row that is written.
+        """
+        return self.root.total_cost + sum(
+            child.total_cost * max(sum(step.rows for step in node.inputs), 1.0)
+            for node in self.nodes
+            if node.type == "ModifyTable"
+            for child in node.children
+            if child.relationship == "SubPlan"
+        )
 
     @property
     def planning_ms(self) -> float:

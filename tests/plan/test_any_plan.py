@@ -108,4 +108,4 @@ def test_the_plans_are_worth_it() -> None:
         plan = Plan.from_json(make.document(30, SHAPES[seed % len(SHAPES)]))
         spoken |= {(one.suspicion.rule, type(one)) for one in judged(plan, make, [plan])}
     assert {rule for rule, _ in spoken} == set(RULES)
-    assert len({rule for rule, kind in spoken if kind is Hit}) > len(RULES) / 2
+    assert len({rule for rule, kind in spoken if kind is Hit}) >= len(RULES) / 2

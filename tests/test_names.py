@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.schema import CreateIndex
 
-from flask_planwatch.fixes.form import attribute_of
+from flask_planwatch.fixes.form import attribute_of, key_of
 from flask_planwatch.indexes.candidate import Candidate, Key
 from flask_planwatch.indexes.mapped import MappedTable
 from flask_planwatch.indexes.render import alembic_operation, model_and_migration, sqlalchemy_index
@@ -104,6 +104,15 @@ def test_the_code_finds_a_column_by_its_key_and_the_index_has_its_name(table, in
 )
 def test_other_advice_finds_it_so_too(column, code):
     assert attribute_of(column, "tags", mapped("tags")) == code
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("tags", "Label"), ("tags", "n"), ("keyed", "c1"), ("keyed", "id")]
+)
+def test_in_a_sub_query_a_column_has_the_name_that_the_code_gives_it(table, column):
+    names = {"tags": tags, "Keyed": Keyed, "keyed": Keyed.__table__}
+    selected = eval(attribute_of(column, table, mapped(table)), names)
+    assert sa.select(selected).subquery().c.keys() == [key_of(column, mapped(table))]
 
 
 MODULE = """

@@ -37,3 +37,10 @@ def attribute_of(column: str, table: str, mapped: MappedTable | None) -> str:
     if mapped and column in mapped.attributes:
         return f"{mapped.class_name}.{mapped.attributes[column]}"
     return column_of(table, mapped.key(column) if mapped else column)
+
+
+def key_of(column: str, mapped: MappedTable | None) -> str:
+    """Return what SQLAlchemy calls a column in a sub-query that selects the app's name for it."""
+    if mapped is None:
+        return column
+    return mapped.attributes.get(column, mapped.key(column))

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ..finding import Verdict, VerdictStatus
+from ..indexes.mapped import column_of
 from ..indexes.verdict import Advised, Answer
 from ..plan.comparison import comparisons
 from ..plan.evidence import Hit
@@ -19,7 +20,7 @@ from ..plan.work import Work
 from ..server.transaction import may_be_refused
 from ..settings import VERIFY_IS_OFF, VERIFY_OFF
 from .case import Case
-from .form import Form, attribute_of
+from .form import Form, attribute_of, key_of
 from .unnest import AGGREGATES, compared_by_not_in, joined
 
 _GROUPED = Form(
@@ -115,12 +116,14 @@ _KEEPS = frozenset({"Materialize", "Hash", "Sort"})
 class _Correlation(NamedTuple):
     """A column of a sub-query that is compared by equality with one of the outer row.
 
-    `inner` and `outer` are both columns in the names of the code.
+    `inner` and `outer` are both columns in the names of the code, and `key` is what SQLAlchemy
+    calls the inner one in a sub-query that selects it.
     """
 
     column: str
     inner: str
     outer: str
+    key: str
 
 
 def advise(case: Case, hit: Hit) -> Answer:
@@ -190,20 +193,23 @@ def _correlations(case: Case, plan: Plan, sub_plan: SubPlan) -> list[_Correlatio
             continue
         if name is not None and other is not None:
             tables = case.schema.root(comparison.relation), case.schema.root(relation)
-            attributes = (
-                attribute_of(column, table.name, case.mapped(table))
-                for column, table in zip((name, other), tables, strict=True)
+            of_inner, of_outer = map(case.mapped, tables)
+            correlation = _Correlation(
+                name,
+                attribute_of(name, tables[0].name, of_inner),
+                attribute_of(other, tables[1].name, of_outer),
+                key_of(name, of_inner),
             )
-            found.setdefault((tables[0].key, name), _Correlation(name, *attributes))
+            found.setdefault((tables[0].key, name), correlation)
     return list(found.values())
 
 
 def _said(correlations: Sequence[_Correlation], aggregate: str) -> dict[str, object]:
     """Return what the forms say of the correlations, and of the aggregate if there is one."""
-    columns, inner, outer = zip(*correlations, strict=True)
+    columns, inner, outer, keys = zip(*correlations, strict=True)
     function, value = _function(aggregate), "grouped.c.value"
-    grouped = [f"grouped.c.{column}" for column in columns]
-    first = [f"first.c.{column}" for column in columns]
+    grouped = [column_of("grouped", key) for key in keys]
+    first = [column_of("first", key) for key in keys]
     return {
         "columns": columns,
         "inner": inner,

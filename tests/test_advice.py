@@ -215,7 +215,7 @@ def test_partitioned_ddl_locks_out_no_writer(fresh_story, watch):
         'ATTACH PARTITION "Shop".ix_order_2_lower_order_code',
     ]
     # Another database may have other partitions.
-    assert "# These are the partitions of one database." in finding.advice[0].alembic
+    assert "# The commands name the partitions that this database has." in finding.advice[0].alembic
     assert "name the partitions that this database has" in finding.advice[0].explanation
 
 

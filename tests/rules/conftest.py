@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from ..databases import Database
 from ..servers import FIRST, HYPOPG, Server
 from .rule_in_app import RuleInApp
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of rules: what a rule finds depends on the server, and not on libraries."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.server)
+
 
 #: The driver that a server is asked through, where any is enough.
 DRIVER_OF = {FIRST: "psycopg2", HYPOPG: "psycopg"}

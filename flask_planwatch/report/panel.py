@@ -34,7 +34,7 @@ from ..inspection.detail import Detail, Preparable
 from ..plan.wording import FORMS, say
 from ..runtime.interruption import let_through
 from ..watcher import EXTENSION, Watcher
-from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_YET, Sql, lay_out, sql_of
+from .psql import NOT_INSPECTED, NOT_KNOWN, NOT_VISIBLE, NOT_YET, Sql, lay_out, sql_of
 from .store import by_fix
 
 #: Seconds that a response waits for its findings: an inspection takes some ms, and a page that
@@ -191,7 +191,7 @@ class Statement:
         """The statement as psql takes it: with its values, or prepared if they are too long."""
         skip = self.inspection.skip if self.inspection else None
         if skip is not None and skip.reason is SkipReason.NOT_VISIBLE:
-            return Sql(lay_out(self.text), skip.reason.explanation)
+            return Sql(lay_out(self.text), NOT_VISIBLE)
         complete = self.detail.statement if self.detail else ""
         known = self.detail or self.form
         return sql_of(

@@ -19,6 +19,9 @@ NOT_KNOWN = "the types of its parameters are not known"
 NOT_YET = "it is not inspected yet"
 NOT_INSPECTED = "it was not inspected"
 
+#: Why a statement cannot be copied at all.
+NOT_VISIBLE = "only the application's own session sees what it names"
+
 _CUT = "{text}… ({cut:,} more characters)"
 
 

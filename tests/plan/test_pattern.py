@@ -170,7 +170,7 @@ REGEX = partial("(t.name ~ '{}'::text)".format)
         ("(t.span @> now())", GIST),
         ("(int4range(t.id, t.id) @> 7)", GIST),
         ("(t.id <@ '[1,2)'::int4range)", None),
-        ("(t.ip && '10.0.0.0/8'::inet)", None),
+        ("(t.ip && '10.0.0.0/8'::inet)", AccessMethod("gist", "inet_ops")),
         ("(t.name = 'a'::text)", None),
         ("(t.id > 7)", None),
     ],

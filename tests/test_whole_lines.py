@@ -92,6 +92,7 @@ FACTS: dict[str, Any] = {
     "other_column": COLUMN,
     "other_table": "invoice_line",
     "outer": "invoice_line",
+    "partitions": "",
     "own_cost": 345,
     "period": "month",
     "policy": "own_customer",

@@ -45,7 +45,7 @@ _WITH_VALUE_VERDICT = (
 )
 
 _WITH_LITERAL = Form(
-    "create an index on {expression}, with the value of your SQL in place of ?",
+    "create an index on {expression}, with your SQL's value for ?",
     "The value is written in the statement, so an index on the expression with the same value "
     "serves it. PlanWatch shows no values, so the SQL is left to you. If the application puts "
     "another value into the text each time, store what is looked up in a column of its own.",

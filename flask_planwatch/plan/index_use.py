@@ -20,8 +20,8 @@ from .scrub import mask
 from .tree import INDEX_CONDITIONS, Node, Plan
 
 #: A column in the definition of an index with a collation that is not its own.
-_WORD = r'(?:\w+|"(?:[^"]|"")+")'
-_COLLATED = re.compile(f"{_WORD} COLLATE {_WORD}")
+_NAME = r'(?:(?<![\w"])\w++|(?<!")"(?:[^"]++|"")++")'
+_COLLATED = re.compile(f"{_NAME} COLLATE {_NAME}")
 
 
 def indexed_in(plan: Plan | None, suspicion: Suspicion) -> bool:

@@ -879,7 +879,7 @@ def test_values_that_fold_the_predicate_away_do_not_resolve(rule):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("' x7'", "create an index on first || ?::text, with the value of your SQL in place of ?"),
+        ("' x7'", "create an index on first || ?::text, with your SQL's value for ?"),
         (":value", "store what is looked up in first in a column of its own: an index on the"),
     ],
 )

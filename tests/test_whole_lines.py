@@ -134,6 +134,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
     },
     "limit_trap": {"much": templates(limit_trap, "_READ", "_FAR_MORE")},
     "missing_index": {
+        "whole": templates(missing_index, "_ALL", "_ALL_IN"),
         "lacks": templates(
             missing_index,
             "_NO_INDEX",
@@ -144,7 +145,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
             "_PARTIAL",
             "_SHORTER",
             "_NOT_USED",
-        )
+        ),
     },
     "pattern_match": {"lacks": list(pattern_match._LACKS.values())},
     "statement_failed": {

@@ -112,7 +112,7 @@ _LACKS = {
     Kind.ARRAY: Template("no index on {key}[ in {partitions}] holds the elements"),
     Kind.ELEMENT: Template("no index answers = ANY (…) on an array"),
     Kind.RANGE: Template("no index on {key}[ in {partitions}] finds the ranges that overlap"),
-    Kind.NETWORK: Template("no index on {key}[ in {partitions}] finds networks and what they hold"),
+    Kind.NETWORK: Template("no index on {key}[ in {partitions}] finds such networks"),
 }
 
 #: Those that no index answers as they are written.

@@ -34,7 +34,7 @@ IN_A_NETWORK = [
         "in a network",
         where("ip << '10.7.0.0/16'"),
         about="ip << on visit",
-        problem="no index on ip finds networks and what they hold",
+        problem="no index on ip finds such networks",
         fix=BTREE,
         saves=2,
     ),

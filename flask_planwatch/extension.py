@@ -82,6 +82,7 @@ class PlanWatch:
     def findings(self, app: Flask | None = None) -> tuple[Finding, ...]:
         """Return the active findings of this process, most severe first.
 
+        A warning is an info once its fix saves less than 1% of a minute or more of database time.
         Of the same severity, those come first whose fix saves most of the database time. Findings
         with the same fix are together, and count together.
         """

@@ -97,7 +97,7 @@ class Watcher:
     """
 
     def __init__(self, app: Flask, settings: Settings) -> None:
-        self.store = Store(share_of=self._share_of)
+        self.store = Store(database_ms=self._database_ms)
         self.calibration = CostCalibration()
         self.worker = Worker(
             close_unused=self._close_unused,
@@ -466,10 +466,10 @@ class Watcher:
         forms = [watched.preparable(fingerprint) for watched in list(self._engines.values())]
         return next(filter(None, forms), None)
 
-    def _share_of(self, total_ms: float) -> float | None:
-        """Return which share of the database time that PlanWatch saw so many ms are."""
+    def _database_ms(self) -> float:
+        """Return the database time that PlanWatch saw in this process, in ms."""
         sampler = self._sampler
-        return None if sampler is None else sampler.share_of(total_ms)
+        return 0.0 if sampler is None else sampler.total_ms
 
     def count_skip(self, reason: SkipReason) -> None:
         """Count a capture, or a further plan of one, that could not be obtained."""

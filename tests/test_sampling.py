@@ -49,17 +49,6 @@ def test_a_new_statement_is_due(clock):
     assert sampler.is_due(statistics(), clock.now)
 
 
-#: The time of all statements and that of some, in ms, and the share of these.
-SHARES = [(0.0, 0.0, None), (999.0, 999.0, None), (1000.0, 250.0, 0.25), (1000.0, 1000.5, 1.0)]
-
-
-@pytest.mark.parametrize(("total_ms", "some_ms", "share"), SHARES)
-def test_a_share_of_the_time_is_told_once_that_says_something(clock, total_ms, some_ms, share):
-    sampler = make(clock)
-    sampler.total_ms = total_ms
-    assert sampler.share_of(some_ms) == share
-
-
 @pytest.mark.parametrize(
     ("seconds", "due"), [(0, False), (1, False), (299.9, False), (300, True), (1e6, True)]
 )

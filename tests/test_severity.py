@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import func
 
 from flask_planwatch import Severity
+from flask_planwatch.capture import database_time
 from flask_planwatch.finding import Advice, AdviceKind, Verdict, VerdictStatus
 from flask_planwatch.indexes.verdict import Advised
 from flask_planwatch.inspection import findings
@@ -156,7 +157,7 @@ def test_critical_if_it_takes_a_fifth_of_the_time(story, watch, processor_time, 
     watched = watch(story.url)
     (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.WARNING, "too little time was seen to speak of a share"
-    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", finding.duration_ms * 2)
+    monkeypatch.setattr(database_time, "MEANINGFUL_TOTAL_MS", finding.duration_ms * 2)
     for _ in range(3):
         (finding,) = watched.ask(LOGIN)
     assert finding.severity is Severity.CRITICAL
@@ -164,7 +165,7 @@ def test_critical_if_it_takes_a_fifth_of_the_time(story, watch, processor_time, 
 
 
 def test_warning_if_others_take_the_time(story, watch, processor_time, monkeypatch):
-    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", 0.0)
+    monkeypatch.setattr(database_time, "MEANINGFUL_TOTAL_MS", 0.0)
     watched = watch(story.url)
     watched.ask(OTHER)
     (finding,) = watched.ask(LOGIN)
@@ -264,11 +265,22 @@ def test_info_if_others_take_nearly_all_of_the_time(story, watch):
     assert finding.severity is not Severity.INFO
 
 
+def test_a_warning_becomes_an_info_once_others_took_nearly_all_of_the_time(story, watch):
+    watched = watch(story.url)
+    (finding,) = watched.ask(LOGIN)
+    assert finding.severity is not Severity.INFO
+    watched.app.extensions["planwatch"].sampler.total_ms = 3_600_000.0
+    (later,) = watched.findings()
+    assert later.severity is (
+        Severity.CRITICAL if finding.severity is Severity.CRITICAL else Severity.INFO
+    )
+
+
 def test_what_other_statements_save_by_the_same_fix_counts(story, watch, monkeypatch):
-    monkeypatch.setattr(findings, "MEANINGFUL_TOTAL_MS", 0.0)
-    monkeypatch.setattr(findings, "LONG_TOTAL_MS", 0.0)
+    monkeypatch.setattr(database_time, "MEANINGFUL_TOTAL_MS", 0.0)
+    monkeypatch.setattr(database_time, "LONG_TOTAL_MS", 0.0)
     # No statement has more than all of the time.
-    monkeypatch.setattr(findings, "MIN_SHARE", 1.001)
+    monkeypatch.setattr(database_time, "MIN_SHARE", 1.001)
     watched = watch(story.url)
     sampler = watched.app.extensions["planwatch"].sampler
     (first,) = watched.ask(LOGIN)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flask_planwatch.capture.statistics import StatementStatistics
+from flask_planwatch.failure import StatementError
 from flask_planwatch.finding import (
     Advice,
     AdviceKind,
@@ -372,7 +373,7 @@ def shares(*found: Finding) -> list[list[tuple[int, float | None]]]:
 @pytest.fixture
 def timed() -> Store:
     """A store of an app whose statements took ten seconds."""
-    return Store(share_of=lambda total_ms: total_ms / 10_000)
+    return Store(database_ms=lambda: 10_000.0)
 
 
 def test_an_advice_serves_all_statements_that_ask_for_it(timed):
@@ -429,3 +430,83 @@ def test_the_share_of_statements_whose_time_is_forgotten_is_not_known(timed):
     assert shares(*timed.findings()) == [[(1, None)]]
     timed.record(inspection(advised("a")), counted)
     assert shares(*timed.findings()) == [[(1, 0.1)]]
+
+
+@pytest.fixture
+def busy() -> Store:
+    """A store of an app whose statements took `store.total_ms`, at first a second."""
+    store = Store(database_ms=lambda: store.total_ms)
+    store.total_ms = 1000.0
+    return store
+
+
+def see(store: Store, found: Finding, statistics: StatementStatistics | None = None) -> Changes:
+    return store.record(Inspection(found.statement, 1.0, findings=(found,)), statistics)
+
+
+CANCELLED = StatementError("OperationalError", "57014")
+
+#: What a finding has, and its severity once its fix saves 0.9% of the database time.
+LITTLE = {
+    "a warning": ({}, Severity.INFO),
+    "an info": ({"severity": Severity.INFO}, Severity.INFO),
+    "critical": ({"severity": Severity.CRITICAL}, Severity.CRITICAL),
+    "it was cancelled": ({"error": CANCELLED}, Severity.WARNING),
+    "its data was wrong": ({"error": StatementError("DataError", "22012")}, Severity.INFO),
+}
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_a_warning_is_an_info_once_its_fix_saves_little(busy, name):
+    changes, severity = LITTLE[name]
+    found = saving(1, "a", 540, **changes)
+    assert see(busy, found).detected[0].severity is found.severity
+    for total_ms in (54_000.0, 59_999.0, 60_000.0):
+        busy.total_ms = total_ms
+        now = severity if total_ms >= 60_000 else found.severity
+        assert [one.severity for one in busy.findings()] == [now]
+        assert [one.severity for one in busy.described([found])] == [now]
+    assert see(busy, found).repeated[0].severity is severity
+
+
+@pytest.mark.parametrize(("saves_ms", "severity"), [(599, "info"), (600, "warning")])
+def test_what_is_gone_tells_what_it_was_last(busy, saves_ms, severity):
+    see(busy, finding(saves_ms=saves_ms))
+    busy.total_ms = 60_000.0
+    assert busy.record(inspection(plan="served")).resolved[0].severity == severity
+
+
+def test_what_saves_little_comes_by_what_it_saves(busy):
+    """A warning of the first second is no more than an info of now."""
+    early, late, much = (
+        saving(1, "a", 30),
+        saving(2, "b", 590, severity=Severity.INFO),
+        saving(3, "c", 700),
+    )
+    for found in (early, late, much):
+        see(busy, found)
+    assert [one.id for one in busy.findings()] == [much.id, early.id, late.id]
+    busy.total_ms = 61_000.0
+    assert [one.id for one in busy.findings()] == [much.id, late.id, early.id]
+
+
+def test_what_statements_save_by_one_fix_is_added_up(busy):
+    for number in (1, 2):
+        see(busy, saving(number, "a", 300))
+    busy.total_ms = 60_000.0
+    assert {one.severity for one in busy.findings()} == {Severity.WARNING}
+    busy.total_ms = 60_100.0
+    assert {one.severity for one in busy.findings()} == {Severity.INFO}
+
+
+def test_a_statement_that_ran_on_saves_more_than_at_its_inspection(busy):
+    """Most statements run far more often than they are inspected."""
+    counted, other = ran(40.0), ran(50.0)
+    see(busy, saving(1, "a", 30), counted)
+    see(busy, saving(2, "b", 40), other)
+    assert [one.saves_ms for one in busy.findings()] == [40, 30]
+    busy.total_ms, counted.total_ms = 60_000.0, 800.0
+    first, second = busy.findings()
+    assert (first.saves_ms, first.severity) == (600.0, Severity.WARNING)
+    assert (second.saves_ms, second.severity) == (40.0, Severity.INFO)
+    assert busy.saved_ms(first.group) == 600.0

@@ -29,9 +29,6 @@ MIN_CHARACTERS = 2_000
 #: slow, and to have it plan the same statement each time makes it busier.
 SLOW_WAIT = 1.0
 
-#: A share of the database time says something only once there is so much of it, in ms.
-MEANINGFUL_TOTAL_MS = 1000.0
-
 
 class Budget:
     """A number of takes in a minute; unused ones are saved for a minute. Safe for threads."""
@@ -108,13 +105,6 @@ class Sampler:
     def is_due(self, statistics: StatementStatistics, moment: float) -> bool:
         """Whether the interval of a statement is over; a clock that was set back ends it, too."""
         return abs(moment - statistics.sampled) >= self.interval
-
-    def share_of(self, total_ms: float) -> float | None:
-        """Return the share of all time that some statements took, None while that says little."""
-        if self.total_ms < MEANINGFUL_TOTAL_MS:
-            return None
-        # The total is counted first.
-        return min(total_ms / self.total_ms, 1.0)
 
     def waits(self, statistics: StatementStatistics, moment: float) -> bool:
         """Whether an execution, due only because it was slow, comes too soon after another."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
+from ..capture.database_time import MIN_SHARE, saves_little, share_of
 from ..capture.execution import Capture
-from ..capture.sampling import MEANINGFUL_TOTAL_MS
 from ..finding import (
     Advice,
     Dismissal,
@@ -48,14 +48,6 @@ CRITICAL_SHARE = 0.2
 #: A single execution that took less, in ms, costs next to nothing: an index lookup with its way to
 #: the server and back takes as long.
 NEGLIGIBLE_MS = 1.0
-
-#: A fix that saves less than this share of the database time that PlanWatch saw is worth no ticket:
-#: the server would not notice it, and there are at most a hundred that save more.
-MIN_SHARE = 0.01
-
-#: That a share is small says something only after this much time, in ms: the statements of a
-#: developer's process run once or twice before it ends, with the next change of the code.
-LONG_TOTAL_MS = 60_000.0
 
 #: Returns what the statements of this process that share a fix would save by it, in ms; the first
 #: argument is the finding's group, the second the statement that does not count.
@@ -215,10 +207,10 @@ def _severity(capture: Capture, hit: Hit, saved: float, others_ms: float = 0.0) 
         return Severity.INFO
     costs_ms, all_total_ms = capture.waited_ms * saved, capture.sampler.total_ms
     saves_ms = capture.statistics.total_ms * saved + others_ms
-    share = saves_ms / all_total_ms if all_total_ms >= MEANINGFUL_TOTAL_MS else 0.0
+    share = share_of(saves_ms, all_total_ms) or 0.0
     failed = capture.failed and hit.share >= CRITICAL_SHARE
-    little = costs_ms < NEGLIGIBLE_MS or all_total_ms >= LONG_TOTAL_MS
-    if little and share < MIN_SHARE and not failed:
+    negligible = costs_ms < NEGLIGIBLE_MS and share < MIN_SHARE
+    if not failed and (negligible or saves_little(saves_ms, all_total_ms)):
         return Severity.INFO
     critical = failed or costs_ms >= CRITICAL_MS or share >= CRITICAL_SHARE
     return Severity.CRITICAL if critical and not hit.few_rows else Severity.WARNING

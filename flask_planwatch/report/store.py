@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 from weakref import ref
 
+from ..capture.database_time import saves_little, share_of
 from ..capture.statistics import StatementStatistics
-from ..finding import Finding, Inspection
+from ..finding import Finding, Inspection, Severity
 from ..runtime.bounded import FINDINGS, RecentlyUsed
 from ..runtime.clock import now
 from ..settings import LOG_INTERVAL
@@ -35,27 +37,33 @@ class Changes:
     resolved: tuple[Finding, ...] = ()
 
 
+class _Raised(NamedTuple):
+    """When a finding was last raised, and which part of its statement's time its fix saves."""
+
+    moment: float
+    part: float
+
+
 class Store:
     """Keeps each active finding by its id.
 
-    `share_of` returns which share of the database time so many ms are, None if that says little.
+    `database_ms` returns the database time that PlanWatch saw so far, in ms.
     PlanWatch's thread records; all else is safe to call from any thread.
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = now,
-        share_of: Callable[[float], float | None] = lambda total_ms: None,
+        database_ms: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._clock = clock
-        self._share_of = share_of
+        self._database_ms = database_ms
         #: How long each statement took, by fingerprint: the statistics of its texts.
         self._times: RecentlyUsed[str, tuple[ref[StatementStatistics], ...]] = RecentlyUsed(
             FINDINGS, MAX_FINDINGS
         )
         self._active: RecentlyUsed[str, Finding] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
-        #: When each was last raised.
-        self._raised: RecentlyUsed[str, float] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
+        self._raised: RecentlyUsed[str, _Raised] = RecentlyUsed(FINDINGS, MAX_FINDINGS)
 
     def record(
         self, inspection: Inspection, statistics: StatementStatistics | None = None
@@ -65,11 +73,13 @@ class Store:
             self._add_time(inspection.statement.fingerprint, statistics)
         detected: list[Finding] = []
         repeated: list[Finding] = []
+        total_ms = statistics.total_ms if statistics is not None else 0.0
         for finding in inspection.findings:
             known = self._active.get(finding.id)
             (detected if known is None else repeated).append(finding)
             self._active.keep(finding.id, finding)
-            self._raised.keep(finding.id, self._clock())
+            part = finding.saves_ms / total_ms if total_ms else 0.0
+            self._raised.keep(finding.id, _Raised(self._clock(), part))
         # An inspection says nothing of other statements.
         fingerprint = inspection.statement.fingerprint
         earlier = [old for old in self._active.values() if old.fingerprint == fingerprint]
@@ -87,38 +97,45 @@ class Store:
         If they save the same, as all do at first, those with advice come first, then those with
         more rows.
         """
-        groups = by_fix(self._active.values())
-        weights = {group[0].group: _weight(group) for group in groups}
-        everyone = (finding for group in groups for finding in group)
-        ordered = sorted(
-            everyone,
-            key=lambda finding: (
-                finding.severity.rank,
-                weights[finding.group],
-                -finding.saves_ms,
-                finding.id,
-            ),
+        current = self.described(self._active.values())
+        weights = {group[0].group: self._weight(group) for group in by_fix(current)}
+        return tuple(
+            sorted(
+                current,
+                key=lambda finding: (
+                    finding.severity.rank,
+                    weights[finding.group],
+                    -finding.saves_ms,
+                    finding.id,
+                ),
+            )
         )
-        return self.described(ordered)
 
     def __len__(self) -> int:
         """Return how many active findings there are."""
         return len(self._active)
 
     def described(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        """Return findings with the number and the time of the statements that each advice serves.
+        """Return findings as they are now: what they save, and how grave that is.
 
-        These are the statements with an active finding that asks for the same.
+        They have the number and the time of the statements that each advice serves: of those with
+        an active finding that asks for the same.
         """
         findings = list(findings)
         served: dict[Hashable, set[str]] = {}
+        groups = {group[0].group: [*group] for group in by_fix(findings)}
         wanted = {change for finding in findings for change in finding.changes}
         for active in self._active.values() if findings else ():
             for change in wanted.intersection(active.changes):
                 served.setdefault(change, set()).add(active.fingerprint)
-        return tuple(self._described(finding, served) for finding in findings)
+            if active.group in groups:
+                groups[active.group].append(active)
+        saved = {group: self._saved(members) for group, members in groups.items()}
+        return tuple(self._described(finding, served, saved[finding.group]) for finding in findings)
 
-    def _described(self, finding: Finding, served: Mapping[Hashable, set[str]]) -> Finding:
+    def _described(
+        self, finding: Finding, served: Mapping[Hashable, set[str]], saved_ms: float
+    ) -> Finding:
         counted = [
             (len(fingerprints), self._share(fingerprints))
             for fingerprints in (served.get(change, set()) for change in finding.changes)
@@ -128,15 +145,42 @@ class Store:
             for advice, (statements, share) in zip(finding.advice, counted, strict=False)
         )
         statements, share = counted[0]
-        return replace(finding, advice=advice, statements=statements, time_share=share)
+        return replace(
+            finding,
+            severity=self._severity(finding, saved_ms),
+            advice=advice,
+            saves_ms=self._saves_ms(finding),
+            statements=statements,
+            time_share=share,
+        )
+
+    def _severity(self, finding: Finding, saved_ms: float) -> Severity:
+        """Return how grave a finding is now, if all with the same fix save so much."""
+        failed = finding.error is not None and finding.error.means_load
+        if finding.severity is not Severity.WARNING or failed:
+            return finding.severity
+        little = saves_little(saved_ms, self._database_ms())
+        return Severity.INFO if little else Severity.WARNING
+
+    def _saves_ms(self, finding: Finding) -> float:
+        """Return what the fix saves of the time that the statement has taken by now, in ms."""
+        raised, time_ms = self._raised.get(finding.id), self._time_ms({finding.fingerprint})
+        if raised is None or time_ms is None:
+            return finding.saves_ms
+        return max(finding.saves_ms, round(raised.part * time_ms, 3))
 
     def _share(self, fingerprints: Iterable[str]) -> float | None:
         """Return which share of the database time some statements took, None if it is not known."""
+        time_ms = self._time_ms(fingerprints)
+        return None if time_ms is None else share_of(time_ms, self._database_ms())
+
+    def _time_ms(self, fingerprints: Iterable[str]) -> float | None:
+        """Return how long some statements took so far, in ms, None if it is not known."""
         times = [
             time() for fingerprint in fingerprints for time in self._times.get(fingerprint, ())
         ]
         known = [statistics.total_ms for statistics in times if statistics is not None]
-        return self._share_of(sum(known)) if known else None
+        return sum(known) if known else None
 
     def _add_time(self, fingerprint: str, statistics: StatementStatistics) -> None:
         known = [time for time in self._times.get(fingerprint, ()) if time() is not None]
@@ -149,11 +193,25 @@ class Store:
 
         `but` is the fingerprint of a statement that does not count.
         """
-        return _saved(
+        return self._saved(
             finding
             for finding in self._active.values()
             if finding.group == group and finding.fingerprint != but
         )
+
+    def _saved(self, findings: Iterable[Finding]) -> float:
+        """Return what statements save by the advice that they share, each one once."""
+        saved = dict[str, float]()
+        for finding in findings:
+            known = saved.get(finding.fingerprint, 0.0)
+            saved[finding.fingerprint] = max(known, self._saves_ms(finding))
+        return sum(saved.values())
+
+    def _weight(self, group: Sequence[Finding]) -> tuple[float, bool, float, str]:
+        """Return what comes first among fixes: less is earlier, and no two are equal."""
+        rows = max(finding.table_rows for finding in group)
+        name = min(finding.id for finding in group)
+        return (-self._saved(group), not group[0].advice, -rows, name)
 
     def clear(self) -> None:
         """Forget all findings, without calling them resolved."""
@@ -166,22 +224,8 @@ class Store:
         self._times.clear()
 
     def _is_stale(self, finding: Finding) -> bool:
-        return self._clock() - self._raised.get(finding.id, self._clock()) >= STALE_SECONDS
-
-
-def _saved(findings: Iterable[Finding]) -> float:
-    """Return what statements save by the advice that their findings share, each statement once."""
-    saved = dict[str, float]()
-    for finding in findings:
-        saved[finding.fingerprint] = max(saved.get(finding.fingerprint, 0.0), finding.saves_ms)
-    return sum(saved.values())
-
-
-def _weight(group: Sequence[Finding]) -> tuple[float, bool, float, str]:
-    """Return what comes first among fixes: less is earlier, and no two are equal."""
-    rows = max(finding.table_rows for finding in group)
-    name = min(finding.id for finding in group)
-    return (-_saved(group), not group[0].advice, -rows, name)
+        raised = self._raised.get(finding.id)
+        return raised is not None and self._clock() - raised.moment >= STALE_SECONDS
 
 
 def by_fix(findings: Iterable[Finding]) -> list[tuple[Finding, ...]]:

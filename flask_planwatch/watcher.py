@@ -112,7 +112,12 @@ class Watcher:
         #: its last statements are inspected.
         self._debug, self._testing = app.debug, app.testing
         self._settings_at_start = settings
-        self._log = LogReporter(settings.log_interval, self._is_debugged, active=self.store.__len__)
+        self._log = LogReporter(
+            settings.log_interval,
+            self._is_debugged,
+            active=self.store.__len__,
+            saves_much=self.store.saves_much,
+        )
         self._spans = SpanReporter(settings.log_interval)
         self._mappings = Mappings()
         #: Also those that are not watched any more: their hooks stay attached.

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from flask_planwatch.capture import database_time
 from flask_planwatch.finding import (
     Advice,
     AdviceKind,
@@ -247,7 +248,9 @@ def made(number=1, *, severity=Severity.WARNING, verdict=VerdictStatus.UNTESTED,
 @pytest.fixture
 def reporter():
     store = Store()
-    reporter = LogReporter(3600, clock=lambda: reporter.now, active=store.__len__)
+    reporter = LogReporter(
+        3600, clock=lambda: reporter.now, active=store.__len__, saves_much=store.saves_much
+    )
     reporter.now = 0.0
 
     def see(*findings):
@@ -353,9 +356,12 @@ def test_what_is_remembered_of_the_log_is_bounded(reporter, log, monkeypatch):
     assert len(reporter._groups) == 2
 
 
-def many(count, **changes):
-    """Return findings that each have a fix of their own."""
-    return [made(number, advised=f"c{number}", **changes) for number in range(count)]
+def many(count, saves_ms=600.0, **changes):
+    """Return findings that each have a fix of their own, and save this much of a minute."""
+    return [
+        replace(made(number, advised=f"c{number}", **changes), saves_ms=saves_ms)
+        for number in range(count)
+    ]
 
 
 def told(log):
@@ -383,6 +389,46 @@ def test_no_more_than_a_screen_is_logged_in_an_interval(reporter, log):
     reporter.see(*grave)
     fixes, more = told(log)
     assert (fixes, more) == ([finding.advice[0].summary for finding in grave[:8]], 0)
+
+
+def test_what_saves_little_leaves_room_for_what_saves_much(reporter, log):
+    little, much = many(100, saves_ms=599.0), many(120)[100:]
+    reporter.see(*little, *much)
+    fixes, more = told(log)
+    assert fixes == [one.advice[0].summary for one in (*little[:11], *much[:5])]
+    assert more == 1
+    reporter.see(*(replace(one, severity=Severity.CRITICAL) for one in many(140)[120:]))
+    fixes, more = told(log)
+    assert (len(fixes), more) == (8, 0)
+
+
+def test_what_saved_little_is_logged_once_it_saves_much(reporter, log):
+    reporter.see(*many(40, saves_ms=1.0))
+    told(log)
+    late = many(40)[30]
+    reporter.see(late)
+    assert told(log) == ([late.advice[0].summary], 0)
+
+
+def test_what_saves_little_has_its_turn(reporter, log):
+    warnings, seen, hours = many(20, saves_ms=1.0), set(), 0
+    while len(seen) < len(warnings):
+        reporter.now = 3600.0 * hours
+        reporter.see(*warnings)
+        seen.update(told(log)[0])
+        hours += 1
+    assert hours == 4, "three others in each, after eleven"
+
+
+@pytest.mark.parametrize(("minimum_ms", "logged"), [(0.0, True), (1e9, False)])
+def test_what_a_fix_saves_is_known_to_the_log(story, watch, log, monkeypatch, minimum_ms, logged):
+    monkeypatch.setattr(database_time, "LONG_TOTAL_MS", minimum_ms)
+    watched = watch(story.url, PLANWATCH_VERIFY="off")
+    watcher = watched.app.extensions["planwatch"]
+    watcher._log._screen.began = watcher._log._clock()
+    watcher._log._screen.entries[logging.WARNING] = 11
+    watched.ask(login("x"))
+    assert len(told(log)[0]) == logged
 
 
 def test_in_debug_mode_the_next_minute_has_room_again(reporter, log):

@@ -510,3 +510,4 @@ def test_a_statement_that_ran_on_saves_more_than_at_its_inspection(busy):
     assert (first.saves_ms, first.severity) == (600.0, Severity.WARNING)
     assert (second.saves_ms, second.severity) == (40.0, Severity.INFO)
     assert busy.saved_ms(first.group) == 600.0
+    assert [busy.saves_much(one) for one in (first, second)] == [True, False]

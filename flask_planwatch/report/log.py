@@ -44,9 +44,10 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 MAX_GROUPS = 1000
 
 #: Findings that are logged at one level in an interval: a screen. The last of them are kept for
-#: what is critical; and once MAX_AGAIN were logged, none is that was logged before, so that in one
-#: interval or another each has its turn.
-MAX_ENTRIES, MAX_WARNINGS, MAX_AGAIN = 24, 16, 8
+#: what is critical, and a third of the other ones for fixes that save much, which may come late.
+#: Once MAX_AGAIN were logged, none is that was logged before, so that in one interval or another
+#: each has its turn.
+MAX_ENTRIES, MAX_WARNINGS, MAX_LITTLE, MAX_AGAIN = 24, 16, 11, 8
 
 #: Seconds that this interval has at most in debug mode: a developer clicks through more pages than
 #: a screen holds, and sees on the next one what was left out.
@@ -148,13 +149,13 @@ class _Screen:
     #: The levels of which it was said that there is more.
     full: set[int] = field(default_factory=set)
 
-    def take(self, finding: Finding, *, again: bool) -> bool:
+    def take(self, finding: Finding, *, again: bool, saves_much: bool) -> bool:
         """Count a finding as logged, or return False: there is no room. `again`: it was before."""
         level, limit = _level(finding), MAX_ENTRIES
         if finding.severity is not Severity.CRITICAL and again:
             limit = MAX_AGAIN
         elif finding.severity is Severity.WARNING:
-            limit = MAX_WARNINGS
+            limit = MAX_WARNINGS if saves_much else MAX_LITTLE
         if self.entries[level] >= limit:
             return False
         self.entries[level] += 1
@@ -165,8 +166,8 @@ class LogReporter:
     """Writes findings to the log. `interval` is in seconds.
 
     `debug` tells whether the application is being developed: what its log would not show is printed
-    then. `active` tells how many findings there are. `errors` counts what the application's logging
-    raised.
+    then. `active` tells how many findings there are, `saves_much` whether the fix of one saves much
+    of the database time. `errors` counts what the application's logging raised.
     """
 
     def __init__(
@@ -175,11 +176,13 @@ class LogReporter:
         debug: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = now,
         active: Callable[[], int] = lambda: 0,
+        saves_much: Callable[[Finding], bool] = lambda finding: True,
     ) -> None:
         self._interval = interval
         self._debug = debug
         self._clock = clock
         self._active = active
+        self._saves_much = saves_much
         self._screen = _Screen()
         self._groups: RecentlyUsed[Hashable, _Group] = RecentlyUsed(LEARNT, MAX_GROUPS)
         self._logged_once: RecentlyUsed[int, None] = RecentlyUsed(LEARNT, MAX_LOGGED_ONCE)
@@ -243,7 +246,7 @@ class LogReporter:
         interval, span = (DEBUG_SECONDS, _MINUTE) if often else (self._interval, _INTERVAL)
         if abs(moment - self._screen.began) >= interval:
             self._screen = _Screen(moment)
-        if self._screen.take(finding, again=again):
+        if self._screen.take(finding, again=again, saves_much=self._saves_much(finding)):
             return True
         level = _level(finding)
         if level not in self._screen.full:

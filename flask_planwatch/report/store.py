@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from weakref import ref
 
-from ..capture.database_time import saves_little, share_of
+from ..capture.database_time import saves_little, saves_much, share_of
 from ..capture.statistics import StatementStatistics
 from ..finding import Finding, Inspection, Severity
 from ..runtime.bounded import FINDINGS, RecentlyUsed
@@ -198,6 +198,10 @@ class Store:
             for finding in self._active.values()
             if finding.group == group and finding.fingerprint != but
         )
+
+    def saves_much(self, finding: Finding) -> bool:
+        """Whether the fix of an active finding saves much of the database time."""
+        return saves_much(self.saved_ms(finding.group), self._database_ms())
 
     def _saved(self, findings: Iterable[Finding]) -> float:
         """Return what statements save by the advice that they share, each one once."""

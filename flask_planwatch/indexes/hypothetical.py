@@ -103,7 +103,7 @@ def _own(node: Node, index: Hypothetical, prices: Prices, loops: float) -> _Adde
     condition = node.condition("Index Cond")
     searches = min(_searches(condition or ""), max(pages * _SEARCHES_FOR_A_PAGE, 1.0))
     # A condition may leave out rows that were found: they are not in the plan.
-    share = min(node.rows / index.rows, 1.0) if condition else 1.0
+    share = min(node.rows / max(index.rows, 1.0), 1.0) if condition else 1.0
     read, charged = (
         _pages_read(size, share, searches, loops) if loops else 0.0 for size in (pages, index.pages)
     )

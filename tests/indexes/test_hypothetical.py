@@ -174,3 +174,13 @@ def test_pages_that_are_not_there_are_not_charged(name):
     before = Plan.from_json(document)
     charged, less = (as_built(before, indexes, PRICES).total_cost for indexes in (INDEXES, TWICE))
     assert charged - less == pytest.approx(pages * PRICES.page, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 0.5])
+def test_an_index_without_a_row_is_read_as_a_whole(rows):
+    """The planner expects a row of any table, and many of one that was never analysed."""
+    index = {"<1>trial": Hypothetical(rows, 2, Size(PAGE, 0))}
+    before = Plan.from_json(scan(Index_Cond="(id = 1)", Plan_Rows=10))
+    one_page_less = DESCENT / 3 - PRICES.page
+    after = as_built(before, index, PRICES)
+    assert after.total_cost - before.total_cost == pytest.approx(one_page_less)

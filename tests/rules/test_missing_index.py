@@ -596,6 +596,26 @@ DETAILS = [
         fix="CREATE INDEX CONCURRENTLY ix_badge_owner ON badge (owner)",
         PLANWATCH_GROWTH=True,
     ),
+    # The planner assumes ten pages of the first one, and no row of the second.
+    speaks(
+        "a table without a row that was never analysed, in growth mode",
+        sa.text("SELECT * FROM bare WHERE made = '2020-01-01'"),
+        setup="CREATE TABLE bare (id int PRIMARY KEY, made timestamp, note text)",
+        severity="info",
+        fix="CREATE INDEX CONCURRENTLY ix_bare_made ON bare (made)",
+        PLANWATCH_GROWTH=True,
+    ),
+    speaks(
+        "a table without a row in growth mode",
+        sa.text("SELECT * FROM bare WHERE made = '2020-01-01'"),
+        setup=(
+            "CREATE TABLE bare (id int PRIMARY KEY, made timestamp, note text)",
+            "VACUUM ANALYZE bare",
+        ),
+        severity="info",
+        fix="CREATE INDEX CONCURRENTLY ix_bare_made ON bare (made)",
+        PLANWATCH_GROWTH=True,
+    ),
 ]
 
 GROWTH_WITH_AN_INDEX = silent(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .tree import Node, Plan
 
 #: An aggregate that is the same in any order of its rows.
 _COUNT = re.compile(r"\A(?:PARTIAL )?count\((?!DISTINCT )(?:(?! ORDER BY )[^()])+\)\Z")
 
-#: Steps that return the rows of the step below them, all and no others.
-_SAME_ROWS = frozenset({"Gather", "Gather Merge", "Subquery Scan"})
+#: Steps that return rows of the step below them, and no others.
+_PASSES_ON = frozenset({"Gather", "Gather Merge", "Limit", "Subquery Scan"})
 
 _SORTS = frozenset({"Sort", "Incremental Sort"})
 
@@ -19,23 +19,32 @@ _SORTS = frozenset({"Sort", "Incremental Sort"})
 def counted_sorts(plan: Plan) -> Iterator[tuple[Node, ...]]:
     """Yield each step that sorts rows for one that does nothing but count them.
 
-    It comes last, after the steps that return its rows. PostgreSQL leaves the order of EXISTS out
-    by itself, but not that of count(). With a LIMIT or DISTINCT between them, and with groups, the
-    order has an effect.
+    It comes last, after the steps between them. PostgreSQL leaves the order of EXISTS out by
+    itself, but not that of count(). With DISTINCT between them, and with groups, the order has an
+    effect. With a LIMIT it has none on how many rows there are, but on which.
     """
     for node in plan.nodes:
         if node.type == "Aggregate" and not node.group_keys and _only_counts(node):
             steps = tuple(_steps_below(node))
-            if steps and steps[-1].type in _SORTS:
+            if steps and steps[-1].type in _SORTS and not _depends_on_limited(node, steps):
                 yield steps
 
 
+def _depends_on_limited(node: Node, steps: Sequence[Node]) -> bool:
+    """Whether a count depends on which rows a LIMIT leaves of those that are sorted."""
+    limits = [number for number, step in enumerate(steps) if step.type == "Limit"]
+    if not limits:
+        return False
+    tested = any(step.condition("Filter") is not None for step in steps[: limits[-1]])
+    return tested or set(node.output) != {"count(*)"}
+
+
 def _steps_below(node: Node) -> Iterator[Node]:
-    """Yield the steps that return the rows of the one below them, and the step that has them."""
+    """Yield the steps that pass on the rows of the one below them, and the step that has them."""
     below = _below(node)
     while below is not None:
         yield below
-        below = _below(below) if below.type in _SAME_ROWS else None
+        below = _below(below) if below.type in _PASSES_ON else None
 
 
 def _only_counts(node: Node) -> bool:

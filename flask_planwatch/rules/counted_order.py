@@ -23,7 +23,7 @@ WORDS = Words(
     what="Sort of {table}",
     why="count() needs no order",
     problem="the statement sorts about {expected_rows:rows} by {order:list}, and then does nothing "
-    "but count them: the order has no effect.",
+    "but count rows: the order has no effect.",
 )
 
 

@@ -30,7 +30,7 @@ the lowest, and shows the cost before and after. If the index is declared in the
 database does not have it, a migration was not run. If it exists but is invalid, a
 ``CREATE INDEX CONCURRENTLY`` has failed, and ``REINDEX`` repairs it.
 
-An order that is only counted needs no index: leave it out, by ``order_by(None)``.
+An order that is only counted needs no index, LIMIT or not: leave it out, by ``order_by(None)``.
 
 When it stays silent
 --------------------

@@ -56,9 +56,11 @@ _REGEX_OPEN = re.compile(r"\[\^?\]?[^\]]*(?:\]|$)|\\.|\w[*?]|\w\{[^}]*(?:\}|$)|[
 #: A group that is optional, or that has a special meaning.
 _REGEX_OPTIONAL = re.compile(r"\)[*?{]|\(\?")
 
+#: What a subject has for LIKE without a wildcard.
+_WHOLE = "LIKE"
 #: How a subject names these operators: it has words, as the pattern itself is a value.
 _WORDS = {
-    "~~": frozenset({"LIKE prefix%", "LIKE %part%"}),
+    "~~": frozenset({_WHOLE, "LIKE prefix%", "LIKE %part%"}),
     "~~*": frozenset({"ILIKE"}),
     "~": frozenset({"~", "~ ^prefix"}),
 }
@@ -67,13 +69,15 @@ _WITHIN = frozenset({"<<", "<<="})
 #: The names of operators that look for how a text begins.
 _PREFIXES = frozenset({"LIKE prefix%", "~ ^prefix", "^@"})
 _SUBJECT = re.compile(
-    r"^= ANY \(| (?:LIKE (?:prefix|%part)%|ILIKE|~ \^prefix|<<=|>>=|[~*@?|&<>^-]+)$"
+    r"^= ANY \(| (?:LIKE(?: (?:prefix|%part)%)?|ILIKE|~ \^prefix|<<=|>>=|[~*@?|&<>^-]+)$"
 )
 
 
 class Kind(StrEnum):
     """What is looked for."""
 
+    #: By LIKE. To ILIKE it is a part: a btree index finds a text in one spelling only.
+    WHOLE = "a whole text"
     PREFIX = "how a text begins"
     PART = "a part of a text"
     WORDS = "words of a text"
@@ -121,6 +125,7 @@ class Pattern:
 _TOO_SHORT = "the pattern is too short for trigrams"
 _NO_EQUALITY = "the path compares nothing for equality"
 
+_EQUALITY = AccessMethod("btree")
 _TEXT_PREFIX = AccessMethod("btree", "text_pattern_ops")
 _CHARACTER_PREFIX = AccessMethod("btree", "bpchar_pattern_ops")
 _TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")
@@ -199,7 +204,7 @@ def subjects(conjunct: Conjunct, operand: Operand) -> set[str]:
 
 
 def prefix_subjects(condition: Iterable[Conjunct]) -> set[str]:
-    """Return the subjects of Patterns for which an Index Cond has the range of texts.
+    """Return the subjects of Patterns for which an Index Cond has the text or the range of texts.
 
     The pattern itself then stays a Filter. Only an index that is sorted byte by byte has such a
     range; under the C collation its operators are those that people write, too.
@@ -209,6 +214,8 @@ def prefix_subjects(condition: Iterable[Conjunct]) -> set[str]:
         operators.setdefault(conjunct.left.without_alias(), set()).add(conjunct.operator)
     subjects = set()
     for text, found in operators.items():
+        if "=" in found:
+            subjects.add(f"{text} {_WHOLE}")
         if "~>=~" in found or {">=", "<"} <= found:
             subjects |= {f"{text} {words}" for words in _PREFIXES}
         if "<=" in found and found & {">", ">="}:
@@ -237,9 +244,8 @@ def _text(comparison: Comparison) -> Pattern | None:
     if value is None or not is_left or type_name not in {*TEXT_TYPES, CHARACTER}:
         return None
     like = operator in {"~~", "~~*"}
-    if like and _OPEN not in _like(value):
-        # Without a wildcard this compares whole texts.
-        return None
+    if operator == "~~" and _OPEN not in _like(value):
+        return _pattern(comparison, Kind.WHOLE, _EQUALITY, "'abc'", _WHOLE)
     if _prefix(operator, value):
         example, words = {"~~": ("'abc%'", "LIKE prefix%"), "~": ("'^abc'", "~ ^prefix")}.get(
             operator, ("'abc'", "")

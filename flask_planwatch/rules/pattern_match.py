@@ -10,8 +10,9 @@ plan reads the table and tests each row:
 
 - ``LIKE 'x%'`` and other patterns whose beginning is known (``User.name.startswith("x")``,
   ``~ '^x'``), where the indexes on the column are sorted by the rules of a language;
-- ``LIKE '%x%'``, ``ILIKE`` and regular expressions (``contains``, ``icontains``, ``ilike``,
-  ``regexp_match``);
+- ``LIKE 'x'``, which asks for equality where the pattern has no wildcard;
+- ``LIKE '%x%'``, ``ILIKE`` with a wildcard or without, and regular expressions (``contains``,
+  ``icontains``, ``ilike``, ``regexp_match``);
 - full text search, ``@@`` (``User.text.match(…)``);
 - ``jsonb``: ``@>``, ``?``, ``?|``, ``?&``, ``@?`` and ``@@`` (``contains``, ``has_key``);
 - arrays: ``@>``, ``<@``, ``&&``, and a value that is looked for by ``= ANY (tags)``;
@@ -30,13 +31,13 @@ table gains.
 How to fix it
 -------------
 
-Each of these needs an index of its own kind, and PlanWatch names it: a btree index with
-``text_pattern_ops`` for how a text begins, a GIN index with ``gin_trgm_ops`` for a part of it, GIN
-for words, documents and arrays, and GiST for ranges. A plain btree index finds what is in a given
-network; other comparisons of networks need GiST with ``inet_ops``. ``gin_trgm_ops`` belongs to the
-extension ``pg_trgm``, which comes with PostgreSQL: if the server has it but the database does not,
-the advice begins with ``CREATE EXTENSION``; if the server does not have it either, the verdict says
-so.
+Each of these needs an index of its own kind, and PlanWatch names it: a plain btree index for a
+whole text, one with ``text_pattern_ops`` for how a text begins, a GIN index with ``gin_trgm_ops``
+for a part of it, GIN for words, documents and arrays, and GiST for ranges. A plain btree index
+finds what is in a given network; other comparisons of networks need GiST with ``inet_ops``.
+``gin_trgm_ops`` belongs to the extension ``pg_trgm``, which comes with PostgreSQL: if the server
+has it but the database does not, the advice begins with ``CREATE EXTENSION``; if the server does
+not have it either, the verdict says so.
 
 HypoPG can try btree indexes only. The others are ``untested``, unless ``PLANWATCH_VERIFY`` is
 ``"build"``.
@@ -54,7 +55,7 @@ When it stays silent
 - An index scan tests the comparison on only a few rows that another condition found.
 - A large part of the rows passed, or is expected to pass, so that an index would not help.
 - A LIMIT was reached before much of the table was read.
-- The pattern has no wildcard, or has neither a beginning nor three known characters in a row,
+- The pattern has neither a beginning nor three known characters in a row,
   which trigrams need; or it comes from another column.
 - The comparison is negated, stands under OR, or compares with all or any of several patterns.
 - A JSON path compares nothing by ``==``: an index holds values, but not their order.
@@ -91,6 +92,7 @@ _THROUGH_ARRAY = Template("looks through the array {key}")
 
 #: What is done to each row.
 _TESTS = {
+    Kind.WHOLE: Template("compares {key} by LIKE"),
     Kind.PREFIX: Template("looks how {key} begins"),
     Kind.PART: Template("searches the text of {key}"),
     Kind.WORDS: Template("looks for words in {key}"),
@@ -104,6 +106,7 @@ _TESTS = {
 
 #: Why the plan does it.
 _LACKS = {
+    Kind.WHOLE: Template("no index on {key}[ in {partitions}]"),
     Kind.PREFIX: Template("no index on {key}[ in {partitions}] in byte order for LIKE"),
     Kind.PART: Template("no index on {key}[ in {partitions}] holds parts of the text"),
     Kind.WORDS: Template("no index on {key}[ in {partitions}] holds the words"),

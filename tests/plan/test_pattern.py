@@ -38,6 +38,7 @@ TYPES = {
 
 RELATION = relation_of(*(Column(name, kind, quoted_name=name) for name, kind in TYPES.items()))
 
+EQUALITY = AccessMethod("btree")
 PREFIX = AccessMethod("btree", "text_pattern_ops")
 TRIGRAMS = AccessMethod("gin", "gin_trgm_ops", "pg_trgm")
 GIN = AccessMethod("gin")
@@ -73,10 +74,12 @@ REGEX = partial("(t.name ~ '{}'::text)".format)
         (LIKE("a_c"), PREFIX),
         (LIKE("it''s%"), PREFIX),
         (LIKE("\\%a%"), PREFIX),
-        (LIKE("a\\"), None),
-        (LIKE(""), None),
-        (LIKE("abc"), None),
-        (LIKE("abc\\%"), None),
+        (LIKE("a\\"), EQUALITY),
+        (LIKE(""), EQUALITY),
+        (LIKE("abc"), EQUALITY),
+        (LIKE("abc\\%"), EQUALITY),
+        ("(t.code ~~ 'abc'::text)", EQUALITY),
+        ("((t.email)::text ~~ 'abc'::text)", EQUALITY),
         (LIKE("%"), None),
         (LIKE("_%"), None),
         (LIKE("%ab%"), None),
@@ -89,7 +92,10 @@ REGEX = partial("(t.name ~ '{}'::text)".format)
         (LIKE("%äöü%"), TRIGRAMS),
         (LIKE("%___%"), None),
         (LIKE("% - %"), None),
-        (ILIKE("abc"), None),
+        (ILIKE("abc"), TRIGRAMS),
+        (ILIKE("a"), TRIGRAMS),
+        (ILIKE("10\\%"), TRIGRAMS),
+        (ILIKE(""), None),
         (ILIKE("a%"), TRIGRAMS),
         (ILIKE("%abc%"), TRIGRAMS),
         (ILIKE("%ab%"), None),
@@ -216,6 +222,9 @@ ANSWERS = [
     (LIKE("abc%"), "((t.name >= ?::text) AND (t.name < ?::text))", True),
     (LIKE("abc%"), "(t.name >= ?::text)", False),
     (LIKE("abc%"), "(t.name = ?::text)", False),
+    (LIKE("abc"), "(t.name = ?::text)", True),
+    (LIKE("abc"), "((t.name ~>=~ ?::text) AND (t.name ~<~ ?::text))", False),
+    (ILIKE("abc"), "(t.name = ?::text)", False),
     (LIKE("abc%"), "((t.email ~>=~ ?::text) AND (t.email ~<~ ?::text))", False),
     (LIKE("%abc%"), "((t.name ~>=~ ?::text) AND (t.name ~<~ ?::text))", False),
     (REGEX("^abc"), "((t.name ~>=~ ?::text) AND (t.name ~<~ ?::text))", True),

@@ -267,6 +267,38 @@ SPEAKS = [
         ),
     ),
     speaks(
+        "like without a wildcard",
+        where(Article.body.like(r"the word77\_ in text")),
+        about="body LIKE on article",
+        problem="and compares body by LIKE for each of them: no index on body",
+        fix="CREATE INDEX CONCURRENTLY ix_article_body… ON article (body)…",
+        proof=(
+            "body LIKE was tested row by row and is now an index condition",
+            "Seq Scan on article became Index Scan using ix_article_body… on article",
+        ),
+    ),
+    speaks(
+        "char(n) without a wildcard",
+        where(Article.code.like("c777")),
+        about="code LIKE on article",
+        fix="CREATE INDEX CONCURRENTLY ix_article_code… ON article (code)…",
+        proof=(
+            "code LIKE was tested row by row and is now an index condition",
+            "Seq Scan on article became Index …Scan using ix_article_code… on article",
+        ),
+    ),
+    speaks(
+        "ilike without a wildcard",
+        where(Article.name.ilike("name777")),
+        about="name ILIKE on article",
+        fix="CREATE EXTENSION IF NOT EXISTS pg_trgm; CREATE INDEX CONCURRENTLY "
+        "ix_article_name_trgm ON article USING gin (name gin_trgm_ops)",
+        proof=(
+            "name ILIKE was tested row by row and is now an index condition",
+            "Seq Scan on article became Bitmap Heap Scan on article",
+        ),
+    ),
+    speaks(
         "icontains",
         where(Article.name.icontains("ME777")),
         about="name ILIKE on article",
@@ -742,16 +774,12 @@ SILENT = [
         where(Article.name.like("%_%")).limit(1),
     ),
     silent(
-        "nothing open",
-        where(Article.body.like("the word7 in text")),
+        "most texts are like it",
+        where(Article.state.like("Active")),
     ),
     silent(
-        "escaped wildcard",
-        where(Article.body.like("the word7\\%")),
-    ),
-    silent(
-        "nothing open in any case",
-        where(Article.body.ilike("the word7 in text")),
+        "short text in any case",
+        where(Article.name.ilike("")),
     ),
     silent(
         "short pattern",
@@ -918,6 +946,33 @@ SERVED = [
             "CREATE INDEX ON article USING gin (labels)",
             "CREATE INDEX ON article USING gin (tags)",
         ),
+    ),
+    silent(
+        "a whole text",
+        where(Article.body.like("the word7 in text")),
+        setup=("CREATE INDEX ON article (body)",),
+    ),
+    silent(
+        "a whole text byte by byte",
+        where(Article.body.like("the word7\\%")),
+        setup=("CREATE INDEX ON article (body text_pattern_ops)",),
+    ),
+    silent(
+        "a whole text in any case",
+        where(Article.body.ilike("the word7 in text")),
+        setup=(
+            "CREATE EXTENSION pg_trgm",
+            "CREATE INDEX ON article USING gin (body gin_trgm_ops)",
+        ),
+    ),
+    silent(
+        "a whole text without letters in any case",
+        where(Article.name.ilike("777")),
+    ),
+    silent(
+        "most texts are like it, and an index has them",
+        where(Article.state.like("Active")),
+        setup=("CREATE INDEX ON article (state)",),
     ),
     silent(
         "many begin like it",

@@ -39,7 +39,7 @@ from ..indexes.writing import cost_of_writes
 from ..plan.access import Access, accesses, reference_access
 from ..plan.evidence import Hit
 from ..plan.figures import MAX_USEFUL_SHARE, MIN_INDEX_SCAN_COST, MIN_SAVING
-from ..plan.ordered_scan import passing_in_order
+from ..plan.ordered_scan import hidden_look_ups, passing_in_order
 from ..plan.schema import Volatility
 from ..plan.scrub import mask
 from ..plan.wording import say, sentences
@@ -70,6 +70,10 @@ _UNPROVED = (
 _BY_CHANCE = (
     "{reason}, but whether that saves anything depends on where in its order the {passing:percent} "
     "of the rows are that pass"
+)
+_LOOKED_UP = (
+    "until the LIMIT has its rows, about {rows:rows} of {table} are looked up one by one; counting "
+    "the pages of all these, it saves less than {wanted:percent}"
 )
 _COLLATED = (
     "the statement has a COLLATE, which EXPLAIN does not print and the index may need, and {reason}"
@@ -346,6 +350,9 @@ class IndexSet:
                 guess=guessed,
                 progress=progress,
             )
+            if reason := self._looked_up(trials, chosen, hit):
+                against = Verdict(VerdictStatus.REJECTED, reason, method=method)
+                return rejected(self.case, serving[0], against, trials)
             verdict = self._unless_by_chance(verdict, chosen.attempt, hit)
             return self._verified(trials, chosen, serving, verdict, progress)
         verdict = too_little(
@@ -359,6 +366,18 @@ class IndexSet:
         if guessed and hit.doubt is None:
             return advised(self.case, serving, verdict, trials)
         return rejected(self.case, serving[0], verdict, trials)
+
+    def _looked_up(self, trials: whatif.Trials, chosen: _Chosen, hit: Hit) -> str:
+        """Return that look-ups cost too much until a LIMIT has its rows, or nothing."""
+        plan, schema, wanted = chosen.attempt.plan, self.case.schema, _wanted(trials, chosen, hit)
+        before, after = hidden_look_ups(trials.before, schema), hidden_look_ups(plan, schema)
+        if not after or not plan.limits(hit.suspicion.scans):
+            return ""
+        cost = [sum(look_ups.hidden_cost for look_ups in found) for found in (before, after)]
+        if saving(chosen.before + cost[0], chosen.attempt.cost + cost[1]) >= wanted:
+            return ""
+        worst = max(after, key=lambda look_ups: look_ups.hidden_cost)
+        return say(_LOOKED_UP, rows=worst.runs, table=worst.relation.display, wanted=wanted)
 
     def _unless_by_chance(self, verdict: Verdict, attempt: Attempt, hit: Hit) -> Verdict:
         """Return a verdict as untested if few rows pass of those that a LIMIT stops to read.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .access import EQUAL, sort_terms
 from .comparison import Comparison, comparisons, key_of
-from .figures import MAX_EXPECTED_SHARE, MAX_USEFUL_SHARE
+from .figures import MAX_EXPECTED_SHARE, MAX_USEFUL_SHARE, RANDOM_PAGE_COST
 from .parallel import APPENDS
 from .predicate import bare
 from .schema import Index, Relation, Schema
@@ -65,6 +65,18 @@ class OrderedScan:
         return bool(self.joins) and self.source.rows <= found * MAX_USEFUL_SHARE
 
 
+@dataclass(frozen=True)
+class LookUps:
+    """What the inner side of a join reads until a LIMIT has its rows.
+
+    `runs` are the look-ups in `relation`, and `hidden_cost` is what they cost beyond the plan's.
+    """
+
+    relation: Relation
+    runs: float
+    hidden_cost: float
+
+
 def ordered_scans(plan: Plan, schema: Schema) -> list[OrderedScan]:
     """Return the ordered index scans in which a condition or a join may discard rows."""
     limits = [node for node in plan.nodes if node.type == "Limit" and node.children]
@@ -101,6 +113,34 @@ def passing_in_order(plan: Plan, schema: Schema) -> float:
         if in_order and entries > 0 and share_read(limit) <= MAX_EXPECTED_SHARE:
             found.append(limit.children[0].rows / entries)
     return min(found)
+
+
+def hidden_look_ups(plan: Plan, schema: Schema) -> list[LookUps]:
+    """Return the look-ups below a LIMIT that cost more than the plan says.
+
+    PostgreSQL spreads the price of a table's pages, and what Memoize remembers, over the look-ups
+    for all rows of an ordered index scan. Those until the LIMIT read most pages all the same if
+    they are many: by index_pages_fetched() in src/backend/optimizer/path/costsize.c.
+    """
+    found = []
+    for limit in plan.nodes:
+        if limit.type != "Limit" or not limit.children:
+            continue
+        scans, joins, _ = _scans_in_order(limit)
+        if any(scan.type not in _INDEX_SCANS for scan in scans):
+            continue
+        share = share_read(limit)
+        for join in joins:
+            outer, scan = join.inputs if len(join.inputs) == 2 else (join, join)
+            if scan.type == "Memoize" and scan.children:
+                scan = scan.children[0]
+            relation = schema.get(scan.qualified_relation)
+            if scan.type == "Index Scan" and relation is not None:
+                runs, pages = plan.loops[id(scan)] * share, relation.pages
+                read = min(2 * pages * runs / (2 * pages + runs), pages)
+                charged = (join.total_cost - outer.total_cost) * join.share.divisor * share
+                found.append(LookUps(relation, runs, read * RANDOM_PAGE_COST - charged))
+    return [look_ups for look_ups in found if look_ups.hidden_cost > 0]
 
 
 def share_read(limit: Node) -> float:

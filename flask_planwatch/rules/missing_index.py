@@ -45,6 +45,8 @@ When it stays silent
 - An index scan tests the columns on only a few rows that another condition found, or on the one row
   that a unique index finds.
 - A LIMIT was reached before much of the table was read.
+- An index has the order of a LIMIT, but a join looks up so many rows until the LIMIT has its own,
+  as with a large OFFSET, that their pages cost what the index saves.
 - No index lowers the cost of the statement by a fifth, or by half where most rows pass and are not
   returned in order by the index alone; the best one that was tried is named. The cost of an
   UPDATE includes what it writes: each row, and its entry in the index if that has a column that is

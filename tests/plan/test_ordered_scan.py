@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from flask_planwatch.plan.evidence import Evidence, Hit, Timings
-from flask_planwatch.plan.ordered_scan import ordered_scans
+from flask_planwatch.plan.ordered_scan import hidden_look_ups, ordered_scans
 from flask_planwatch.plan.schema import Schema
 from flask_planwatch.plan.tree import Plan
 from flask_planwatch.rules.limit_trap import judge, suspect
@@ -101,6 +102,35 @@ NO_ORDERED_SCAN = {
 @pytest.mark.parametrize("name", NO_ORDERED_SCAN)
 def test_no_walk(name):
     assert ordered_scans(*limited(NO_ORDERED_SCAN[name])) == []
+
+
+def looked_up(scanned: dict[str, Any]) -> dict[str, Any]:
+    """Return a join that looks a row up for each of 100 000, at a cost of 0.05 each."""
+    outer = scan() | {"Parent Relationship": "Outer", "Total Cost": 1000.0, "Plan Rows": 100_000.0}
+    inner = scanned | {"Parent Relationship": "Inner"}
+    return step("Nested Loop", outer, inner) | {"Total Cost": 6000.0}
+
+
+LOOKED_UP = scan()
+
+#: The inner side of a join, and the runs and the hidden cost of a hundredth of the look-ups: they
+#: read 750 of 1500 pages, of which the plan has 50.
+LOOK_UPS = {
+    "an index scan": (LOOKED_UP, [(1000, 3000 - 50)]),
+    "of which some are remembered": (step("Memoize", LOOKED_UP), [(1000, 3000 - 50)]),
+    "Memoize of nothing": (step("Memoize"), []),
+    "without the table": (scan(kind="Index Only Scan"), []),
+    "a table that is not known": (LOOKED_UP | {"Relation Name": "gone"}, []),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_what_a_plan_hides_of_look_ups(name):
+    scanned, expected = LOOK_UPS[name]
+    plan, _ = limited(looked_up(scanned), **{"Total Cost": 60.0})
+    schema = Schema({DEED.key: replace(DEED, pages=1500)})
+    found = hidden_look_ups(plan, schema)
+    assert [(look_ups.runs, look_ups.hidden_cost) for look_ups in found] == expected
 
 
 def test_a_limit_without_anything_below():

@@ -267,7 +267,7 @@ class Settings:
         False,
         _BOOLEAN,
         "Also report, as `info`, conditions on tables that are still small if no index can serve "
-        "them.",
+        "them. Not if the statement's other tables have a thousand times the rows.",
         debug_default=True,
         testing_default=True,
     )

@@ -59,7 +59,7 @@ from ..plan.schema import Schema
 from ..plan.scrub import scrub_condition, scrub_plan
 from ..plan.tree import Node, Plan
 from ..plan.wording import Template, Words, say
-from .worth import FEW_ROWS
+from .worth import stays_small
 
 NAME = "generic-plan"
 
@@ -116,8 +116,9 @@ def judge(suspicion: Suspicion, evidence: Evidence) -> Hit | Miss:
         cost, average = prepared.generic.total_cost, _average(prepared)
         reason = say(_NOT_CHOSEN, cost=cost, average=average)
         return Miss(suspicion, reason, by_parameters=True)
-    if small and not evidence.growth:
-        return Miss(suspicion, say(FEW_ROWS, rows=suspicion.relation.rows))
+    rows = suspicion.relation.rows
+    if small and (miss := stays_small(suspicion, evidence, rows)) is not None:
+        return miss
     return _hit(suspicion, evidence, prepared, worst, chosen_at, small=small)
 
 

@@ -29,8 +29,13 @@ MAX_LOOKUP_SHARE = 0.02
 #: Fewer runs than this are one, as far as a sentence says.
 MIN_RUNS = 1.5
 
+#: A table with so many times fewer rows than the others of a statement stays small, as a list of
+#: types does. If it grew as they do, they would have millions of rows before it has thousands.
+OUTGROWN_FACTOR = 1000.0
+
 #: Reasons that several rules give.
 FEW_ROWS = "it has only {rows:rows} to read"
+_OUTGROWN = "it has only {rows:rows}, and did not grow with the {others:rows} beside it"
 FEW_LEFT = "an index leaves only a few rows to test"
 LIMITED = "a LIMIT was reached early"
 UNCLEAR = "a LIMIT may have ended the scan early: most of the time may be the round trip"
@@ -130,10 +135,22 @@ def too_small(suspicion: Suspicion, evidence: Evidence, rows: float) -> Miss | N
     """
     if rows >= evidence.min_rows:
         return None
-    if not evidence.growth:
-        return Miss(suspicion, say(FEW_ROWS, rows=rows))
+    if (miss := stays_small(suspicion, evidence, rows)) is not None:
+        return miss
     whole = not suspicion.scans or any(scan.reads_all_rows for scan in suspicion.scans)
     return None if whole else Miss(suspicion, FEW_LEFT)
+
+
+def stays_small(suspicion: Suspicion, evidence: Evidence, rows: float) -> Miss | None:
+    """Return that a small table is not asked about, or will not grow; None if it may."""
+    if not evidence.growth:
+        return Miss(suspicion, say(FEW_ROWS, rows=rows))
+    read = {scan.qualified_relation for scan in evidence.plan.scans} - {*suspicion.scanned}
+    others = sum(relation.rows for relation in evidence.schema.of(read))
+    # One that is empty was not filled yet.
+    if not 0 < rows * OUTGROWN_FACTOR <= others:
+        return None
+    return Miss(suspicion, say(_OUTGROWN, rows=rows, others=others))
 
 
 def needless(suspicion: Suspicion, evidence: Evidence, *, has_index: bool = False) -> Miss | None:

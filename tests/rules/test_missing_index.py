@@ -625,6 +625,28 @@ GROWTH_WITH_AN_INDEX = silent(
     PLANWATCH_GROWTH=True,
 )
 
+GROWTH_BESIDE_MORE_ROWS = speaks(
+    "a small table beside one of some hundred times its rows in growth mode",
+    sa.select(sa.func.count())
+    .select_from(User)
+    .join(Badge, Badge.id == User.id)
+    .where(Badge.owner == "Owner7"),
+    about="owner on badge",
+    severity="info",
+    setup=(
+        "INSERT INTO badge SELECT g, 'Owner' || g FROM generate_series(1001, 1400) g",
+        "ANALYZE badge",
+    ),
+    PLANWATCH_GROWTH=True,
+)
+
+OUTGROWN = silent(
+    "a small table beside one of thousands of times its rows in growth mode",
+    GROWTH_BESIDE_MORE_ROWS.statement,
+    reason="it has only 40 rows, and did not grow with the 100,000 rows beside it",
+    PLANWATCH_GROWTH=True,
+)
+
 TEXT_USER_ID = "ALTER TABLE roles_users ALTER user_id TYPE text"
 
 
@@ -740,6 +762,16 @@ def test_speaks_in_detail_where_nothing_is_built(rule, case):
 @rows(DETAILS[:1])
 def test_falls_silent_once_an_invalid_index_is_built_again(rule, case):
     rule.check_fix(case)
+
+
+@rows([GROWTH_BESIDE_MORE_ROWS])
+def test_growth_speaks_of_a_table_that_may_grow(rule, case):
+    rule.check(case)
+
+
+@rows([OUTGROWN])
+def test_growth_is_silent_about_a_table_that_stays_small(rule, case):
+    rule.check(case)
 
 
 @rows([GROWTH_WITH_AN_INDEX])

@@ -34,7 +34,7 @@ _LIMITS = frozenset({TokenType.LIMIT, TokenType.OFFSET, TokenType.FETCH})
 
 #: What surrounds a sub-query of which only the rows are counted, as tokens with blanks between.
 _BEFORE = re.compile(r"\bSELECT COUNT \( \* \)(?: AS)?(?: \S+)? FROM \Z")
-_BEHIND = re.compile(r"(?:AS )?(?:\w+ )?(?:[);] |\Z)")
+_BEHIND = re.compile(r"\A(?:AS )?(?:\w++ )?(?:[);] |\Z)")
 
 #: As many tokens as they may take.
 _NEAR = 8

@@ -237,9 +237,8 @@ class Inspector:
         names = capture.preparation.names if capture.preparation else None
         with suppress(ServerError):
             form = preparable(self.session, query, self.session.driver, names)
-            with self.session.transaction() as transaction:
-                settings = commands_before(transaction, self.session.state)
-            self._preparable.keep(fingerprint, (text, replace(form, settings=settings)))
+            form = replace(form, settings=self._commands_before())
+            self._preparable.keep(fingerprint, (text, form))
         give_way()
 
     def _with_replaced(self, result: Result) -> Result:
@@ -258,11 +257,15 @@ class Inspector:
 
     def _detail(self, query: Query, plan: Plan) -> Detail | None:
         """Return the statement and its plan with their values."""
-        try:
-            with self.session.transaction() as transaction:
-                written = query.written(transaction)
-                settings = commands_before(transaction, self.session.state)
-        except ServerError:
-            written, settings = "", ()
+        written = ""
+        with suppress(ServerError), self.session.transaction() as transaction:
+            written = query.written(transaction)
+        settings = self._commands_before()
         give_way()
         return detail_of(written, plan, settings)
+
+    def _commands_before(self) -> tuple[str, ...]:
+        """Return what psql has to run first, nothing if the server does not say."""
+        with suppress(ServerError), self.session.transaction() as transaction:
+            return commands_before(transaction, self.session.state)
+        return ()

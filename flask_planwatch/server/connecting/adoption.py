@@ -247,10 +247,8 @@ def _set_initial_state(transaction: Transaction, state: SessionState) -> None:
     """Set the search path and the options that the application's connection had at first."""
     given = (state.user or "", _has_path(transaction), _named_user(state))
     transaction.fetch(_SET_INITIAL_PATH, given)
-    for name, value in _OPTION.findall(state.options):
-        setting = name.lower().replace("-", "_")
-        plain = _ESCAPED.sub(r"\1", value)
-        transaction.fetch(_SET, (setting, plain))
+    for name, value in _options(state).items():
+        transaction.fetch(_SET, (name, value))
 
 
 def set_default_path(transaction: Transaction) -> None:
@@ -264,10 +262,9 @@ def commands_before(transaction: Transaction, state: SessionState) -> tuple[str,
 
     `transaction` has the settings of that. Raises ServerError.
     """
-    options = [name.lower().replace("-", "_") for name, _ in _OPTION.findall(state.options)]
     names = [
         name
-        for name in dict.fromkeys([*options, *(change.name for change in state.changes)])
+        for name in dict.fromkeys([*_options(state), *(change.name for change in state.changes)])
         if changes_plans(name) and name not in _NOT_SET_BY_NAME
     ]
     user = state.user or transaction.known["user"] or ""
@@ -282,6 +279,14 @@ def commands_before(transaction: Transaction, state: SessionState) -> tuple[str,
             if value is not None
         ),
     )
+
+
+def _options(state: SessionState) -> dict[str, str]:
+    """Return the settings in the options of the application's connection, the last of each."""
+    return {
+        name.lower().replace("-", "_"): _ESCAPED.sub(r"\1", value)
+        for name, value in _OPTION.findall(state.options)
+    }
 
 
 def _has_path(transaction: Transaction) -> bool:

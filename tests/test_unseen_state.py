@@ -922,6 +922,20 @@ def test_defaults_that_are_hidden(kind, tenants, watch, blinkered):
         engine.dispose()
 
 
+def test_defaults_that_are_hidden_where_options_set_the_path(kind, tenants, watch, blinkered):
+    options = {"connect_args": {"options": "-c search_path=tenant_1"}}
+    url = tenants.url_for(kind[1], username=blinkered)
+    tenants.execute(
+        f"GRANT USAGE ON SCHEMA tenant_1 TO {blinkered}",
+        f"GRANT SELECT ON tenant_1.orders TO {blinkered}",
+    )
+    watched = watch(url, SQLALCHEMY_ENGINE_OPTIONS=options)
+    with watched.app.app_context():
+        engine = watched.db.engine
+    assert look(watched, engine) == ({"tenant_1.orders"}, {"tenant_1.orders"})
+    engine.dispose()
+
+
 def test_a_session_that_was_dropped(watched, engine, reports_the_path):
     """The pool ended its transaction."""
     session = orm.Session(engine)

@@ -16,7 +16,7 @@ from ...finding import SkipReason
 from ...plan.text import quoted_literal
 from ...plan.wording import say
 from ...runtime.clock import now
-from ..transaction import NO_SERVER, Transaction
+from ..transaction import NO_SERVER, Transaction, may_be_refused
 from .listeners import listeners_of, replaced_method
 
 if TYPE_CHECKING:
@@ -253,7 +253,10 @@ def _set_initial_state(transaction: Transaction, state: SessionState) -> None:
 
 def set_default_path(transaction: Transaction) -> None:
     """Set the search path of a new session that is opened without this connection's options."""
-    if _has_path(transaction):
+    if not _has_path(transaction):
+        return
+    # Some servers hide the defaults of others.
+    with may_be_refused(), transaction.savepoint("planwatch_path"):
         transaction.fetch(_SET_INITIAL_PATH, (transaction.known["user"], True, None))
 
 
